@@ -1,0 +1,4 @@
+//! Programs an SMMUv3.
+
+pub mod dma;
+pub mod registers;

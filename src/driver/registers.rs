@@ -1,0 +1,18 @@
+//! The wire: how the driver reaches an SMMU's registers.
+
+use crate::smmuv3::registers::Register;
+
+/// Access to one SMMU's registers.
+///
+/// Implementations order memory and registers as a driver needs: a write happens after every memory access before it in
+/// program order (on Arm `DSB`, 3.21.2), and every memory access after a read in program order happens after it.
+pub trait Registers: Send + Sync {
+    /// Reads 32 bits.
+    fn read32(&self, register: Register) -> u32;
+
+    /// Writes 32 bits.
+    fn write32(&self, register: Register, value: u32);
+
+    /// Writes 64 bits to one of the registers that [`Register::is_64bit`] names.
+    fn write64(&self, register: Register, value: u64);
+}

@@ -1,0 +1,17 @@
+//! I/O page faults on an Arm SMMUv3: the architecture, a fault core, a driver, and a model to run them against.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`smmuv3`] | the architecture written down: registers, commands, records, tables, queue indices |
+//! | [`sync`] | cores and masked sections, grace periods, reference counts, locks, the one bounded wait |
+//!
+//! A room imports only rooms above it in this list.
+#![no_std]
+
+extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
+
+pub mod driver;
+pub mod smmuv3;
+pub mod sync;

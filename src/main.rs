@@ -1,0 +1,8 @@
+//! The kernel's image.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("smmu-iopf is bare-metal firmware: ./run-qemu.sh builds and boots it");
+    std::process::ExitCode::from(2)
+}

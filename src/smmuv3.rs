@@ -1,0 +1,8 @@
+//! The SMMUv3 architecture (Arm IHI 0070) written down: layouts as pure encode and decode, no state and no I/O.
+//!
+//! Section numbers in this room's documentation are sections of that specification.
+
+pub mod registers;
+pub mod types;
+
+pub use types::{Access, Asid, PageResponse, PhysAddr, PrgIndex, Stag, StreamId, SubstreamId, Vmid};

@@ -1,0 +1,131 @@
+//! Cores, and the proof that interrupts are masked on one.
+//!
+//! A read section of [grace periods](super) is "interrupts masked on this core", so the proof of masking is a value:
+//! [`Masked`]. Code at thread level holds its core's [`Cpu`] and borrows a `Masked` from it; an exception vector, which
+//! the hardware entered masked, makes one by itself.
+//!
+//! On the host a thread stands for a core, and nothing needs masking.
+
+use core::fmt;
+use core::marker::PhantomData;
+
+/// The most cores that the per-core arrays hold.
+pub const MAX_CORES: usize = 8;
+
+/// The number of a core, below [`MAX_CORES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId(u8);
+
+impl CoreId {
+    /// `index` as a core's number, or `None` if it is not below [`MAX_CORES`].
+    pub const fn new(index: usize) -> Option<Self> {
+        if index < MAX_CORES { Some(Self(index as u8)) } else { None }
+    }
+
+    /// The number, below [`MAX_CORES`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "core {}", self.0)
+    }
+}
+
+/// A value that must stay on the core that made it.
+type NotSend = PhantomData<*const ()>;
+
+/// Thread level on one core: what waits, takes it mutably.
+///
+/// There is one for each core. Waiting takes `&mut Cpu` and a masked section borrows it, so code that waits inside a
+/// masked section does not compile.
+///
+/// ```compile_fail,E0502
+/// # use smmu_iopf::sync::{CoreId, Cpu};
+/// fn wait(_: &mut Cpu) {}
+/// fn wrong(cpu: &mut Cpu) {
+///     cpu.masked(|_| wait(cpu));
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Cpu {
+    core: CoreId,
+    here: NotSend,
+}
+
+impl Cpu {
+    /// Thread level on `core`.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on `core`, and no other `Cpu` for it exists.
+    pub const unsafe fn new(core: CoreId) -> Self {
+        Self { core, here: PhantomData }
+    }
+
+    /// Which core this is.
+    pub const fn core(&self) -> CoreId {
+        self.core
+    }
+
+    /// Runs `section` with interrupts masked, and leaves the mask as it was.
+    pub fn masked<R>(&self, section: impl FnOnce(&Masked) -> R) -> R {
+        let before = mask::save_and_mask();
+        let result = section(&Masked { core: self.core, here: PhantomData });
+        mask::restore(before);
+        result
+    }
+}
+
+/// Proof that interrupts are masked on this core, as long as it is borrowed.
+#[derive(Debug)]
+pub struct Masked {
+    core: CoreId,
+    here: NotSend,
+}
+
+impl Masked {
+    /// The proof, for code that knows better than the type system.
+    ///
+    /// # Safety
+    ///
+    /// The caller runs on `core` with IRQ and FIQ masked, and they stay masked until the value is gone. On the host no
+    /// other thread stands for `core` meanwhile.
+    pub const unsafe fn new(core: CoreId) -> Self {
+        Self { core, here: PhantomData }
+    }
+
+    /// The masked core.
+    pub const fn core(&self) -> CoreId {
+        self.core
+    }
+}
+
+#[cfg(target_os = "none")]
+mod mask {
+    use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
+
+    use aarch64_cpu::registers::{DAIF, ReadWriteable, Readable, Writeable};
+
+    // Writing DAIF is no memory access to the compiler; the fences keep the section's accesses inside.
+    pub(super) fn save_and_mask() -> u64 {
+        let before = DAIF.get();
+        DAIF.modify(DAIF::I::Masked + DAIF::F::Masked);
+        compiler_fence(SeqCst);
+        before
+    }
+
+    pub(super) fn restore(before: u64) {
+        compiler_fence(SeqCst);
+        DAIF.set(before);
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod mask {
+    pub(super) fn save_and_mask() {}
+
+    pub(super) fn restore((): ()) {}
+}
