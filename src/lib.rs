@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`smmuv3`] | the architecture written down: registers, commands, records, tables, queue indices |
 //! | [`sync`] | cores and masked sections, grace periods, reference counts, locks, the one bounded wait |
+//! | [`model`] | an SMMUv3 with stall, ATS and PRI in software, and the DMA engines behind it |
 //!
 //! A room imports only rooms above it in this list.
 #![no_std]
@@ -13,5 +14,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod driver;
+pub mod model;
 pub mod smmuv3;
 pub mod sync;

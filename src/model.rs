@@ -1,0 +1,25 @@
+//! An SMMUv3 with stall, ATS and PRI in software, and the DMA engines behind it.
+//!
+//! [`machine::Machine`] is the whole of it: registers in, memory accesses and interrupts out. It is safe code without
+//! heap and without `std`, and constant to construct, so the same machine lives in a static of the EL2 firmware and
+//! in a host test. Every call does a bounded amount of work.
+//!
+//! The model follows the architecture to the letter where software can tell, and it is independent of the driver: the
+//! two share only the layouts of [`crate::smmuv3`]. It keeps no configuration and no translation caches, which the
+//! architecture allows (every access looks its STE, CD and tables up anew); the engines do keep translations they got
+//! by ATS, and use them until they are invalidated.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`machine`] | the SMMU, the engines and the address decoder |
+//! | [`smmu`] | the SMMU: registers, queues, translation, stalls, page requests |
+//! | [`engine`] | a DMA engine: a device that copies, fills and compares |
+//! | [`board`] | where all this lies in the memory map, and its interrupts |
+//! | [`memory`], [`wire`] | the edges: what the machine reads and writes, the interrupts it raises |
+
+pub mod board;
+pub mod engine;
+pub mod machine;
+pub mod memory;
+pub mod smmu;
+pub mod wire;

@@ -1,0 +1,41 @@
+//! The memory that the machine reads and writes.
+
+use crate::smmuv3::PhysAddr;
+
+/// The access reached no memory: an external abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort;
+
+/// Physical memory, as the machine's own accesses see it.
+///
+/// Accesses are coherent with the CPUs. Ordering against them comes from the lock around the machine: everything the
+/// machine wrote in one call is visible to whoever calls it next.
+pub trait Memory {
+    /// Reads the 64-bit word at `address`, a multiple of 8, as one.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where there is no memory, or `address` is not aligned.
+    fn read64(&self, address: PhysAddr) -> Result<u64, Abort>;
+
+    /// Writes the 64-bit word at `address`, a multiple of 8, as one.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where there is no memory, or `address` is not aligned.
+    fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort>;
+
+    /// Reads `bytes.len()` bytes from `address` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where some of it is no memory. What `bytes` holds then is unspecified.
+    fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort>;
+
+    /// Writes `bytes` from `address` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where some of it is no memory. Some of it may have been written.
+    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), Abort>;
+}
