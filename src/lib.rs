@@ -14,6 +14,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod driver;
+pub mod iopf;
 pub mod model;
 pub mod smmuv3;
 pub mod sync;
