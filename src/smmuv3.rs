@@ -2,6 +2,9 @@
 //!
 //! Section numbers in this room's documentation are sections of that specification.
 
+mod bits;
+pub mod page_request;
+pub mod queue;
 pub mod registers;
 pub mod types;
 
