@@ -3,9 +3,13 @@
 //! Section numbers in this room's documentation are sections of that specification.
 
 mod bits;
+pub mod command;
+pub mod event;
 pub mod page_request;
 pub mod queue;
 pub mod registers;
 pub mod types;
 
-pub use types::{Access, Asid, PageResponse, PhysAddr, PrgIndex, Stag, StreamId, SubstreamId, Vmid};
+pub use types::{
+    Access, Asid, Granule, PageResponse, PhysAddr, PrgIndex, Shareability, Stag, StreamId, SubstreamId, Vmid,
+};

@@ -108,3 +108,49 @@ pub enum PageResponse {
     /// Every page asked for is there: the device tries again.
     Success = 2,
 }
+
+/// A translation granule. How it is coded depends on the structure, so each has its own coding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Granule {
+    /// 4 KiB.
+    Size4K,
+    /// 16 KiB.
+    Size16K,
+    /// 64 KiB.
+    Size64K,
+}
+
+impl Granule {
+    /// log2 of its size in bytes.
+    pub const fn shift(self) -> u32 {
+        match self {
+            Self::Size4K => 12,
+            Self::Size16K => 14,
+            Self::Size64K => 16,
+        }
+    }
+}
+
+/// With which observers an access is coherent. Numbered as every two-bit shareability field is; 1 is reserved there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Shareability {
+    /// None.
+    #[default]
+    NonShareable = 0,
+    /// The outer shareable domain.
+    OuterShareable = 2,
+    /// The inner shareable domain.
+    InnerShareable = 3,
+}
+
+impl Shareability {
+    /// The low two bits of `value`, the reserved 1 as non-shareable.
+    pub const fn from_low_bits(value: u64) -> Self {
+        match value & 3 {
+            2 => Self::OuterShareable,
+            3 => Self::InnerShareable,
+            _ => Self::NonShareable,
+        }
+    }
+}
