@@ -17,4 +17,5 @@ pub mod driver;
 pub mod iopf;
 pub mod model;
 pub mod smmuv3;
+pub mod sva;
 pub mod sync;

@@ -1,0 +1,172 @@
+//! A pool of page frames that the fault path takes from without a lock and without zeroing.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::smmuv3::PhysAddr;
+
+/// The size of a page frame in bytes.
+pub const FRAME_BYTES: usize = 4096;
+
+/// The number of 64-bit words in a page frame.
+pub const FRAME_WORDS: usize = FRAME_BYTES / 8;
+
+/// One page frame, owned. It goes back to its pool by [`FramePool::free`]; a frame that is dropped instead stays in use.
+#[derive(Debug)]
+#[must_use = "a frame that is dropped is lost to its pool"]
+pub struct Frame {
+    index: u32,
+    phys: PhysAddr,
+}
+
+impl Frame {
+    /// Where devices see it.
+    pub fn phys(&self) -> PhysAddr {
+        self.phys
+    }
+}
+
+/// Page frames in two lock-free lists: those that are zeroed, ready for the fault path, and those that are not.
+///
+/// Memory that held one address space's data must be zeroed before another sees it, and zeroing 4 KiB is no work for an
+/// interrupt handler: idle cores do it ahead, with [`FramePool::zero_some`].
+#[derive(Debug)]
+pub struct FramePool {
+    region: DmaRegion,
+    next: Box<[AtomicU32]>,
+    zeroed: Stack,
+    dirty: Stack,
+    in_use: AtomicU32,
+}
+
+impl FramePool {
+    /// A pool of `frames` frames out of `memory`, all zeroed.
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`] when `memory` has no such region left, or `frames` does not fit an address space.
+    pub fn new(memory: &dyn DmaMemory, frames: u32) -> Result<Self, NoMemory> {
+        let bytes = (frames as usize)
+            .checked_mul(FRAME_BYTES)
+            .filter(|_| frames < Stack::NONE)
+            .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
+        let region = memory.allocate(bytes, FRAME_BYTES)?;
+        let next: Box<[_]> = (0..frames).map(|_| AtomicU32::new(Stack::NONE)).collect();
+        let pool = Self { region, next, zeroed: Stack::new(), dirty: Stack::new(), in_use: AtomicU32::new(0) };
+        (0..frames).rev().for_each(|index| pool.zeroed.push(&pool.next, index));
+        Ok(pool)
+    }
+
+    /// A zeroed frame, or `None` when none is ready. Constant time.
+    pub fn take_zeroed(&self) -> Option<Frame> {
+        self.zeroed.pop(&self.next).map(|index| self.hand_out(index))
+    }
+
+    /// A zeroed frame, zeroed now if none is ready, or `None` when all are in use.
+    pub fn take(&self) -> Option<Frame> {
+        self.take_zeroed().or_else(|| {
+            let index = self.dirty.pop(&self.next)?;
+            self.zero(index);
+            Some(self.hand_out(index))
+        })
+    }
+
+    /// Takes `frame` back.
+    pub fn free(&self, frame: Frame) {
+        self.in_use.fetch_sub(1, Relaxed);
+        self.dirty.push(&self.next, frame.index);
+    }
+
+    /// Takes back the frame at `phys`, which a page table held. Returns whether it was this pool's.
+    pub(super) fn free_at(&self, phys: PhysAddr) -> bool {
+        let Some(index) = self.index_of(phys) else { return false };
+        self.free(Frame { index, phys });
+        true
+    }
+
+    /// Zeroes up to `count` freed frames and returns how many: work for an idle core.
+    pub fn zero_some(&self, count: usize) -> usize {
+        (0..count)
+            .map_while(|_| self.dirty.pop(&self.next))
+            .map(|index| {
+                self.zero(index);
+                self.zeroed.push(&self.next, index);
+            })
+            .count()
+    }
+
+    /// How many frames are handed out.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Relaxed) as usize
+    }
+
+    /// The words of the frame at `phys`, or `None` if the pool does not own it.
+    pub fn words(&self, phys: PhysAddr) -> Option<&'static [AtomicU64]> {
+        self.index_of(phys).map(|index| self.words_of(index))
+    }
+
+    fn index_of(&self, phys: PhysAddr) -> Option<u32> {
+        let index = phys.0.checked_sub(self.region.phys.0)? / FRAME_BYTES as u64;
+        u32::try_from(index).ok().filter(|&index| (index as usize) < self.next.len())
+    }
+
+    fn words_of(&self, index: u32) -> &'static [AtomicU64] {
+        let start = index as usize * FRAME_WORDS;
+        &self.region.words[start..start + FRAME_WORDS]
+    }
+
+    fn zero(&self, index: u32) {
+        self.words_of(index).iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    fn hand_out(&self, index: u32) -> Frame {
+        self.in_use.fetch_add(1, Relaxed);
+        Frame { index, phys: PhysAddr(self.region.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
+    }
+}
+
+/// A lock-free list of frame numbers. Its head carries a tag that every change counts up, so that a head which went and
+/// came back between a look and an exchange is not taken for the same.
+#[derive(Debug)]
+struct Stack(AtomicU64);
+
+impl Stack {
+    /// No frame.
+    const NONE: u32 = u32::MAX;
+
+    fn new() -> Self {
+        Self(AtomicU64::new(u64::from(Self::NONE)))
+    }
+
+    fn push(&self, next: &[AtomicU32], index: u32) {
+        let mut head = self.0.load(Relaxed);
+        loop {
+            next[index as usize].store(head as u32, Relaxed);
+            // Release: the link, and zeroes in the frame, before the frame can be taken.
+            match self.0.compare_exchange_weak(head, Self::successor(head, index), Release, Relaxed) {
+                Ok(_) => return,
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    fn pop(&self, next: &[AtomicU32]) -> Option<u32> {
+        // Acquire: pairs with the Release in `push`.
+        let mut head = self.0.load(Acquire);
+        loop {
+            let link = next.get(head as u32 as usize)?.load(Relaxed);
+            match self.0.compare_exchange_weak(head, Self::successor(head, link), Acquire, Acquire) {
+                Ok(_) => return Some(head as u32),
+                Err(seen) => head = seen,
+            }
+        }
+    }
+
+    fn successor(head: u64, index: u32) -> u64 {
+        ((head >> 32).wrapping_add(1) << 32) | u64::from(index)
+    }
+}
