@@ -170,3 +170,90 @@ impl Stack {
         ((head >> 32).wrapping_add(1) << 32) | u64::from(index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::vec::Vec;
+
+    use super::*;
+
+    /// Memory at a physical address that is not where the CPU sees it.
+    struct Heap;
+
+    impl DmaMemory for Heap {
+        fn allocate(&self, bytes: usize, _: usize) -> Result<DmaRegion, NoMemory> {
+            let words: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
+            Ok(DmaRegion { phys: PhysAddr(0x8000_0000), words: words.leak() })
+        }
+    }
+
+    fn pool(frames: u32) -> FramePool {
+        FramePool::new(&Heap, frames).unwrap()
+    }
+
+    #[test]
+    fn frames_are_handed_out_once_and_run_out() {
+        let pool = pool(3);
+        let mut taken: Vec<_> = (0..3).map(|_| pool.take_zeroed().unwrap().phys().0).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [0x8000_0000, 0x8000_1000, 0x8000_2000]);
+        assert!(pool.take_zeroed().is_none());
+        assert!(pool.take().is_none());
+        assert_eq!(pool.in_use(), 3);
+    }
+
+    #[test]
+    fn a_freed_frame_is_not_ready_until_it_is_zeroed() {
+        let pool = pool(1);
+        let frame = pool.take_zeroed().unwrap();
+        pool.words(frame.phys()).unwrap()[FRAME_WORDS - 1].store(7, Relaxed);
+        pool.free(frame);
+        assert!(pool.take_zeroed().is_none());
+        assert_eq!(pool.zero_some(10), 1);
+        let frame = pool.take_zeroed().unwrap();
+        assert_eq!(pool.words(frame.phys()).unwrap()[FRAME_WORDS - 1].load(Relaxed), 0);
+    }
+
+    #[test]
+    fn take_zeroes_when_nothing_is_ready() {
+        let pool = pool(1);
+        let frame = pool.take().unwrap();
+        pool.words(frame.phys()).unwrap()[0].store(7, Relaxed);
+        pool.free(frame);
+        let frame = pool.take().unwrap();
+        assert_eq!(pool.words(frame.phys()).unwrap()[0].load(Relaxed), 0);
+    }
+
+    #[test]
+    fn foreign_addresses_are_not_the_pools() {
+        let pool = pool(2);
+        assert!(pool.words(PhysAddr(0x7fff_f000)).is_none());
+        assert!(pool.words(PhysAddr(0x8000_1fff)).is_some());
+        assert!(pool.words(PhysAddr(0x8000_2000)).is_none());
+        assert!(!pool.free_at(PhysAddr(0)));
+    }
+
+    #[test]
+    fn threads_never_hold_the_same_frame() {
+        let pool = Arc::new(pool(8));
+        let threads: Vec<_> = (1..=4)
+            .map(|mark| {
+                let pool = pool.clone();
+                thread::spawn(move || {
+                    for _ in 0..10_000 {
+                        let Some(frame) = pool.take() else { continue };
+                        let word = &pool.words(frame.phys()).unwrap()[0];
+                        assert_eq!(word.swap(mark, Relaxed), 0);
+                        assert_eq!(word.load(Relaxed), mark);
+                        pool.free(frame);
+                        pool.zero_some(1);
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(pool.in_use(), 0);
+    }
+}

@@ -1,0 +1,250 @@
+#!/usr/bin/env bash
+# Launcher, test command, debug server and cargo runner. `run-qemu.sh --help` says how.
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
+self=$root/run-qemu.sh
+target=aarch64-unknown-none-softfloat
+oldest_qemu=7.2
+gdb_port=1234
+
+usage() {
+    cat <<'USAGE'
+Usage: run-qemu.sh [OPTION...] [COMMAND]
+
+Commands:
+  (none)            set up, build, boot, run the main job; exits 0 if all checks held
+  test [FILTER]     set up, run every test (or those on the target whose name contains FILTER)
+  gdb [GDB-OPTION...]
+                    boot halted and attach GDB with the project's commands
+  setup             only install what is missing, or say how
+  ELF [ARGUMENT...] boot this kernel image with these arguments: how cargo runs bare-metal binaries
+
+Options:
+  --smp N           1 to 8 cores (4)
+  --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
+  --deterministic   count instructions instead of time: two runs with one seed are the same
+  --seed S          seed of the main job (1)
+  --timeout S       seconds until a run counts as hung (120)
+  --qemu PATH       this QEMU
+  --help            this text
+
+RUN_QEMU_FLAGS holds options for when cargo is the caller.
+USAGE
+}
+
+die() {
+    printf 'run-qemu.sh: %s\n' "$*" >&2
+    exit 2
+}
+
+is_between() { # VALUE LOW HIGH
+    [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
+}
+
+smp=4 smmu=both deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+
+read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
+set -- "${from_environment[@]}" "$@"
+while [[ ${1:-} == -* ]]; do
+    case $1 in
+    --smp | --smmu | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
+    esac
+    case $1 in
+    --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
+    --smmu) [[ $2 =~ ^(qemu|model|both)$ ]] || die "--smmu takes qemu, model or both, not '$2'"; smmu=$2; shift ;;
+    --seed) is_between "$2" 0 999999999 || die "--seed takes 0 to 999999999, not '$2'"; seed=$2; shift ;;
+    --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
+    --qemu) qemu=$2; shift ;;
+    --deterministic) deterministic=true ;;
+    --help | -h) usage; exit 0 ;;
+    *) die "unknown option '$1' (--help lists them)" ;;
+    esac
+    shift
+done
+
+# --- Set-up --------------------------------------------------------------------------------------------------------
+
+# install WHAT COMMAND...: installs WHAT by COMMAND where that may be done without asking, else says how.
+install() {
+    local what=$1
+    shift
+    ((EUID == 0)) || [[ ${CI:-} == true ]] || die "$what is missing; install it with: $*"
+    printf 'run-qemu.sh: installing %s: %s\n' "$what" "$*" >&2
+    "$@" >&2 || die "$what could not be installed by: $*"
+}
+
+install_package() { # WHAT PACKAGE...
+    local what=$1
+    shift
+    local -a apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q)
+    ((EUID == 0)) || apt=(sudo apt-get -q)
+    ((EUID == 0)) || [[ ${CI:-} == true ]] || die "$what is missing; install it with: sudo apt-get install $*"
+    "${apt[@]}" update >&2 || die "the package lists could not be updated by: ${apt[*]} update"
+    install "$what" "${apt[@]}" install -y --no-install-recommends "$@"
+}
+
+qemu_is_new_enough() {
+    local version
+    version=$("$qemu" --version 2>/dev/null | sed -n '1s/.*version \([0-9][0-9.]*\).*/\1/p')
+    [[ -n $version && $(printf '%s\n' "$oldest_qemu" "$version" | sort -V | head -n 1) == "$oldest_qemu" ]]
+}
+
+gdb_for_aarch64() {
+    local gdb
+    for gdb in gdb-multiarch aarch64-linux-gnu-gdb gdb; do
+        "$gdb" -nx -batch -ex 'set architecture aarch64' 2>&1 | grep -q 'set to "aarch64"' && echo "$gdb" && return
+    done
+    return 1
+}
+
+setup_rust() {
+    command -v cargo >/dev/null || die "cargo is missing; install Rust by rustup: https://rustup.rs"
+    command -v cc >/dev/null || install_package "a linker for the host" gcc libc6-dev
+    # rust-toolchain.toml names the version; a target of another directory's toolchain would not do.
+    cd "$root" || exit 2
+    [[ -d $(rustc --print sysroot)/lib/rustlib/$target ]] || install "the Rust target $target" rustup target add "$target"
+}
+
+setup_qemu() {
+    qemu_is_new_enough && return
+    [[ $qemu == qemu-system-aarch64 ]] || die "'$qemu' is no QEMU for aarch64 of version $oldest_qemu or newer"
+    install_package "QEMU" qemu-system-arm
+    qemu_is_new_enough || die "the installed QEMU is older than $oldest_qemu; give a newer one with --qemu PATH"
+}
+
+setup_gdb() {
+    gdb_for_aarch64 >/dev/null || install_package "a GDB that knows aarch64" gdb-multiarch
+}
+
+# --- Build and boot ------------------------------------------------------------------------------------------------
+
+build() { # CARGO-ARGUMENT...
+    (cd "$root" && cargo build --quiet --locked --release --target "$target" "$@") || die "the build failed"
+}
+
+image() { # NAME
+    echo "$(cd "$root" && cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$target/release/$1"
+}
+
+# boot KERNEL-ELF ARGUMENT...: QEMU's exit status is the kernel's, 124 after a hang. extra_qemu holds more options.
+extra_qemu=()
+boot() {
+    local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument start=$SECONDS
+    shift
+    for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
+    [[ $smmu == model ]] || machine+=,iommu=smmuv3
+    local -a images=(-kernel "$elf")
+    if [[ $smmu != qemu ]]; then
+        machine+=,virtualization=on
+        images=(-kernel "$(image smmu-model)" -device "loader,file=${elf//,/,,}")
+    fi
+    local -a command=("$qemu" -machine "$machine" -cpu neoverse-n1 -smp "$smp" -m 1G "${images[@]}"
+        -nic none -display none -monitor none -serial stdio -no-reboot
+        -device edu,dma_mask=0xffffffffffffffff -semihosting-config "enable=on,target=native,$arguments")
+    $deterministic && command+=(-icount shift=4,sleep=off)
+    timeout --foreground --kill-after=5 "$timeout" "${command[@]}" "${extra_qemu[@]}" </dev/null
+    local status=$?
+    if ((status == 124 || status == 137)); then
+        printf 'run-qemu.sh: hung: no end after %d s (--timeout)\n' $((SECONDS - start)) >&2
+        return 124
+    fi
+    return $status
+}
+
+build_for_boot() {
+    build --bin smmu-iopf
+    [[ $smmu == qemu ]] || build --bin smmu-model
+}
+
+# --- Commands ------------------------------------------------------------------------------------------------------
+
+run_main_job() {
+    setup_rust
+    setup_qemu
+    build_for_boot
+    boot "$(image smmu-iopf)" "seed=$seed"
+}
+
+passed=0 failed=0
+log=$(mktemp) && trap 'rm -f "$log"' EXIT
+
+# host_tests COMMAND...: runs a host test suite and counts what it says it ran.
+host_tests() {
+    local status p f
+    "$@" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
+    read -r p f < <(sed -nE 's/^test result: [^ ]+ ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p
+                             s/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$log" |
+        awk '{p += $1; f += $2} END {print p + 0, f + 0}')
+    # A suite that failed without saying which test did, by not building for instance, is one failure.
+    ((status == 0 || f > 0)) || f=1
+    ((passed += p, failed += f))
+}
+
+# One boot a test: a test that panics, faults or hangs fails by its name, and the rest go on.
+target_tests() { # FILTER
+    local elf names name
+    elf=$(cd "$root" && cargo test --locked --release --target "$target" --test target --no-run --message-format=json |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    if [[ -z $elf ]] || ! names=$(boot "$elf" --list --format terse); then
+        printf 'test target ... FAILED (no list of tests)\n'
+        ((failed += 1))
+        return
+    fi
+    while read -r name; do
+        printf 'test target::%s ... ' "$name"
+        if boot "$elf" --exact "$name" >"$log" 2>&1; then
+            printf 'ok\n'
+            ((passed += 1))
+        else
+            printf 'FAILED\n'
+            sed 's/^/    /' "$log"
+            ((failed += 1))
+        fi
+    done < <(sed -n 's/: test\r\?$//p' <<<"$names" | grep -F -- "$1")
+}
+
+run_tests() {
+    setup_rust
+    setup_qemu
+    build_for_boot
+    if [[ -z ${1:-} ]]; then
+        host_tests cargo test --locked --no-fail-fast
+        host_tests tools/loom.sh
+    fi
+    target_tests "${1:-}"
+    printf '\n%d passed, %d failed\n' "$passed" "$failed"
+    ((failed == 0 && passed > 0))
+}
+
+run_gdb() { # GDB-OPTION...
+    local gdb
+    setup_rust
+    setup_qemu
+    setup_gdb
+    gdb=$(gdb_for_aarch64) || die "no GDB that knows aarch64"
+    build_for_boot
+    extra_qemu=(-S -gdb "tcp:127.0.0.1:$gdb_port")
+    timeout=86400 boot "$(image smmu-iopf)" "seed=$seed" &
+    local -a symbols=()
+    [[ $smmu == qemu ]] || symbols=(-ex "add-symbol-file $(image smmu-model)")
+    "$gdb" -q -nx "$(image smmu-iopf)" "${symbols[@]}" -x "$root/tools/gdb/smmu_iopf.py" \
+        -ex "target remote 127.0.0.1:$gdb_port" "$@"
+    local status=$?
+    kill %1 2>/dev/null
+    wait
+    return $status
+}
+
+case ${1:-} in
+'') run_main_job ;;
+test) run_tests "${2:-}" ;;
+gdb) shift; run_gdb "$@" ;;
+setup) setup_rust; setup_qemu; setup_gdb ;;
+*)
+    [[ -f $1 ]] || die "unknown command '$1' (--help lists them)"
+    [[ $smmu == qemu || -f $(image smmu-model) ]] || build --bin smmu-model
+    boot "$@"
+    ;;
+esac

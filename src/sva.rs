@@ -1,0 +1,3 @@
+//! Address spaces shared with devices.
+
+pub mod frames;
