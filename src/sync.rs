@@ -1,6 +1,12 @@
 //! What cores share: masked sections, grace periods, reference counts, locks, and the one bounded wait.
 
+pub mod atomic;
 pub mod cpu;
+pub mod grace;
+pub mod lock;
+pub(crate) mod mutant;
+pub mod per_core;
+pub mod refcount;
 pub mod wait;
 
-pub use cpu::{CoreId, Cpu, MAX_CORES, Masked};
+pub use cpu::{CoreId, CoreSet, Cpu, MAX_CORES, Masked, pause};

@@ -28,9 +28,67 @@ impl CoreId {
     }
 }
 
+impl CoreId {
+    /// Every core that can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..MAX_CORES).filter_map(Self::new)
+    }
+}
+
 impl fmt::Display for CoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "core {}", self.0)
+    }
+}
+
+/// Some of the cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreSet(u8);
+
+const _: () = assert!(MAX_CORES <= u8::BITS as usize);
+
+impl CoreSet {
+    /// No core.
+    pub const EMPTY: Self = Self(0);
+
+    /// Adds `core`.
+    pub const fn insert(&mut self, core: CoreId) {
+        self.0 |= 1 << core.0;
+    }
+
+    /// Takes `core` out.
+    pub const fn remove(&mut self, core: CoreId) {
+        self.0 &= !(1 << core.0);
+    }
+
+    /// Whether `core` is in it.
+    pub const fn contains(self, core: CoreId) -> bool {
+        self.0 & 1 << core.0 != 0
+    }
+
+    /// Whether no core is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The cores in it, in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = CoreId> {
+        CoreId::all().filter(move |&core| self.contains(core))
+    }
+}
+
+impl fmt::Display for CoreSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return f.write_str("no core");
+        }
+        for (position, core) in self.iter().enumerate() {
+            if position > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{core}")?;
+        }
+        Ok(())
     }
 }
 
@@ -91,8 +149,9 @@ impl Masked {
     ///
     /// # Safety
     ///
-    /// The caller runs on `core` with IRQ and FIQ masked, and they stay masked until the value is gone. On the host no
-    /// other thread stands for `core` meanwhile.
+    /// The caller runs on `core` with IRQ and FIQ masked, and they stay masked until the value is gone. What runs on
+    /// `core` meanwhile, runs under this proof: no other was alive when it was made. On the host no other thread stands
+    /// for `core` meanwhile.
     pub const unsafe fn new(core: CoreId) -> Self {
         Self { core, here: PhantomData }
     }
@@ -101,6 +160,21 @@ impl Masked {
     pub const fn core(&self) -> CoreId {
         self.core
     }
+}
+
+/// Lets another core go first, in a loop that waits for it.
+///
+/// YIELD on the target, where [`core::hint::spin_loop`] is an ISB, at which QEMU under `-icount` does not switch cores.
+pub fn pause() {
+    #[cfg(target_os = "none")]
+    // SAFETY: YIELD is a hint: it touches neither memory, registers nor flags.
+    unsafe {
+        core::arch::asm!("yield", options(nomem, nostack, preserves_flags));
+    }
+    #[cfg(all(not(target_os = "none"), not(loom)))]
+    std::thread::yield_now();
+    #[cfg(loom)]
+    loom::thread::yield_now();
 }
 
 #[cfg(target_os = "none")]
@@ -125,7 +199,36 @@ mod mask {
 
 #[cfg(not(target_os = "none"))]
 mod mask {
-    pub(super) fn save_and_mask() {}
+    /// The state of a mask that there is not.
+    pub(super) struct NoMask;
 
-    pub(super) fn restore((): ()) {}
+    pub(super) fn save_and_mask() -> NoMask {
+        NoMask
+    }
+
+    pub(super) fn restore(NoMask: NoMask) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn a_core_beyond_the_arrays_has_no_number() {
+        assert_eq!(CoreId::new(7).map(CoreId::index), Some(7));
+        assert_eq!(CoreId::new(8), None);
+    }
+
+    #[test]
+    fn a_set_of_cores_names_them() {
+        let mut set = CoreSet::EMPTY;
+        assert_eq!(set.to_string(), "no core");
+        for core in CoreId::all().filter(|core| [1, 3, 7].contains(&core.index())) {
+            set.insert(core);
+        }
+        assert_eq!(set.to_string(), "core 1, core 3, core 7");
+        set.remove(CoreId(3));
+        assert_eq!(set.to_string(), "core 1, core 7");
+    }
 }

@@ -1,0 +1,72 @@
+//! One grace period, from its start to the moment when no core holds it up.
+
+use super::super::atomic::Ordering::Acquire;
+use super::super::per_core::PerCore;
+use super::{Core, CoreId, CoreSet};
+
+/// A period that has lasted this many looks is expedited unasked.
+const PATIENCE: u32 = 256;
+
+/// The period that runs.
+#[derive(Debug)]
+pub(super) struct Period {
+    number: u64,
+    /// Cores not known to have been quiescent since the start.
+    holding: CoreSet,
+    /// How often each core had come or gone at the start.
+    presence: [u64; super::super::MAX_CORES],
+    looks: u32,
+    expedited: bool,
+}
+
+impl Period {
+    /// Period `number`, which the caller has just added to `requested`. It waits for the cores that are present.
+    pub(super) fn start(number: u64, cores: &PerCore<Core>) -> Self {
+        let mut period = Self {
+            number,
+            holding: CoreSet::EMPTY,
+            presence: [0; super::super::MAX_CORES],
+            looks: 0,
+            expedited: false,
+        };
+        for ((id, core), presence) in cores.iter().zip(&mut period.presence) {
+            // Acquire: pairs with the release of a core that went away.
+            *presence = core.presence.load(Acquire);
+            if !presence.is_multiple_of(2) {
+                period.holding.insert(id);
+            }
+        }
+        period
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) const fn holding(&self) -> CoreSet {
+        self.holding
+    }
+
+    /// Lets go of the cores that acknowledged this period, or have been away since its start.
+    pub(super) fn look(&mut self, cores: &PerCore<Core>) {
+        for ((id, core), presence) in cores.iter().zip(&self.presence) {
+            // Acquire: pairs with the release of the acknowledgement, of going and of coming.
+            if self.holding.contains(id)
+                && (core.acknowledged.load(Acquire) >= self.number || core.presence.load(Acquire) != *presence)
+            {
+                self.holding.remove(id);
+            }
+        }
+        self.looks = self.looks.saturating_add(1);
+    }
+
+    /// Interrupts the cores that hold the period up, once, if that is `wanted` or it has lasted long. Returns whether it did.
+    pub(super) fn expedite(&mut self, wanted: bool, kick: fn(CoreId)) -> bool {
+        let now = !self.expedited && (wanted || self.looks > PATIENCE);
+        if now {
+            self.expedited = true;
+            self.holding.iter().for_each(kick);
+        }
+        now
+    }
+}
