@@ -16,10 +16,12 @@
 //! | [`engine`] | a DMA engine: a device that copies, fills and compares |
 //! | [`board`] | where all this lies in the memory map, and its interrupts |
 //! | [`device_tree`] | tells the board's device tree about it |
+//! | [`el2`] | runs it below a kernel on QEMU |
 //! | [`memory`], [`wire`] | the edges: what the machine reads and writes, the interrupts it raises |
 
 pub mod board;
 pub mod device_tree;
+pub mod el2;
 pub mod engine;
 pub mod machine;
 pub mod memory;

@@ -214,6 +214,12 @@ pub fn splice(
     writer.finish()
 }
 
+/// What is left of `range` without what lies in `hidden`.
+pub fn without(range: &Range<u64>, hidden: &Range<u64>) -> impl Iterator<Item = Range<u64>> + Clone + use<> {
+    let (below, above) = (range.start..range.end.min(hidden.start), range.start.max(hidden.end)..range.end);
+    [below, above].into_iter().filter(|range| !range.is_empty())
+}
+
 fn is_memory(name: &str) -> bool {
     name == "memory" || name.starts_with("memory@")
 }
@@ -290,16 +296,10 @@ fn is_clock(walk: &Walk<'_>, name: &str, clock: Option<&Core>) -> Result<bool, T
 
 /// Writes a memory node's `reg`, whose name is at `name`, without what lies in `hidden`.
 fn write_memory(writer: &mut Writer<'_, '_>, name: u32, reg: &[u8], hidden: &Range<u64>) -> Result<(), TreeError> {
-    let kept = || {
-        let ranges = pairs(Some(reg)).into_iter().flatten();
-        ranges.flat_map(|(start, size)| {
-            let end = start.saturating_add(size);
-            let (below, above) = (start..end.min(hidden.start), start.max(hidden.end)..end);
-            [below, above].into_iter().filter(|range| !range.is_empty())
-        })
-    };
-    writer.property_header(name, 16 * kept().count())?;
-    for range in kept() {
+    let ranges = pairs(Some(reg)).into_iter().flatten().map(|(start, size)| start..start.saturating_add(size));
+    let kept = ranges.flat_map(|range| without(&range, hidden));
+    writer.property_header(name, 16 * kept.clone().count())?;
+    for range in kept {
         writer.bytes(&range.start.to_be_bytes())?;
         writer.bytes(&(range.end - range.start).to_be_bytes())?;
     }

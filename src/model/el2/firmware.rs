@@ -1,0 +1,261 @@
+//! The firmware's life: from the first instruction in Rust to EL1, the clock, and the end.
+
+use core::panic::PanicInfo;
+use core::slice;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use aarch64_cpu::asm;
+use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, MPIDR_EL1, Readable};
+use heapless::Vec;
+use spin::mutex::SpinMutex;
+use spin::{Once, RelaxStrategy};
+
+use super::console::{die, say};
+use super::memory::GuestMemory;
+use super::{IMAGE, KERNEL, TREE, cpu, psci, stage2};
+use crate::model::board;
+use crate::model::device_tree::{self, Core, TreeError};
+use crate::model::machine::Machine;
+use crate::model::memory::Memory;
+use crate::model::wire::{Wire, Wires};
+use crate::smmuv3::PhysAddr;
+use crate::sync::cpu::MAX_CORES;
+
+/// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
+const TREE_ROOM: usize = 0x1_0000;
+
+/// How often the clock lets others go first before it takes its turn.
+const COURTESY: u32 = 1000;
+
+/// A mutex that waits as QEMU likes it: YIELD lets other cores run under icount, ISB would not.
+type Mutex<T> = SpinMutex<T, Pause>;
+
+/// Pauses with YIELD.
+pub(super) struct Pause;
+
+impl RelaxStrategy for Pause {
+    fn relax() {
+        // SAFETY: YIELD is a hint.
+        unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// What the cores share.
+pub(super) struct Shared {
+    /// How many cores are about to access the machine's registers. The clock leaves them the lock.
+    waiting: AtomicU32,
+    memory: GuestMemory,
+    /// All cores, in the device tree's order; the first is the one QEMU started.
+    pub(super) cores: Vec<Core, MAX_CORES>,
+    /// Which of them is the machine's clock.
+    pub(super) clock: Option<usize>,
+    /// Held by whoever is in CPU_ON.
+    pub(super) cpu_on: Mutex<()>,
+    wires: Distributor,
+}
+
+static MACHINE: Mutex<Machine> = Mutex::new(Machine::new());
+static SHARED: Once<Shared> = Once::new();
+static NEW_TREE: Mutex<[u8; TREE_ROOM]> = Mutex::new([0; TREE_ROOM]);
+
+/// Where a core enters EL1, and what is in x0 then.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Entry {
+    pub(super) address: u64,
+    pub(super) argument: u64,
+}
+
+impl Shared {
+    /// Runs `access` on the machine, before the clock's next turn.
+    pub(super) fn access<R>(&self, access: impl FnOnce(&mut Machine) -> R) -> R {
+        self.waiting.fetch_add(1, Relaxed);
+        let mut machine = MACHINE.lock();
+        self.waiting.fetch_sub(1, Relaxed);
+        let result = access(&mut machine);
+        if self.clock.is_none() {
+            machine.step(&self.memory, &mut &self.wires);
+        }
+        result
+    }
+
+    /// One tick of the machine; whether there is more to do at once.
+    fn step(&self) -> bool {
+        MACHINE.lock().step(&self.memory, &mut &self.wires)
+    }
+}
+
+/// Raises the machine's interrupts at the GIC.
+struct Distributor {
+    base: u64,
+}
+
+impl Distributor {
+    /// The distributor at `base`, if it has all the interrupts that the board uses.
+    fn new(base: u64) -> Result<Self, Refusal> {
+        let needed = board::spi(Wire::Engine(board::ENGINES as u8 - 1));
+        // SAFETY: the first GiB is mapped as device memory, and the device tree has a GICv3's distributor here, whose
+        // GICD_TYPER at 0x4 reads without effect.
+        let lines = unsafe { (base as *const u32).byte_add(0x4).read_volatile() } & 0x1f;
+        if 32 * lines < needed { Err(Refusal::Interrupts { needed, lines }) } else { Ok(Self { base }) }
+    }
+}
+
+impl Wires for &Distributor {
+    fn raise(&mut self, wire: Wire) {
+        let interrupt = 32 + board::spi(wire);
+        let register = self.base + 0x200 + 4 * u64::from(interrupt / 32);
+        // SAFETY: this is GICD_ISPENDR<n> of the distributor that `new` checked. Bits written as zero have no effect,
+        // so that this needs no lock against EL1.
+        unsafe { (register as *mut u32).write_volatile(1 << (interrupt % 32)) };
+    }
+}
+
+/// Why the firmware does not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    #[error("this core lacks {0}")]
+    Core(#[from] cpu::Lack),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error("this is core {here:#x}, and not {first:#x}, the first in the device tree")]
+    NotFirst { here: u64, first: u64 },
+    #[error("the GIC lacks SPI {needed} (GICD_TYPER.ITLinesNumber is {lines})")]
+    Interrupts { needed: u32, lines: u32 },
+    #[error("nothing is loaded at {KERNEL:#x}: QEMU needs -device loader,file=...")]
+    NoKernel,
+    #[error("PSCI does not start core {mpidr:#x}: error {error}")]
+    Clock { mpidr: u64, error: i64 },
+}
+
+/// What the first core does: everything before EL1.
+pub extern "C" fn start(_index: u64) -> Entry {
+    match boot() {
+        Ok(entry) => entry,
+        Err(refusal) => {
+            say!("{refusal}");
+            die()
+        }
+    }
+}
+
+fn boot() -> Result<Entry, Refusal> {
+    cpu::check()?;
+
+    // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
+    let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };
+    let found = device_tree::survey(room)?;
+    let here = MPIDR_EL1.get() & 0xff_00ff_ffff;
+    let first = found.cores.first().map_or(0, |core| core.mpidr);
+    if here != first {
+        return Err(Refusal::NotFirst { here, first });
+    }
+    let clock = found.cores.len().checked_sub(1).filter(|last| *last > 0);
+    let mut new_tree = NEW_TREE.lock();
+    let clock_core = clock.and_then(|index| found.cores.get(index));
+    let length = device_tree::splice(room, &found, IMAGE, clock_core, &mut *new_tree)?;
+    room[..length].copy_from_slice(&new_tree[..length]);
+
+    let visible = found.memory.iter().flat_map(|range| device_tree::without(range, &IMAGE));
+    // SAFETY: the device tree names these as memory, boot/el2.S maps what memory the board may have, and all of this
+    // image's objects are in IMAGE. `room` is not used any more.
+    let memory = unsafe { GuestMemory::new(visible) };
+    if !memory.read64(PhysAddr(KERNEL)).is_ok_and(|word| word != 0) {
+        return Err(Refusal::NoKernel);
+    }
+    let wires = Distributor::new(found.distributor)?;
+    let shared = SHARED.call_once(|| Shared {
+        waiting: AtomicU32::new(0),
+        memory,
+        cores: found.cores,
+        clock,
+        cpu_on: Mutex::new(()),
+        wires,
+    });
+    cpu::prepare(stage2::build(), clock.is_none());
+    if let Some(clock) = clock {
+        let mpidr = shared.cores[clock].mpidr;
+        match psci::start(mpidr, clock) {
+            0 => {}
+            error => return Err(Refusal::Clock { mpidr, error }),
+        }
+    }
+    let (smmu, engines, cores) = (board::SMMU_BASE, board::ENGINES, shared.cores.len());
+    match clock {
+        Some(_) => say!("SMMUv3 at {smmu:#x} and {engines} engines; the last of {cores} cores is their clock"),
+        None => say!("SMMUv3 at {smmu:#x} and {engines} engines, stepped in traps"),
+    }
+    Ok(Entry { address: KERNEL, argument: TREE })
+}
+
+/// What every other core does: the clock stays, and the rest is prepared for EL1.
+pub extern "C" fn start_secondary(index: u64) -> Entry {
+    let shared = shared();
+    let index = index as usize;
+    if let Err(lack) = cpu::check() {
+        say!("core {index} lacks {lack}");
+        die();
+    }
+    if shared.clock == Some(index) {
+        clock(shared);
+    }
+    cpu::prepare(stage2::address(), false);
+    psci::entry(index)
+}
+
+/// Drives the machine for ever.
+fn clock(shared: &Shared) -> ! {
+    loop {
+        for _ in 0..COURTESY {
+            if shared.waiting.load(Relaxed) == 0 {
+                break;
+            }
+            Pause::relax();
+        }
+        if !shared.step() {
+            Pause::relax();
+        }
+    }
+}
+
+/// What the only core does when EL1 has nothing to do: drives the machine until that is idle too or an interrupt is
+/// pending, then waits for one.
+pub(super) fn idle(shared: &Shared) {
+    while !cpu::is_interrupt_pending() {
+        if !shared.step() {
+            asm::wfi();
+            return;
+        }
+    }
+}
+
+/// What the cores share, which the first core set up before it started any other and before EL1 ran.
+pub(super) fn shared() -> &'static Shared {
+    match SHARED.get() {
+        Some(shared) => shared,
+        None => die(),
+    }
+}
+
+/// Reports a panic of the firmware and ends QEMU.
+pub fn panic(info: &PanicInfo<'_>) -> ! {
+    end_once();
+    say!("{info}");
+    die()
+}
+
+/// Reports an exception that only an error of the firmware can cause, and ends QEMU.
+pub extern "C" fn fatal(vector: u64, stack: u64) -> ! {
+    end_once();
+    let (syndrome, address, fault) = (ESR_EL2.get(), ELR_EL2.get(), FAR_EL2.get());
+    say!("exception {vector} at EL2: ESR {syndrome:#x}, ELR {address:#x}, FAR {fault:#x}, SP {stack:#x}");
+    die()
+}
+
+/// Lets the first core that reports its end go on. The next one stops, and so does a report that itself goes wrong.
+pub(super) fn end_once() {
+    static ENDING: AtomicBool = AtomicBool::new(false);
+    if ENDING.swap(true, Relaxed) {
+        psci::power_off();
+    }
+}
