@@ -5,11 +5,13 @@
 mod bits;
 pub mod command;
 pub mod event;
+pub mod features;
 pub mod page_request;
 pub mod queue;
 pub mod registers;
 pub mod types;
 
 pub use types::{
-    Access, Asid, Granule, PageResponse, PhysAddr, PrgIndex, Shareability, Stag, StreamId, SubstreamId, Vmid,
+    Access, AddressSize, Asid, Cacheability, FlagUpdate, Granule, PageResponse, PhysAddr, PrgIndex, Shareability, Stag,
+    StreamId, SubstreamId, TableAttributes, Vmid,
 };

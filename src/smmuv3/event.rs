@@ -39,13 +39,12 @@ pub enum Event {
         /// Where the transaction came from.
         origin: Origin,
     },
-    /// `F_BAD_ATS_TREQ`: an ATS translation request of a stream that may make none (7.3.6).
+    /// `F_BAD_ATS_TREQ`: an ATS translation request of a stream that may make none (7.3.6). What access it asked for and
+    /// how many pages is not decoded.
     BadAtsTreq {
         /// Where it came from.
         origin: Origin,
-        /// What it asked for.
-        access: Access,
-        /// Its address.
+        /// Its address, a multiple of 4096.
         address: u64,
     },
     /// `F_STREAM_DISABLED`: a transaction without SubstreamID, or with SubstreamID 0, where `STE.S1DSS` allows none

@@ -154,3 +154,132 @@ impl Shareability {
         }
     }
 }
+
+/// A size of output or intermediate addresses. Numbered as `IDR5.OAS`, `CD.IPS` and `STE.S2PS` (6.3.6, 5.4, 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum AddressSize {
+    /// 32 bits.
+    Bits32 = 0,
+    /// 36 bits.
+    Bits36 = 1,
+    /// 40 bits.
+    Bits40 = 2,
+    /// 42 bits.
+    Bits42 = 3,
+    /// 44 bits.
+    Bits44 = 4,
+    /// 48 bits.
+    Bits48 = 5,
+    /// 52 bits.
+    Bits52 = 6,
+    /// 56 bits.
+    Bits56 = 7,
+}
+
+impl AddressSize {
+    /// The size that the low three bits of `value` code.
+    pub const fn from_low_bits(value: u64) -> Self {
+        match value & 7 {
+            0 => Self::Bits32,
+            1 => Self::Bits36,
+            2 => Self::Bits40,
+            3 => Self::Bits42,
+            4 => Self::Bits44,
+            5 => Self::Bits48,
+            6 => Self::Bits52,
+            _ => Self::Bits56,
+        }
+    }
+
+    /// The number of bits.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::Bits32 => 32,
+            Self::Bits36 => 36,
+            Self::Bits40 => 40,
+            Self::Bits42 => 42,
+            Self::Bits44 => 44,
+            Self::Bits48 => 48,
+            Self::Bits52 => 52,
+            Self::Bits56 => 56,
+        }
+    }
+}
+
+/// Cacheability of the SMMU's own reads of a table. Numbered as every two-bit field of STE and CD for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cacheability {
+    /// Not cached.
+    #[default]
+    NonCacheable = 0,
+    /// Write-back, allocating.
+    WriteBack = 1,
+    /// Write-through, allocating on reads.
+    WriteThrough = 2,
+    /// Write-back, with fewer allocation hints.
+    WriteBackNoAllocate = 3,
+}
+
+impl Cacheability {
+    /// The cacheability that the low two bits of `value` code.
+    pub const fn from_low_bits(value: u64) -> Self {
+        match value & 3 {
+            0 => Self::NonCacheable,
+            1 => Self::WriteBack,
+            2 => Self::WriteThrough,
+            _ => Self::WriteBackNoAllocate,
+        }
+    }
+}
+
+/// How the SMMU reads a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TableAttributes {
+    /// In the inner caches.
+    pub inner: Cacheability,
+    /// In the outer caches.
+    pub outer: Cacheability,
+    /// Coherent with whom.
+    pub shareability: Shareability,
+}
+
+impl TableAttributes {
+    /// Coherent with the cores' caches, for an SMMU with `IDR0.COHACC`.
+    pub const COHERENT: Self = Self {
+        inner: Cacheability::WriteBack,
+        outer: Cacheability::WriteBack,
+        shareability: Shareability::InnerShareable,
+    };
+
+    /// Around all caches, for an SMMU without `IDR0.COHACC`.
+    pub const NON_CACHEABLE: Self = Self {
+        inner: Cacheability::NonCacheable,
+        outer: Cacheability::NonCacheable,
+        shareability: Shareability::OuterShareable,
+    };
+}
+
+/// Which flags the SMMU updates in the leaf descriptors of a translation table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlagUpdate {
+    /// None.
+    #[default]
+    None,
+    /// The Access flag.
+    AccessFlag,
+    /// The Access flag and dirty state.
+    AccessFlagAndDirty,
+}
+
+impl FlagUpdate {
+    /// What `HA` and `HD` ask for together; `HD` alone is reserved and asks for nothing (5.4).
+    pub const fn new(access_flag: bool, dirty: bool) -> Self {
+        match (access_flag, dirty) {
+            (false, _) => Self::None,
+            (true, false) => Self::AccessFlag,
+            (true, true) => Self::AccessFlagAndDirty,
+        }
+    }
+}

@@ -29,7 +29,7 @@ const HINT_PRIVILEGED_WRITE: Field = Field::bit(38);
 const HINT_PRIVILEGED_READ: Field = Field::bit(39);
 const HINT_SPAN: Field = Field::new(51, 44);
 // Word 2.
-const HINT_ADDRESS: Field = Field::new(63, 12);
+const PAGE_ADDRESS: Field = Field::new(63, 12);
 // Word 3.
 const IPA: Field = Field::new(55, 12);
 const FETCH_ADDRESS: Field = Field::new(55, 3);
@@ -64,9 +64,7 @@ impl Event {
             Self::BadStreamId { origin } => [origin.put(C_BAD_STREAMID), 0, 0, 0],
             Self::SteFetch { origin, fetch } => fetch.put(origin.put(F_STE_FETCH), 0, 0),
             Self::BadSte { origin } => [origin.put(C_BAD_STE), 0, 0, 0],
-            Self::BadAtsTreq { origin, access, address } => {
-                [origin.put(F_BAD_ATS_TREQ), put_access(access), address, 0]
-            }
+            Self::BadAtsTreq { origin, address } => [origin.put(F_BAD_ATS_TREQ), 0, PAGE_ADDRESS.address(address), 0],
             Self::StreamDisabled { origin } => [origin.put(F_STREAM_DISABLED), 0, 0, 0],
             Self::TranslForbidden { origin, write, address } => {
                 [origin.put(F_TRANSL_FORBIDDEN), READ.flag(!write), address, 0]
@@ -98,7 +96,7 @@ impl Event {
                     | HINT_PRIVILEGED_WRITE.flag(privileged.write)
                     | HINT_PRIVILEGED_READ.flag(privileged.read)
                     | HINT_SPAN.put(span as u64),
-                HINT_ADDRESS.address(address),
+                PAGE_ADDRESS.address(address),
                 0,
             ],
             Self::VmsFetch { origin, fetch } => fetch.put(origin.put(F_VMS_FETCH), 0, 0),
@@ -124,7 +122,7 @@ impl Event {
             C_BAD_STREAMID => Self::BadStreamId { origin },
             F_STE_FETCH => Self::SteFetch { origin, fetch },
             C_BAD_STE => Self::BadSte { origin },
-            F_BAD_ATS_TREQ => Self::BadAtsTreq { origin, access, address },
+            F_BAD_ATS_TREQ => Self::BadAtsTreq { origin, address: PAGE_ADDRESS.address(address) },
             F_STREAM_DISABLED => Self::StreamDisabled { origin },
             F_TRANSL_FORBIDDEN => Self::TranslForbidden { origin, write: !READ.is_set(second), address },
             C_BAD_SUBSTREAMID => {
@@ -157,7 +155,7 @@ impl Event {
                     execute: HINT_PRIVILEGED_EXECUTE.is_set(second),
                     privileged: true,
                 },
-                address: HINT_ADDRESS.address(address),
+                address: PAGE_ADDRESS.address(address),
                 span: HINT_SPAN.get(second) as u8,
             },
             F_VMS_FETCH => Self::VmsFetch { origin, fetch },

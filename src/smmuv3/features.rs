@@ -1,0 +1,304 @@
+//! What an SMMU can do, decoded from its ID registers (6.3.1 to 6.3.8).
+
+mod display;
+
+use thiserror::Error;
+use tock_registers::LocalRegisterCopy;
+
+use super::queue::QueueSize;
+use super::registers::Register;
+use super::registers::fields::{IDR0, IDR1, IDR3, IDR5};
+use super::{AddressSize, Granule};
+
+/// The ID registers as read. IDR2 and IDR4 hold nothing that is used here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdRegisters {
+    /// `SMMU_IDR0`.
+    pub idr0: u32,
+    /// `SMMU_IDR1`.
+    pub idr1: u32,
+    /// `SMMU_IDR3`.
+    pub idr3: u32,
+    /// `SMMU_IDR5`.
+    pub idr5: u32,
+    /// `SMMU_IIDR`.
+    pub iidr: u32,
+    /// `SMMU_AIDR`.
+    pub aidr: u32,
+}
+
+/// What an SMMU can do. A feature that another one needs is off where that one is missing, as the specification has it
+/// reserved there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Architecture version 3.`minor` (`AIDR.ArchMinorRev`).
+    pub minor: u8,
+    /// Implementer, JEP106 code (`IIDR.Implementer`).
+    pub implementer: u16,
+    /// Product (`IIDR.ProductID`).
+    pub product: u16,
+    /// Stage 1 translation (`S1P`).
+    pub stage1: bool,
+    /// Stage 2 translation (`S2P`).
+    pub stage2: bool,
+    /// VMSAv8-64 tables (`TTF`).
+    pub aarch64: bool,
+    /// VMSAv8-32 tables (`TTF`).
+    pub aarch32: bool,
+    /// Endianness of translation tables (`TTENDIAN`).
+    pub table_endianness: TableEndianness,
+    /// The SMMU's accesses to tables and queues are coherent (`COHACC`).
+    pub coherent: bool,
+    /// TLB maintenance by the cores reaches the SMMU (`BTM`).
+    pub broadcast_tlb: bool,
+    /// Hardware update of flags in translation tables (`HTTU`).
+    pub httu: Httu,
+    /// EL2 contexts (`HYP`).
+    pub hyp: bool,
+    /// PCIe ATS (`ATS`).
+    pub ats: bool,
+    /// ATS that answers with IPAs (`NS1ATS` = 0).
+    pub split_ats: bool,
+    /// Page requests and the PRI queue (`PRI`).
+    pub pri: bool,
+    /// Automatic PRI responses carry the request's PASID whatever `STE.PPAR` says (`PPS`).
+    pub pps: bool,
+    /// Width of an ASID, 8 or 16 (`ASID16`).
+    pub asid_bits: u8,
+    /// Width of a VMID, 8 or 16 (`VMID16`).
+    pub vmid_bits: u8,
+    /// Message signalled interrupts (`MSI`).
+    pub msi: bool,
+    /// WFE wake-up events (`SEV`).
+    pub sev: bool,
+    /// 2-level stream tables (`ST_LEVEL`).
+    pub two_level: bool,
+    /// 2-level CD tables (`CD2L`).
+    pub cd2l: bool,
+    /// Whether faults can, cannot or must stall (`STALL_MODEL`).
+    pub stall_model: StallModel,
+    /// A terminated transaction is always aborted, never RAZ/WI (`TERM_MODEL` = 1).
+    pub term_model: bool,
+    /// How many transactions can be stalled at once; 0 where none can (`STALL_MAX`).
+    pub stall_max: u16,
+    /// Width of a StreamID, 0 to 32 (`SIDSIZE`).
+    pub sid_bits: u8,
+    /// Width of a SubstreamID, 0 to 20; 0: no substreams (`SSIDSIZE`).
+    pub ssid_bits: u8,
+    /// The largest command queue (`CMDQS`).
+    pub command_queue: QueueSize,
+    /// The largest event queue (`EVENTQS`).
+    pub event_queue: QueueSize,
+    /// The largest PRI queue, where there is one (`PRIQS`).
+    pub pri_queue: Option<QueueSize>,
+    /// The places of the queues are fixed (`QUEUES_PRESET`).
+    pub queues_preset: bool,
+    /// The place of the stream table is fixed (`TABLES_PRESET`).
+    pub tables_preset: bool,
+    /// TLB invalidation by range (`RIL`).
+    pub range_invalidation: bool,
+    /// Small translation tables (`STT`).
+    pub small_tables: bool,
+    /// Configuration errors of ATS and PRI can be recorded (`ATSRECERR`).
+    pub ats_record_errors: bool,
+    /// Output address size (`OAS`).
+    pub oas: AddressSize,
+    /// Virtual address size in bits, 48, 52 or 56 (`VAX`).
+    pub va_bits: u8,
+    /// 4 KiB granule (`GRAN4K`).
+    pub granule_4k: bool,
+    /// 16 KiB granule (`GRAN16K`).
+    pub granule_16k: bool,
+    /// 64 KiB granule (`GRAN64K`).
+    pub granule_64k: bool,
+    /// 52-bit addresses with the 4 KiB and 16 KiB granules (`DS`).
+    pub ds: bool,
+}
+
+/// Endianness of translation tables. Numbered as `TTENDIAN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableEndianness {
+    /// As each CD and STE says.
+    Mixed = 0,
+    /// Little only.
+    Little = 2,
+    /// Big only.
+    Big = 3,
+}
+
+/// Which flags the SMMU updates in translation tables. Numbered as `HTTU`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Httu {
+    /// None.
+    None = 0,
+    /// The Access flag.
+    AccessFlag = 1,
+    /// And dirty state.
+    Dirty = 2,
+    /// And the Access flag of table descriptors.
+    Tables = 3,
+}
+
+/// Whether translation faults can stall. Numbered as `STALL_MODEL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StallModel {
+    /// As each CD and STE says.
+    Configurable = 0,
+    /// They never do.
+    Terminate = 1,
+    /// They always do.
+    Forced = 2,
+}
+
+/// Why ID registers make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FeaturesError {
+    /// A field holds a reserved value.
+    #[error("{}.{field} has the reserved value {value}", .register.name())]
+    Reserved {
+        /// In which register.
+        register: Register,
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: u32,
+    },
+    /// Neither stage is supported (IDR0).
+    #[error("IDR0 {0:#010x} offers neither stage of translation")]
+    NoStage(u32),
+    /// No granule is supported (IDR5).
+    #[error("IDR5 {0:#010x} offers no translation granule")]
+    NoGranule(u32),
+}
+
+impl Features {
+    /// Decodes the ID registers.
+    ///
+    /// # Errors
+    ///
+    /// [`FeaturesError`] for a reserved value, and for an SMMU that could not translate anything.
+    pub fn decode(ids: IdRegisters) -> Result<Self, FeaturesError> {
+        let idr0 = LocalRegisterCopy::<u32, IDR0::Register>::new(ids.idr0);
+        let idr1 = LocalRegisterCopy::<u32, IDR1::Register>::new(ids.idr1);
+        let idr3 = LocalRegisterCopy::<u32, IDR3::Register>::new(ids.idr3);
+        let idr5 = LocalRegisterCopy::<u32, IDR5::Register>::new(ids.idr5);
+        let reserved = |register, field, value| FeaturesError::Reserved { register, field, value };
+
+        let stage1 = idr0.is_set(IDR0::S1P);
+        let stage2 = idr0.is_set(IDR0::S2P);
+        if !stage1 && !stage2 {
+            return Err(FeaturesError::NoStage(ids.idr0));
+        }
+        let formats = idr0.read(IDR0::TTF);
+        if formats == 0 {
+            return Err(reserved(Register::Idr0, "TTF", formats));
+        }
+        let table_endianness = match idr0.read(IDR0::TTENDIAN) {
+            0 => TableEndianness::Mixed,
+            2 => TableEndianness::Little,
+            3 => TableEndianness::Big,
+            value => return Err(reserved(Register::Idr0, "TTENDIAN", value)),
+        };
+        let stall_model = match idr0.read(IDR0::STALL_MODEL) {
+            0 => StallModel::Configurable,
+            1 => StallModel::Terminate,
+            2 => StallModel::Forced,
+            value => return Err(reserved(Register::Idr0, "STALL_MODEL", value)),
+        };
+        let two_level = match idr0.read(IDR0::ST_LEVEL) {
+            0 => false,
+            1 => true,
+            value => return Err(reserved(Register::Idr0, "ST_LEVEL", value)),
+        };
+        let sid_bits = match idr1.read(IDR1::SIDSIZE) {
+            bits @ 0..=32 => bits as u8,
+            value => return Err(reserved(Register::Idr1, "SIDSIZE", value)),
+        };
+        let ssid_bits = match idr1.read(IDR1::SSIDSIZE) {
+            bits @ 0..=20 => bits as u8,
+            value => return Err(reserved(Register::Idr1, "SSIDSIZE", value)),
+        };
+        let queue = |field, log2| QueueSize::new(log2 as u8).ok_or(reserved(Register::Idr1, field, log2));
+        let ats = idr0.is_set(IDR0::ATS);
+        let pri = ats && idr0.is_set(IDR0::PRI);
+        let va_bits = match idr5.read(IDR5::VAX) {
+            0 => 48,
+            1 => 52,
+            2 => 56,
+            value => return Err(reserved(Register::Idr5, "VAX", value)),
+        };
+        if idr5.read(IDR5::GRAN4K) + idr5.read(IDR5::GRAN16K) + idr5.read(IDR5::GRAN64K) == 0 {
+            return Err(FeaturesError::NoGranule(ids.idr5));
+        }
+        Ok(Self {
+            minor: (ids.aidr & 0xf) as u8,
+            implementer: (ids.iidr & 0xfff) as u16,
+            product: (ids.iidr >> 20) as u16,
+            stage1,
+            stage2,
+            aarch64: formats & 2 != 0,
+            aarch32: formats & 1 != 0,
+            table_endianness,
+            coherent: idr0.is_set(IDR0::COHACC),
+            broadcast_tlb: idr0.is_set(IDR0::BTM),
+            httu: match idr0.read(IDR0::HTTU) {
+                0 => Httu::None,
+                1 => Httu::AccessFlag,
+                2 => Httu::Dirty,
+                _ => Httu::Tables,
+            },
+            hyp: stage1 && stage2 && idr0.is_set(IDR0::HYP),
+            ats,
+            split_ats: ats && stage1 && stage2 && !idr0.is_set(IDR0::NS1ATS),
+            pri,
+            pps: pri && ssid_bits > 0 && idr3.is_set(IDR3::PPS),
+            asid_bits: if idr0.is_set(IDR0::ASID16) { 16 } else { 8 },
+            vmid_bits: if idr0.is_set(IDR0::VMID16) { 16 } else { 8 },
+            msi: idr0.is_set(IDR0::MSI),
+            sev: idr0.is_set(IDR0::SEV),
+            two_level,
+            cd2l: idr0.is_set(IDR0::CD2L),
+            stall_model,
+            term_model: idr0.is_set(IDR0::TERM_MODEL),
+            stall_max: match stall_model {
+                StallModel::Terminate => 0,
+                _ => idr5.read(IDR5::STALL_MAX) as u16,
+            },
+            sid_bits,
+            ssid_bits,
+            command_queue: queue("CMDQS", idr1.read(IDR1::CMDQS))?,
+            event_queue: queue("EVENTQS", idr1.read(IDR1::EVENTQS))?,
+            pri_queue: if pri { Some(queue("PRIQS", idr1.read(IDR1::PRIQS))?) } else { None },
+            queues_preset: idr1.is_set(IDR1::QUEUES_PRESET),
+            tables_preset: idr1.is_set(IDR1::TABLES_PRESET),
+            range_invalidation: idr3.is_set(IDR3::RIL),
+            small_tables: idr3.is_set(IDR3::STT),
+            ats_record_errors: ats && idr0.is_set(IDR0::ATSRECERR),
+            oas: AddressSize::from_low_bits(idr5.read(IDR5::OAS).into()),
+            va_bits,
+            granule_4k: idr5.is_set(IDR5::GRAN4K),
+            granule_16k: idr5.is_set(IDR5::GRAN16K),
+            granule_64k: idr5.is_set(IDR5::GRAN64K),
+            ds: idr5.is_set(IDR5::DS),
+        })
+    }
+
+    /// Whether transactions can stall.
+    pub const fn can_stall(&self) -> bool {
+        !matches!(self.stall_model, StallModel::Terminate)
+    }
+
+    /// The largest intermediate address in bits (3.4).
+    pub const fn ias(&self) -> u8 {
+        if self.aarch64 && (!self.aarch32 || self.oas.bits() > 40) { self.oas.bits() } else { 40 }
+    }
+
+    /// Whether translation tables can have this granule.
+    pub const fn has_granule(&self, granule: Granule) -> bool {
+        match granule {
+            Granule::Size4K => self.granule_4k,
+            Granule::Size16K => self.granule_16k,
+            Granule::Size64K => self.granule_64k,
+        }
+    }
+}
