@@ -13,9 +13,12 @@ extern crate alloc;
 #[cfg(not(target_os = "none"))]
 extern crate std;
 
+#[cfg(target_os = "none")]
+pub mod arch;
 pub mod driver;
 pub mod iopf;
 pub mod model;
+pub mod platform;
 pub mod smmuv3;
 pub mod sva;
 pub mod sync;

@@ -1,0 +1,4 @@
+//! The QEMU virt board: what the device tree says is there, and how to reach it.
+
+#[cfg(target_os = "none")]
+pub mod smmu_registers;
