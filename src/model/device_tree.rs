@@ -118,6 +118,8 @@ pub struct Machine {
     pub memory: Vec<Range<u64>, MAX_MEMORY>,
     /// Where the registers of the GICv3's distributor are.
     pub distributor: u64,
+    /// Where the registers of its redistributors are, in one piece.
+    pub redistributors: u64,
     /// A phandle that no node has.
     phandle: u32,
 }
@@ -257,8 +259,9 @@ fn add_device(machine: &mut Machine, walk: &Walk<'_>, interrupt_parent: Option<u
         if interrupt_parent.is_none() || cell(walk, "phandle")? != interrupt_parent {
             return Err(TreeError::Property { node: "the root", property: "interrupt-parent" });
         }
+        let mut bases = registers.map(|(base, _)| base);
         let unusable = TreeError::Property { node: "the GIC", property: "reg" };
-        (machine.distributor, _) = registers.clone().next().ok_or(unusable)?;
+        (machine.distributor, machine.redistributors) = bases.next().zip(bases.next()).ok_or(unusable)?;
     }
     Ok(())
 }

@@ -6,11 +6,11 @@
 //! address in x0. From then on it runs in four cases:
 //!
 //! - An access to the model's registers finds no translation at stage 2 and traps. It is decoded from its syndrome, done
-//!   on the [`Machine`] under its lock, and the core goes on behind it.
+//!   on the [machine](super::machine) under its lock, and the core goes on behind it.
 //! - An interrupt of the machine is raised by making an SPI pending at the distributor (GICD_ISPENDR). No interrupt is
 //!   taken at EL2.
-//! - SMC traps, for [PSCI](psci): every core must enter EL1 through EL2's set-up.
-//! - The machine's clock: the last core stays here and does nothing but [`Machine::step`]. With a single core there is
+//! - SMC traps, for PSCI: every core must enter EL1 through EL2's set-up.
+//! - The machine's clock: the last core stays here and does nothing but step the machine. With a single core there is
 //!   no such core: the machine is stepped at each access to its registers, while the core waits in WFI (which traps
 //!   then), and in CPU_SUSPEND. Software that spins on memory alone and does neither sees no progress there.
 //!
@@ -25,11 +25,15 @@
 pub mod access;
 
 #[cfg(target_os = "none")]
+mod clock;
+#[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
 mod cpu;
 #[cfg(target_os = "none")]
 mod firmware;
+#[cfg(target_os = "none")]
+mod gic;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]

@@ -149,6 +149,11 @@ fn allow_fine_grained(level: u64) {
     }
 }
 
+/// The affinity fields of this core's MPIDR_EL1.
+pub(super) fn affinity() -> u64 {
+    MPIDR_EL1.get() & 0xff_00ff_ffff
+}
+
 /// Whether an interrupt for EL1 is pending at this core, masked or not.
 pub(super) fn is_interrupt_pending() -> bool {
     mrs!("isr_el1") != 0

@@ -5,27 +5,25 @@ use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, MPIDR_EL1, Readable};
+use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, Readable};
 use heapless::Vec;
 use spin::mutex::SpinMutex;
 use spin::{Once, RelaxStrategy};
 
+use super::clock::{self, Doorbell};
 use super::console::{die, say};
+use super::gic::{self, Distributor, GicError};
 use super::memory::GuestMemory;
 use super::{IMAGE, KERNEL, TREE, cpu, psci, stage2};
 use crate::model::board;
 use crate::model::device_tree::{self, Core, TreeError};
-use crate::model::machine::Machine;
+use crate::model::machine::{Machine, Width};
 use crate::model::memory::Memory;
-use crate::model::wire::{Wire, Wires};
 use crate::smmuv3::PhysAddr;
 use crate::sync::cpu::MAX_CORES;
 
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
-
-/// How often the clock lets others go first before it takes its turn.
-const COURTESY: u32 = 1000;
 
 /// A mutex that waits as QEMU likes it: YIELD lets other cores run under icount, ISB would not.
 type Mutex<T> = SpinMutex<T, Pause>;
@@ -44,6 +42,7 @@ impl RelaxStrategy for Pause {
 pub(super) struct Shared {
     /// How many cores are about to access the machine's registers. The clock leaves them the lock.
     waiting: AtomicU32,
+    pub(super) doorbell: Doorbell,
     memory: GuestMemory,
     /// All cores, in the device tree's order; the first is the one QEMU started.
     pub(super) cores: Vec<Core, MAX_CORES>,
@@ -51,7 +50,9 @@ pub(super) struct Shared {
     pub(super) clock: Option<usize>,
     /// Held by whoever is in CPU_ON.
     pub(super) cpu_on: Mutex<()>,
-    wires: Distributor,
+    pub(super) distributor: Distributor,
+    /// Where the redistributors are.
+    redistributors: u64,
 }
 
 static MACHINE: Mutex<Machine> = Mutex::new(Machine::new());
@@ -67,47 +68,38 @@ pub struct Entry {
 }
 
 impl Shared {
-    /// Runs `access` on the machine, before the clock's next turn.
-    pub(super) fn access<R>(&self, access: impl FnOnce(&mut Machine) -> R) -> R {
+    /// Reads a register of the machine.
+    pub(super) fn read(&self, address: u64, width: Width) -> u64 {
+        self.access(|machine| machine.read(address, width))
+    }
+
+    /// Writes a register of the machine, and sees to it that the machine acts on it.
+    pub(super) fn write(&self, address: u64, width: Width, value: u64) {
+        self.access(|machine| machine.write(address, width, value));
+        if let Some(clock) = self.clock.and_then(|index| self.cores.get(index)) {
+            self.doorbell.ring(clock.mpidr);
+        }
+    }
+
+    /// One tick of the machine; whether there is more to do at once.
+    pub(super) fn step(&self) -> bool {
+        MACHINE.lock().step(&self.memory, &mut &self.distributor)
+    }
+
+    /// Whether a core waits for the machine.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    fn access<R>(&self, access: impl FnOnce(&mut Machine) -> R) -> R {
         self.waiting.fetch_add(1, Relaxed);
         let mut machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
         let result = access(&mut machine);
-        if self.clock.is_none() {
-            machine.step(&self.memory, &mut &self.wires);
+        if self.clock.is_none() || self.doorbell.is_late() {
+            machine.step(&self.memory, &mut &self.distributor);
         }
         result
-    }
-
-    /// One tick of the machine; whether there is more to do at once.
-    fn step(&self) -> bool {
-        MACHINE.lock().step(&self.memory, &mut &self.wires)
-    }
-}
-
-/// Raises the machine's interrupts at the GIC.
-struct Distributor {
-    base: u64,
-}
-
-impl Distributor {
-    /// The distributor at `base`, if it has all the interrupts that the board uses.
-    fn new(base: u64) -> Result<Self, Refusal> {
-        let needed = board::spi(Wire::Engine(board::ENGINES as u8 - 1));
-        // SAFETY: the first GiB is mapped as device memory, and the device tree has a GICv3's distributor here, whose
-        // GICD_TYPER at 0x4 reads without effect.
-        let lines = unsafe { (base as *const u32).byte_add(0x4).read_volatile() } & 0x1f;
-        if 32 * lines < needed { Err(Refusal::Interrupts { needed, lines }) } else { Ok(Self { base }) }
-    }
-}
-
-impl Wires for &Distributor {
-    fn raise(&mut self, wire: Wire) {
-        let interrupt = 32 + board::spi(wire);
-        let register = self.base + 0x200 + 4 * u64::from(interrupt / 32);
-        // SAFETY: this is GICD_ISPENDR<n> of the distributor that `new` checked. Bits written as zero have no effect,
-        // so that this needs no lock against EL1.
-        unsafe { (register as *mut u32).write_volatile(1 << (interrupt % 32)) };
     }
 }
 
@@ -120,8 +112,8 @@ enum Refusal {
     Tree(#[from] TreeError),
     #[error("this is core {here:#x}, and not {first:#x}, the first in the device tree")]
     NotFirst { here: u64, first: u64 },
-    #[error("the GIC lacks SPI {needed} (GICD_TYPER.ITLinesNumber is {lines})")]
-    Interrupts { needed: u32, lines: u32 },
+    #[error(transparent)]
+    Gic(#[from] GicError),
     #[error("nothing is loaded at {KERNEL:#x}: QEMU needs -device loader,file=...")]
     NoKernel,
     #[error("PSCI does not start core {mpidr:#x}: error {error}")]
@@ -145,7 +137,7 @@ fn boot() -> Result<Entry, Refusal> {
     // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
     let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };
     let found = device_tree::survey(room)?;
-    let here = MPIDR_EL1.get() & 0xff_00ff_ffff;
+    let here = cpu::affinity();
     let first = found.cores.first().map_or(0, |core| core.mpidr);
     if here != first {
         return Err(Refusal::NotFirst { here, first });
@@ -163,14 +155,17 @@ fn boot() -> Result<Entry, Refusal> {
     if !memory.read64(PhysAddr(KERNEL)).is_ok_and(|word| word != 0) {
         return Err(Refusal::NoKernel);
     }
-    let wires = Distributor::new(found.distributor)?;
+    // SAFETY: the device tree has a GICv3's distributor there, and the first GiB is mapped as device memory.
+    let distributor = unsafe { Distributor::new(found.distributor) }?;
     let shared = SHARED.call_once(|| Shared {
         waiting: AtomicU32::new(0),
+        doorbell: Doorbell::new(),
         memory,
         cores: found.cores,
         clock,
         cpu_on: Mutex::new(()),
-        wires,
+        distributor,
+        redistributors: found.redistributors,
     });
     cpu::prepare(stage2::build(), clock.is_none());
     if let Some(clock) = clock {
@@ -197,25 +192,21 @@ pub extern "C" fn start_secondary(index: u64) -> Entry {
         die();
     }
     if shared.clock == Some(index) {
-        clock(shared);
+        be_clock(shared);
     }
     cpu::prepare(stage2::address(), false);
     psci::entry(index)
 }
 
-/// Drives the machine for ever.
-fn clock(shared: &Shared) -> ! {
-    loop {
-        for _ in 0..COURTESY {
-            if shared.waiting.load(Relaxed) == 0 {
-                break;
-            }
-            Pause::relax();
-        }
-        if !shared.step() {
-            Pause::relax();
-        }
+fn be_clock(shared: &Shared) -> ! {
+    // SAFETY: the device tree has a GICv3's redistributors there, the first GiB is mapped as device memory, and the tree
+    // that EL1 sees lacks this core.
+    if let Err(error) = unsafe { gic::listen(shared.redistributors, cpu::affinity()) } {
+        say!("{error}");
+        die();
     }
+    // SAFETY: this core listens.
+    unsafe { clock::run(shared) }
 }
 
 /// What the only core does when EL1 has nothing to do: drives the machine until that is idle too or an interrupt is

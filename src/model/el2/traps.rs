@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, MPIDR_EL1, Readable, SPSR_EL2, Writeable};
+use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, SPSR_EL2, Writeable};
 
 use super::access::{Access, Registers};
 use super::console::{die, say};
+use super::cpu::affinity;
 use super::firmware::{Shared, end_once, idle, shared};
 use super::psci;
 use crate::model::board;
@@ -49,14 +50,8 @@ fn emulate(shared: &Shared, iss: u64, registers: &mut Registers) {
         _ => None,
     };
     match (width, access.write) {
-        (Some(width), true) => {
-            let value = access.stored(registers);
-            shared.access(|machine| machine.write(address, width, value));
-        }
-        (Some(width), false) => {
-            let value = shared.access(|machine| machine.read(address, width));
-            access.load(registers, value);
-        }
+        (Some(width), true) => shared.write(address, width, access.stored(registers)),
+        (Some(width), false) => access.load(registers, shared.read(address, width)),
         (None, true) => {}
         (None, false) => access.load(registers, 0),
     }
@@ -73,7 +68,7 @@ fn give_up(why: &str, registers: &Registers) -> ! {
     say!("{why}");
     say!(
         "core {:#x}, physical address {:#x}, ESR_EL2 {:#x}, ELR {:#x}, FAR {:#x}, SPSR {:#x}",
-        MPIDR_EL1.get() & 0xff_00ff_ffff,
+        affinity(),
         address(),
         ESR_EL2.get(),
         ELR_EL2.get(),
