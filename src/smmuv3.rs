@@ -3,12 +3,15 @@
 //! Section numbers in this room's documentation are sections of that specification.
 
 mod bits;
+pub mod cd;
 pub mod command;
+pub mod descriptor;
 pub mod event;
 pub mod features;
 pub mod page_request;
 pub mod queue;
 pub mod registers;
+pub mod ste;
 pub mod types;
 
 pub use types::{

@@ -4,6 +4,7 @@ mod codec;
 
 use thiserror::Error;
 
+use super::features::Features;
 use super::{Asid, Granule, PageResponse, PhysAddr, PrgIndex, Shareability, Stag, StreamId, SubstreamId, Vmid};
 
 /// A command. The bits of addresses that a command cannot carry, such as the low 12, are dropped when it is encoded.
@@ -261,6 +262,9 @@ pub enum CommandError {
     /// `CMD_ATC_INV.Size` is over 52.
     #[error("CMD_ATC_INV with size {0}, over 52")]
     AtcSize(u8),
+    /// The SMMU lacks the feature that the command needs.
+    #[error("command {0:#04x} is not supported by this SMMU")]
+    NotSupported(u8),
     /// A granule without a range or a level.
     #[error("TLB invalidation {0:#04x} with a granule, but NUM, SCALE and TTL all 0")]
     EmptySpan(u8),
@@ -272,4 +276,35 @@ impl Command {
 
     /// The `size` of a [`Command::AtcInv`] that invalidates everything (4.5.1).
     pub const ATC_INV_ALL: u8 = 52;
+
+    /// Checks that an SMMU with `features` has this command (4.3 to 4.7).
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::NotSupported`] if it answers `CERROR_ILL`.
+    pub const fn check(&self, features: &Features) -> Result<(), CommandError> {
+        let supported = match self {
+            Self::CfgiCd { .. }
+            | Self::CfgiCdAll { .. }
+            | Self::TlbiNhAll { .. }
+            | Self::TlbiNhAsid { .. }
+            | Self::TlbiNhVa { .. }
+            | Self::TlbiNhVaa { .. } => features.stage1,
+            Self::TlbiEl2All | Self::TlbiEl2Asid { .. } | Self::TlbiEl2Va { .. } | Self::TlbiEl2Vaa { .. } => {
+                features.hyp
+            }
+            Self::TlbiS12VmAll { .. } | Self::TlbiS2Ipa { .. } => features.stage2,
+            Self::AtcInv { .. } => features.ats,
+            Self::PriResp { .. } => features.pri,
+            Self::Resume { .. } | Self::StallTerm { .. } => features.can_stall(),
+            Self::PrefetchConfig { .. }
+            | Self::PrefetchAddress { .. }
+            | Self::CfgiSte { .. }
+            | Self::CfgiSteRange { .. }
+            | Self::CfgiAll
+            | Self::TlbiNsnhAll
+            | Self::Sync(_) => true,
+        };
+        if supported { Ok(()) } else { Err(CommandError::NotSupported(self.opcode())) }
+    }
 }
