@@ -1,10 +1,33 @@
 //! The fault core: which stream a fault belongs to, what is still unanswered, and who may answer it.
 //!
 //! It knows no SMMU: records come in as [`Fault`]s, answers leave through a [`PageResponder`].
+//!
+//! # The life of a stream
+//!
+//! [`FaultTable::open`] makes a fault state and publishes it under the master's StreamIDs. [`FaultTable::report`] finds it in
+//! a read section and asks the handler. What the handler answers at once goes back to the caller, who sends it. Else the
+//! group moves to a slot of the state, and a [`FaultGroup`], which owns a reference to the state, to the handler.
+//! [`FaultGroup::respond`], the time-out ([`FaultTable::expire`]) and the disabler ([`Closing`]) claim the slot; one wins.
+//! After [`FaultTable::close`] and a grace period only the disabler is left, and [`Closing::finish`] takes the state
+//! out. Its last reference, which a group may hold for long, retires it, and it is freed a grace period later.
 
+mod closing;
 pub mod fault;
+mod group;
+mod shared;
+mod slot;
+mod state;
+mod statistics;
+mod table;
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
+pub use group::{FaultGroup, LateAnswer};
+pub use statistics::Statistics;
+pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
 
 use crate::smmuv3::PageResponse;
 use crate::sync::Masked;
@@ -24,7 +47,7 @@ pub trait PageResponder: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`NotSent`] when the answer could not be published; it is then kept and tried again by the time-out pass.
+    /// [`NotSent`] when the answer could not be published; it is then kept and tried again by [`FaultTable::expire`].
     fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent>;
 }
 
@@ -35,4 +58,60 @@ pub enum Verdict {
     Answer(PageResponse),
     /// It takes longer; [`FaultHandler::defer`] gets the group.
     Defer,
+}
+
+/// Decides about a stream's faults.
+///
+/// Both methods run in the masked section of the report, often in an interrupt: they neither wait nor allocate.
+pub trait FaultHandler: Send + Sync {
+    /// Looks at a complete group: one stall, or the requests of a page request group in their order, at least one.
+    ///
+    /// Success says that every page is there with the access asked for. Invalid refuses. Failure says that PRI is down
+    /// for the whole function.
+    fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict;
+
+    /// Takes over a group that [`handle`](Self::handle) deferred. It only puts it where someone will work on it; where
+    /// there is no room, dropping it answers Invalid.
+    fn defer(&self, masked: &Masked, group: FaultGroup);
+}
+
+/// The most requests that a page request group may have and still be served.
+pub const MAX_GROUP_REQUESTS: usize = 32;
+
+/// The most StreamIDs of one master.
+pub const MAX_MASTER_STREAMS: usize = 16;
+
+/// What one master may ask for. Beyond it, its groups are answered Invalid; others do not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Groups in storage, 1 to 65534: partial, deferred, or answered and not let go.
+    pub groups: u16,
+    /// Requests in a page request group, 1 to [`MAX_GROUP_REQUESTS`].
+    pub requests: u8,
+    /// How long a deferred group may wait, in microseconds. Rounded up to milliseconds.
+    pub time_out_us: u32,
+}
+
+/// What all masters of a table may have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fault states, those included that are closed and not freed yet.
+    pub states: usize,
+    /// Groups in storage.
+    pub groups: usize,
+}
+
+/// The heap is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory for the fault table")]
+pub struct NoMemory;
+
+/// A slice of `len` values from `make`; `None` without memory, or when `make` has none.
+fn try_boxed<T>(len: usize, mut make: impl FnMut() -> Option<T>) -> Option<Box<[T]>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).ok()?;
+    for _ in 0..len {
+        values.push(make()?);
+    }
+    Some(values.into_boxed_slice())
 }

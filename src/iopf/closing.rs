@@ -1,0 +1,115 @@
+//! The end of a master's faults.
+
+use super::fault::Kind;
+use super::slot::State;
+use super::state::FaultState;
+use super::statistics::{Counter, Statistics};
+use super::table::FaultTable;
+use crate::smmuv3::{PageResponse, StreamId};
+use crate::sync::atomic::Ordering::Release;
+use crate::sync::grace::{Grace, Ref};
+use crate::sync::{Cpu, Masked};
+
+/// The right to answer for a closed master, and to end its fault state.
+///
+/// From the next grace period on no one else answers its groups, and none are added: new stalls are swallowed, because
+/// STALL_TERM answers them, and page requests are answered Invalid as they come. Dropping this leaves the StreamIDs
+/// quarantined: they stay in the table, closed, until [`FaultTable::close`] is called again.
+#[derive(Debug)]
+#[must_use = "a closed stream stays quarantined until it is finished"]
+pub struct Closing<'t> {
+    table: &'t FaultTable,
+    state: Ref<FaultState>,
+}
+
+/// What became of the groups that were waiting when their stream was closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leftover {
+    /// Answered now; each had been reported and not answered.
+    pub answered: usize,
+    /// Stalls dropped without a command.
+    pub terminated: usize,
+    /// Not answered, because the answer could not be sent. Try again.
+    pub unsent: usize,
+}
+
+/// Groups still wait for an answer, so the stream can't be finished.
+#[derive(Debug, thiserror::Error)]
+#[error("{waiting} groups of {:?} wait for an answer", .closing.streams())]
+pub struct Unfinished<'t> {
+    /// The right to try again.
+    pub closing: Closing<'t>,
+    /// How many groups wait.
+    pub waiting: usize,
+}
+
+impl<'t> Closing<'t> {
+    pub(super) fn new(table: &'t FaultTable, state: Ref<FaultState>) -> Self {
+        Self { table, state }
+    }
+
+    /// All StreamIDs of the master.
+    pub fn streams(&self) -> &[StreamId] {
+        &self.state.streams
+    }
+
+    /// How the master waits for answers.
+    pub fn kind(&self) -> Kind {
+        self.state.kind
+    }
+
+    /// What was counted for the master.
+    pub fn statistics(&self) -> Statistics {
+        self.state.counters.read()
+    }
+
+    /// Ends what was waiting: page request groups are answered, Invalid unless an answer was decided before, and stalls are
+    /// dropped without a command, for after STALL_TERM their tags may belong to other transactions. Partial groups are
+    /// dropped too.
+    ///
+    /// For stalls call it after STALL_TERM. `grace` is a grace period that began after [`FaultTable::close`] and passed: so
+    /// every report and every answer that did not see the stream closed has ended.
+    pub fn answer_pending(&self, cpu: &Cpu, _grace: &Grace) -> Leftover {
+        let mut leftover = Leftover::default();
+        for slot in &self.state.slots {
+            cpu.masked(|masked| {
+                self.state.discard(masked, slot, |_| true);
+                let word = slot.word();
+                let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
+                let Some(claim) = slot.claim(word, response, false) else { return };
+                match self.state.kind {
+                    Kind::Stall => {
+                        self.state.count(masked, Counter::Terminated);
+                        self.state.give_back(claim.done());
+                        leftover.terminated += 1;
+                    }
+                    Kind::Page if self.state.send(masked, claim) => leftover.answered += 1,
+                    Kind::Page => leftover.unsent += 1,
+                }
+            });
+        }
+        leftover
+    }
+
+    /// Takes the state out of the table. It is freed when its last group is let go and a grace period has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfinished`] when groups wait for an answer; nothing has changed then.
+    pub fn finish(self, masked: &Masked) -> Result<Statistics, Unfinished<'t>> {
+        let (waiting, _) = self.state.unanswered();
+        if waiting != 0 {
+            return Err(Unfinished { closing: self, waiting });
+        }
+        self.state.slots.iter().for_each(|slot| self.state.discard(masked, slot, |_| true));
+        self.table.remove(masked, &self.state);
+        Ok(self.statistics())
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        // Pairs with the swap in `close`.
+        self.state.closing.store(false, Release);
+    }
+}

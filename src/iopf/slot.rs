@@ -1,0 +1,375 @@
+//! The storage of one group, and the word that says who may answer it.
+//!
+//! A word is {generation, state, held, count, response}. Whoever answers read the word first and claims by
+//! compare-exchange on all of it, so a group has one answer, and a claim meant for an earlier group in the same slot fails.
+//!
+//! | from | to | by |
+//! |---|---|---|
+//! | `Free` | `Filling`, next generation | the reporter, who then owns the slot |
+//! | `Filling` | `Partial` | the reporter: the group waits for its last request |
+//! | `Partial` | `Filling` | the reporter: the next request came |
+//! | `Partial` | `Free` | who discards partial groups |
+//! | `Filling` | `Pending`, held | the reporter: the handler deferred it |
+//! | `Filling` | `Free` | the reporter: answered at once |
+//! | `Pending` | `Sending` | who answers: holder, time-out, disable |
+//! | `Pending` | `Unsent` | the holder drops it |
+//! | `Sending` | `Answered` if held, else `Free` | who answers: it is published |
+//! | `Sending` | `Unsent` | who answers: it could not be published |
+//! | `Unsent` | `Sending` | who tries again |
+//!
+//! `held` falls, in any state, when the holder lets go; `Answered` then becomes `Free`. So no slot is used again while
+//! someone holds its group.
+
+use alloc::boxed::Box;
+
+use super::fault::{Answer, Fault, Request};
+use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
+use crate::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use crate::sync::mutant::mutant;
+
+/// What goes on in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Free,
+    Filling,
+    Partial,
+    Pending,
+    Sending,
+    Unsent,
+    Answered,
+}
+
+/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, count in bits 15:8, generation above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Word(u64);
+
+impl Word {
+    const HELD: u64 = 1 << 3;
+    const COUNT_SHIFT: u32 = 8;
+    const GENERATION_SHIFT: u32 = 16;
+
+    pub(super) fn state(self) -> State {
+        match self.0 & 7 {
+            0 => State::Free,
+            1 => State::Filling,
+            2 => State::Partial,
+            3 => State::Pending,
+            4 => State::Sending,
+            5 => State::Unsent,
+            _ => State::Answered,
+        }
+    }
+
+    pub(super) fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
+    }
+
+    /// The number of requests in the group.
+    pub(super) fn count(self) -> usize {
+        (self.0 >> Self::COUNT_SHIFT) as usize & 0xff
+    }
+
+    /// How often the slot has been used.
+    pub(super) fn generation(self) -> u64 {
+        self.0 >> Self::GENERATION_SHIFT
+    }
+
+    /// The answer that an `Unsent` group got.
+    pub(super) fn response(self) -> PageResponse {
+        match self.0 >> 4 & 3 {
+            0 => PageResponse::Failure,
+            2 => PageResponse::Success,
+            _ => PageResponse::Invalid,
+        }
+    }
+
+    /// Whether the group wants an answer that no one has claimed.
+    pub(super) fn is_unanswered(self) -> bool {
+        matches!(self.state(), State::Pending | State::Unsent)
+    }
+
+    /// Whether the device waits for an answer that is not published yet.
+    pub(super) fn wants_answer(self) -> bool {
+        self.is_unanswered() || self.state() == State::Sending
+    }
+
+    fn with_state(self, state: State) -> Self {
+        Self(self.0 & !7 | state as u64)
+    }
+
+    fn with_held(self, held: bool) -> Self {
+        Self(self.0 & !Self::HELD | if held { Self::HELD } else { 0 })
+    }
+
+    fn with_count(self, count: usize) -> Self {
+        Self(self.0 & !(0xff << Self::COUNT_SHIFT) | (count as u64 & 0xff) << Self::COUNT_SHIFT)
+    }
+
+    fn with_response(self, response: PageResponse) -> Self {
+        Self(self.0 & !(3 << 4) | (response as u64) << 4)
+    }
+
+    fn free(self) -> Self {
+        self.with_state(State::Free).with_held(false).with_count(0)
+    }
+
+    fn next_generation(self) -> Self {
+        if mutant!("slot_without_generation") {
+            return self;
+        }
+        Self(self.0.wrapping_add(1 << Self::GENERATION_SHIFT))
+    }
+}
+
+/// One fault in words that several cores may read while one writes: who reads them for a claim has its claim fail if
+/// they changed meanwhile, because every change of owner goes through the slot's word.
+#[derive(Debug)]
+struct StoredFault {
+    /// StreamID 31:0, SubstreamID 51:32, SubstreamID valid 52, read 53, write 54, execute 55, privileged 56.
+    who: AtomicU64,
+    /// STAG 15:0, or PRG index 15:0 with Last 16 and 17 set.
+    request: AtomicU64,
+    address: AtomicU64,
+}
+
+impl StoredFault {
+    fn new() -> Self {
+        Self { who: AtomicU64::new(0), request: AtomicU64::new(0), address: AtomicU64::new(0) }
+    }
+
+    // Relaxed: the slot's word orders the stores before the loads.
+    fn store(&self, fault: &Fault) {
+        let substream = fault.substream.map_or(0, |s| 1 << 52 | u64::from(s.get()) << 32);
+        let Access { read, write, execute, privileged } = fault.access;
+        let access = u64::from(read) | u64::from(write) << 1 | u64::from(execute) << 2 | u64::from(privileged) << 3;
+        let request = match fault.request {
+            Request::Stall(tag) => u64::from(tag.0),
+            Request::Page { group, last } => 1 << 17 | u64::from(last) << 16 | u64::from(group.get()),
+        };
+        self.who.store(u64::from(fault.stream.0) | substream | access << 53, Relaxed);
+        self.request.store(request, Relaxed);
+        self.address.store(fault.address, Relaxed);
+    }
+
+    fn load(&self) -> Fault {
+        let who = self.who.load(Relaxed);
+        let request = self.request.load(Relaxed);
+        let bit = |n: u32| who >> n & 1 != 0;
+        Fault {
+            stream: StreamId(who as u32),
+            substream: bit(52).then(|| SubstreamId::from_low_bits(who >> 32)),
+            address: self.address.load(Relaxed),
+            access: Access { read: bit(53), write: bit(54), execute: bit(55), privileged: bit(56) },
+            request: if request >> 17 & 1 != 0 {
+                Request::Page { group: PrgIndex::from_low_bits(request), last: request >> 16 & 1 != 0 }
+            } else {
+                Request::Stall(Stag(request as u16))
+            },
+        }
+    }
+}
+
+/// Room for one group.
+#[derive(Debug)]
+pub(super) struct GroupSlot {
+    index: u16,
+    word: AtomicU64,
+    /// The low half of the generation that the time-out pass saw last (63:32), and when first, in milliseconds (31:0).
+    seen: AtomicU64,
+    requests: Box<[StoredFault]>,
+}
+
+/// A slot that this reporter alone may change, until one of the methods that end this.
+#[derive(Debug)]
+#[must_use = "a slot that is not passed on is lost"]
+pub(super) struct Filling<'a> {
+    slot: &'a GroupSlot,
+    word: Word,
+}
+
+/// An answer that this core alone may send.
+#[derive(Debug)]
+#[must_use = "a claim is for sending an answer"]
+pub(super) struct Claim<'a> {
+    slot: &'a GroupSlot,
+    /// What to send.
+    pub(super) answer: Answer,
+}
+
+/// Whether a transition made its slot free, so that the limit gets it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a freed slot is given back to the limit"]
+pub(super) struct Freed(pub(super) bool);
+
+impl GroupSlot {
+    /// Free slot number `index` with room for `requests` requests (1 to 255), or `None` without memory.
+    pub(super) fn new(index: u16, requests: usize) -> Option<Self> {
+        let requests = super::try_boxed(requests, || Some(StoredFault::new()))?;
+        Some(Self { index, word: AtomicU64::new(0), seen: AtomicU64::new(u64::MAX), requests })
+    }
+
+    /// Its number among its stream's slots.
+    pub(super) fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// The word; acquires what its writer stored in the slot.
+    pub(super) fn word(&self) -> Word {
+        Word(self.word.load(Acquire))
+    }
+
+    /// AcqRel: a winner acquires what all earlier owners stored and releases what it read, so that the stores of a
+    /// later owner can't reach its earlier loads.
+    fn exchange(&self, from: Word, to: Word) -> bool {
+        self.word.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+    }
+
+    /// Takes the slot if it is free.
+    pub(super) fn take(&self) -> Option<Filling<'_>> {
+        let from = self.word();
+        let to = from.next_generation().with_state(State::Filling);
+        (from.state() == State::Free && self.exchange(from, to)).then_some(Filling { slot: self, word: to })
+    }
+
+    /// Takes the slot back if it holds the partial group that `fault` belongs to.
+    pub(super) fn resume(&self, fault: &Fault) -> Option<Filling<'_>> {
+        let from = self.word();
+        let to = from.with_state(State::Filling);
+        (from.state() == State::Partial && self.is_group_of(fault) && self.exchange(from, to))
+            .then_some(Filling { slot: self, word: to })
+    }
+
+    /// Whether the group in the slot waits for its answer and has the same index as `fault`'s.
+    pub(super) fn is_duplicate(&self, fault: &Fault) -> bool {
+        self.word().is_unanswered() && self.is_group_of(fault)
+    }
+
+    fn is_group_of(&self, fault: &Fault) -> bool {
+        self.requests.first().is_some_and(|first| {
+            let first = first.load();
+            first.stream == fault.stream && first.target() == fault.target()
+        })
+    }
+
+    /// The requests of the group that `word` was read for; of another one if the slot has been used again since.
+    pub(super) fn faults(&self, word: Word) -> impl Iterator<Item = Fault> + '_ {
+        self.requests.iter().take(word.count()).map(StoredFault::load)
+    }
+
+    /// The answer `response` to the group that `word` was read for.
+    pub(super) fn answer(&self, word: Word, response: PageResponse) -> Option<Answer> {
+        self.requests.get(word.count().checked_sub(1)?).map(|last| last.load().answer(response))
+    }
+
+    /// Claims the answer to the group that `word` was read for. `let_go`: the caller is its holder.
+    ///
+    /// `None` if it is answered, or was never asked.
+    pub(super) fn claim(&self, word: Word, response: PageResponse, let_go: bool) -> Option<Claim<'_>> {
+        if !word.is_unanswered() {
+            return None;
+        }
+        let answer = self.answer(word, response)?;
+        let to = word.with_state(State::Sending).with_held(word.is_held() && !let_go);
+        self.exchange(word, to).then_some(Claim { slot: self, answer })
+    }
+
+    /// Drops the partial group that `word` was read for.
+    pub(super) fn discard(&self, word: Word) -> Freed {
+        Freed(word.state() == State::Partial && self.exchange(word, word.free()))
+    }
+
+    /// The holder lets go without an answer: a group that still waits for one is to be answered Invalid.
+    pub(super) fn let_go(&self) -> Freed {
+        self.update(|word| match word.state() {
+            State::Pending => word.with_state(State::Unsent).with_response(PageResponse::Invalid).with_held(false),
+            State::Answered => word.free(),
+            _ => word.with_held(false),
+        })
+    }
+
+    /// Whether the group that `word` was read for has waited for `time_out_ms` since this was first asked.
+    pub(super) fn is_overdue(&self, word: Word, now_ms: u32, time_out_ms: u32) -> bool {
+        let generation = word.generation() as u32;
+        let seen = self.seen.load(Relaxed);
+        if (seen >> 32) as u32 != generation {
+            self.seen.store(u64::from(generation) << 32 | u64::from(now_ms), Relaxed);
+            return false;
+        }
+        now_ms.wrapping_sub(seen as u32) >= time_out_ms
+    }
+
+    /// Few rounds: each that fails saw another owner's step, and a group has few.
+    fn update(&self, step: impl Fn(Word) -> Word) -> Freed {
+        let mut from = self.word();
+        loop {
+            let to = step(from);
+            match self.word.compare_exchange(from.0, to.0, AcqRel, Acquire) {
+                Ok(_) => return Freed(to.state() == State::Free),
+                Err(now) => from = Word(now),
+            }
+        }
+    }
+}
+
+impl<'a> Filling<'a> {
+    /// The slot.
+    pub(super) fn slot(&self) -> &'a GroupSlot {
+        self.slot
+    }
+
+    /// Adds `fault`, or returns false when the slot has no room left.
+    pub(super) fn push(&mut self, fault: &Fault) -> bool {
+        let count = self.word.count();
+        let Some(room) = self.slot.requests.get(count) else { return false };
+        room.store(fault);
+        self.word = self.word.with_count(count + 1);
+        true
+    }
+
+    /// The requests so far.
+    pub(super) fn faults(&self) -> impl Iterator<Item = Fault> + '_ {
+        self.slot.faults(self.word)
+    }
+
+    /// The group waits for its last request.
+    pub(super) fn hold(self) {
+        let word = self.word.with_state(State::Partial);
+        self.pass_on(word);
+    }
+
+    /// The group waits for its answer, and someone holds it.
+    pub(super) fn defer(self) -> Word {
+        let word = self.word.with_state(State::Pending).with_held(true);
+        self.pass_on(word)
+    }
+
+    /// The group is answered, or nothing will be.
+    pub(super) fn free(self) -> Freed {
+        let word = self.word.free();
+        self.pass_on(word);
+        Freed(true)
+    }
+
+    // Release pairs with the acquire of `word` and of `exchange`.
+    fn pass_on(self, word: Word) -> Word {
+        self.slot.word.store(word.0, Release);
+        word
+    }
+}
+
+impl Claim<'_> {
+    /// The answer is published, or the device needs none any more.
+    pub(super) fn done(self) -> Freed {
+        self.slot.update(|word| if word.is_held() { word.with_state(State::Answered) } else { word.free() })
+    }
+
+    /// The answer could not be published; it stays to be tried again.
+    pub(super) fn unsent(self) {
+        let response = self.answer.response;
+        let freed = self.slot.update(|word| word.with_state(State::Unsent).with_response(response));
+        debug_assert_eq!(freed, Freed(false));
+    }
+}

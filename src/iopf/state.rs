@@ -1,0 +1,354 @@
+//! What the fault core knows of one stream while its faults are served.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU16 as Hint, Ordering::Relaxed};
+use core::{fmt, slice};
+
+use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::group::FaultGroup;
+use super::shared::Live;
+use super::slot::{Claim, Filling, Freed, GroupSlot, State};
+use super::statistics::{Counter, Counters};
+use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
+use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
+use crate::sync::Masked;
+use crate::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
+use crate::sync::grace::Counted;
+
+/// One master's fault state: found under each of its StreamIDs, owned by the table's slots and by every deferred group.
+pub(super) struct FaultState {
+    pub(super) shared: Live,
+    pub(super) streams: Box<[StreamId]>,
+    pub(super) kind: Kind,
+    pub(super) handler: Arc<dyn FaultHandler>,
+    pub(super) limits: StreamLimits,
+    /// The first record of the queue that is of this life.
+    since: u64,
+    /// From when this is set, only the disabler answers.
+    closed: AtomicBool,
+    /// Someone holds the right to answer and finish.
+    pub(super) closing: AtomicBool,
+    pub(super) slots: Box<[GroupSlot]>,
+    /// For each stream and PRG index the slot that its group was last put in, counted from 1, or [`NOWHERE`] or [`CUT`].
+    /// A hint: what the slot holds by now, the slot says. Only the drainer of the queue and `discard` write it.
+    places: Box<[Hint]>,
+    /// Where to begin the search for a free slot.
+    next: Hint,
+    pub(super) counters: Counters,
+}
+
+/// No slot has been used for this index.
+const NOWHERE: u16 = 0;
+/// Requests of this index were dropped, so that Last is answered Invalid.
+const CUT: u16 = u16::MAX;
+
+/// The storage of a group whose first requests came before.
+enum Place<'a> {
+    None,
+    Partial(Filling<'a>),
+    Cut,
+}
+
+impl FaultState {
+    /// `None` without memory.
+    pub(super) fn new(
+        shared: Live,
+        streams: &[StreamId],
+        kind: Kind,
+        handler: Arc<dyn FaultHandler>,
+        limits: StreamLimits,
+        since: u64,
+    ) -> Option<Self> {
+        let (requests, places) = match kind {
+            Kind::Stall => (1, 0),
+            Kind::Page => (limits.requests.into(), streams.len() * usize::from(PrgIndex::COUNT)),
+        };
+        let mut ids = streams.iter().copied();
+        let mut indices = 0..limits.groups;
+        Some(Self {
+            shared,
+            streams: super::try_boxed(streams.len(), || ids.next())?,
+            kind,
+            handler,
+            limits,
+            since,
+            closed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
+            places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
+            next: Hint::new(0),
+            counters: Counters::new(),
+        })
+    }
+
+    /// Deals with one record of this stream.
+    pub(super) fn report(this: &Counted<Self>, masked: &Masked, record: u64, fault: &Fault) -> Report {
+        this.count(masked, Counter::Records);
+        if record < this.since {
+            return this.swallow(masked, Counter::Early);
+        }
+        if fault.is_stop_marker() {
+            return this.swallow(masked, Counter::StopMarkers);
+        }
+        if this.is_closed() {
+            return match fault.request {
+                Request::Page { last: true, .. } => {
+                    this.count(masked, Counter::Closed);
+                    this.count(masked, Counter::Groups);
+                    this.answer(masked, fault.answer(PageResponse::Invalid))
+                }
+                _ => this.swallow(masked, Counter::Closed),
+            };
+        }
+        match fault.request {
+            Request::Page { last: false, .. } => this.hold(masked, fault),
+            Request::Page { last: true, .. } => {
+                this.count(masked, Counter::Groups);
+                match this.find(masked, fault) {
+                    Place::None => Self::complete(this, masked, fault),
+                    Place::Cut => this.refuse(masked, fault),
+                    Place::Partial(slot) => Self::complete_partial(this, masked, fault, slot),
+                }
+            }
+            Request::Stall(_) => {
+                this.count(masked, Counter::Groups);
+                Self::complete(this, masked, fault)
+            }
+        }
+    }
+
+    /// A group of one.
+    fn complete(this: &Counted<Self>, masked: &Masked, fault: &Fault) -> Report {
+        if let Verdict::Answer(response) = this.handler.handle(masked, slice::from_ref(fault)) {
+            return this.answer_inline(masked, fault.answer(response));
+        }
+        let Some(mut slot) = this.take_slot() else { return this.refuse(masked, fault) };
+        if !slot.push(fault) {
+            this.give_back(slot.free());
+            return this.refuse(masked, fault);
+        }
+        this.set_place(fault, slot.slot().index() + 1);
+        Self::defer(this, masked, fault, slot)
+    }
+
+    /// `last` ends the group in `slot`.
+    fn complete_partial(this: &Counted<Self>, masked: &Masked, last: &Fault, mut slot: Filling<'_>) -> Report {
+        if !slot.push(last) {
+            this.give_back(slot.free());
+            return this.refuse(masked, last);
+        }
+        let faults: heapless::Vec<Fault, MAX_GROUP_REQUESTS> = slot.faults().take(MAX_GROUP_REQUESTS).collect();
+        match this.handler.handle(masked, &faults) {
+            Verdict::Answer(response) => {
+                this.give_back(slot.free());
+                this.answer_inline(masked, last.answer(response))
+            }
+            Verdict::Defer => Self::defer(this, masked, last, slot),
+        }
+    }
+
+    /// Gives the group in `filling`, which `last` ends, to the handler.
+    fn defer(this: &Counted<Self>, masked: &Masked, last: &Fault, filling: Filling<'_>) -> Report {
+        let Some(state) = this.try_ref() else {
+            this.give_back(filling.free());
+            return this.refuse(masked, last);
+        };
+        this.count(masked, Counter::Deferred);
+        let slot = filling.slot();
+        let word = filling.defer();
+        this.handler.defer(masked, FaultGroup::new(state, slot.index(), word, *last));
+        // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
+        let now = slot.word();
+        if now.state() == State::Unsent
+            && now.generation() == word.generation()
+            && let Some(claim) = slot.claim(now, now.response(), false)
+        {
+            let answer = claim.answer;
+            this.give_back(claim.done());
+            return this.answer(masked, answer);
+        }
+        Report::Deferred
+    }
+
+    /// Keeps a request until the last one of its group comes.
+    fn hold(&self, masked: &Masked, fault: &Fault) -> Report {
+        let slot = match self.find(masked, fault) {
+            Place::None => self.take_slot(),
+            Place::Partial(slot) => Some(slot),
+            Place::Cut => None,
+        };
+        if let Some(mut slot) = slot {
+            if slot.push(fault) {
+                self.set_place(fault, slot.slot().index() + 1);
+                slot.hold();
+                return Report::Held;
+            }
+            self.give_back(slot.free());
+        }
+        self.set_place(fault, CUT);
+        self.count(masked, Counter::Cut);
+        Report::Held
+    }
+
+    /// Where the earlier requests of `fault`'s group are.
+    fn find(&self, masked: &Masked, fault: &Fault) -> Place<'_> {
+        match self.place(fault).map_or(NOWHERE, |place| place.load(Relaxed)) {
+            NOWHERE => Place::None,
+            CUT => Place::Cut,
+            place => {
+                let Some(slot) = self.slots.get(usize::from(place) - 1) else { return Place::None };
+                if let Some(partial) = slot.resume(fault) {
+                    return Place::Partial(partial);
+                }
+                if slot.is_duplicate(fault) {
+                    self.count(masked, Counter::Duplicates);
+                }
+                Place::None
+            }
+        }
+    }
+
+    fn place(&self, fault: &Fault) -> Option<&Hint> {
+        let Request::Page { group, .. } = fault.request else { return None };
+        let stream = self.streams.iter().position(|&stream| stream == fault.stream)?;
+        self.places.get(stream * usize::from(PrgIndex::COUNT) + usize::from(group.get()))
+    }
+
+    fn set_place(&self, fault: &Fault, to: u16) {
+        if let Some(place) = self.place(fault) {
+            place.store(to, Relaxed);
+        }
+    }
+
+    /// A free slot, if neither limit is reached.
+    fn take_slot(&self) -> Option<Filling<'_>> {
+        if !self.shared.reserve_slot() {
+            return None;
+        }
+        let behind = self.slots.get(self.next.load(Relaxed).into()..).unwrap_or_default();
+        let slot = behind.iter().chain(&self.slots).find_map(GroupSlot::take);
+        match &slot {
+            Some(filling) => self.next.store(filling.slot().index() + 1, Relaxed),
+            None => self.shared.release_slot(),
+        }
+        slot
+    }
+
+    /// Gives a slot that became free back to the limit.
+    pub(super) fn give_back(&self, Freed(freed): Freed) {
+        if freed {
+            self.shared.release_slot();
+        }
+    }
+
+    fn swallow(&self, masked: &Masked, why: Counter) -> Report {
+        self.count(masked, why);
+        self.count(masked, Counter::Swallowed);
+        Report::Swallowed
+    }
+
+    /// A limit was reached.
+    fn refuse(&self, masked: &Masked, last: &Fault) -> Report {
+        self.set_place(last, NOWHERE);
+        self.count(masked, Counter::OverLimit);
+        self.answer(masked, last.answer(PageResponse::Invalid))
+    }
+
+    fn answer_inline(&self, masked: &Masked, answer: Answer) -> Report {
+        self.count(masked, Counter::Inline);
+        self.answer(masked, answer)
+    }
+
+    fn answer(&self, masked: &Masked, answer: Answer) -> Report {
+        self.count(masked, answer.response.into());
+        Report::Answer(answer)
+    }
+
+    /// Sends a claimed answer, and returns whether that worked; if not, it is kept to be tried again.
+    pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
+        let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
+        if sent {
+            self.count(masked, claim.answer.response.into());
+            self.give_back(claim.done());
+        } else {
+            self.count(masked, Counter::NotSent);
+            claim.unsent();
+        }
+        sent
+    }
+
+    /// Tries an answer again that could not be sent, or that a dropped group owes.
+    pub(super) fn resend(&self, masked: &Masked, slot: &GroupSlot) -> bool {
+        let word = slot.word();
+        word.state() == State::Unsent
+            && slot.claim(word, word.response(), false).is_some_and(|claim| self.send(masked, claim))
+    }
+
+    /// Drops the partial group in `slot` if its first request is one that `which` means.
+    pub(super) fn discard(&self, masked: &Masked, slot: &GroupSlot, which: impl Fn(&Fault) -> bool) {
+        let word = slot.word();
+        if word.state() == State::Partial && slot.faults(word).next().is_some_and(|fault| which(&fault)) {
+            let freed = slot.discard(word);
+            if freed.0 {
+                self.count(masked, Counter::Discarded);
+            }
+            self.give_back(freed);
+        }
+    }
+
+    /// Forgets which groups lost requests.
+    pub(super) fn forget_cuts(&self) {
+        for place in &self.places {
+            if place.load(Relaxed) == CUT {
+                place.store(NOWHERE, Relaxed);
+            }
+        }
+    }
+
+    /// Whether the stream serves faults of this kind.
+    pub(super) fn serves(&self, fault: &Fault) -> bool {
+        match fault.request {
+            Request::Stall(_) => self.kind == Kind::Stall,
+            Request::Page { .. } => self.kind == Kind::Page,
+        }
+    }
+
+    /// The number of groups that wait for an answer, and one of them.
+    pub(super) fn unanswered(&self) -> (usize, Option<Target>) {
+        let mut waiting = self.slots.iter().filter_map(|slot| {
+            let word = slot.word();
+            word.wants_answer().then(|| slot.answer(word, PageResponse::Invalid)).flatten()
+        });
+        let first = waiting.next().map(|answer| answer.to);
+        (usize::from(first.is_some()) + waiting.count(), first)
+    }
+
+    /// Acquire: pairs with the release of `close`, though what orders a claim against the disabler is the grace period.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Release);
+    }
+
+    pub(super) fn count(&self, masked: &Masked, counter: Counter) {
+        self.counters.add(masked, counter);
+        self.shared.counters.add(masked, counter);
+    }
+}
+
+impl fmt::Debug for FaultState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultState")
+            .field("streams", &self.streams)
+            .field("kind", &self.kind)
+            .field("limits", &self.limits)
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

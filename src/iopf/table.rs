@@ -1,0 +1,464 @@
+//! Which stream has which fault state, and what is done to all of them.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+
+use embedded_hal::delay::DelayNs;
+use spin::Once;
+
+use super::closing::Closing;
+use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::shared::{Live, Shared};
+use super::slot::{GroupSlot, State};
+use super::state::FaultState;
+use super::statistics::{Counter, Statistics};
+use super::{FaultHandler, Limits, MAX_GROUP_REQUESTS, MAX_MASTER_STREAMS, PageResponder, StreamLimits, try_boxed};
+use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
+use crate::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
+use crate::sync::grace::{Domain, GraceTimeout, Ref, Slot};
+use crate::sync::lock::IrqLock;
+use crate::sync::{Cpu, Masked, wait};
+
+/// A leaf of the table holds 2^10 streams.
+const LEAF_BITS: u32 = 10;
+
+/// How long [`FaultTable::open`] waits for closed streams' states to be freed, in microseconds.
+const FREE_LIMIT_US: u32 = 10_000;
+
+type Leaf = Box<[Slot<FaultState>]>;
+
+/// The fault states of one SMMU's streams, found by StreamID in constant time and without a lock.
+///
+/// The records of one queue are reported by one core at a time, in their order; everything else may be called by any
+/// core at any time.
+pub struct FaultTable {
+    shared: Arc<Shared>,
+    stream_bits: u32,
+    /// Leaves are made when a stream in them is first opened, and stay.
+    leaves: Box<[Once<Leaf>]>,
+    /// One StreamID of each open master, plus 1; 0 is a free entry. For what visits all streams.
+    open: Box<[AtomicU64]>,
+    opening: IrqLock<()>,
+}
+
+/// Whose faults to serve, and how.
+pub struct OpenRequest<'a> {
+    /// Every StreamID of the master, 1 to [`MAX_MASTER_STREAMS`].
+    pub streams: &'a [StreamId],
+    /// How the master waits for answers.
+    pub kind: Kind,
+    /// Who decides.
+    pub handler: Arc<dyn FaultHandler>,
+    /// How much the master may ask for.
+    pub limits: StreamLimits,
+    /// The number of records that the master's queue has had. Records with a lower number are of an earlier life of these
+    /// StreamIDs, and are refused without an answer.
+    pub since: u64,
+}
+
+/// Why a stream could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// A limit is out of its range.
+    #[error("{limits:?} out of range")]
+    NotSupported {
+        /// The limits asked for.
+        limits: StreamLimits,
+    },
+    /// No StreamID, or more than [`MAX_MASTER_STREAMS`].
+    #[error("{count} StreamIDs in one master")]
+    StreamCount {
+        /// How many.
+        count: usize,
+    },
+    /// The table has no such StreamID.
+    #[error("{stream:?} has more than {bits} bits")]
+    NoSuchStream {
+        /// The StreamID.
+        stream: StreamId,
+        /// The width of the table's StreamIDs.
+        bits: u32,
+    },
+    /// The stream is open, or was closed and has not ended.
+    #[error("{stream:?} is in use")]
+    Busy {
+        /// The StreamID.
+        stream: StreamId,
+    },
+    /// The heap is full.
+    #[error("no memory for the fault state of {stream:?}")]
+    NoMemory {
+        /// The first StreamID.
+        stream: StreamId,
+    },
+    /// As many states as may be are live or wait for their grace period, even after waiting for one.
+    #[error("{live} fault states are live, {limit} may be")]
+    TooManyStates {
+        /// How many there are.
+        live: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+/// Why a stream could not be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseError {
+    /// It is not open.
+    #[error("{0:?} is not open")]
+    NotOpen(StreamId),
+    /// Someone else is closing it.
+    #[error("{0:?} is being closed")]
+    Closing(StreamId),
+}
+
+/// Why a flush ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlushError {
+    /// The stream is not open.
+    #[error("{0:?} is not open")]
+    NotOpen(StreamId),
+    /// Reports may still be under way on these cores.
+    #[error(transparent)]
+    Grace(#[from] GraceTimeout),
+    /// A group was not answered in time.
+    #[error("{stream:?} has {waiting} unanswered groups after {waited_us} us, {group:?} among them")]
+    Outstanding {
+        /// The stream.
+        stream: StreamId,
+        /// One of its unanswered groups, if one was left at the last look.
+        group: Option<Target>,
+        /// How many were left.
+        waiting: usize,
+        /// How long was waited, in microseconds, without the grace period.
+        waited_us: u32,
+    },
+}
+
+/// Which partial groups to drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partials {
+    /// Those of all streams: the queue has overflowed, and requests with Last may be lost (8.1).
+    All,
+    /// Those of the master with this StreamID.
+    Stream(StreamId),
+    /// Those of one PASID, which the device has stopped using.
+    Substream(StreamId, SubstreamId),
+}
+
+/// What a whole table has done, and holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What was counted, over all streams, closed ones and unknown ones too.
+    pub statistics: Statistics,
+    /// Fault states that are open, or closed and not freed yet.
+    pub live_states: usize,
+    /// Groups in storage: partial, deferred, or answered and still held.
+    pub slots_in_use: usize,
+}
+
+impl FaultTable {
+    /// An empty table for StreamIDs of `stream_bits` (at most 32) bits.
+    ///
+    /// # Errors
+    ///
+    /// [`NoMemory`](super::NoMemory) when the heap is full, or `stream_bits` is over 32.
+    pub fn new(
+        domain: Arc<Domain>,
+        responder: Arc<dyn PageResponder>,
+        stream_bits: u32,
+        limits: Limits,
+    ) -> Result<Self, super::NoMemory> {
+        let leaves = 1_usize.checked_shl(stream_bits.saturating_sub(LEAF_BITS)).filter(|_| stream_bits <= 32);
+        Ok(Self {
+            shared: Arc::new(Shared::new(domain, responder, limits)),
+            stream_bits,
+            leaves: leaves.and_then(|count| try_boxed(count, || Some(Once::new()))).ok_or(super::NoMemory)?,
+            open: try_boxed(limits.states, || Some(AtomicU64::new(0))).ok_or(super::NoMemory)?,
+            opening: IrqLock::new(()),
+        })
+    }
+
+    /// Deals with one record, the `record`th of its queue, from 0.
+    ///
+    /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
+    pub fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Report {
+        let section = self.shared.domain.read(masked);
+        match self.slot(fault.stream).and_then(|slot| slot.load(&section)) {
+            Some(state) if state.serves(&fault) => FaultState::report(state, masked, record, &fault),
+            _ => self.report_unknown(masked, &fault),
+        }
+    }
+
+    /// No one serves the fault: a stall is refused, and PRI is down for the whole function.
+    fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Report {
+        let count = |counter| self.shared.counters.add(masked, counter);
+        count(Counter::Records);
+        count(Counter::Unknown);
+        if !fault.wants_answer() {
+            if fault.is_stop_marker() {
+                count(Counter::StopMarkers);
+            }
+            count(Counter::Swallowed);
+            return Report::Swallowed;
+        }
+        let response = match fault.request {
+            Request::Stall(_) => PageResponse::Invalid,
+            Request::Page { .. } => PageResponse::Failure,
+        };
+        count(Counter::Groups);
+        count(response.into());
+        Report::Answer(fault.answer(response))
+    }
+
+    /// Serves the faults of a master from now on.
+    ///
+    /// When the bound on states is reached, waits for closed ones to be freed, a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing has changed then.
+    pub fn open(&self, cpu: &mut Cpu, delay: &mut impl DelayNs, request: OpenRequest<'_>) -> Result<(), OpenError> {
+        let OpenRequest { streams, kind, handler, limits, since } = request;
+        let first = *streams.first().ok_or(OpenError::StreamCount { count: 0 })?;
+        if streams.len() > MAX_MASTER_STREAMS {
+            return Err(OpenError::StreamCount { count: streams.len() });
+        }
+        let requests = 1..=MAX_GROUP_REQUESTS;
+        if limits.groups == 0 || limits.groups == u16::MAX || !requests.contains(&limits.requests.into()) {
+            return Err(OpenError::NotSupported { limits });
+        }
+        for &stream in streams {
+            self.make_leaf(stream)?;
+        }
+        let live = self.reserve_state(cpu, delay)?;
+        let no_memory = OpenError::NoMemory { stream: first };
+        let state = FaultState::new(live, streams, kind, handler, limits, since).ok_or(no_memory.clone())?;
+        let state = Ref::new(&self.shared.domain, state).map_err(|_| no_memory)?;
+        cpu.masked(|masked| {
+            let _opening = self.opening.lock(masked);
+            let section = self.shared.domain.read(masked);
+            let used = |&stream: &StreamId| self.slot(stream).is_none_or(|slot| slot.load(&section).is_some());
+            if let Some(&stream) = streams.iter().find(|stream| used(stream)) {
+                return Err(OpenError::Busy { stream });
+            }
+            let entry = self.open.iter().find(|entry| entry.load(Relaxed) == 0);
+            if let Some(entry) = entry {
+                entry.store(u64::from(first.0) + 1, Relaxed);
+            }
+            for &stream in streams {
+                if let Some(slot) = self.slot(stream)
+                    && let Some(reference) = state.try_ref()
+                {
+                    // Full only if the request names the stream twice.
+                    let _ = slot.publish(reference);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn make_leaf(&self, stream: StreamId) -> Result<(), OpenError> {
+        let no_such = OpenError::NoSuchStream { stream, bits: self.stream_bits };
+        if u64::from(stream.0) >> self.stream_bits != 0 {
+            return Err(no_such);
+        }
+        let leaf = self.leaves.get((stream.0 >> LEAF_BITS) as usize).ok_or(no_such)?;
+        let streams = 1 << self.stream_bits.min(LEAF_BITS);
+        leaf.try_call_once(|| {
+            try_boxed(streams, || Some(Slot::new(Arc::clone(&self.shared.domain))))
+                .ok_or(OpenError::NoMemory { stream })
+        })?;
+        Ok(())
+    }
+
+    fn reserve_state(&self, cpu: &mut Cpu, delay: &mut impl DelayNs) -> Result<Live, OpenError> {
+        if let Some(live) = Live::new(&self.shared) {
+            return Ok(live);
+        }
+        // In vain or not, what is due now is freed; whether that was enough the second look tells.
+        let _ = self.shared.domain.synchronize(cpu, delay, FREE_LIMIT_US);
+        self.shared.domain.poll(cpu);
+        let limit = self.shared.limits.states;
+        Live::new(&self.shared).ok_or_else(|| OpenError::TooManyStates { live: self.shared.live(), limit })
+    }
+
+    /// Stops serving a master, by any of its StreamIDs: from the next grace period on, only [`Closing`] answers for it.
+    ///
+    /// # Errors
+    ///
+    /// [`CloseError`]
+    pub fn close(&self, masked: &Masked, stream: StreamId) -> Result<Closing<'_>, CloseError> {
+        let state = self.get(masked, stream).ok_or(CloseError::NotOpen(stream))?;
+        if state.closing.swap(true, AcqRel) {
+            return Err(CloseError::Closing(stream));
+        }
+        state.close();
+        Ok(Closing::new(self, state))
+    }
+
+    /// Waits until everything that this stream reported before the call is answered, for at most `limit_us` microseconds
+    /// each for reports under way and for answers.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`] names what is outstanding.
+    pub fn flush(
+        &self,
+        cpu: &mut Cpu,
+        delay: &mut impl DelayNs,
+        stream: StreamId,
+        limit_us: u32,
+    ) -> Result<(), FlushError> {
+        // Reports that have begun are then answered, or in a slot.
+        let _reported = self.shared.domain.synchronize(cpu, delay, limit_us)?;
+        let state = cpu.masked(|masked| self.get(masked, stream)).ok_or(FlushError::NotOpen(stream))?;
+        let mut slots = state.slots.iter().map(|slot| (slot, slot.word().generation())).peekable();
+        wait::until(delay, limit_us, || {
+            while let Some(&(slot, generation)) = slots.peek() {
+                cpu.masked(|masked| self.resend(masked, &state, slot));
+                let now = slot.word();
+                if now.generation() == generation && now.wants_answer() {
+                    return Err(());
+                }
+                slots.next();
+            }
+            Ok(())
+        })
+        .map_err(|expired| {
+            let (waiting, group) = state.unanswered();
+            FlushError::Outstanding { stream, group, waiting, waited_us: expired.waited_us }
+        })
+    }
+
+    /// Drops partial groups, which want no answer as long as their last request has not come.
+    pub fn discard_partials(&self, masked: &Masked, which: Partials) {
+        match which {
+            Partials::All => self.open_streams().for_each(|stream| self.discard_partials_of(masked, stream, None)),
+            Partials::Stream(stream) => self.discard_partials_of(masked, stream, None),
+            Partials::Substream(stream, substream) => self.discard_partials_of(masked, stream, Some(substream)),
+        }
+    }
+
+    fn discard_partials_of(&self, masked: &Masked, stream: StreamId, substream: Option<SubstreamId>) {
+        let section = self.shared.domain.read(masked);
+        let Some(state) = self.slot(stream).and_then(|slot| slot.load(&section)) else { return };
+        let meant = |fault: &Fault| substream.is_none() || fault.stream == stream && fault.substream == substream;
+        state.slots.iter().for_each(|slot| state.discard(masked, slot, meant));
+        if substream.is_none() {
+            state.forget_cuts();
+        }
+    }
+
+    /// Answers Invalid what has waited for its stream's time-out, and tries answers again that could not be sent. To be
+    /// called regularly, by one core or several, with the time in microseconds from any beginning.
+    ///
+    /// A group's time starts with the first call after it was deferred. Returns how many groups timed out; each is logged.
+    pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
+        let now_ms = (now_us / 1000) as u32;
+        let mut timed_out = 0;
+        for stream in self.open_streams() {
+            let Some(state) = cpu.masked(|masked| self.get(masked, stream)) else { continue };
+            for slot in &state.slots {
+                if let Some(answer) = cpu.masked(|masked| self.expire_slot(masked, &state, slot, now_ms)) {
+                    timed_out += 1;
+                    let Answer { stream, to, .. } = answer;
+                    log::warn!("{stream:?}: {to:?} not answered in {} us, refused", state.limits.time_out_us);
+                }
+            }
+        }
+        timed_out
+    }
+
+    /// One masked section of [`expire`](Self::expire), and the time-out's answer if there was one.
+    fn expire_slot(&self, masked: &Masked, state: &FaultState, slot: &GroupSlot, now_ms: u32) -> Option<Answer> {
+        self.resend(masked, state, slot);
+        let _section = self.shared.domain.read(masked);
+        let word = slot.word();
+        let due = word.state() == State::Pending
+            && slot.is_overdue(word, now_ms, state.limits.time_out_us.div_ceil(1000))
+            && !state.is_closed();
+        let claim = due.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten()?;
+        let answer = claim.answer;
+        state.count(masked, Counter::TimeOuts);
+        state.send(masked, claim);
+        Some(answer)
+    }
+
+    /// Tries an unsent answer again, unless that is the disabler's.
+    fn resend(&self, masked: &Masked, state: &FaultState, slot: &GroupSlot) {
+        let _section = self.shared.domain.read(masked);
+        if slot.word().state() == State::Unsent && !state.is_closed() {
+            state.resend(masked, slot);
+        }
+    }
+
+    /// What was counted for an open or closing master.
+    pub fn statistics(&self, masked: &Masked, stream: StreamId) -> Option<Statistics> {
+        let section = self.shared.domain.read(masked);
+        self.slot(stream)?.load(&section).map(|state| state.counters.read())
+    }
+
+    /// How many groups of a master wait for their answer, 0 if it is not open.
+    pub fn unanswered(&self, masked: &Masked, stream: StreamId) -> usize {
+        let section = self.shared.domain.read(masked);
+        self.slot(stream).and_then(|slot| slot.load(&section)).map_or(0, |state| state.unanswered().0)
+    }
+
+    /// What the table has done, and holds now.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            statistics: self.shared.counters.read(),
+            live_states: self.live(),
+            slots_in_use: self.shared.slots_in_use(),
+        }
+    }
+
+    /// The number of fault states that are open, or closed and not freed yet.
+    pub fn live(&self) -> usize {
+        self.shared.live()
+    }
+
+    /// The first StreamID of every master that is open or closing.
+    pub fn open_streams(&self) -> impl Iterator<Item = StreamId> + '_ {
+        let entries = self.open.iter().map(|entry| entry.load(Relaxed));
+        entries.filter_map(|entry| entry.checked_sub(1).map(|stream| StreamId(stream as u32)))
+    }
+
+    /// The fault state of `stream`, kept beyond the section.
+    fn get(&self, masked: &Masked, stream: StreamId) -> Option<Ref<FaultState>> {
+        let section = self.shared.domain.read(masked);
+        self.slot(stream)?.load(&section)?.try_ref()
+    }
+
+    fn slot(&self, stream: StreamId) -> Option<&Slot<FaultState>> {
+        let leaf = self.leaves.get((stream.0 >> LEAF_BITS) as usize)?.get()?;
+        leaf.get(stream.0 as usize % (1 << LEAF_BITS))
+    }
+
+    /// Takes a closed state out of the table: no report finds it any more.
+    pub(super) fn remove(&self, masked: &Masked, state: &FaultState) {
+        // Locked, so that no one opens one of the streams before all are out.
+        let _opening = self.opening.lock(masked);
+        for &stream in &state.streams {
+            drop(self.slot(stream).and_then(Slot::unpublish));
+        }
+        let first = state.streams.first().map(|first| u64::from(first.0) + 1);
+        if let Some(entry) = self.open.iter().find(|entry| Some(entry.load(Relaxed)) == first) {
+            entry.store(0, Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for FaultTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultTable")
+            .field("stream_bits", &self.stream_bits)
+            .field("totals", &self.totals())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,7 @@
+//! The fault core alone: every rule of what is answered, by whom, and when.
+
+#[path = "support/fault_bench.rs"]
+mod fault_bench;
+
+#[path = "fault_core/answers.rs"]
+mod answers;
