@@ -5,3 +5,9 @@ mod fault_bench;
 
 #[path = "fault_core/answers.rs"]
 mod answers;
+#[path = "fault_core/closing.rs"]
+mod closing;
+#[path = "fault_core/groups.rs"]
+mod groups;
+#[path = "fault_core/limits.rs"]
+mod limits;

@@ -1,0 +1,139 @@
+//! A device that asks for too much harms only itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use smmu_iopf::iopf::{FaultTable, Kind, Limits, OpenError, Report, StreamLimits};
+use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
+use smmu_iopf::smmuv3::StreamId;
+
+use super::fault_bench::*;
+
+#[test]
+fn a_stream_over_its_limit_is_answered_invalid_and_its_neighbour_does_not_notice() {
+    let mut bench = Bench::deferring(Kind::Stall);
+    let other = StreamId(7);
+    bench.open_stream(other, Kind::Stall).unwrap();
+    for tag in 0..4 {
+        assert_eq!(bench.report(stall(STREAM, tag, 0)), Report::Deferred);
+    }
+    assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Answer(to_stall(STREAM, 4, Invalid)));
+    assert_eq!(bench.report(stall(other, 0, 0)), Report::Deferred);
+    assert_eq!(bench.table.totals().statistics.over_limit, 1);
+    // One answered, one more is served.
+    let first = bench.handler.take().remove(0);
+    bench.cpu.masked(|masked| first.respond(masked, Success)).unwrap();
+    assert_eq!(bench.report(stall(STREAM, 5, 0)), Report::Deferred);
+}
+
+#[test]
+fn faults_that_are_answered_inline_need_no_room() {
+    let bench = Bench::deferring(Kind::Stall);
+    for tag in 0..4 {
+        assert_eq!(bench.report(stall(STREAM, tag, 0)), Report::Deferred);
+    }
+    bench.handler.defers.store(false, SeqCst);
+    assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Answer(to_stall(STREAM, 4, Success)));
+}
+
+#[test]
+fn the_limit_over_all_streams_holds() {
+    let mut bench = Bench::with_limits(Limits { states: 8, groups: 5 });
+    bench.handler.defers.store(true, SeqCst);
+    for stream in [STREAM, StreamId(7)] {
+        bench.open_stream(stream, Kind::Stall).unwrap();
+        for tag in 0..3 {
+            let _ = bench.report(stall(stream, tag, 0));
+        }
+    }
+    let totals = bench.table.totals();
+    assert_eq!((totals.slots_in_use, totals.statistics.deferred, totals.statistics.over_limit), (5, 5, 1));
+    drop(bench.handler.take());
+    bench.table.expire(&bench.cpu, 0);
+    assert_eq!(bench.table.totals().slots_in_use, 0);
+}
+
+#[test]
+fn a_timed_out_group_counts_until_its_holder_lets_go() {
+    let bench = Bench::deferring(Kind::Stall);
+    for tag in 0..4 {
+        assert_eq!(bench.report(stall(STREAM, tag, 0)), Report::Deferred);
+    }
+    bench.table.expire(&bench.cpu, 0);
+    assert_eq!(bench.table.expire(&bench.cpu, 1_000_000), 4);
+    assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Answer(to_stall(STREAM, 4, Invalid)));
+    drop(bench.handler.take());
+    assert_eq!(bench.report(stall(STREAM, 5, 0)), Report::Deferred);
+}
+
+#[test]
+fn partial_groups_count_and_a_request_without_room_has_its_group_refused() {
+    let bench = Bench::open(Kind::Page);
+    for group in 0..6 {
+        assert_eq!(bench.report(page(STREAM, group, false, 0)), Report::Held);
+    }
+    assert_eq!(bench.table.totals().slots_in_use, 4);
+    assert_eq!(bench.report(page(STREAM, 4, true, 0)), Report::Answer(to_group(STREAM, 4, Invalid)));
+    assert_eq!(bench.report(page(STREAM, 0, true, 0)), Report::Answer(to_group(STREAM, 0, Success)));
+    // There is room now, but a request of group 5 is lost.
+    assert_eq!(bench.report(page(STREAM, 5, true, 0)), Report::Answer(to_group(STREAM, 5, Invalid)));
+    assert_eq!(bench.table.totals().statistics.over_limit, 2);
+}
+
+#[test]
+fn a_table_of_2_to_the_20_streams_finds_the_first_and_the_last() {
+    let mut bench = Bench::new();
+    for stream in [0, 0xf_ffff].map(StreamId) {
+        bench.open_stream(stream, Kind::Stall).unwrap();
+        assert_eq!(bench.report(stall(stream, 1, 0)), Report::Answer(to_stall(stream, 1, Success)));
+    }
+    let stream = StreamId(0x10_0000);
+    assert_eq!(bench.open_stream(stream, Kind::Stall), Err(OpenError::NoSuchStream { stream, bits: 20 }));
+}
+
+#[test]
+fn a_table_narrower_than_a_leaf_ends_where_its_streams_end() {
+    let bench = Bench::new();
+    let mut bench = Bench {
+        table: FaultTable::new(Arc::clone(&bench.domain), bench.responder.clone(), 3, LIMITS).unwrap(),
+        ..bench
+    };
+    bench.open_stream(StreamId(7), Kind::Stall).unwrap();
+    let stream = StreamId(8);
+    assert_eq!(bench.open_stream(stream, Kind::Stall), Err(OpenError::NoSuchStream { stream, bits: 3 }));
+    assert!(FaultTable::new(bench.domain.clone(), bench.responder.clone(), 33, LIMITS).is_err());
+}
+
+#[test]
+fn limits_out_of_range_and_wrong_numbers_of_streams_are_refused() {
+    let mut bench = Bench::new();
+    let good = STREAM_LIMITS;
+    for limits in [StreamLimits { groups: 0, ..good }, StreamLimits { groups: 0xffff, ..good }] {
+        assert_eq!(bench.open_with(&[STREAM], Kind::Page, limits, 0), Err(OpenError::NotSupported { limits }));
+    }
+    for limits in [StreamLimits { requests: 0, ..good }, StreamLimits { requests: 33, ..good }] {
+        assert_eq!(bench.open_with(&[STREAM], Kind::Page, limits, 0), Err(OpenError::NotSupported { limits }));
+    }
+    assert_eq!(bench.open_with(&[], Kind::Page, good, 0), Err(OpenError::StreamCount { count: 0 }));
+    assert_eq!(bench.open_with(&[STREAM; 17], Kind::Page, good, 0), Err(OpenError::StreamCount { count: 17 }));
+    assert_eq!(bench.table.live(), 0);
+}
+
+#[test]
+fn the_bound_on_states_counts_closed_ones_until_they_are_freed() {
+    let mut bench = Bench::with_limits(Limits { states: 2, groups: 8 });
+    bench.handler.defers.store(true, SeqCst);
+    bench.open_stream(StreamId(1), Kind::Stall).unwrap();
+    bench.open_stream(StreamId(2), Kind::Stall).unwrap();
+    let full = Err(OpenError::TooManyStates { live: 2, limit: 2 });
+    assert_eq!(bench.open_stream(StreamId(3), Kind::Stall), full);
+    // A closed state that someone still holds is live.
+    assert_eq!(bench.report(stall(StreamId(1), 0, 0)), Report::Deferred);
+    bench.close(StreamId(1));
+    assert_eq!(bench.open_stream(StreamId(3), Kind::Stall), full);
+    // Let go, it is freed by the waiting open itself.
+    drop(bench.handler.take());
+    assert_eq!(bench.table.live(), 2);
+    bench.open_stream(StreamId(3), Kind::Stall).unwrap();
+    assert_eq!(bench.table.live(), 2);
+}
