@@ -18,12 +18,20 @@
 //! | [`device_tree`] | tells the board's device tree about it |
 //! | [`el2`] | runs it below a kernel on QEMU |
 //! | [`memory`], [`wire`] | the edges: what the machine reads and writes, the interrupts it raises |
+//! | [`endpoint`] | what passes between the SMMU and the devices behind it |
+//! | `host` | the machine as a driver's registers and clock, on the host only |
 
 pub mod board;
 pub mod device_tree;
 pub mod el2;
+pub mod endpoint;
 pub mod engine;
+#[cfg(not(target_os = "none"))]
+pub mod host;
 pub mod machine;
 pub mod memory;
 pub mod smmu;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ impl Machine {
     /// Returns whether anything was done or more can be done without the outside: while this is false the clock may
     /// sleep until the next register write.
     pub fn step(&mut self, memory: &impl Memory, wires: &mut impl Wires) -> bool {
-        let mut busy = self.smmu.step(memory, wires, &mut self.engines);
+        let mut busy = self.smmu.step(memory, wires, &mut self.engines[..]);
         for engine in &mut self.engines {
             busy |= engine.step(&mut self.smmu, memory, wires);
         }

@@ -1,0 +1,226 @@
+//! The machine on the host: memory, and a driver's view of the registers.
+//!
+//! [`HostSmmu`] is the driver's [`Registers`] and, through [`HostSmmu::delay`], its clock: whenever something waits, the
+//! machine steps. So driver, fault core and model run together in an ordinary test, on one thread or many.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use embedded_hal::delay::DelayNs;
+
+use super::board;
+use super::machine::{Machine, Width};
+use super::memory::{Abort, Memory};
+use super::wire::{Wire, Wires};
+use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::registers::Registers;
+use crate::smmuv3::PhysAddr;
+use crate::smmuv3::registers::Register;
+
+/// The physical address at which the host's memory starts, as RAM does on the board.
+pub const MEMORY_BASE: u64 = 0x4000_0000;
+
+/// An arena of physical memory, given out once and for ever.
+#[derive(Debug)]
+pub struct HostMemory {
+    words: &'static [AtomicU64],
+    /// The words given out.
+    used: AtomicUsize,
+}
+
+impl HostMemory {
+    /// `bytes` of zeroed memory at [`MEMORY_BASE`]. It is never freed.
+    pub fn new(bytes: usize) -> Self {
+        let words: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
+        Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0) }
+    }
+
+    /// The word that holds the byte at `address`, and that byte's place in it.
+    fn word(&self, PhysAddr(address): PhysAddr) -> Result<(&'static AtomicU64, usize), Abort> {
+        let offset = address.checked_sub(MEMORY_BASE).ok_or(Abort)?;
+        let index = usize::try_from(offset / 8).map_err(|_| Abort)?;
+        Ok((self.words.get(index).ok_or(Abort)?, (offset % 8) as usize))
+    }
+
+    /// The word at `address`, a multiple of 8.
+    fn aligned(&self, address: PhysAddr) -> Result<&'static AtomicU64, Abort> {
+        match self.word(address)? {
+            (word, 0) => Ok(word),
+            _ => Err(Abort),
+        }
+    }
+}
+
+impl DmaMemory for HostMemory {
+    fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+        let align_words = (align / 8).max(1);
+        let mut start = 0;
+        let update = |used: usize| {
+            start = used.next_multiple_of(align_words);
+            Some(start + bytes.div_ceil(8)).filter(|&end| end <= self.words.len())
+        };
+        // Only uniqueness matters: what is given out was zeroed before the arena existed.
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update).map_err(|_| NoMemory { bytes, align })?;
+        let words = self.words.get(start..start + bytes.div_ceil(8)).ok_or(NoMemory { bytes, align })?;
+        Ok(DmaRegion { phys: PhysAddr(MEMORY_BASE + start as u64 * 8), words })
+    }
+}
+
+// Relaxed accesses suffice: the lock around the machine orders them.
+impl Memory for HostMemory {
+    fn read64(&self, address: PhysAddr) -> Result<u64, Abort> {
+        Ok(self.aligned(address)?.load(Ordering::Relaxed))
+    }
+
+    fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
+        self.aligned(address)?.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (word, first) = self.word(at)?;
+            let (part, after) = rest.split_at_mut(rest.len().min(8 - first));
+            part.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes()[first..first + part.len()]);
+            at = PhysAddr(at.0 + part.len() as u64);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), Abort> {
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (word, first) = self.word(at)?;
+            let (part, after) = rest.split_at(rest.len().min(8 - first));
+            let merge = |old: u64| {
+                let mut new = old.to_le_bytes();
+                new[first..first + part.len()].copy_from_slice(part);
+                Some(u64::from_le_bytes(new))
+            };
+            // The closure always gives a value, so this cannot fail.
+            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, merge);
+            at = PhysAddr(at.0 + part.len() as u64);
+            rest = after;
+        }
+        Ok(())
+    }
+}
+
+/// The interrupts raised since they were last taken.
+#[derive(Debug, Default)]
+struct Raised(Vec<Wire>);
+
+impl Wires for Raised {
+    fn raise(&mut self, wire: Wire) {
+        self.0.push(wire);
+    }
+}
+
+/// The machine on the host, shared by threads.
+#[derive(Debug)]
+pub struct HostSmmu {
+    memory: Arc<HostMemory>,
+    machine: Mutex<(Machine, Raised)>,
+}
+
+impl HostSmmu {
+    /// A machine after reset, in front of `memory`.
+    pub fn new(memory: Arc<HostMemory>) -> Arc<Self> {
+        Arc::new(Self { memory, machine: Mutex::new((Machine::new(), Raised::default())) })
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &Arc<HostMemory> {
+        &self.memory
+    }
+
+    // A test that panicked while it held the machine leaves it as it was between two of its steps.
+    fn lock(&self) -> MutexGuard<'_, (Machine, Raised)> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One tick of the machine. Returns whether anything was done.
+    pub fn step(&self) -> bool {
+        let (machine, raised) = &mut *self.lock();
+        machine.step(&*self.memory, raised)
+    }
+
+    /// Steps until nothing is left to do, at most `limit` times. Returns the number of steps.
+    pub fn run(&self, limit: usize) -> usize {
+        (0..limit).find(|_| !self.step()).unwrap_or(limit)
+    }
+
+    /// The interrupts raised since the last call, in order.
+    pub fn take_raised(&self) -> Vec<Wire> {
+        core::mem::take(&mut self.lock().1.0)
+    }
+
+    /// Reads the register at physical `address`.
+    pub fn read(&self, address: u64, width: Width) -> u64 {
+        self.lock().0.read(address, width)
+    }
+
+    /// Writes the register at physical `address`.
+    pub fn write(&self, address: u64, width: Width, value: u64) {
+        self.lock().0.write(address, width, value);
+    }
+
+    /// Reads 32 bits of engine `engine`'s register at `offset`.
+    pub fn read_engine(&self, engine: usize, offset: usize) -> u32 {
+        self.read(board::engine_base(engine) + offset as u64, Width::Word) as u32
+    }
+
+    /// Writes 32 bits to engine `engine`'s register at `offset`.
+    pub fn write_engine(&self, engine: usize, offset: usize, value: u32) {
+        self.write(board::engine_base(engine) + offset as u64, Width::Word, value.into());
+    }
+
+    /// Writes 64 bits to engine `engine`'s register at `offset`.
+    pub fn write_engine64(&self, engine: usize, offset: usize, value: u64) {
+        self.write(board::engine_base(engine) + offset as u64, Width::Double, value);
+    }
+
+    /// A delay that steps the machine: once for each call, whatever its length.
+    pub fn delay(self: &Arc<Self>) -> HostDelay {
+        HostDelay(self.clone())
+    }
+}
+
+impl Registers for HostSmmu {
+    fn read32(&self, register: Register) -> u32 {
+        self.read(board::SMMU_BASE + register.offset() as u64, Width::Word) as u32
+    }
+
+    fn write32(&self, register: Register, value: u32) {
+        self.write(board::SMMU_BASE + register.offset() as u64, Width::Word, value.into());
+    }
+
+    fn write64(&self, register: Register, value: u64) {
+        self.write(board::SMMU_BASE + register.offset() as u64, Width::Double, value);
+    }
+}
+
+/// Time on the host: to wait is to let the machine work.
+#[derive(Clone, Debug)]
+pub struct HostDelay(Arc<HostSmmu>);
+
+impl DelayNs for HostDelay {
+    fn delay_ns(&mut self, _ns: u32) {
+        self.0.step();
+    }
+
+    fn delay_us(&mut self, _us: u32) {
+        self.0.step();
+    }
+
+    fn delay_ms(&mut self, _ms: u32) {
+        self.0.step();
+    }
+}

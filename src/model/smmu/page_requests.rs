@@ -1,0 +1,74 @@
+//! The PRI queue and automatic responses (8).
+
+use super::Smmu;
+use super::registers::{cr0, gerror, irq_ctrl};
+use crate::model::endpoint::GroupResponse;
+use crate::model::memory::Memory;
+use crate::model::wire::{Wire, Wires};
+use crate::smmuv3::event::Origin;
+use crate::smmuv3::page_request::PageRequest;
+use crate::smmuv3::{PageResponse, SubstreamId};
+
+impl Smmu {
+    /// A page request or Stop marker arrives. Returns the automatic response, if it gets one: then it was discarded.
+    pub fn page_request(
+        &mut self,
+        request: &PageRequest,
+        memory: &impl Memory,
+        wires: &mut impl Wires,
+    ) -> Option<GroupResponse> {
+        let enabled = self.registers.enabled(cr0::PRIQEN) && self.registers.enabled(cr0::SMMUEN);
+        if !enabled || self.registers.error_active(gerror::PRIQ_ABT_ERR) {
+            // Whatever the request: answered with failure and without PASID (8.2).
+            return self.discard(request, (!request.is_stop_marker()).then_some((PageResponse::Failure, None)));
+        }
+        // While an overflow is not acknowledged nothing is written, even if there is space by now (8.1).
+        if self.registers.page_requests.overflown() || self.registers.page_requests.is_full() {
+            self.registers.page_requests.overflow();
+            let answered = request.last && !request.is_stop_marker();
+            let response = answered.then(|| self.overflow_response(request, memory));
+            return self.discard(request, response);
+        }
+        match self.registers.page_requests.push(memory, &request.encode()) {
+            Ok(was_empty) => {
+                if !request.is_stop_marker() {
+                    self.registers.diagnostics.page_requests += 1;
+                    self.registers.diagnostics.page_request_groups += u32::from(request.last);
+                }
+                if was_empty && self.registers.interrupt_enabled(irq_ctrl::PRIQ) {
+                    wires.raise(Wire::PriQueue);
+                }
+                None
+            }
+            Err(_) => {
+                self.global_error(gerror::PRIQ_ABT_ERR, wires);
+                self.discard(request, (!request.is_stop_marker()).then_some((PageResponse::Failure, None)))
+            }
+        }
+    }
+
+    /// The answer to a last request that overflows the queue, and its PASID (8.1).
+    fn overflow_response(&self, request: &PageRequest, memory: &impl Memory) -> (PageResponse, Option<SubstreamId>) {
+        match (request.substream, self.ste(Origin { stream: request.stream, substream: request.substream }, memory)) {
+            (None, _) => (PageResponse::Success, None),
+            (Some(_), Err(_)) => (PageResponse::Failure, None),
+            (substream, Ok(ste)) => (PageResponse::Success, substream.filter(|_| ste.response_with_pasid)),
+        }
+    }
+
+    fn discard(
+        &mut self,
+        request: &PageRequest,
+        response: Option<(PageResponse, Option<SubstreamId>)>,
+    ) -> Option<GroupResponse> {
+        let counters = &mut self.registers.diagnostics;
+        let counter = match response {
+            None => &mut counters.page_requests_dropped,
+            Some((PageResponse::Success, _)) => &mut counters.auto_success,
+            Some(_) => &mut counters.auto_failure,
+        };
+        *counter += 1;
+        let (response, substream) = response?;
+        Some(GroupResponse { stream: request.stream, substream, group: request.group, response })
+    }
+}
