@@ -1,4 +1,55 @@
-//! Programs an SMMUv3.
+//! Programs an SMMUv3: brings it up, keeps its tables, feeds its command queue and empties its event and PRI queues.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`Smmu::probe`] | decodes the ID registers, and brings the SMMU up in the order of 3.11 and 6.3 |
+//! | [`Smmu::attach`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
+//! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
+//! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
+//! | [`Smmu::handle_global_error`], [`Smmu::recover`] | global errors (7.5) |
+//! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
+//!
+//! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
+//! waits for in [`sync::wait`](crate::sync::wait), and the error names the register.
 
+mod bring_up;
+pub mod command_queue;
+mod context_table;
 pub mod dma;
+mod error;
+mod event_queue;
+#[cfg(test)]
+mod fake;
+mod faults;
+mod global_error;
+mod hardware;
+mod hooks;
+mod invalidation;
+mod page_request_queue;
+mod record_queue;
 pub mod registers;
+mod ring;
+mod smmu;
+mod stream;
+mod stream_table;
+mod structure;
+mod teardown;
+mod trace;
+
+use embedded_hal::delay::DelayNs;
+
+pub use error::{DriverError, Timeout, Unsupported};
+pub use global_error::GlobalErrors;
+pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
+pub use invalidation::Pages;
+pub use record_queue::{Drained, RecordCounts};
+pub use smmu::{Hooks, Options, Smmu};
+pub use stream::{Context, FaultMode, StreamConfig};
+
+/// The most records that one drain takes out of a queue, so that a masked section stays short.
+pub const BATCH: usize = 64;
+
+/// A delay that every core can have its own copy of.
+pub trait Delay: DelayNs + Clone + Send + Sync + 'static {}
+
+impl<T: DelayNs + Clone + Send + Sync + 'static> Delay for T {}

@@ -1,0 +1,227 @@
+//! From an SMMU in any state to one that translates (3.11, 6.3).
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use tock_registers::LocalRegisterCopy;
+use tock_registers::fields::FieldValue;
+
+use super::Delay;
+use super::command_queue::{COMMAND_BYTES, CommandQueue};
+use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::error::{DriverError, Unsupported};
+use super::hardware::Hardware;
+use super::record_queue::{QueueRegisters, RecordQueue};
+use super::registers::Registers;
+use super::ring::Ring;
+use super::smmu::{Control, Hooks, Options, Smmu};
+use super::stream_table::StreamTable;
+use super::trace::Trace;
+use crate::iopf::FaultTable;
+use crate::smmuv3::PhysAddr;
+use crate::smmuv3::command::Command;
+use crate::smmuv3::features::{Features, IdRegisters, TableEndianness};
+use crate::smmuv3::queue::QueueSize;
+use crate::smmuv3::registers::Register;
+use crate::smmuv3::registers::fields::{CR0, CR1, CR2, GBPA, IRQ_CTRL, QUEUE_BASE, STRTAB_BASE, STRTAB_BASE_CFG};
+use crate::sync::Cpu;
+use crate::sync::grace::Domain;
+
+/// Bytes of an event record (7.3).
+const EVENT_BYTES: usize = 32;
+/// Bytes of a page request (8).
+const PAGE_REQUEST_BYTES: usize = 16;
+/// A queue is aligned to its size, and to 32 bytes at least (6.3.26).
+const QUEUE_ALIGN: usize = 32;
+
+impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
+    /// Finds out what an SMMU can do, and brings it up: everything that is not attached is terminated from then on.
+    ///
+    /// Whatever state the SMMU is in, it aborts incoming transactions before its translation is turned off, and until the
+    /// stream table decides. Afterwards the caller enables the interrupts, drains each queue once, and drains at each
+    /// interrupt from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
+    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], and [`DriverError::Timeout`] naming the register that
+    /// did not acknowledge.
+    pub fn probe(
+        cpu: &mut Cpu,
+        registers: R,
+        memory: Arc<dyn DmaMemory>,
+        domain: Arc<Domain>,
+        delay: D,
+        hooks: Hooks,
+        options: Options,
+    ) -> Result<Arc<Self>, DriverError> {
+        let hardware = Arc::new(Hardware::new(registers, delay, domain, options.limit_us));
+        let features = hardware.identify()?;
+        hardware.silence(cpu)?;
+
+        let table = StreamTable::new(&features, options.stream_bits, memory.clone())?;
+        let command_size = queue_size(options.command_queue_log2, features.command_queue);
+        let event_size = queue_size(options.event_queue_log2, features.event_queue);
+        let trace = options.trace.then(|| Arc::new(Trace::new()));
+
+        hardware.set_attributes();
+        hardware.set_stream_table(&table);
+
+        let region = queue_memory(&*memory, command_size, COMMAND_BYTES)?;
+        hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, region.phys, command_size);
+        let ring = Ring::new(command_size);
+        let commands = CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, trace.clone());
+        let commands = Arc::new(commands);
+        hardware.acknowledge_all();
+        hardware.enable(cpu, CR0::CMDQEN::SET)?;
+        // What an earlier owner left in the caches (3.11).
+        let forget = [Command::CfgiAll, Command::TlbiNsnhAll, Command::TlbiEl2All];
+        let forget = if features.hyp { &forget[..] } else { &forget[..2] };
+        commands.execute(cpu, forget)?;
+
+        let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
+        let region = queue_memory(&*memory, event_size, EVENT_BYTES)?;
+        hardware.set_queue(Register::EventqBase, registers.prod, registers.cons, region.phys, event_size);
+        let events = RecordQueue::new(registers, region, event_size);
+        hardware.enable(cpu, CR0::EVENTQEN::SET)?;
+
+        let mut page_requests = None;
+        if let Some(limit) = features.pri_queue {
+            let request_size = queue_size(options.page_request_queue_log2, limit);
+            let registers = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
+            let region = queue_memory(&*memory, request_size, PAGE_REQUEST_BYTES)?;
+            hardware.set_queue(Register::PriqBase, registers.prod, registers.cons, region.phys, request_size);
+            page_requests = Some(RecordQueue::new(registers, region, request_size));
+            hardware.enable(cpu, CR0::PRIQEN::SET)?;
+        }
+        hardware.enable_interrupts(cpu, &features)?;
+        if features.ats {
+            // Translated transactions of streams without ATS are refused (3.9.1).
+            hardware.enable(cpu, CR0::ATSCHK::SET)?;
+        }
+        hardware.enable(cpu, CR0::SMMUEN::SET)?;
+
+        let responder = commands.clone();
+        let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
+            .map_err(|_| DriverError::NoTable)?;
+        let control = Control { table, streams: BTreeMap::new(), lives: Vec::new(), spare: Vec::new(), memory };
+        let control = spin::Mutex::new(control);
+        Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
+    }
+}
+
+impl<R: Registers, D: Delay> Hardware<R, D> {
+    /// Reads the ID registers, and refuses by name what the driver cannot use.
+    fn identify(&self) -> Result<Features, DriverError> {
+        let id = IdRegisters {
+            idr0: self.read(Register::Idr0),
+            idr1: self.read(Register::Idr1),
+            idr3: self.read(Register::Idr3),
+            idr5: self.read(Register::Idr5),
+            iidr: self.read(Register::Iidr),
+            aidr: self.read(Register::Aidr),
+        };
+        let features = Features::decode(id)?;
+        let refusals = [
+            (!features.stage1, Unsupported::NoStage1),
+            (!features.coherent, Unsupported::NotCoherent),
+            (!features.granule_4k, Unsupported::No4KGranule),
+            (!features.aarch64, Unsupported::NoAarch64Tables),
+            (features.table_endianness == TableEndianness::Big, Unsupported::BigEndian),
+            (features.queues_preset || features.tables_preset, Unsupported::Preset),
+        ];
+        match refusals.into_iter().find(|(refused, _)| *refused) {
+            Some((_, reason)) => Err(reason.into()),
+            None => Ok(features),
+        }
+    }
+
+    /// Aborts incoming transactions, then turns everything off.
+    fn silence(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
+        let updated = GBPA::UPDATE::CLEAR;
+        self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
+        // In one write with Update, and the other fields as they were (6.3.14.1).
+        let gbpa = LocalRegisterCopy::<u32, GBPA::Register>::new(self.read(Register::Gbpa));
+        self.write(Register::Gbpa, (GBPA::ABORT::SET + GBPA::UPDATE::SET).modify(gbpa.get()));
+        self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
+        self.write(Register::Cr0, 0);
+        self.poll(cpu, Register::Cr0Ack, u32::MAX, 0)?;
+        self.write(Register::IrqCtrl, 0);
+        self.poll(cpu, Register::IrqCtrlAck, u32::MAX, 0)?;
+        Ok(())
+    }
+
+    /// How the SMMU accesses tables and queues, and what it records.
+    fn set_attributes(&self) {
+        let attributes = CR1::TABLE_SH::InnerShareable
+            + CR1::TABLE_OC::WriteBack
+            + CR1::TABLE_IC::WriteBack
+            + CR1::QUEUE_SH::InnerShareable
+            + CR1::QUEUE_OC::WriteBack
+            + CR1::QUEUE_IC::WriteBack;
+        self.write(Register::Cr1, attributes.value);
+        // Translations are invalidated by commands, never by the cores' broadcasts (PTM).
+        self.write(Register::Cr2, (CR2::RECINVSID::SET + CR2::PTM::SET).value);
+    }
+
+    fn set_stream_table(&self, table: &StreamTable) {
+        let format = match table.split() {
+            Some(split) => STRTAB_BASE_CFG::FMT::TwoLevel + STRTAB_BASE_CFG::SPLIT.val(split.into()),
+            None => STRTAB_BASE_CFG::FMT::Linear + STRTAB_BASE_CFG::SPLIT.val(0),
+        };
+        let base = STRTAB_BASE::ADDR.val(table.base().0 >> STRTAB_BASE::ADDR.shift) + STRTAB_BASE::RA::SET;
+        self.registers.write64(Register::StrtabBase, base.value);
+        self.write(Register::StrtabBaseCfg, (format + STRTAB_BASE_CFG::LOG2SIZE.val(table.bits().into())).value);
+    }
+
+    /// An empty queue. PROD and CONS carry the overflow flags, equal too.
+    fn set_queue(&self, base: Register, prod: Register, cons: Register, memory: PhysAddr, size: QueueSize) {
+        let value = QUEUE_BASE::ADDR.val(memory.0 >> QUEUE_BASE::ADDR.shift)
+            + QUEUE_BASE::LOG2SIZE.val(size.log2().into())
+            + QUEUE_BASE::ALLOCATE::SET;
+        self.registers.write64(base, value.value);
+        self.write(prod, 0);
+        self.write(cons, 0);
+    }
+
+    /// Acknowledges the global errors of an earlier owner: an active CMDQ_ERR would keep commands from being consumed.
+    fn acknowledge_all(&self) {
+        self.write(Register::Gerrorn, self.read(Register::Gerror));
+    }
+
+    /// Sets one enable in CR0 and waits for its ACK.
+    fn enable(&self, cpu: &mut Cpu, bit: FieldValue<u32, CR0::Register>) -> Result<(), DriverError> {
+        self.write(Register::Cr0, bit.modify(self.read(Register::Cr0)));
+        Ok(self.poll(cpu, Register::Cr0Ack, bit.mask(), bit.value)?)
+    }
+
+    /// Wired interrupts on; MSIs, where there are any, off.
+    fn enable_interrupts(&self, cpu: &mut Cpu, features: &Features) -> Result<(), DriverError> {
+        if features.msi {
+            self.registers.write64(Register::GerrorIrqCfg0, 0);
+            self.registers.write64(Register::EventqIrqCfg0, 0);
+        }
+        let mut enables = IRQ_CTRL::GERROR::SET + IRQ_CTRL::EVENTQ::SET;
+        if features.pri {
+            if features.msi {
+                self.registers.write64(Register::PriqIrqCfg0, 0);
+            }
+            // LO = 0: when the queue becomes non-empty, since it drains into groups at once.
+            self.write(Register::PriqIrqCfg2, 0);
+            enables += IRQ_CTRL::PRIQ::SET;
+        }
+        self.write(Register::IrqCtrl, enables.value);
+        Ok(self.poll(cpu, Register::IrqCtrlAck, u32::MAX, enables.value)?)
+    }
+}
+
+/// The size asked for, or the SMMU's limit.
+fn queue_size(wanted: u8, limit: QueueSize) -> QueueSize {
+    QueueSize::new(wanted).map_or(limit, |wanted| wanted.min(limit))
+}
+
+fn queue_memory(memory: &dyn DmaMemory, size: QueueSize, record: usize) -> Result<DmaRegion, NoMemory> {
+    let bytes = size.entries() as usize * record;
+    memory.allocate(bytes, bytes.max(QUEUE_ALIGN))
+}

@@ -1,0 +1,514 @@
+//! The command queue: many cores put commands in, the SMMU takes them out in order (3.5, 4.1, 7.1).
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64 as Word, Ordering};
+
+use tock_registers::LocalRegisterCopy;
+
+use super::Delay;
+use super::dma::DmaRegion;
+use super::error::{DriverError, Timeout};
+use super::hardware::Hardware;
+use super::registers::Registers;
+use super::ring::Ring;
+use super::trace::Trace;
+use crate::iopf::{Answer, NotSent, PageResponder, Target};
+use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
+use crate::smmuv3::features::Features;
+use crate::smmuv3::registers::Register;
+use crate::smmuv3::registers::fields::{CMDQ_CONS, GERROR};
+use crate::smmuv3::{PageResponse, StreamId};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::lock::IrqLock;
+use crate::sync::wait::{self, Expired};
+use crate::sync::{Cpu, Masked};
+
+/// Bytes of a command.
+pub(super) const COMMAND_BYTES: usize = 16;
+/// 64-bit words of a command.
+const WORDS: usize = 2;
+
+/// Tag of an answer in the trace.
+const TRACE_ANSWER: u8 = b'A';
+
+/// Why command consumption stopped (`CMDQ_CONS.ERR`, 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// CERROR_ILL: the command is illegal. A SYNC took its place.
+    Illegal,
+    /// CERROR_ABT: fetching the command aborted. It is fetched again.
+    FetchAborted,
+    /// CERROR_ATC_INV_SYNC: ATC invalidations before this SYNC did not complete.
+    AtcInvalidation,
+    /// A code that 7.1 does not define.
+    Unknown(u8),
+}
+
+/// A command queue error, and the command at which consumption stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandFailure {
+    /// Why.
+    pub error: CommandError,
+    /// The command at CONS as it was in the queue.
+    pub words: [u64; WORDS],
+    /// Which command it was, counted from the start of the queue's life.
+    pub position: u64,
+}
+
+/// Counts of what went through the command queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandCounts {
+    /// Commands put into the queue.
+    pub commands: u64,
+    /// CMD_RESUME and CMD_PRI_RESP among them.
+    pub answers: u64,
+    /// Command queue errors repaired.
+    pub errors: u64,
+    /// Answers that this SMMU has no command for, and that were not sent.
+    pub refused: u64,
+}
+
+type Cons = LocalRegisterCopy<u32, CMDQ_CONS::Register>;
+type Errors = LocalRegisterCopy<u32, GERROR::Register>;
+
+/// The last failures, newest last.
+type Failures = heapless::HistoryBuf<CommandFailure, 16>;
+
+/// The command queue of one SMMU.
+///
+/// Reservation and publication are lock-free (see `ring`). Commands are in the queue, visible to the SMMU, at the end of the
+/// masked section that submitted them or of one that overlaps it.
+pub struct CommandQueue<R, D> {
+    hardware: Arc<Hardware<R, D>>,
+    features: Features,
+    memory: DmaRegion,
+    ring: Ring,
+    failures: IrqLock<Failures>,
+    errors: AtomicU64,
+    commands: AtomicU64,
+    answers: AtomicU64,
+    refused: AtomicU64,
+    trace: Option<Arc<Trace>>,
+    /// A bit for each StreamID: its endpoint wants page responses without a PASID.
+    without_pasid: Box<[AtomicU64]>,
+}
+
+impl<R: Registers, D: Delay> CommandQueue<R, D> {
+    /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
+    pub(super) fn new(
+        hardware: Arc<Hardware<R, D>>,
+        features: Features,
+        stream_bits: u8,
+        memory: DmaRegion,
+        ring: Ring,
+        trace: Option<Arc<Trace>>,
+    ) -> Self {
+        let words = (1_usize << stream_bits).div_ceil(u64::BITS as usize);
+        Self {
+            hardware,
+            features,
+            memory,
+            ring,
+            failures: IrqLock::new(Failures::new()),
+            errors: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            trace,
+            without_pasid: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Whether page responses to `stream` carry the PASID of the request, as its endpoint's "PRG Response PASID Required"
+    /// asks.
+    pub(super) fn set_response_pasid(&self, stream: StreamId, carried: bool) {
+        let (word, bit) = pasid_bit(stream);
+        // Relaxed: set before the stream's faults are enabled, and not changed while they are.
+        match self.without_pasid.get(word) {
+            Some(word) if carried => word.fetch_and(!bit, Ordering::Relaxed),
+            Some(word) => word.fetch_or(bit, Ordering::Relaxed),
+            None => return,
+        };
+    }
+
+    fn response_carries_pasid(&self, stream: StreamId) -> bool {
+        let (word, bit) = pasid_bit(stream);
+        self.without_pasid.get(word).is_none_or(|word| word.load(Ordering::Relaxed) & bit == 0)
+    }
+
+    /// Puts `commands` into the queue in this order, with one PROD write if they fit the queue at once. Waits, bounded,
+    /// while the queue is full. Returns the positions they lie within.
+    ///
+    /// # Errors
+    ///
+    /// [`Timeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
+    pub fn submit(&self, masked: &Masked, commands: &[Command]) -> Result<Range<u64>, Timeout> {
+        let mut first = None;
+        let mut end = self.ring.consumed();
+        for batch in commands.chunks(self.ring.size() as usize) {
+            let count = batch.len() as u64;
+            let start = self.reserve(masked, count)?;
+            first.get_or_insert(start);
+            end = start + count;
+            for (position, command) in (start..end).zip(batch) {
+                self.write(position, command.encode());
+            }
+            self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
+            self.commands.fetch_add(count, Ordering::Relaxed);
+        }
+        Ok(first.unwrap_or(end)..end)
+    }
+
+    /// Puts `commands` and a SYNC into the queue, and returns when the SYNC is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Timeout`] naming `CMDQ_CONS` when the SYNC was not consumed in time,
+    /// [`DriverError::IllegalCommand`] when the SMMU refused one of these commands,
+    /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed.
+    pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<(), DriverError> {
+        let errors = self.errors.load(Ordering::Acquire);
+        let (own, end) = cpu.masked(|masked| {
+            let own = self.submit(masked, commands)?;
+            let sync = self.submit(masked, &[Command::Sync(SyncCompletion::None)])?;
+            Ok::<_, Timeout>((own, sync.end))
+        })?;
+        let consumed = |cpu: &Cpu| match cpu.masked(|masked| self.progress(masked)) {
+            _ if self.ring.consumed() >= end => Ok(()),
+            cons => Err(cons),
+        };
+        self.hardware.wait(cpu, self.hardware.limit_us, consumed).map_err(|Expired { last, waited_us }| Timeout {
+            register: Register::CmdqCons,
+            expected: self.ring.index(end),
+            actual: last,
+            waited_us,
+        })?;
+        if self.errors.load(Ordering::Acquire) == errors {
+            return Ok(());
+        }
+        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, end))
+    }
+
+    /// Publishes the answers of a batch with one PROD write. Those that this SMMU has no command for are counted instead.
+    ///
+    /// # Errors
+    ///
+    /// [`Timeout`] as for [`CommandQueue::submit`].
+    pub(super) fn answer(&self, masked: &Masked, answers: &[Answer]) -> Result<(), Timeout> {
+        for batch in answers.chunks(super::BATCH) {
+            let commands: heapless::Vec<Command, { super::BATCH }> =
+                batch.iter().filter_map(|answer| self.command_for(masked, answer)).collect();
+            self.submit(masked, &commands)?;
+            self.answers.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// What went through the queue so far.
+    pub fn counts(&self) -> CommandCounts {
+        CommandCounts {
+            commands: self.commands.load(Ordering::Relaxed),
+            answers: self.answers.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The last command queue error.
+    pub fn last_failure(&self, masked: &Masked) -> Option<CommandFailure> {
+        self.failures.lock(masked).recent().copied()
+    }
+
+    /// Repairs a command queue error if one is active: replaces an illegal command by a SYNC, acknowledges, and with that
+    /// restarts consumption (7.1). Returns whether there was one.
+    pub(super) fn repair(&self, masked: &Masked) -> bool {
+        let repaired = self.hardware.acknowledge(masked, GERROR::CMDQ_ERR::SET.mask(), |_| {
+            let cons = Cons::new(self.hardware.read(Register::CmdqCons));
+            self.ring.observe(cons.get());
+            // Nothing is consumed while the error is active, so this is the command that CONS points at.
+            let position = self.ring.consumed();
+            let error = match cons.read(CMDQ_CONS::ERR) {
+                1 => CommandError::Illegal,
+                2 => CommandError::FetchAborted,
+                3 => CommandError::AtcInvalidation,
+                code => CommandError::Unknown(code as u8),
+            };
+            let failure = CommandFailure { error, words: self.read(position), position };
+            log::error!("command queue error {error:?} at command {position}: {}", Named(failure.words));
+            if error == CommandError::Illegal {
+                self.write(position, Command::Sync(SyncCompletion::None).encode());
+            }
+            self.failures.lock(masked).write(failure);
+            self.errors.fetch_add(1, Ordering::Release);
+        });
+        repaired != 0
+    }
+
+    fn reserve(&self, masked: &Masked, count: u64) -> Result<u64, Timeout> {
+        let look = || {
+            self.ring.reserve(count).ok_or(()).or_else(|()| {
+                let cons = self.progress(masked);
+                self.ring.reserve(count).ok_or(cons)
+            })
+        };
+        wait::until(&mut self.hardware.delay(), self.hardware.limit_us, look).map_err(|Expired { last, waited_us }| {
+            Timeout {
+                register: Register::CmdqCons,
+                expected: self.ring.index(self.ring.consumed() + count),
+                actual: last,
+                waited_us,
+            }
+        })
+    }
+
+    /// Looks how far the SMMU has come, and repairs what keeps it from going on. Returns CONS.
+    fn progress(&self, masked: &Masked) -> u32 {
+        let cons = self.hardware.read(Register::CmdqCons);
+        self.ring.observe(cons);
+        if Errors::new(self.hardware.active_errors()).is_set(GERROR::CMDQ_ERR) {
+            self.repair(masked);
+        }
+        cons
+    }
+
+    fn command_for(&self, masked: &Masked, answer: &Answer) -> Option<Command> {
+        let &Answer { stream, substream, to, response } = answer;
+        let command = match to {
+            Target::Stall(stag) if self.features.can_stall() => {
+                let action = match response {
+                    PageResponse::Success => ResumeAction::Retry,
+                    PageResponse::Invalid | PageResponse::Failure => ResumeAction::Abort,
+                };
+                Command::Resume { stream, stag, action }
+            }
+            Target::Group(group) if self.features.pri => {
+                let substream = substream.filter(|_| self.response_carries_pasid(stream));
+                Command::PriResp { stream, substream, group, response }
+            }
+            Target::Stall(_) | Target::Group(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        };
+        if let Some(trace) = &self.trace {
+            trace.add(masked, TRACE_ANSWER, &command.encode());
+        }
+        Some(command)
+    }
+
+    /// Writes the slot of `position`. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
+    fn write(&self, position: u64, words: [u64; WORDS]) {
+        for (word, value) in self.words(position).iter().zip(words) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self, position: u64) -> [u64; WORDS] {
+        let mut words = [0; WORDS];
+        for (word, value) in self.words(position).iter().zip(&mut words) {
+            *value = word.load(Ordering::Relaxed);
+        }
+        words
+    }
+
+    fn words(&self, position: u64) -> &'static [Word] {
+        let start = self.ring.slot(position) * WORDS;
+        self.memory.words.get(start..start + WORDS).unwrap_or_default()
+    }
+}
+
+impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
+    fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent> {
+        self.answer(masked, &[answer]).map_err(|_| NotSent { answer })
+    }
+}
+
+/// The word and the bit that stand for a stream.
+const fn pasid_bit(stream: StreamId) -> (usize, u64) {
+    ((stream.0 / u64::BITS) as usize, 1 << (stream.0 % u64::BITS))
+}
+
+/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `end`.
+fn blame(failures: &Failures, own: &Range<u64>, end: u64) -> Result<(), DriverError> {
+    for failure in failures.oldest_ordered() {
+        match failure.error {
+            CommandError::Illegal if own.contains(&failure.position) => {
+                return Err(DriverError::IllegalCommand { words: failure.words });
+            }
+            // Any invalidation before the SYNC that failed may be the one that timed out (4.7.3).
+            CommandError::AtcInvalidation if (own.start..end).contains(&failure.position) => {
+                return Err(DriverError::AtcInvalidationTimeout);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A command for the log: decoded if it can be.
+struct Named([u64; WORDS]);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Command::decode(self.0) {
+            Ok(command) => write!(f, "{command:x?}"),
+            Err(_) => write!(f, "{:#018x} {:#018x}", self.0[0], self.0[1]),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use super::*;
+    use crate::driver::fake::{self, Fake, NoDelay};
+    use crate::smmuv3::features::IdRegisters;
+    use crate::smmuv3::queue::QueueSize;
+    use crate::smmuv3::{PrgIndex, Stag, StreamId, SubstreamId};
+
+    const SYNC: [u64; 2] = [0x46, 0];
+    const CFGI_STE_0X10_LEAF: [u64; 2] = [0x10_0000_0003, 1];
+
+    struct Bench {
+        fake: Arc<Fake>,
+        queue: CommandQueue<Arc<Fake>, NoDelay>,
+    }
+
+    /// A queue of 2^`log2` commands on an SMMU with stall, ATS and PRI.
+    fn bench(log2: u8, on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static) -> Bench {
+        let fake = Fake::new(on_write);
+        let idr0 = 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 16 | 2 << 21;
+        let id = IdRegisters { idr0, idr1: 0x1084_1210, idr3: 0, idr5: 0x0040_0015, iidr: 0, aidr: 0 };
+        let features = Features::decode(id).unwrap();
+        let ring = Ring::new(QueueSize::new(log2).unwrap());
+        let region = fake::region(COMMAND_BYTES << log2);
+        let queue = CommandQueue::new(Arc::new(fake::hardware(&fake)), features, 8, region, ring, None);
+        Bench { fake, queue }
+    }
+
+    /// Consumes whatever is published.
+    fn consume(values: &mut BTreeMap<usize, u64>, register: Register, value: u64) {
+        if register == Register::CmdqProd {
+            values.insert(Register::CmdqCons.offset(), value);
+        }
+    }
+
+    /// Stops once at the first command with `error`, and goes on when it is acknowledged.
+    fn stop_once(error: u64) -> impl Fn(&mut BTreeMap<usize, u64>, Register, u64) {
+        move |values, register, value| match register {
+            Register::CmdqProd if !values.contains_key(&Register::Gerror.offset()) => {
+                values.insert(Register::CmdqCons.offset(), error << 24);
+                values.insert(Register::Gerror.offset(), 1);
+            }
+            Register::Gerrorn => {
+                assert_eq!(value, 1);
+                let prod = values[&Register::CmdqProd.offset()];
+                values.insert(Register::CmdqCons.offset(), error << 24 | prod);
+            }
+            Register::CmdqProd if values.contains_key(&Register::Gerrorn.offset()) => consume(values, register, value),
+            _ => {}
+        }
+    }
+
+    fn cfgi() -> Command {
+        Command::CfgiSte { stream: StreamId(0x10), leaf: true }
+    }
+
+    #[test]
+    fn a_batch_is_written_whole_before_one_prod_write() {
+        let bench = bench(3, consume);
+        let retry = Command::Resume { stream: StreamId(2), stag: Stag(7), action: ResumeAction::Retry };
+        fake::cpu().masked(|masked| bench.queue.submit(masked, &[cfgi(), retry, cfgi()])).unwrap();
+        assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
+        assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+        assert_eq!(bench.queue.read(1), [0x2_0000_1044, 7]);
+        assert_eq!(bench.queue.read(2), CFGI_STE_0X10_LEAF);
+    }
+
+    #[test]
+    fn execute_returns_when_the_sync_behind_the_commands_is_consumed() {
+        let bench = bench(3, consume);
+        bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+        assert_eq!((bench.queue.read(0), bench.queue.read(1)), (CFGI_STE_0X10_LEAF, SYNC));
+    }
+
+    #[test]
+    fn a_batch_longer_than_the_queue_goes_through_it_in_parts() {
+        let bench = bench(1, consume);
+        bench.queue.execute(&mut fake::cpu(), &[cfgi(); 5]).unwrap();
+        assert_eq!(bench.fake.written(Register::CmdqProd), [2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
+        let bench = bench(1, |_, _, _| {});
+        let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
+        assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]), Err(timeout.into()));
+        let full = Timeout { expected: 3, ..timeout };
+        assert_eq!(
+            fake::cpu().masked(|masked| bench.queue.submit(masked, &[cfgi(); 2])).map(drop),
+            Err(Timeout { expected: 2, ..full })
+        );
+    }
+
+    #[test]
+    fn an_illegal_command_is_replaced_by_a_sync_and_reported_to_who_sent_it() {
+        let bench = bench(3, stop_once(1));
+        let mut cpu = fake::cpu();
+        let result = bench.queue.execute(&mut cpu, &[cfgi()]);
+        assert_eq!(result, Err(DriverError::IllegalCommand { words: CFGI_STE_0X10_LEAF }));
+        assert_eq!(bench.queue.read(0), SYNC);
+        let failure = cpu.masked(|masked| bench.queue.last_failure(masked));
+        let words = CFGI_STE_0X10_LEAF;
+        assert_eq!(failure, Some(CommandFailure { error: CommandError::Illegal, words, position: 0 }));
+        assert_eq!(bench.queue.execute(&mut cpu, &[cfgi()]), Ok(()), "others are not blamed");
+    }
+
+    #[test]
+    fn a_command_whose_fetch_aborted_is_innocent_and_fetched_again() {
+        let bench = bench(3, stop_once(2));
+        bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+        assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+        assert_eq!(bench.queue.counts().errors, 1);
+    }
+
+    #[test]
+    fn an_atc_invalidation_that_timed_out_fails_its_sync() {
+        let bench = bench(3, stop_once(3));
+        let result = bench.queue.execute(&mut fake::cpu(), &[cfgi()]);
+        assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
+        assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+    }
+
+    #[test]
+    fn a_response_carries_the_pasid_unless_the_endpoint_wants_none() {
+        let bench = bench(3, consume);
+        let answer = |stream| Answer {
+            stream: StreamId(stream),
+            substream: SubstreamId::new(5),
+            to: Target::Group(PrgIndex::new(9).unwrap()),
+            response: PageResponse::Success,
+        };
+        bench.queue.set_response_pasid(StreamId(0x43), false);
+        fake::cpu().masked(|masked| bench.queue.answer(masked, &[answer(0x42), answer(0x43)])).unwrap();
+        assert_eq!(bench.queue.read(0), [0x42_0000_5841, 0x2009]);
+        assert_eq!(bench.queue.read(1), [0x43_0000_0041, 0x2009]);
+        assert_eq!(bench.queue.counts().answers, 2);
+    }
+
+    #[test]
+    fn stalls_are_retried_or_aborted_never_completed_with_zeros() {
+        let bench = bench(3, consume);
+        let answer =
+            |response| Answer { stream: StreamId(1), substream: None, to: Target::Stall(Stag(0x1234)), response };
+        let answers = [PageResponse::Success, PageResponse::Invalid, PageResponse::Failure].map(answer);
+        fake::cpu().masked(|masked| bench.queue.answer(masked, &answers)).unwrap();
+        assert_eq!(bench.queue.read(0), [0x1_0000_1044, 0x1234]);
+        assert_eq!(bench.queue.read(1), [0x1_0000_2044, 0x1234]);
+        assert_eq!(bench.queue.read(2), [0x1_0000_2044, 0x1234]);
+    }
+}

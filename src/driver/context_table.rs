@@ -1,0 +1,45 @@
+//! The context table of a stream: one context descriptor for each substream (3.3.2, 5.4).
+
+use core::sync::atomic::Ordering;
+
+use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::structure::{self, Structure};
+use crate::smmuv3::{PhysAddr, SubstreamId};
+
+/// Bytes of a context descriptor.
+const ENTRY_BYTES: usize = 64;
+
+/// A linear context table. It outlives the stream it was made for, to be used by another of the same size.
+#[derive(Debug)]
+pub(super) struct ContextTable {
+    bits: u8,
+    region: DmaRegion,
+}
+
+impl ContextTable {
+    /// A table of 2^`bits` invalid descriptors.
+    pub(super) fn new(bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
+        let bytes = ENTRY_BYTES << bits;
+        Ok(Self { bits, region: memory.allocate(bytes, bytes)? })
+    }
+
+    /// The number of descriptors as a power of two (STE.S1CDMax).
+    pub(super) const fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Where the table lies (STE.S1ContextPtr).
+    pub(super) const fn base(&self) -> PhysAddr {
+        self.region.phys
+    }
+
+    /// The descriptor of `substream`, 0 standing for transactions without one.
+    pub(super) fn entry(&self, substream: SubstreamId) -> Option<&'static Structure> {
+        structure::at(self.region.words, substream.get() as usize)
+    }
+
+    /// Makes every descriptor invalid. Only while the SMMU cannot reach the table.
+    pub(super) fn clear(&self) {
+        self.region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}

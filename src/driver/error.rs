@@ -1,0 +1,157 @@
+//! What can go wrong between the driver and its SMMU.
+
+use super::dma::NoMemory;
+use super::hooks::OutputQueue;
+use crate::iopf::{CloseError, OpenError};
+use crate::smmuv3::features::FeaturesError;
+use crate::smmuv3::registers::Register;
+use crate::smmuv3::{StreamId, SubstreamId};
+use crate::sync::grace::GraceTimeout;
+
+/// A register that did not come to what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} did not become {expected:#x} within {waited_us} us: it is {actual:#x}",
+    register.name()
+)]
+pub struct Timeout {
+    /// The register that was polled.
+    pub register: Register,
+    /// The value waited for, in the bits that matter.
+    pub expected: u32,
+    /// The value last read.
+    pub actual: u32,
+    /// How long was waited, in microseconds.
+    pub waited_us: u32,
+}
+
+/// Why this driver cannot use an SMMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    /// IDR0.S1P = 0.
+    #[error("it does not implement stage 1 translation")]
+    NoStage1,
+    /// IDR0.TTF without AArch64 tables.
+    #[error("it does not walk AArch64 translation tables")]
+    NoAarch64Tables,
+    /// IDR0.TTENDIAN = 0b11.
+    #[error("it walks big-endian translation tables only")]
+    BigEndian,
+    /// IDR0.COHACC = 0.
+    #[error("its accesses to tables and queues are not coherent")]
+    NotCoherent,
+    /// IDR5.GRAN4K = 0.
+    #[error("it does not support the 4 KiB granule")]
+    No4KGranule,
+    /// IDR1.QUEUES_PRESET or IDR1.TABLES_PRESET.
+    #[error("the place of its queues or tables is fixed in hardware")]
+    Preset,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DriverError {
+    /// The ID registers contradict the architecture.
+    #[error("the SMMU's ID registers make no sense: {0}")]
+    Features(#[from] FeaturesError),
+    /// The SMMU is sound, and not for this driver.
+    #[error("the SMMU cannot be used: {0}")]
+    Unsupported(#[from] Unsupported),
+    /// A polled register did not change in time.
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
+    /// No memory for a queue or a table.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+    /// The SMMU refused a command (CERROR_ILL); a SYNC took its place.
+    #[error("the SMMU refused the command {words:#x?} as illegal")]
+    IllegalCommand {
+        /// The command as it was in the queue.
+        words: [u64; 2],
+    },
+    /// A device did not complete an ATC invalidation in time (CERROR_ATC_INV_SYNC): nothing that it covers may be used
+    /// again.
+    #[error("an ATC invalidation timed out")]
+    AtcInvalidationTimeout,
+    /// A core did not come to a quiescent point.
+    #[error(transparent)]
+    Grace(#[from] GraceTimeout),
+    /// Nobody drained a queue up to the record waited for.
+    #[error("{queue:?} drained up to record {actual} instead of {expected} within {waited_us} us")]
+    NotDrained {
+        /// The queue.
+        queue: OutputQueue,
+        /// The number of records that should have been drained.
+        expected: u64,
+        /// The number of records that were.
+        actual: u64,
+        /// How long was waited, in microseconds.
+        waited_us: u32,
+    },
+    /// A device did not finish what it had begun. Its stream stays quarantined: call again.
+    #[error("the device of stream {stream:?} did not become {state} within {waited_us} us")]
+    DeviceBusy {
+        /// The device's stream.
+        stream: StreamId,
+        /// What the device should have become.
+        state: &'static str,
+        /// How long was waited, in microseconds.
+        waited_us: u32,
+    },
+    /// Another core is changing streams of this SMMU.
+    #[error("another core is changing streams of this SMMU")]
+    Busy,
+    /// The StreamID lies beyond the stream table.
+    #[error("stream {stream:?} lies beyond the stream table of 2^{bits} entries")]
+    StreamOutOfRange {
+        /// The StreamID.
+        stream: StreamId,
+        /// The stream table covers two to the power of this many StreamIDs.
+        bits: u8,
+    },
+    /// The stream is attached already.
+    #[error("stream {0:?} is attached already")]
+    AlreadyAttached(StreamId),
+    /// The stream is not attached.
+    #[error("stream {0:?} is not attached")]
+    NotAttached(StreamId),
+    /// The stream's faults are enabled, or their end is not complete.
+    #[error("faults of stream {0:?} are enabled")]
+    FaultsEnabled(StreamId),
+    /// The stream's faults are not enabled.
+    #[error("faults of stream {0:?} are not enabled")]
+    FaultsNotEnabled(StreamId),
+    /// The SMMU, or the way the stream is attached, has no such thing.
+    #[error("stream {stream:?}: {what} is not supported")]
+    NotSupported {
+        /// The stream.
+        stream: StreamId,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The stream's context table has no such substream.
+    #[error("substream {substream:?} lies beyond the context table of stream {stream:?}")]
+    SubstreamOutOfRange {
+        /// The stream.
+        stream: StreamId,
+        /// The substream.
+        substream: SubstreamId,
+    },
+    /// The fault core refused to open the stream.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Groups are still unanswered. The streams stay quarantined: call again.
+    #[error("{waiting} groups of stream {stream:?} could not be answered")]
+    Unanswered {
+        /// The stream.
+        stream: StreamId,
+        /// How many groups.
+        waiting: usize,
+    },
+    /// The fault core has no memory.
+    #[error("no memory for the fault table")]
+    NoTable,
+    /// The fault core refused to close the stream.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+}

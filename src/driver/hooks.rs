@@ -1,0 +1,46 @@
+//! What the driver asks of the kernel and of device drivers.
+
+use crate::smmuv3::event::{Event, EventError};
+use crate::sync::Masked;
+
+/// A queue that the SMMU fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OutputQueue {
+    /// The event queue.
+    Events,
+    /// The PRI queue.
+    PageRequests,
+}
+
+/// Wakes the core that drains a queue.
+pub trait Wake: Send + Sync {
+    /// Makes the drainer of `queue` drain it soon, by an interrupt to its core for example. Never waits.
+    fn wake(&self, masked: &Masked, queue: OutputQueue);
+}
+
+/// Takes the event records that are nobody's page fault: terminated accesses, configuration errors.
+pub trait EventSink: Send + Sync {
+    /// One record, in the drainer's masked section: takes note and returns.
+    fn event(&self, masked: &Masked, event: &Event);
+
+    /// A record that is not defined (7.3), as the SMMU wrote it.
+    fn undecodable(&self, masked: &Masked, words: [u64; 4], error: EventError);
+}
+
+/// The device behind a stream, as far as taking faults away from it needs it. None of the methods waits.
+pub trait DeviceControl {
+    /// Starts no new work. Accesses already under way may go on.
+    fn stop_new_work(&self);
+
+    /// Whether no access is outstanding, stalled ones included.
+    fn is_idle(&self) -> bool;
+
+    /// Clears Enable of the page request interface: no new page requests.
+    fn disable_page_requests(&self);
+
+    /// Whether the page request interface has come to rest: its Stopped bit, no request without a response.
+    fn page_requests_stopped(&self) -> bool;
+
+    /// Clears Enable of address translation services.
+    fn disable_ats(&self);
+}

@@ -1,0 +1,56 @@
+//! The PRI queue: page requests become groups in the fault core (8).
+
+use super::record_queue::Drained;
+use super::registers::Registers;
+use super::{BATCH, Delay, Smmu};
+use crate::iopf::{Answer, Fault, Partials, Request};
+use crate::smmuv3::page_request::PageRequest;
+use crate::sync::Masked;
+
+/// Tag of a page request in the trace.
+const TRACE_PAGE_REQUEST: u8 = b'P';
+
+impl<R: Registers, D: Delay> Smmu<R, D> {
+    /// Takes one batch of records out of the PRI queue, and answers what can be answered at once.
+    ///
+    /// CONS is written before the answers go out: an answer returns a credit, and the request that spends it needs the
+    /// slot (8). To be called like [`Smmu::drain_events`]; does nothing on an SMMU without PRI.
+    pub fn drain_page_requests(&self, masked: &Masked) -> Drained {
+        let Some(page_requests) = &self.page_requests else {
+            return Drained::default();
+        };
+        let mut answers = heapless::Vec::<Answer, BATCH>::new();
+        page_requests.drain(
+            &self.hardware,
+            masked,
+            &mut answers,
+            |answers, record, words| {
+                if let Some(answer) = self.take_page_request(masked, record, words) {
+                    // A batch has no more records than the vector has room.
+                    let _ = answers.push(answer);
+                }
+            },
+            |_| {
+                // The SMMU has answered the Last of these groups itself, or will get no Last for them (8.1.1).
+                log::warn!("the PRI queue overflowed: groups without a Last are dropped");
+                self.faults.discard_partials(masked, Partials::All);
+            },
+            |answers| self.publish(masked, answers),
+        )
+    }
+
+    fn take_page_request(&self, masked: &Masked, record: u64, words: [u64; 2]) -> Option<Answer> {
+        if let Some(trace) = &self.trace {
+            trace.add(masked, TRACE_PAGE_REQUEST, &words);
+        }
+        let request = PageRequest::decode(words);
+        let fault = Fault {
+            stream: request.stream,
+            substream: request.substream,
+            address: request.address,
+            access: request.access,
+            request: Request::Page { group: request.group, last: request.last },
+        };
+        self.report(masked, record, fault)
+    }
+}

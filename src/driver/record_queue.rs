@@ -1,0 +1,319 @@
+//! A queue that the SMMU fills and the driver empties: the event queue and the PRI queue (3.5, 7.4, 8.1).
+
+use core::sync::atomic::Ordering;
+
+use super::dma::DmaRegion;
+use super::hardware::Hardware;
+use super::registers::Registers;
+use super::{BATCH, Delay};
+use crate::smmuv3::queue::{QueueIndex, QueuePointer, QueueSize};
+use crate::smmuv3::registers::Register;
+use crate::sync::Masked;
+use crate::sync::atomic::AtomicU64;
+use crate::sync::lock::IrqLock;
+
+/// What a drain did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Records taken out of the queue.
+    pub records: usize,
+    /// There is, or may be, more: drain again, after letting other interrupts in.
+    pub more: bool,
+}
+
+/// Counts of an output queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordCounts {
+    /// Records taken out and dealt with.
+    pub records: u64,
+    /// Overflows acknowledged.
+    pub overflows: u64,
+    /// Times that PROD made no sense, and the queue was skipped up to it.
+    pub nonsense: u64,
+}
+
+/// The registers of an output queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueRegisters {
+    pub(super) prod: Register,
+    pub(super) cons: Register,
+}
+
+/// How far the driver has come. Records are counted from the start of the queue's life in 64 bits; CONS is the low bits.
+#[derive(Debug)]
+struct State {
+    /// The number of the next record to take out.
+    next: u64,
+    /// What OVACKFLG was last written as.
+    acknowledged: bool,
+}
+
+/// An output queue with records of `WORDS` 64-bit words.
+#[derive(Debug)]
+pub(super) struct RecordQueue<const WORDS: usize> {
+    registers: QueueRegisters,
+    memory: DmaRegion,
+    size: QueueSize,
+    state: IrqLock<State>,
+    /// The number of records dealt with, answers included. Release, for those who wait for it.
+    done: AtomicU64,
+    overflows: AtomicU64,
+    nonsense: AtomicU64,
+}
+
+impl<const WORDS: usize> RecordQueue<WORDS> {
+    /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
+    pub(super) fn new(registers: QueueRegisters, memory: DmaRegion, size: QueueSize) -> Self {
+        Self {
+            registers,
+            memory,
+            size,
+            state: IrqLock::new(State { next: 0, acknowledged: false }),
+            done: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            nonsense: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes out one batch: `take` gets each record with its number; `overflowed` is called when an overflow is about to
+    /// be acknowledged, after the last record before it was taken; `finish` runs after CONS was written.
+    ///
+    /// CONS is written once. One core drains at a time; another gets `more` at once.
+    pub(super) fn drain<R: Registers, D: Delay, T>(
+        &self,
+        hardware: &Hardware<R, D>,
+        masked: &Masked,
+        context: &mut T,
+        mut take: impl FnMut(&mut T, u64, [u64; WORDS]),
+        overflowed: impl FnOnce(&mut T),
+        finish: impl FnOnce(&mut T),
+    ) -> Drained {
+        let Some(mut state) = self.state.try_lock(masked) else {
+            return Drained { records: 0, more: true };
+        };
+        let prod = self.prod(hardware);
+        let Some(pending) = self.pending(prod, state.next) else {
+            self.nonsense.fetch_add(1, Ordering::Relaxed);
+            log::error!("{} is {:#x}: more than the whole queue ahead", self.registers.prod.name(), prod.raw());
+            self.skip(hardware, &mut state, prod);
+            return Drained { records: 0, more: false };
+        };
+        let count = pending.min(BATCH as u64);
+        for number in state.next..state.next + count {
+            take(context, number, self.record(number));
+        }
+        state.next += count;
+        // A PRI queue in overflow takes no records, so everything up to PROD is what there was before it (8.1.1).
+        let acknowledge = prod.overflow != state.acknowledged && count == pending;
+        if acknowledge {
+            overflowed(context);
+            state.acknowledged = prod.overflow;
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
+        if count > 0 || acknowledge {
+            self.write_cons(hardware, &state);
+        }
+        finish(context);
+        self.done.store(state.next, Ordering::Release);
+        // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2).
+        let more = count < pending || {
+            let prod = self.prod(hardware);
+            self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
+        };
+        Drained { records: count as usize, more }
+    }
+
+    /// The number of the first record that the SMMU has not written yet.
+    pub(super) fn produced<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) -> u64 {
+        let state = self.state.lock(masked);
+        state.next + self.pending(self.prod(hardware), state.next).unwrap_or(0)
+    }
+
+    /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2).
+    pub(super) fn discard<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) {
+        let mut state = self.state.lock(masked);
+        let prod = self.prod(hardware);
+        self.skip(hardware, &mut state, prod);
+    }
+
+    /// The number of records dealt with so far.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Acquire)
+    }
+
+    pub(super) fn counts(&self) -> RecordCounts {
+        RecordCounts {
+            records: self.done(),
+            overflows: self.overflows.load(Ordering::Relaxed),
+            nonsense: self.nonsense.load(Ordering::Relaxed),
+        }
+    }
+
+    fn skip<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &mut State, prod: QueuePointer) {
+        let lap = 2 * u64::from(self.size.entries());
+        state.next += u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
+        state.acknowledged = prod.overflow;
+        self.write_cons(hardware, state);
+        self.done.store(state.next, Ordering::Release);
+    }
+
+    fn prod<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> QueuePointer {
+        self.size.pointer(hardware.read(self.registers.prod))
+    }
+
+    fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) {
+        let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged };
+        hardware.write(self.registers.cons, cons.raw());
+    }
+
+    /// How many records wait from `next` on, or `None` if PROD makes no sense.
+    fn pending(&self, prod: QueuePointer, next: u64) -> Option<u64> {
+        self.size.len(prod.index, self.index(next)).ok().map(u64::from)
+    }
+
+    /// A record's number as CONS holds it.
+    const fn index(&self, number: u64) -> QueueIndex {
+        self.size.index(number as u32)
+    }
+
+    /// Relaxed: the PROD read before orders it after the SMMU's writes.
+    fn record(&self, number: u64) -> [u64; WORDS] {
+        let start = self.size.slot(self.index(number)) as usize * WORDS;
+        let mut words = [0; WORDS];
+        for (word, value) in self.memory.words.iter().skip(start).zip(&mut words) {
+            *value = word.load(Ordering::Relaxed);
+        }
+        words
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::driver::fake::{self, Fake, NoDelay};
+    use alloc::sync::Arc;
+
+    const REGISTERS: QueueRegisters = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
+
+    struct Bench {
+        fake: Arc<Fake>,
+        hardware: Hardware<Arc<Fake>, NoDelay>,
+        queue: RecordQueue<2>,
+        region: DmaRegion,
+    }
+
+    /// A queue of 2^`log2` records.
+    fn bench(log2: u8) -> Bench {
+        let fake = Fake::new(|_, _, _| {});
+        let region = fake::region(16 << log2);
+        let queue = RecordQueue::new(REGISTERS, region, QueueSize::new(log2).unwrap());
+        Bench { hardware: fake::hardware(&fake), fake, queue, region }
+    }
+
+    impl Bench {
+        /// Drains with PROD at `prod`: what came out, whether an overflow was acknowledged, and the result.
+        fn drain(&self, prod: u64) -> (Vec<(u64, u64)>, bool, Drained) {
+            self.fake.set(Register::PriqProd, prod);
+            let mut seen = (Vec::new(), false);
+            let drained = fake::cpu().masked(|masked| {
+                self.queue.drain(
+                    &self.hardware,
+                    masked,
+                    &mut seen,
+                    |seen, number, words| seen.0.push((number, words[0])),
+                    |seen| seen.1 = true,
+                    |_| {},
+                )
+            });
+            (seen.0, seen.1, drained)
+        }
+
+        fn cons(&self) -> Vec<u64> {
+            self.fake.written(Register::PriqCons)
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_gives_nothing_and_cons_is_not_written() {
+        let bench = bench(2);
+        assert_eq!(bench.drain(0), (vec![], false, Drained::default()));
+        assert_eq!(bench.cons(), []);
+    }
+
+    #[test]
+    fn records_come_out_in_order_across_the_wrap_with_64_bit_numbers_and_one_cons_write_a_batch() {
+        let bench = bench(2);
+        fake::fill(&bench.region, 0, &[10, 0, 11, 0, 12, 0, 13, 0]);
+        assert_eq!(bench.drain(3).0, [(0, 10), (1, 11), (2, 12)]);
+        fake::fill(&bench.region, 0, &[14, 0, 15, 0]);
+        assert_eq!(bench.drain(0b110).0, [(3, 13), (4, 14), (5, 15)]);
+        assert_eq!(bench.cons(), [3, 0b110]);
+        assert_eq!(bench.queue.done(), 6);
+    }
+
+    #[test]
+    fn a_full_queue_is_drained_whole() {
+        let bench = bench(2);
+        let (records, _, drained) = bench.drain(0b100);
+        assert_eq!((records.len(), drained), (4, Drained { records: 4, more: false }));
+    }
+
+    #[test]
+    fn a_batch_stops_at_its_cap_and_says_that_there_is_more() {
+        let bench = bench(7);
+        assert_eq!(bench.drain(100).2, Drained { records: 64, more: true });
+        assert_eq!(bench.drain(100).2, Drained { records: 36, more: false });
+        assert_eq!(bench.cons(), [64, 100]);
+    }
+
+    #[test]
+    fn an_overflow_is_acknowledged_in_the_cons_write_of_the_last_record_before_it() {
+        let bench = bench(7);
+        let (records, overflowed, drained) = bench.drain(1 << 31 | 0x80);
+        assert_eq!((records.len(), overflowed, drained.more), (64, false, true));
+        let (records, overflowed, drained) = bench.drain(1 << 31 | 0x80);
+        assert_eq!((records.len(), overflowed, drained.more), (64, true, false));
+        assert_eq!(bench.cons(), [0x40, 1 << 31 | 0x80]);
+        assert!(!bench.drain(1 << 31 | 0x80).1);
+        assert!(bench.drain(0x80).1, "the flag toggles");
+        assert_eq!(bench.cons()[2..], [0x80]);
+    }
+
+    #[test]
+    fn every_cons_write_carries_the_acknowledgement() {
+        let bench = bench(2);
+        bench.drain(1 << 31);
+        bench.drain(1 << 31 | 1);
+        assert_eq!(bench.cons(), [1 << 31, 1 << 31 | 1]);
+    }
+
+    #[test]
+    fn a_prod_that_makes_no_sense_skips_the_queue_and_is_counted() {
+        let bench = bench(2);
+        assert_eq!(bench.drain(0b101), (vec![], false, Drained::default()));
+        assert_eq!(bench.queue.counts(), RecordCounts { records: 5, overflows: 0, nonsense: 1 });
+        assert_eq!(bench.cons(), [0b101]);
+        assert_eq!(bench.drain(0b110).0, [(5, 0)]);
+    }
+
+    #[test]
+    fn a_second_core_gets_nothing_while_one_drains_and_is_told_to_come_again() {
+        let bench = bench(2);
+        let cpu = fake::cpu();
+        cpu.masked(|masked| {
+            let _draining = bench.queue.state.lock(masked);
+            assert_eq!(bench.drain(3), (vec![], false, Drained { records: 0, more: true }));
+        });
+    }
+
+    #[test]
+    fn produced_counts_what_the_smmu_has_written() {
+        let bench = bench(2);
+        bench.drain(3);
+        bench.fake.set(Register::PriqProd, 0b101);
+        assert_eq!(fake::cpu().masked(|masked| bench.queue.produced(&bench.hardware, masked)), 5);
+    }
+}

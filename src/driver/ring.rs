@@ -1,0 +1,234 @@
+//! Which slots of the command queue belong to whom: lock-free reservation, publication in order.
+//!
+//! Positions count commands from the start of the queue's life in 64 bits and never wrap; the register's index with its
+//! wrap bit is the position's low bits. A producer reserves consecutive slots with one compare-exchange, fills them, and
+//! marks them filled with one store. Then whoever finds nobody publishing does it for everybody: it walks over the filled
+//! batches that lie next and moves PROD over all of them with one register write. So PROD only moves forward, no core
+//! waits for another, and a producer that leaves unpublished commands behind leaves them to a core that is inside
+//! [`Ring::publish`] at that time: interrupts are masked there, so a grace period that starts later waits for it.
+
+use alloc::boxed::Box;
+
+use crate::smmuv3::queue::QueueSize;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+/// The bookkeeping of a command queue.
+#[derive(Debug)]
+pub(super) struct Ring {
+    size: u64,
+    /// Behind the last reserved slot.
+    reserved: AtomicU64,
+    /// Behind the last slot that the SMMU is known to have consumed.
+    consumed: AtomicU64,
+    /// Behind the last published slot. Written only by the core that holds `publishing`.
+    published: AtomicU64,
+    publishing: AtomicBool,
+    /// For the first slot of a filled batch: the position behind the batch. What an earlier lap left in a slot is never
+    /// past the position that the slot stands for now, so it does not look like a filled batch.
+    ends: Box<[AtomicU64]>,
+}
+
+impl Ring {
+    /// An empty ring of `size` slots, at position 0.
+    pub(super) fn new(size: QueueSize) -> Self {
+        Self {
+            size: u64::from(size.entries()),
+            reserved: AtomicU64::new(0),
+            consumed: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            publishing: AtomicBool::new(false),
+            ends: (0..size.entries()).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The number of slots.
+    pub(super) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The slot of a position.
+    pub(super) const fn slot(&self, position: u64) -> usize {
+        (position & (self.size - 1)) as usize
+    }
+
+    /// A position as PROD or CONS hold it: the index, and the wrap bit above it.
+    pub(super) const fn index(&self, position: u64) -> u32 {
+        (position & (2 * self.size - 1)) as u32
+    }
+
+    /// Behind the last slot known to be consumed.
+    pub(super) fn consumed(&self) -> u64 {
+        // Pairs with the compare-exchange in `observe`.
+        self.consumed.load(Ordering::Acquire)
+    }
+
+    /// Reserves `count` consecutive slots, at most the size: the position of the first, or `None` while too few of them
+    /// are known to be consumed.
+    pub(super) fn reserve(&self, count: u64) -> Option<u64> {
+        let mut start = self.reserved.load(Ordering::Relaxed);
+        loop {
+            // A slot is written again only after the consumption of what it held was seen: Acquire in `consumed`.
+            if start + count > self.consumed() + self.size {
+                return None;
+            }
+            match self.reserved.compare_exchange_weak(start, start + count, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(start),
+                Err(now) => start = now,
+            }
+        }
+    }
+
+    /// Publishes the filled slots from `start` up to `end`: `write` gets the position behind what is published and
+    /// writes PROD. If another core is publishing, it publishes these as well.
+    pub(super) fn publish(&self, start: u64, end: u64, mut write: impl FnMut(u64)) {
+        // Release: whoever sees the mark sees the commands (pairs with the Acquire loads in `filled`).
+        self.ends[self.slot(start)].store(end, Ordering::Release);
+        loop {
+            // Store the mark, then look at the flag; the publisher clears the flag, then looks at the mark. With the
+            // fences at least one of the two sees the other.
+            fence(Ordering::SeqCst);
+            // Acquire pairs with the Release below: `published` is the last publisher's.
+            if self.publishing.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                return;
+            }
+            let before = self.published.load(Ordering::Relaxed);
+            let after = self.filled(before);
+            if after != before {
+                write(after);
+                self.published.store(after, Ordering::Relaxed);
+            }
+            self.publishing.store(false, Ordering::Release);
+            fence(Ordering::SeqCst);
+            if self.filled(after) == after {
+                return;
+            }
+        }
+    }
+
+    /// Behind the filled batches that lie without a gap from `position` on.
+    fn filled(&self, mut position: u64) -> u64 {
+        loop {
+            let end = self.ends[self.slot(position)].load(Ordering::Acquire);
+            if end <= position {
+                return position;
+            }
+            position = end;
+        }
+    }
+
+    /// Takes note of a CONS register's index, wrap bit included. An index that reserved slots cannot explain is ignored:
+    /// it is older than what is known, or wrong.
+    pub(super) fn observe(&self, index: u32) {
+        let known = self.consumed.load(Ordering::Relaxed);
+        let step = (u64::from(index).wrapping_sub(known)) & (2 * self.size - 1);
+        if step == 0 || step > self.size || known + step > self.reserved.load(Ordering::Relaxed) {
+            return;
+        }
+        // Release pairs with `consumed`. If it fails, another core has seen more or as much.
+        let _ = self.consumed.compare_exchange(known, known + step, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    fn ring(log2: u8) -> Ring {
+        Ring::new(QueueSize::new(log2).unwrap())
+    }
+
+    #[test]
+    fn an_index_carries_the_wrap_bit_above_the_slot() {
+        let ring = ring(2);
+        assert_eq!([0, 3, 4, 7, 8].map(|position| ring.index(position)), [0, 3, 4, 7, 0]);
+        assert_eq!([0, 3, 4, 7, 8].map(|position| ring.slot(position)), [0, 3, 0, 3, 0]);
+    }
+
+    #[test]
+    fn a_full_ring_reserves_nothing_until_consumption_is_seen() {
+        let ring = ring(2);
+        assert_eq!(ring.reserve(3), Some(0));
+        assert_eq!(ring.reserve(2), None);
+        assert_eq!(ring.reserve(1), Some(3));
+        ring.observe(1);
+        assert_eq!(ring.reserve(2), None);
+        assert_eq!(ring.reserve(1), Some(4));
+        ring.observe(5);
+        assert_eq!(ring.consumed(), 5);
+    }
+
+    #[test]
+    fn batches_filled_out_of_order_are_published_in_order_and_once() {
+        let ring = ring(3);
+        let (first, second, third) = (ring.reserve(2).unwrap(), ring.reserve(1).unwrap(), ring.reserve(3).unwrap());
+        let mut written = Vec::new();
+        ring.publish(second, 3, |end| written.push(end));
+        ring.publish(first, 2, |end| written.push(end));
+        ring.publish(third, 6, |end| written.push(end));
+        assert_eq!(written, [3, 6]);
+    }
+
+    #[test]
+    fn marks_of_an_earlier_lap_are_not_taken_for_filled_batches() {
+        let ring = ring(1);
+        let mut written = Vec::new();
+        for lap in 0..9_u64 {
+            let start = ring.reserve(1).unwrap();
+            assert_eq!(start, lap);
+            ring.publish(start, start + 1, |end| written.push(end));
+            ring.observe(ring.index(start + 1));
+        }
+        assert_eq!(written, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_consumption_that_nothing_reserved_explains_is_ignored() {
+        let ring = ring(2);
+        ring.reserve(1).unwrap();
+        for index in [2, 3, 7, u32::MAX] {
+            ring.observe(index);
+            assert_eq!(ring.consumed(), 0);
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU64, Ordering};
+    use loom::thread;
+
+    use super::*;
+
+    /// Two producers on other cores and a consumer's view: PROD only grows, covers only filled slots, and covers all of
+    /// them when both producers have returned.
+    #[test]
+    fn concurrent_batches_are_all_published_and_prod_never_moves_back() {
+        loom::model(|| {
+            let ring = Arc::new(Ring::new(QueueSize::new(2).unwrap()));
+            let slots = Arc::new([AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)]);
+            let prod = Arc::new(AtomicU64::new(0));
+            let produce = |count: u64| {
+                let (ring, slots, prod) = (ring.clone(), slots.clone(), prod.clone());
+                move || {
+                    let start = ring.reserve(count).unwrap();
+                    for position in start..start + count {
+                        slots[ring.slot(position)].store(position + 1, Ordering::Relaxed);
+                    }
+                    ring.publish(start, start + count, |end| {
+                        for position in 0..end {
+                            assert_eq!(slots[ring.slot(position)].load(Ordering::Relaxed), position + 1);
+                        }
+                        assert!(prod.swap(end, Ordering::Relaxed) < end);
+                    });
+                }
+            };
+            let (one, two) = (thread::spawn(produce(1)), thread::spawn(produce(2)));
+            one.join().unwrap();
+            two.join().unwrap();
+            assert_eq!(prod.load(Ordering::Relaxed), 3);
+        });
+    }
+}

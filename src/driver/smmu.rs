@@ -1,0 +1,177 @@
+//! One SMMU.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::Delay;
+use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
+use super::context_table::ContextTable;
+use super::dma::DmaMemory;
+use super::error::DriverError;
+use super::faults::Life;
+use super::hardware::Hardware;
+use super::hooks::{EventSink, OutputQueue, Wake};
+use super::record_queue::{RecordCounts, RecordQueue};
+use super::registers::Registers;
+use super::stream::Stream;
+use super::stream_table::StreamTable;
+use super::trace::Trace;
+use crate::iopf::{FaultTable, Limits};
+use crate::smmuv3::StreamId;
+use crate::smmuv3::features::Features;
+use crate::sync::wait::Expired;
+use crate::sync::{Cpu, Masked};
+
+/// What a kernel decides about an SMMU. The SMMU's own limits apply on top.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Entries of the command queue, as a power of two.
+    pub command_queue_log2: u8,
+    /// Entries of the event queue, as a power of two.
+    pub event_queue_log2: u8,
+    /// Entries of the PRI queue, as a power of two. Not less than the page requests that all devices together may have
+    /// outstanding.
+    pub page_request_queue_log2: u8,
+    /// StreamIDs covered, as a power of two: 20 at most are sensible.
+    pub stream_bits: u8,
+    /// The limits of the fault core.
+    pub limits: Limits,
+    /// How long the SMMU, a device, another core or a drainer is waited for, in microseconds.
+    pub limit_us: u32,
+    /// Keep a hash over records and answers in their order ([`Smmu::trace_hash`]).
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            command_queue_log2: 8,
+            event_queue_log2: 9,
+            page_request_queue_log2: 9,
+            stream_bits: 20,
+            limits: Limits { states: 64, groups: 4096 },
+            limit_us: 1_000_000,
+            trace: false,
+        }
+    }
+}
+
+/// What the driver calls in the kernel.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Wakes the core that drains a queue.
+    pub wake: Arc<dyn Wake>,
+    /// Takes the event records that are nobody's page fault.
+    pub events: Arc<dyn EventSink>,
+}
+
+/// What only one core at a time may change.
+pub(super) struct Control {
+    pub(super) table: StreamTable,
+    pub(super) streams: BTreeMap<StreamId, Stream>,
+    /// The streams whose faults are enabled, or whose end is not complete.
+    pub(super) lives: Vec<Life>,
+    /// Context tables of detached streams.
+    pub(super) spare: Vec<ContextTable>,
+    pub(super) memory: Arc<dyn DmaMemory>,
+}
+
+/// An SMMU that is up.
+pub struct Smmu<R, D> {
+    pub(super) hardware: Arc<Hardware<R, D>>,
+    pub(super) features: Features,
+    pub(super) commands: Arc<CommandQueue<R, D>>,
+    pub(super) events: RecordQueue<4>,
+    /// Present if the SMMU has PRI.
+    pub(super) page_requests: Option<RecordQueue<2>>,
+    pub(super) faults: FaultTable,
+    pub(super) hooks: Hooks,
+    pub(super) trace: Option<Arc<Trace>>,
+    pub(super) control: spin::Mutex<Control>,
+}
+
+impl<R: Registers, D: Delay> Smmu<R, D> {
+    /// What the ID registers say.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// The fault core's table of this SMMU's streams.
+    pub fn faults(&self) -> &FaultTable {
+        &self.faults
+    }
+
+    /// The number of event records dealt with since the start.
+    pub fn event_records(&self) -> u64 {
+        self.events.done()
+    }
+
+    /// The number of page request records dealt with since the start.
+    pub fn page_request_records(&self) -> u64 {
+        self.page_requests.as_ref().map_or(0, RecordQueue::done)
+    }
+
+    /// Counts of the event queue.
+    pub fn event_counts(&self) -> RecordCounts {
+        self.events.counts()
+    }
+
+    /// Counts of the PRI queue, zero without one.
+    pub fn page_request_counts(&self) -> RecordCounts {
+        self.page_requests.as_ref().map_or_else(RecordCounts::default, RecordQueue::counts)
+    }
+
+    /// Counts of the command queue.
+    pub fn command_counts(&self) -> CommandCounts {
+        self.commands.counts()
+    }
+
+    /// The last command queue error.
+    pub fn last_command_failure(&self, masked: &Masked) -> Option<CommandFailure> {
+        self.commands.last_failure(masked)
+    }
+
+    /// A hash over all records and answers in their order, if [`Options::trace`] asked for it.
+    pub fn trace_hash(&self, masked: &Masked) -> Option<u64> {
+        self.trace.as_ref().map(|trace| trace.value(masked))
+    }
+
+    /// The right to change streams: waits, bounded, for another core that has it, which may itself wait a few times.
+    pub(super) fn control(&self, cpu: &mut Cpu) -> Result<spin::MutexGuard<'_, Control>, DriverError> {
+        let look = |_: &Cpu| self.control.try_lock().ok_or(());
+        self.hardware.wait(cpu, self.hardware.limit_us.saturating_mul(4), look).map_err(|_| DriverError::Busy)
+    }
+
+    /// The number of the first record of `queue` that the SMMU has not written yet.
+    pub(super) fn produced(&self, masked: &Masked, queue: OutputQueue) -> u64 {
+        match (queue, &self.page_requests) {
+            (OutputQueue::Events, _) => self.events.produced(&self.hardware, masked),
+            (OutputQueue::PageRequests, Some(records)) => records.produced(&self.hardware, masked),
+            (OutputQueue::PageRequests, None) => 0,
+        }
+    }
+
+    fn records(&self, queue: OutputQueue) -> u64 {
+        match queue {
+            OutputQueue::Events => self.event_records(),
+            OutputQueue::PageRequests => self.page_request_records(),
+        }
+    }
+
+    /// Has the drainer of `queue` deal with everything that the SMMU has written so far, and waits for it, bounded.
+    pub(super) fn drain_past(&self, cpu: &mut Cpu, queue: OutputQueue) -> Result<(), DriverError> {
+        let expected = cpu.masked(|masked| self.produced(masked, queue));
+        if self.records(queue) >= expected {
+            return Ok(());
+        }
+        cpu.masked(|masked| self.hooks.wake.wake(masked, queue));
+        let look = |_: &Cpu| match self.records(queue) {
+            done if done >= expected => Ok(()),
+            done => Err(done),
+        };
+        self.hardware.wait(cpu, self.hardware.limit_us, look).map_err(|Expired { last: actual, waited_us }| {
+            DriverError::NotDrained { queue, expected, actual, waited_us }
+        })
+    }
+}

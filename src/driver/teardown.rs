@@ -1,0 +1,137 @@
+//! Taking page faults away from a stream: everything pending is answered once, and nothing is touched after it was freed.
+//!
+//! The order is the point. A stalling stream (4.7.2.1): no new work, entry to abort, closed in the fault core, a grace
+//! period (every answer claimed before is now in the command queue), STALL_TERM, the device comes to rest, the event
+//! queue drained past all its records. A stream with page requests (3.9.2, 8): requests off at the device, closed, a
+//! grace period, pending groups answered, the device comes to rest, the PRI queue drained, ATS off at the device, its
+//! translations invalidated, ATS off in the entry.
+//!
+//! Each step can be repeated, so a teardown that failed is taken up again by another call.
+
+use super::error::DriverError;
+use super::faults::Life;
+use super::hooks::{DeviceControl, OutputQueue};
+use super::registers::Registers;
+use super::smmu::Control;
+use super::stream::FaultMode;
+use super::{Delay, Smmu};
+use crate::iopf::Closing;
+use crate::smmuv3::StreamId;
+use crate::smmuv3::command::Command;
+use crate::sync::Cpu;
+use crate::sync::grace::Grace;
+use crate::sync::wait::Expired;
+
+impl<R: Registers, D: Delay> Smmu<R, D> {
+    /// Takes the page faults of a stream, and of those enabled together with it, away from their handler.
+    ///
+    /// When it returns, every fault is answered (by its group, with Invalid, or by STALL_TERM), no record of the streams is
+    /// left in a queue, the device is at rest, and the fault state is on its way to be freed after a grace period. A
+    /// stalling stream is aborted from now on; on a stream with page requests ATS is off, and it is translated.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::NotAttached`], [`DriverError::FaultsNotEnabled`], [`DriverError::Busy`] at the start. After that, the
+    /// error of the step that failed, [`DriverError::DeviceBusy`] for example: the streams are quarantined then, and the
+    /// call may be repeated.
+    pub fn disable_faults(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        let mut control = self.control(cpu)?;
+        let Control { streams, lives, .. } = &mut *control;
+        if !streams.contains_key(&stream) {
+            return Err(DriverError::NotAttached(stream));
+        }
+        let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        let (closing, grace) = match life.mode {
+            FaultMode::PageRequest => self.end_page_requests(cpu, stream, life, device)?,
+            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, stream, life, device)?,
+        };
+        // Stalls that STALL_TERM answered are dropped here; of page requests, those whose answer found the queue full.
+        closing.answer_pending(cpu, &grace);
+        cpu.masked(|masked| closing.finish(masked))
+            .map_err(|unfinished| DriverError::Unanswered { stream, waiting: unfinished.waiting })?;
+        lives.retain(|life| !life.has(stream));
+        Ok(())
+    }
+
+    fn end_stalls(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        device.stop_new_work();
+        let closed = self.terminate_stalls(cpu, stream, life)?;
+        self.wait_device(cpu, stream, "idle", || device.is_idle())?;
+        // Makes the events of what was terminated visible (4.7.3), so that the drain takes them too.
+        self.commands.execute(cpu, &[])?;
+        self.drain_past(cpu, OutputQueue::Events)?;
+        Ok(closed)
+    }
+
+    /// From the entries' abort to STALL_TERM: after it no transaction of the streams is stalled, and none will be.
+    pub(super) fn terminate_stalls(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        for member in &life.members {
+            self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;
+        }
+        let closed = self.close(cpu, stream)?;
+        for member in &life.members {
+            cpu.masked(|masked| self.commands.submit(masked, &[Command::StallTerm { stream: member.stream }]))?;
+        }
+        Ok(closed)
+    }
+
+    fn end_page_requests(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        device.disable_page_requests();
+        let (closing, grace) = self.close(cpu, stream)?;
+        closing.answer_pending(cpu, &grace);
+        // From here on the drainer answers every request.
+        self.wait_device(cpu, stream, "stopped", || device.page_requests_stopped())?;
+        self.drain_past(cpu, OutputQueue::PageRequests)?;
+        device.disable_ats();
+        for member in &life.members {
+            self.invalidate_atc(cpu, member.stream, None, None)?;
+        }
+        for member in &life.members {
+            self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;
+        }
+        Ok((closing, grace))
+    }
+
+    /// Closes the streams in the fault core, and lets a grace period pass: the handler is not called any more, and every
+    /// answer claimed before is in the command queue.
+    fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
+        let closing = cpu.masked(|masked| self.faults.close(masked, stream))?;
+        let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
+        Ok((closing, grace))
+    }
+
+    fn wait_device(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        state: &'static str,
+        mut reached: impl FnMut() -> bool,
+    ) -> Result<(), DriverError> {
+        let look = |_: &Cpu| if reached() { Ok(()) } else { Err(()) };
+        self.hardware
+            .wait(cpu, self.hardware.limit_us, look)
+            .map_err(|Expired { waited_us, .. }| DriverError::DeviceBusy { stream, state, waited_us })
+    }
+}
