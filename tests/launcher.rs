@@ -1,0 +1,139 @@
+//! `run-qemu.sh` as a user meets it. A stand-in takes QEMU's place, so nothing is built or booted.
+//!
+//! The stand-in prints its arguments, one a line, and then does what the kernel's first argument says.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const QEMU: &str = r#"#!/bin/sh
+[ "$1" = --version ] && echo "QEMU emulator version ${VERSION:-7.2.22} (stand-in)" && exit
+printf '%s\n' "$@"
+case "$*" in
+*arg=hang*) exec sleep 60 ;;
+*arg=fail*) exit 3 ;;
+esac
+"#;
+
+/// A directory of its own, whose name has a space, with the stand-in and an image in it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(test: &str) -> Self {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("launcher {test}"));
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("image"), "").unwrap();
+        let qemu = place.join("qemu");
+        fs::write(&qemu, QEMU).unwrap();
+        fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(place)
+    }
+
+    /// Runs a copy of the launcher that lies in this directory, from another one.
+    fn launch(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let launcher = self.0.join("run-qemu.sh");
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("run-qemu.sh"), &launcher).unwrap();
+        let mut command = Command::new("bash");
+        command.arg(&launcher).args(["--smmu", "qemu", "--qemu"]).arg(self.0.join("qemu"));
+        command.args(arguments).current_dir("/");
+        command
+    }
+
+    fn image(&self) -> String {
+        self.0.join("image").to_str().unwrap().to_string()
+    }
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn is_argument(output: &Output, argument: &str) -> bool {
+    stdout(output).lines().any(|line| line == argument)
+}
+
+#[test]
+fn unknown_options_values_and_commands_are_named() {
+    let place = Place::new("unknown");
+    for (arguments, named) in [
+        (&["--frobnicate"][..], "--frobnicate"),
+        (&["--smp", "9"], "'9'"),
+        (&["--smp", "0"], "'0'"),
+        (&["--smp", "two"], "'two'"),
+        (&["--smp"], "--smp"),
+        (&["--smmu", "amd"], "'amd'"),
+        (&["--timeout", "0"], "'0'"),
+        (&["--seed", "-1"], "'-1'"),
+        (&["frobnicate"], "'frobnicate'"),
+    ] {
+        let output = place.launch(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(named), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn help_names_every_option() {
+    let output = Place::new("help").launch(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for option in ["--smp", "--smmu", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"] {
+        assert!(stdout(&output).contains(option), "{option}");
+    }
+}
+
+#[test]
+fn end_of_the_kernel_is_the_end_of_the_launcher() {
+    let place = Place::new("status");
+    assert_eq!(place.launch(&[&place.image()]).status.code(), Some(0));
+    assert_eq!(place.launch(&[&place.image(), "fail"]).status.code(), Some(3));
+}
+
+#[test]
+fn hang_ends_at_the_time_out_and_says_so() {
+    let place = Place::new("hang");
+    let output = place.launch(&["--timeout", "1", &place.image(), "hang"]);
+    assert_eq!(output.status.code(), Some(124));
+    assert!(stderr(&output).contains("hung: no end after 1 s"), "{}", stderr(&output));
+}
+
+#[test]
+fn arguments_reach_the_kernel_unchanged() {
+    let place = Place::new("arguments");
+    let output = place.launch(&[&place.image(), "--exact", "a,b"]);
+    let expected = "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=a,,b";
+    assert!(is_argument(&output, expected), "{}", stdout(&output));
+}
+
+#[test]
+fn options_reach_qemu() {
+    let place = Place::new("options");
+    let output = place.launch(&["--smp", "8", "--deterministic", &place.image()]);
+    assert!(is_argument(&output, "8"), "{}", stdout(&output));
+    assert!(is_argument(&output, "shift=4,sleep=off"), "{}", stdout(&output));
+    assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
+}
+
+#[test]
+fn missing_image_is_no_image() {
+    let place = Place::new("missing");
+    let output = place.launch(&["/nowhere/image"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("'/nowhere/image'"), "{}", stderr(&output));
+}
+
+#[test]
+fn too_old_qemu_is_refused() {
+    let place = Place::new("old");
+    let output = place.command(&["setup"]).env("VERSION", "7.1.99").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no QEMU for aarch64 of version 7.2 or newer"), "{}", stderr(&output));
+}
