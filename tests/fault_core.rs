@@ -7,7 +7,11 @@ mod fault_bench;
 mod answers;
 #[path = "fault_core/closing.rs"]
 mod closing;
+#[path = "fault_core/cores.rs"]
+mod cores;
 #[path = "fault_core/groups.rs"]
 mod groups;
 #[path = "fault_core/limits.rs"]
 mod limits;
+#[path = "fault_core/random.rs"]
+mod random;

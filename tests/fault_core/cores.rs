@@ -1,0 +1,226 @@
+//! Three threads stand for cores: one drains, one works on deferred groups, one times out, closes and opens again.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use embedded_hal::delay::DelayNs;
+use smmu_iopf::iopf::{
+    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Report,
+    StreamLimits, Target, Verdict,
+};
+use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::sync::Masked;
+use smmu_iopf::sync::grace::Domain;
+
+use super::fault_bench::{STREAM, cpu, page, stall};
+
+const PAGES: StreamId = StreamId(0x8_0007);
+const FAULTS: u16 = 20_000;
+const GROUPS: Limits = Limits { states: 8, groups: 12 };
+const STREAM_GROUPS: StreamLimits = StreamLimits { groups: 8, requests: 4, time_out_us: 1000 };
+const LONG_US: u32 = 10_000_000;
+
+/// What the hardware waits for. An answer that it does not wait for is remembered.
+#[derive(Default)]
+struct Hardware {
+    waiting: Mutex<HashSet<(StreamId, Target)>>,
+    strays: Mutex<Vec<Answer>>,
+    /// The stalling stream's STE aborts: it stalls nothing new.
+    aborts: AtomicBool,
+    stuck: AtomicBool,
+}
+
+impl Hardware {
+    /// Records a fault, unless its stream aborts or its index is in use.
+    fn record(&self, fault: &Fault) -> bool {
+        let mut waiting = self.waiting.lock().unwrap();
+        let may = fault.stream == PAGES || !self.aborts.load(SeqCst);
+        may && (!fault.wants_answer() || waiting.insert((fault.stream, fault.target())))
+    }
+
+    fn answer(&self, answer: Answer) {
+        if !self.waiting.lock().unwrap().remove(&(answer.stream, answer.to)) {
+            self.strays.lock().unwrap().push(answer);
+        }
+    }
+
+    fn abort_new_stalls(&self) {
+        let _settled = self.waiting.lock().unwrap();
+        self.aborts.store(true, SeqCst);
+    }
+
+    fn stall_term(&self) {
+        self.waiting.lock().unwrap().retain(|&(stream, _)| stream != STREAM);
+    }
+}
+
+impl PageResponder for Hardware {
+    fn respond(&self, _: &Masked, answer: Answer) -> Result<(), NotSent> {
+        if self.stuck.load(SeqCst) {
+            return Err(NotSent { answer });
+        }
+        // Widens the gap between claim and publication.
+        thread::yield_now();
+        self.answer(answer);
+        Ok(())
+    }
+}
+
+/// Answers one fault in four at once.
+#[derive(Default)]
+struct Deferring(Mutex<Vec<FaultGroup>>);
+
+impl FaultHandler for Deferring {
+    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
+        match faults.iter().any(|fault| fault.address % 4 == 0) {
+            true => Verdict::Answer(PageResponse::Success),
+            false => Verdict::Defer,
+        }
+    }
+
+    fn defer(&self, _: &Masked, group: FaultGroup) {
+        self.0.lock().unwrap().push(group);
+    }
+}
+
+struct Sleep;
+
+impl DelayNs for Sleep {
+    fn delay_ns(&mut self, ns: u32) {
+        thread::sleep(Duration::from_nanos(ns.into()));
+    }
+}
+
+#[test]
+fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
+    let domain = Arc::new(Domain::new());
+    let hardware = Arc::new(Hardware::default());
+    let handler = Arc::new(Deferring::default());
+    let table = FaultTable::new(domain.clone(), hardware.clone(), 20, GROUPS).unwrap();
+    let (recorded, reported) = (AtomicU64::new(0), AtomicU64::new(0));
+    let drained = AtomicBool::new(false);
+    let (domain, table, hardware, handler) = (&domain, &table, &hardware, &handler);
+    let open = |cpu: &mut _, stream, kind| {
+        let since = recorded.load(SeqCst);
+        let request = OpenRequest { streams: &[stream], kind, handler: handler.clone(), limits: STREAM_GROUPS, since };
+        table.open(cpu, &mut Sleep, request)
+    };
+    let mut first = cpu(0);
+    open(&mut first, STREAM, Kind::Stall).unwrap();
+    open(&mut first, PAGES, Kind::Page).unwrap();
+    domain.offline(&mut first);
+
+    thread::scope(|scope| {
+        // Drains.
+        scope.spawn(|| {
+            let mut cpu = cpu(1);
+            domain.online(&mut cpu);
+            for n in 0..FAULTS {
+                let address = u64::from(n % 7);
+                let fault = match n % 3 {
+                    0 => page(PAGES, n / 3 % 512, n % 2 == 0, address),
+                    1 => page(PAGES, n / 3 % 512, true, address),
+                    _ => stall(STREAM, n, address),
+                };
+                if hardware.record(&fault) {
+                    let record = recorded.fetch_add(1, SeqCst);
+                    cpu.masked(|masked| match table.report(masked, record, fault) {
+                        Report::Answer(answer) => hardware.answer(answer),
+                        // STALL_TERM has been given, or will be.
+                        Report::Swallowed | Report::Held | Report::Deferred => {}
+                    });
+                    reported.fetch_add(1, SeqCst);
+                }
+                domain.poll(&mut cpu);
+            }
+            drained.store(true, SeqCst);
+            domain.offline(&mut cpu);
+        });
+        // Works.
+        scope.spawn(|| {
+            let mut cpu = cpu(2);
+            domain.online(&mut cpu);
+            let mut n = 0_u32;
+            while !drained.load(SeqCst) || !handler.0.lock().unwrap().is_empty() {
+                let group = handler.0.lock().unwrap().pop();
+                n += 1;
+                match group {
+                    Some(group) if n % 8 == 0 => drop(group),
+                    Some(group) => {
+                        if n % 16 == 1 {
+                            thread::sleep(Duration::from_millis(3));
+                        }
+                        let _ = cpu.masked(|masked| group.respond(masked, PageResponse::Success));
+                    }
+                    None => thread::yield_now(),
+                }
+                domain.poll(&mut cpu);
+            }
+            domain.offline(&mut cpu);
+        });
+        // Times out, closes, opens again.
+        scope.spawn(|| {
+            let mut cpu = cpu(3);
+            domain.online(&mut cpu);
+            let mut now_us = 0;
+            let mut round = 0;
+            loop {
+                let last = drained.load(SeqCst);
+                hardware.stuck.store(round % 5 == 1 && !last, SeqCst);
+                now_us += 700;
+                table.expire(&cpu, now_us);
+                domain.poll(&mut cpu);
+                hardware.stuck.store(false, SeqCst);
+                if round % 4 == 3 {
+                    hardware.abort_new_stalls();
+                    let closing = cpu.masked(|masked| table.close(masked, STREAM)).unwrap();
+                    let grace = domain.synchronize(&mut cpu, &mut Sleep, LONG_US).unwrap();
+                    hardware.stall_term();
+                    let target = recorded.load(SeqCst);
+                    while reported.load(SeqCst) < target {
+                        domain.poll(&mut cpu);
+                        thread::yield_now();
+                    }
+                    let _ = closing.answer_pending(&cpu, &grace);
+                    cpu.masked(|masked| closing.finish(masked)).unwrap();
+                    while open(&mut cpu, STREAM, Kind::Stall).is_err() {
+                        thread::yield_now();
+                    }
+                    hardware.aborts.store(false, SeqCst);
+                }
+                round += 1;
+                if last {
+                    break;
+                }
+                thread::yield_now();
+            }
+            domain.offline(&mut cpu);
+        });
+    });
+
+    // All hands are off: what is left is the disabler's.
+    domain.online(&mut first);
+    assert!(handler.0.lock().unwrap().is_empty());
+    for stream in [STREAM, PAGES] {
+        let closing = first.masked(|masked| table.close(masked, stream)).unwrap();
+        let grace = domain.synchronize(&mut first, &mut Sleep, LONG_US).unwrap();
+        if stream == STREAM {
+            hardware.stall_term();
+        }
+        assert_eq!(closing.answer_pending(&first, &grace).unsent, 0);
+        first.masked(|masked| closing.finish(masked)).unwrap();
+    }
+    let _grace = domain.synchronize(&mut first, &mut Sleep, LONG_US).unwrap();
+    domain.poll(&mut first);
+
+    assert_eq!(*hardware.strays.lock().unwrap(), []);
+    assert_eq!(*hardware.waiting.lock().unwrap(), HashSet::new());
+    let totals = table.totals();
+    assert_eq!((totals.live_states, totals.slots_in_use), (0, 0));
+    assert_eq!(totals.statistics.groups, totals.statistics.answers() + totals.statistics.terminated);
+    assert_eq!(totals.statistics.records, reported.load(SeqCst));
+    assert_eq!(domain.stats().in_memory(), 0);
+}
