@@ -127,6 +127,9 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                 };
                 if hardware.record(&fault) {
                     let record = recorded.fetch_add(1, SeqCst);
+                    if n % 8 == 0 {
+                        thread::yield_now();
+                    }
                     cpu.masked(|masked| match table.report(masked, record, fault) {
                         Report::Answer(answer) => hardware.answer(answer),
                         // STALL_TERM has been given, or will be.
@@ -135,6 +138,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                     reported.fetch_add(1, SeqCst);
                 }
                 domain.poll(&mut cpu);
+                thread::yield_now();
             }
             drained.store(true, SeqCst);
             domain.offline(&mut cpu);
@@ -146,11 +150,12 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             let mut n = 0_u32;
             while !drained.load(SeqCst) || !handler.0.lock().unwrap().is_empty() {
                 let group = handler.0.lock().unwrap().pop();
-                n += 1;
+                n += u32::from(group.is_some());
                 match group {
                     Some(group) if n % 8 == 0 => drop(group),
                     Some(group) => {
-                        if n % 16 == 1 {
+                        if n % 256 == 1 {
+                            // Long enough to be timed out, and closed.
                             thread::sleep(Duration::from_millis(3));
                         }
                         let _ = cpu.masked(|masked| group.respond(masked, PageResponse::Success));
