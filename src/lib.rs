@@ -17,6 +17,8 @@ extern crate std;
 pub mod arch;
 pub mod driver;
 pub mod iopf;
+#[cfg(target_os = "none")]
+pub mod kernel;
 pub mod model;
 pub mod platform;
 pub mod smmuv3;

@@ -81,13 +81,6 @@ impl FramePool {
         self.dirty.push(&self.next, frame.index);
     }
 
-    /// Takes back the frame at `phys`, which a page table held. Returns whether it was this pool's.
-    pub(super) fn free_at(&self, phys: PhysAddr) -> bool {
-        let Some(index) = self.index_of(phys) else { return false };
-        self.free(Frame { index, phys });
-        true
-    }
-
     /// Zeroes up to `count` freed frames and returns how many: work for an idle core.
     pub fn zero_some(&self, count: usize) -> usize {
         (0..count)
@@ -232,7 +225,6 @@ mod tests {
         assert!(pool.words(PhysAddr(0x7fff_f000)).is_none());
         assert!(pool.words(PhysAddr(0x8000_1fff)).is_some());
         assert!(pool.words(PhysAddr(0x8000_2000)).is_none());
-        assert!(!pool.free_at(PhysAddr(0)));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub const MAX_CORES: usize = 8;
 pub struct CoreId(u8);
 
 impl CoreId {
+    /// The core that boots.
+    pub const FIRST: Self = Self(0);
+
     /// `index` as a core's number, or `None` if it is not below [`MAX_CORES`].
     pub const fn new(index: usize) -> Option<Self> {
         if index < MAX_CORES { Some(Self(index as u8)) } else { None }

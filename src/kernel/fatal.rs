@@ -1,0 +1,70 @@
+//! The end: what is printed when the kernel cannot go on, and the status that QEMU ends with.
+
+use core::panic::PanicInfo;
+
+use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable, SP_EL0};
+
+use super::console::print_unlocked;
+use super::image;
+use crate::arch::exception::{Frame, Syndrome, backtrace};
+use crate::arch::{self, semihosting};
+
+/// The status of a run that a panic or an exception ended.
+pub const STATUS: i32 = 101;
+
+/// Reports a panic and ends QEMU.
+pub fn panic(info: &PanicInfo<'_>) -> ! {
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {0}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
+    print_unlocked(format_args!("{}: {info}", arch::core_id()));
+    print_backtrace(frame_pointer);
+    semihosting::exit(STATUS)
+}
+
+/// Reports an exception that nothing expected, and ends QEMU. `vector` is the number of the vector's entry.
+#[unsafe(no_mangle)]
+extern "C" fn fatal_exception(frame: &Frame, vector: u64) -> ! {
+    let (syndrome, address) = (Syndrome(ESR_EL1.get()), FAR_EL1.get());
+    let from = ["a thread", "an exception handler", "EL0", "EL0 in AArch32"][vector as usize / 4 % 4];
+    let kind = ["synchronous exception", "IRQ", "FIQ", "SError"][vector as usize % 4];
+    print_unlocked(format_args!("{}: unexpected {kind} from {from}: {syndrome}", arch::core_id()));
+    if syndrome.has_address() {
+        print_unlocked(format_args!("  address {address:#018x}"));
+    }
+    print_unlocked(format_args!(
+        "  pc {:#018x}  pstate {:#010x}  sp_el0 {:#018x}",
+        frame.elr,
+        frame.spsr,
+        SP_EL0.get()
+    ));
+    for (index, four) in frame.x.chunks(4).enumerate() {
+        let mut line = heapless::String::<128>::new();
+        for (offset, value) in four.iter().enumerate() {
+            // 4 times 24 characters fit.
+            let _ = core::fmt::write(&mut line, format_args!("  x{:<2} {value:#018x}", index * 4 + offset));
+        }
+        print_unlocked(format_args!("{line}"));
+    }
+    print_backtrace(frame.x[29]);
+    semihosting::exit(STATUS)
+}
+
+fn print_backtrace(frame_pointer: u64) {
+    print_unlocked(format_args!("  called from (addr2line -e IMAGE ADDRESS...):"));
+    for address in backtrace(frame_pointer, image::stacks()) {
+        print_unlocked(format_args!("    {address:#018x}"));
+    }
+}
+
+/// Reports an interrupt that nobody asked for, and ends QEMU.
+pub(super) fn unexpected_interrupt(intid: u32) -> ! {
+    print_unlocked(format_args!("{}: unexpected interrupt {intid}", arch::core_id()));
+    semihosting::exit(STATUS)
+}
+
+/// Says why the kernel can't boot, and ends QEMU. Works before there is a console.
+pub(super) fn refuse(why: impl core::fmt::Display) -> ! {
+    semihosting::print(format_args!("smmu-iopf: {why}\n"));
+    semihosting::exit(1)
+}

@@ -1,0 +1,148 @@
+//! What the kernel has while it runs, and what its cores do when nothing is asked of them.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::time::Duration;
+
+use aarch64_cpu::asm::wfi;
+use embedded_hal::delay::DelayNs;
+use spin::Once;
+
+use super::interrupts::{Interrupts, Sgi, send};
+use super::memory::{DeviceMemory, KernelHeap};
+use crate::arch::timer::{self, Alarm};
+use crate::platform::board::Board;
+use crate::sync::grace::Domain;
+use crate::sync::wait::{self, Expired};
+use crate::sync::{CoreId, Cpu, Masked};
+
+/// The most kinds of work that cores look after.
+const WORKERS: usize = 16;
+
+/// Something that cores do when they have time.
+pub trait Work: Send + Sync {
+    /// Does what there is to do, and returns whether that was anything.
+    fn work(&self, cpu: &mut Cpu) -> bool;
+
+    /// Whether there is something to do.
+    fn is_waiting(&self, masked: &Masked) -> bool;
+}
+
+/// The kernel: one, from the end of boot until the machine stops.
+pub struct Kernel {
+    /// The machine.
+    pub board: Board,
+    /// The arguments of the command line.
+    pub arguments: Vec<String>,
+    /// The cores and the objects they share under grace periods.
+    pub domain: Arc<Domain>,
+    /// Memory for what SMMUs and devices reach.
+    pub device_memory: Arc<DeviceMemory>,
+    /// Interrupts and their handlers.
+    pub interrupts: Interrupts,
+    /// The heap.
+    pub heap: &'static KernelHeap,
+    pub(super) online: AtomicUsize,
+    pub(super) workers: [Once<Arc<dyn Work>>; WORKERS],
+}
+
+static KERNEL: Once<Kernel> = Once::new();
+
+impl Kernel {
+    /// The kernel, or `None` before it has booted.
+    pub fn get() -> Option<&'static Self> {
+        KERNEL.get()
+    }
+
+    pub(super) fn start(self) -> &'static Self {
+        KERNEL.call_once(|| self)
+    }
+
+    /// How many cores run the kernel.
+    pub fn cores(&self) -> usize {
+        self.online.load(Relaxed)
+    }
+
+    /// From now on, cores with time do `work` too. Returns it if there are too many kinds of work.
+    pub fn add_work(&self, work: Arc<dyn Work>) -> Result<(), Arc<dyn Work>> {
+        let Some(free) = self.workers.iter().find(|slot| !slot.is_completed()) else { return Err(work) };
+        free.call_once(|| work);
+        Ok(())
+    }
+
+    /// Does what there is to do, and is quiescent once. Returns whether anything was done.
+    pub fn work(&self, cpu: &mut Cpu) -> bool {
+        self.domain.poll(cpu);
+        self.workers.iter().map_while(Once::get).fold(false, |worked, work| worked | work.work(cpu))
+    }
+
+    /// Sleeps until an interrupt comes, unless there is something to do.
+    pub fn idle(&self, cpu: &mut Cpu) {
+        self.domain.idle(cpu, |masked| self.is_work_waiting(masked), wfi);
+    }
+
+    fn is_work_waiting(&self, masked: &Masked) -> bool {
+        self.workers.iter().map_while(Once::get).any(|work| work.is_waiting(masked))
+    }
+
+    /// Works and sleeps until `look` is content (`Ok`), for at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`Expired`] with what `look` saw last.
+    pub fn wait_until<T, S>(
+        &self,
+        cpu: &mut Cpu,
+        limit: Duration,
+        mut look: impl FnMut() -> Result<T, S>,
+    ) -> Result<T, Expired<S>> {
+        let start = timer::now();
+        // A sleep ends with any interrupt, so what counts is the clock, not the number of sleeps.
+        let outcome = wait::until(&mut Rest { kernel: self, cpu }, u32::MAX, || match look() {
+            Ok(value) => Ok(Ok(value)),
+            Err(last) if timer::now() - start >= limit => Ok(Err(last)),
+            Err(last) => Err(last),
+        });
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(last)) | Err(Expired { last, .. }) => {
+                Err(Expired { last, waited_us: (timer::now() - start).as_micros() as u32 })
+            }
+        }
+    }
+
+    /// Wakes every core but this one to look for work.
+    pub fn wake_others(&self, masked: &Masked) {
+        CoreId::all().take(self.cores()).filter(|&core| core != masked.core()).for_each(|core| send(Sgi::Wake, core));
+    }
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("board", &self.board).field("arguments", &self.arguments).finish_non_exhaustive()
+    }
+}
+
+/// A delay that is used: for work if there is any, else for sleep until an interrupt, a millisecond at most.
+struct Rest<'a> {
+    kernel: &'a Kernel,
+    cpu: &'a mut Cpu,
+}
+
+impl DelayNs for Rest<'_> {
+    fn delay_ns(&mut self, _: u32) {
+        if self.kernel.work(self.cpu) {
+            return;
+        }
+        let kernel = self.kernel;
+        // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
+        let waiting = |masked: &Masked| {
+            Alarm::set(masked, Duration::from_millis(1));
+            kernel.is_work_waiting(masked)
+        };
+        kernel.domain.idle(self.cpu, waiting, wfi);
+    }
+}
