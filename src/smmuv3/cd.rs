@@ -106,3 +106,6 @@ impl L1ContextDescriptor {
         if VALID.is_set(word) { Some(Self { table: PhysAddr(LEVEL2.address(word)) }) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests;

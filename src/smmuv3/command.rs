@@ -308,3 +308,6 @@ impl Command {
         if supported { Ok(()) } else { Err(CommandError::NotSupported(self.opcode())) }
     }
 }
+
+#[cfg(test)]
+mod tests;

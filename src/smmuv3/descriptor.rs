@@ -259,13 +259,16 @@ impl PageDescriptor {
 
     /// Whether the permissions allow `access` in the EL1&0 regime. The Access flag is not looked at.
     pub const fn permits(&self, access: Access) -> bool {
-        let (read, execute) = if access.privileged {
+        let read = access.privileged || self.unprivileged;
+        let write = read && !self.read_only;
+        let execute = if access.privileged {
             // What EL0 can write, EL1 can't execute.
-            (true, !self.privileged_execute_never && !(self.unprivileged && !self.read_only))
+            let unprivileged_write = self.unprivileged && !self.read_only;
+            !self.privileged_execute_never && !unprivileged_write
         } else {
-            (self.unprivileged, !self.unprivileged_execute_never)
+            !self.unprivileged_execute_never
         };
-        (!access.read || read) && (!access.write || read && !self.read_only) && (!access.execute || execute)
+        (read || !access.read) && (write || !access.write) && (execute || !access.execute)
     }
 }
 
@@ -273,3 +276,6 @@ impl PageDescriptor {
 const fn output(level: Level) -> Field {
     Field::new(47, level.shift())
 }
+
+#[cfg(test)]
+mod tests;

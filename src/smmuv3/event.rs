@@ -281,3 +281,6 @@ impl Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -302,3 +302,12 @@ impl Features {
         }
     }
 }
+
+/// The features of an SMMU with stages, stall, ATS, PRI and tables of every kind, for tests.
+#[cfg(test)]
+pub(crate) fn test_features() -> Features {
+    Features::decode(tests::EVERYTHING).unwrap()
+}
+
+#[cfg(test)]
+mod tests;

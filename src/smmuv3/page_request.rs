@@ -82,3 +82,81 @@ impl PageRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Words of records, written by hand from chapter 8.
+
+    use super::*;
+
+    fn request() -> PageRequest {
+        PageRequest {
+            stream: StreamId(0x300),
+            substream: None,
+            access: Access::default(),
+            last: true,
+            group: PrgIndex::new(0).unwrap(),
+            address: 0,
+        }
+    }
+
+    #[track_caller]
+    fn check(words: [u64; 2], request: PageRequest) {
+        assert_eq!(request.encode(), words, "encode {request:?}");
+        assert_eq!(PageRequest::decode(words), request, "decode {words:#x?}");
+    }
+
+    #[test]
+    fn a_request_with_pasid_has_all_fields() {
+        // SSV, Last, R, Priv.
+        check(
+            [0xd401_2345_0000_0300, 0x0000_7fff_ffff_f1ab],
+            PageRequest {
+                substream: SubstreamId::new(0x12345),
+                access: Access { privileged: true, ..Access::READ },
+                group: PrgIndex::new(0x1ab).unwrap(),
+                address: 0x0000_7fff_ffff_f000,
+                ..request()
+            },
+        );
+        // SSV, W, X.
+        check(
+            [0xa80f_ffff_ffff_ffff, 0xffff_ffff_ffff_f000],
+            PageRequest {
+                stream: StreamId(u32::MAX),
+                substream: SubstreamId::new(0xfffff),
+                access: Access { execute: true, ..Access::WRITE },
+                last: false,
+                address: 0xffff_ffff_ffff_f000,
+                ..request()
+            },
+        );
+    }
+
+    #[test]
+    fn a_request_without_pasid_is_neither_execute_nor_privileged() {
+        check(
+            [0x7000_0000_0000_0300, 0x1000],
+            PageRequest { access: Access { read: true, ..Access::WRITE }, address: 0x1000, ..request() },
+        );
+        // The same with Priv, X and SubstreamID set, which are unknown then.
+        assert_eq!(
+            PageRequest::decode([0x7c0f_ffff_0000_0300, 0x1000]),
+            PageRequest::decode([0x7000_0000_0000_0300, 0x1000])
+        );
+    }
+
+    #[test]
+    fn a_stop_marker_has_a_pasid() {
+        let stop = PageRequest { substream: SubstreamId::new(7), ..request() };
+        check([0xc000_0007_0000_0300, 0], stop);
+        assert!(stop.is_stop_marker());
+        // The same without PASID is a request.
+        check([0x4000_0000_0000_0300, 0], request());
+        assert!(!request().is_stop_marker());
+        for access in [Access::READ, Access::WRITE] {
+            assert!(!PageRequest { access, ..stop }.is_stop_marker());
+        }
+        assert!(!PageRequest { last: false, ..stop }.is_stop_marker());
+    }
+}

@@ -134,3 +134,78 @@ impl QueuePointer {
         self.index.0 | if self.overflow { OVERFLOW } else { 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn arithmetic_is_that_of_counting_for_every_index_of_small_queues() {
+        for log2 in 0..=4 {
+            let size = QueueSize::new(log2).unwrap();
+            let entries = 1u32 << log2;
+            assert_eq!(size.entries(), entries);
+            // Two rounds through all indices and wrap bits.
+            for read in 0..4 * entries {
+                let cons = size.index(read);
+                assert_eq!(cons.raw(), read % (2 * entries));
+                assert_eq!(size.slot(cons), read % entries);
+                for len in 0..=entries {
+                    let prod = size.advance(cons, len);
+                    assert_eq!(prod.raw(), (read + len) % (2 * entries));
+                    assert_eq!(size.len(prod, cons), Ok(len));
+                    assert_eq!(size.space(prod, cons), Ok(entries - len));
+                    assert_eq!(size.is_empty(prod, cons), len == 0);
+                    assert_eq!(size.is_full(prod, cons), len == entries);
+                }
+                for ahead in entries + 1..2 * entries {
+                    let prod = size.advance(cons, ahead);
+                    let error = OutOfStep { prod: prod.raw(), cons: cons.raw(), entries };
+                    assert_eq!(size.len(prod, cons), Err(error));
+                    assert_eq!(size.space(prod, cons), Err(error));
+                    assert!(!size.is_empty(prod, cons) && !size.is_full(prod, cons));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_wrap_bit_is_bit_log2size_of_the_register() {
+        // 3.5.1: a queue of 8 entries that is full, one round ahead, in slot 5.
+        let size = QueueSize::new(3).unwrap();
+        let (prod, cons) = (size.pointer(0x8000_000d), size.pointer(0x0000_0005));
+        assert!(prod.overflow && !cons.overflow);
+        assert_eq!((size.slot(prod.index), size.slot(cons.index)), (5, 5));
+        assert!(size.is_full(prod.index, cons.index));
+        assert_eq!((prod.raw(), cons.raw()), (0x8000_000d, 5));
+        // The largest queue uses all 20 bits.
+        let size = QueueSize::new(19).unwrap();
+        assert_eq!(size.index(u32::MAX).raw(), 0x000f_ffff);
+        assert_eq!(QueueSize::new(20), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_advanced_is_counted(log2 in 0u8..=19, raw: u32, share in 0.0..=1.0f64) {
+            let size = QueueSize::new(log2).unwrap();
+            let cons = size.index(raw);
+            let len = (f64::from(size.entries()) * share) as u32;
+            let prod = size.advance(cons, len);
+            prop_assert_eq!(size.len(prod, cons), Ok(len));
+            prop_assert_eq!(size.slot(prod), (size.slot(cons) + len) % size.entries());
+            prop_assert!(size.slot(prod) < size.entries());
+        }
+
+        #[test]
+        fn any_two_registers_give_a_length_within_the_queue_or_an_error(log2 in 0u8..=19, prod: u32, cons: u32) {
+            let size = QueueSize::new(log2).unwrap();
+            let (prod, cons) = (size.pointer(prod).index, size.pointer(cons).index);
+            match size.len(prod, cons) {
+                Ok(len) => prop_assert!(len <= size.entries() && size.advance(cons, len) == prod),
+                Err(error) => prop_assert_eq!(error.entries, size.entries()),
+            }
+        }
+    }
+}

@@ -117,3 +117,113 @@ pub const PAGE1: usize = 0x1_0000;
 
 /// The bytes that both pages together take (6.1).
 pub const SIZE: usize = 0x2_0000;
+
+#[cfg(test)]
+mod tests {
+    use tock_registers::LocalRegisterCopy;
+
+    use super::fields::*;
+    use super::*;
+
+    /// Offset, width and name from the tables of 6.2.
+    const MAP: [(usize, u32, &str); 35] = [
+        (0x0, 32, "IDR0"),
+        (0x4, 32, "IDR1"),
+        (0xc, 32, "IDR3"),
+        (0x14, 32, "IDR5"),
+        (0x18, 32, "IIDR"),
+        (0x1c, 32, "AIDR"),
+        (0x20, 32, "CR0"),
+        (0x24, 32, "CR0ACK"),
+        (0x28, 32, "CR1"),
+        (0x2c, 32, "CR2"),
+        (0x44, 32, "GBPA"),
+        (0x50, 32, "IRQ_CTRL"),
+        (0x54, 32, "IRQ_CTRLACK"),
+        (0x60, 32, "GERROR"),
+        (0x64, 32, "GERRORN"),
+        (0x68, 64, "GERROR_IRQ_CFG0"),
+        (0x70, 32, "GERROR_IRQ_CFG1"),
+        (0x74, 32, "GERROR_IRQ_CFG2"),
+        (0x80, 64, "STRTAB_BASE"),
+        (0x88, 32, "STRTAB_BASE_CFG"),
+        (0x90, 64, "CMDQ_BASE"),
+        (0x98, 32, "CMDQ_PROD"),
+        (0x9c, 32, "CMDQ_CONS"),
+        (0xa0, 64, "EVENTQ_BASE"),
+        (0xb0, 64, "EVENTQ_IRQ_CFG0"),
+        (0xb8, 32, "EVENTQ_IRQ_CFG1"),
+        (0xbc, 32, "EVENTQ_IRQ_CFG2"),
+        (0xc0, 64, "PRIQ_BASE"),
+        (0xd0, 64, "PRIQ_IRQ_CFG0"),
+        (0xd8, 32, "PRIQ_IRQ_CFG1"),
+        (0xdc, 32, "PRIQ_IRQ_CFG2"),
+        (0x100a8, 32, "EVENTQ_PROD"),
+        (0x100ac, 32, "EVENTQ_CONS"),
+        (0x100c8, 32, "PRIQ_PROD"),
+        (0x100cc, 32, "PRIQ_CONS"),
+    ];
+
+    #[test]
+    fn the_map_is_that_of_6_2() {
+        assert_eq!(Register::ALL.len(), MAP.len());
+        for (register, (offset, bits, name)) in Register::ALL.iter().zip(MAP) {
+            assert_eq!(register.offset(), offset, "{name}");
+            assert_eq!(register.is_64bit(), bits == 64, "{name}");
+            assert_eq!(register.name(), name);
+            assert_eq!(Register::from_offset(offset), Some(*register));
+        }
+    }
+
+    #[test]
+    fn no_register_begins_anywhere_else() {
+        let found = (0..SIZE).filter(|offset| Register::from_offset(*offset).is_some()).count();
+        assert_eq!(found, MAP.len());
+        // The page 0 aliases of page 1 and the upper half of a 64-bit register are none of them.
+        for offset in [0xa8, 0xac, 0xc8, 0xcc, 0x84, PAGE1 + 0x20, SIZE + 0x20] {
+            assert_eq!(Register::from_offset(offset), None, "{offset:#x}");
+        }
+    }
+
+    #[test]
+    fn control_fields_are_where_6_3_has_them() {
+        let all = CR0::SMMUEN::SET + CR0::PRIQEN::SET + CR0::EVENTQEN::SET + CR0::CMDQEN::SET + CR0::ATSCHK::SET;
+        assert_eq!(all.value, 0x1f);
+        assert_eq!((CR0::VMW.val(7)).value, 0x1c0);
+        assert_eq!([CR0::PRIQEN::SET.value, CR0::EVENTQEN::SET.value, CR0::CMDQEN::SET.value], [2, 4, 8]);
+        let coherent = CR1::QUEUE_IC::WriteBack
+            + CR1::QUEUE_OC::WriteBack
+            + CR1::QUEUE_SH::InnerShareable
+            + CR1::TABLE_IC::WriteThrough
+            + CR1::TABLE_OC::WriteBack
+            + CR1::TABLE_SH::OuterShareable;
+        assert_eq!(coherent.value, 0b10_01_10_11_01_01);
+        assert_eq!([CR2::E2H::SET.value, CR2::RECINVSID::SET.value, CR2::PTM::SET.value], [1, 2, 4]);
+        assert_eq!(CR2::REC_CFG_ATS::SET.value, 8);
+        assert_eq!([GBPA::ABORT::SET.value, GBPA::UPDATE::SET.value], [0x0010_0000, 0x8000_0000]);
+        assert_eq!([IRQ_CTRL::GERROR::SET.value, IRQ_CTRL::PRIQ::SET.value, IRQ_CTRL::EVENTQ::SET.value], [1, 2, 4]);
+        assert_eq!([GERROR::CMDQ_ERR::SET.value, GERROR::EVENTQ_ABT_ERR::SET.value], [1, 4]);
+        assert_eq!([GERROR::PRIQ_ABT_ERR::SET.value, GERROR::MSI_CMDQ_ABT_ERR::SET.value], [8, 0x10]);
+        assert_eq!([GERROR::MSI_EVENTQ_ABT_ERR::SET.value, GERROR::MSI_PRIQ_ABT_ERR::SET.value], [0x20, 0x40]);
+        assert_eq!([GERROR::MSI_GERROR_ABT_ERR::SET.value, GERROR::SFM_ERR::SET.value], [0x80, 0x100]);
+        assert_eq!([IRQ_CFG2::MEMATTR.val(15).value, IRQ_CFG2::SH.val(3).value], [0xf, 0x30]);
+        assert_eq!(IRQ_CFG2::LO::SET.value, 0x8000_0000);
+    }
+
+    #[test]
+    fn table_and_queue_fields_are_where_6_3_has_them() {
+        let two_level =
+            STRTAB_BASE_CFG::FMT::TwoLevel + STRTAB_BASE_CFG::SPLIT::Bits8 + STRTAB_BASE_CFG::LOG2SIZE.val(16);
+        assert_eq!(two_level.value, 0x0001_0210);
+        assert_eq!((STRTAB_BASE::RA::SET + STRTAB_BASE::ADDR.val(0x8000_1000 >> 6)).value, 0x4000_0000_8000_1000);
+        let queue = QUEUE_BASE::ALLOCATE::SET + QUEUE_BASE::ADDR.val(0x8000_2000 >> 5) + QUEUE_BASE::LOG2SIZE.val(7);
+        assert_eq!(queue.value, 0x4000_0000_8000_2007);
+        assert_eq!(IRQ_CFG0::ADDR.val(0x0808_0040 >> 2).value, 0x0808_0040);
+        let cons = LocalRegisterCopy::<u32, CMDQ_CONS::Register>::new(0x0200_0013);
+        assert_eq!(cons.read(CMDQ_CONS::RD), 0x13);
+        assert!(cons.matches_all(CMDQ_CONS::ERR::Abt));
+        assert_eq!((CMDQ_CONS::ERR.val(0x7f)).value, 0x7f00_0000);
+        assert_eq!([QUEUE_PROD::OVFLG::SET.value, QUEUE_CONS::OVACKFLG::SET.value], [0x8000_0000, 0x8000_0000]);
+        assert_eq!([QUEUE_PROD::WR.val(0xf_ffff).value, QUEUE_CONS::RD.val(0xf_ffff).value], [0xf_ffff, 0xf_ffff]);
+    }
+}

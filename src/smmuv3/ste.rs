@@ -230,3 +230,6 @@ impl L1StreamTableDescriptor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Words of CDs, written by hand from 5.3 and 5.4.
+
+use super::*;
+use crate::smmuv3::features::{Features, Httu, StallModel, TableEndianness, test_features};
+use crate::smmuv3::ste::{ContextTableFormat, DefaultSubstream, Stage1, StreamWorld};
+use crate::smmuv3::{Cacheability, Shareability};
+
+const STREAM: Stage1 = Stage1 {
+    context: PhysAddr(0),
+    cd_max: 0,
+    format: ContextTableFormat::Linear,
+    default_substream: DefaultSubstream::Terminate,
+    attributes: TableAttributes::COHERENT,
+    stall_disabled: false,
+    world: StreamWorld::El1,
+};
+
+/// T0SZ 25, TG0 0, IR0 1, OR0 1, SH0 3, EPD1, V, IPS 4, AA64, S, R, A, ASET, ASID 0x1234; TTB0; MAIR.
+const LOWER: [u64; 8] = [0x1234_f204_c000_3519, 0x8800_0000, 0, 0xff44_0c04_00ff_44bb, 0, 0, 0, 0];
+
+fn lower() -> ContextDescriptor {
+    ContextDescriptor {
+        ttb0: Some(TableBase {
+            table: PhysAddr(0x8800_0000),
+            tsz: 25,
+            granule: Granule::Size4K,
+            attributes: TableAttributes::COHERENT,
+            ignore_top_byte: false,
+        }),
+        ttb1: None,
+        big_endian: false,
+        output_size: AddressSize::Bits44,
+        access_flag_fault_disabled: false,
+        flag_update: FlagUpdate::None,
+        stall: true,
+        record: true,
+        abort: true,
+        asid: Asid(0x1234),
+        private_asid: true,
+        mair: 0xff44_0c04_00ff_44bb,
+    }
+}
+
+#[track_caller]
+fn check(words: [u64; 8], cd: ContextDescriptor) {
+    assert_eq!(cd.encode(), words, "encode {cd:?}");
+    assert_eq!(ContextDescriptor::decode(words, &test_features(), &STREAM), Ok(cd), "decode {words:#x?}");
+}
+
+/// `LOWER` with other bits in word 0.
+fn lower_with(clear: u64, set: u64) -> [u64; 8] {
+    let mut words = LOWER;
+    words[0] = words[0] & !clear | set;
+    words
+}
+
+#[track_caller]
+fn illegal(words: [u64; 8], features: Features, field: &'static str, value: u64) {
+    assert_eq!(ContextDescriptor::decode(words, &features, &STREAM), Err(ContextError::Illegal { field, value }));
+}
+
+#[test]
+fn the_lower_half_is_described_as_5_4_says() {
+    check(LOWER, lower());
+    // TG0 1 is 64 KiB, 2 is 16 KiB; TBI0.
+    let base = |granule| TableBase { granule, ignore_top_byte: true, ..lower().ttb0.unwrap() };
+    check(lower_with(0, 1 << 6 | 1 << 38), ContextDescriptor { ttb0: Some(base(Granule::Size64K)), ..lower() });
+    check(lower_with(0, 2 << 6 | 1 << 38), ContextDescriptor { ttb0: Some(base(Granule::Size16K)), ..lower() });
+}
+
+#[test]
+fn the_upper_half_is_described_as_5_4_says() {
+    // EPD0, T1SZ 16, TG1 3 (64 KiB), IR1 2, OR1 2, SH1 2, V, IPS 4, AFFD, TBI1, AA64, HD, HA, A, ASID 7; TTB1.
+    let upper = ContextDescriptor {
+        ttb0: None,
+        ttb1: Some(TableBase {
+            table: PhysAddr(0x0a00_0000_0000),
+            tsz: 16,
+            granule: Granule::Size64K,
+            attributes: TableAttributes {
+                inner: Cacheability::WriteThrough,
+                outer: Cacheability::WriteThrough,
+                shareability: Shareability::OuterShareable,
+            },
+            ignore_top_byte: true,
+        }),
+        access_flag_fault_disabled: true,
+        flag_update: FlagUpdate::AccessFlagAndDirty,
+        stall: false,
+        record: false,
+        asid: Asid(7),
+        private_asid: false,
+        mair: 0,
+        ..lower()
+    };
+    check([0x0007_4e8c_aad0_4000, 0, 0x0a00_0000_0000, 0, 0, 0, 0, 0], upper);
+    // TG1 1 is 16 KiB, 2 is 4 KiB.
+    for (word, granule) in [(0x0007_4e8c_aa50_4000, Granule::Size16K), (0x0007_4e8c_aa90_4000, Granule::Size4K)] {
+        let ttb1 = Some(TableBase { granule, ..upper.ttb1.unwrap() });
+        check([word, 0, 0x0a00_0000_0000, 0, 0, 0, 0, 0], ContextDescriptor { ttb1, ..upper });
+    }
+}
+
+#[test]
+fn endianness_is_bit_15() {
+    check(lower_with(0, 1 << 15), ContextDescriptor { big_endian: true, ..lower() });
+    illegal(
+        lower_with(0, 1 << 15),
+        Features { table_endianness: TableEndianness::Little, ..test_features() },
+        "ENDI",
+        1,
+    );
+    illegal(LOWER, Features { table_endianness: TableEndianness::Big, ..test_features() }, "ENDI", 0);
+}
+
+#[test]
+fn a_cd_without_v_is_not_valid() {
+    assert_eq!(
+        ContextDescriptor::decode(lower_with(1 << 31, 0), &test_features(), &STREAM),
+        Err(ContextError::NotValid)
+    );
+}
+
+#[test]
+fn fault_rules_of_5_5_hold() {
+    let model = |stall_model| Features { stall_model, ..test_features() };
+    let no_stall = lower_with(1 << 44, 0);
+    illegal(LOWER, model(StallModel::Terminate), "S", 1);
+    illegal(no_stall, model(StallModel::Forced), "S", 0);
+    let disabled = Stage1 { stall_disabled: true, ..STREAM };
+    assert_eq!(
+        ContextDescriptor::decode(LOWER, &test_features(), &disabled),
+        Err(ContextError::Illegal { field: "S", value: 1 })
+    );
+    assert!(ContextDescriptor::decode(no_stall, &test_features(), &disabled).is_ok());
+    illegal(lower_with(1 << 46, 0), Features { term_model: true, ..test_features() }, "A", 0);
+    assert!(ContextDescriptor::decode(lower_with(1 << 46, 0), &test_features(), &STREAM).is_ok_and(|cd| !cd.abort));
+}
+
+#[test]
+fn rules_of_5_4_2_hold() {
+    let full = test_features();
+    illegal(lower_with(1 << 41, 0), full, "AA64", 0);
+    illegal(LOWER, Features { aarch64: false, ..full }, "AA64", 1);
+    illegal(lower_with(0, 1 << 43), Features { httu: Httu::None, ..full }, "HA", 1);
+    illegal(lower_with(0, 1 << 42), Features { httu: Httu::AccessFlag, ..full }, "HD", 1);
+    illegal(LOWER, Features { asid_bits: 8, ..full }, "ASID", 0x1234);
+    illegal(lower_with(0, 3 << 6), full, "TG0", 3);
+    illegal(LOWER, Features { granule_4k: false, ..full }, "TG0", 0);
+    illegal(lower_with(0x3f, 15), full, "T0SZ", 15);
+    illegal(lower_with(0x3f, 40), full, "T0SZ", 40);
+    illegal(lower_with(0x3f, 49), Features { small_tables: true, ..full }, "T0SZ", 49);
+    assert!(ContextDescriptor::decode(lower_with(0x3f, 48), &Features { small_tables: true, ..full }, &STREAM).is_ok());
+    // IPS is capped to OAS, TTB0 must fit it.
+    let mut words = lower_with(0, 7 << 32);
+    words[1] = 0x1000_0000_0000;
+    illegal(words, full, "TTB0", 0x1000_0000_0000);
+    // EPD1 = 0 makes TTB1 count: TG1 0 is reserved.
+    illegal(lower_with(1 << 30, 0), full, "TG1", 0);
+    // EPD0 = 1 makes T0SZ, TG0 and TTB0 ignored.
+    let disabled = ContextDescriptor::decode(lower_with(0, 1 << 14 | 3 << 6), &full, &STREAM);
+    assert_eq!(disabled, Ok(ContextDescriptor { ttb0: None, ..lower() }));
+}
+
+#[test]
+fn el2_has_one_half_that_cannot_be_disabled() {
+    let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
+    let words = lower_with(1 << 30, 1 << 14);
+    assert_eq!(ContextDescriptor::decode(words, &Features { asid_bits: 8, ..test_features() }, &el2), Ok(lower()));
+}
+
+#[test]
+fn level_1_descriptors_are_those_of_5_3() {
+    let descriptor = L1ContextDescriptor { table: PhysAddr(0x00ab_8000_5000) };
+    assert_eq!(descriptor.encode(), 0x00ab_8000_5001);
+    assert_eq!(L1ContextDescriptor::decode(0xff00_00ab_8000_5fff), Some(descriptor));
+    assert_eq!(L1ContextDescriptor::decode(0x00ab_8000_5000), None);
+}

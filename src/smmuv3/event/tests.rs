@@ -1,0 +1,213 @@
+//! Words of event records, written by hand from 7.3.
+
+use super::*;
+
+const SSID: fn(u32) -> SubstreamId = |value| SubstreamId::new(value).unwrap();
+
+const ORIGIN: Origin = Origin { stream: StreamId(0x1_0203), substream: None };
+const PASID: fn() -> Origin = || Origin { stream: StreamId(0x10), substream: Some(SSID(5)) };
+const EXECUTE: Access = Access { read: false, write: false, execute: true, privileged: false };
+
+#[track_caller]
+fn check(words: [u64; 4], event: Event) {
+    assert_eq!(event.encode(), words, "encode {event:?}");
+    assert_eq!(Event::decode(words), Ok(event), "decode {words:#x?}");
+}
+
+fn fault(kind: FaultKind) -> TranslationFault {
+    TranslationFault {
+        kind,
+        stream: StreamId(0x100),
+        substream: None,
+        stag: None,
+        access: Access::READ,
+        class: FaultClass::Input,
+        ipa: None,
+        table_write: false,
+        address: 0,
+    }
+}
+
+#[test]
+fn records_without_address_are_those_of_7_3() {
+    // 7.3.3, 7.3.5, 7.3.7, 7.3.11, 7.3.9: the last without SSV.
+    check([0x0001_0203_0000_0002, 0, 0, 0], Event::BadStreamId { origin: ORIGIN });
+    check([0x0000_0010_0000_5802, 0, 0, 0], Event::BadStreamId { origin: PASID() });
+    check([0x0001_0203_0000_0004, 0, 0, 0], Event::BadSte { origin: ORIGIN });
+    check([0x0001_0203_0000_0006, 0, 0, 0], Event::StreamDisabled { origin: ORIGIN });
+    check([0x0000_0010_0000_580a, 0, 0, 0], Event::BadCd { origin: PASID() });
+    check([0x0000_0020_ffff_f008, 0, 0, 0], Event::BadSubstreamId { stream: StreamId(0x20), substream: SSID(0xfffff) });
+    // 7.3.18.
+    check([0x0001_0203_0000_0021, 0xbeef, 0, 0], Event::CfgConflict { origin: ORIGIN, reason: 0xbeef });
+}
+
+#[test]
+fn f_uut_is_that_of_7_3_2() {
+    check(
+        [0x0000_0010_0000_5801, 0x0000_000a_0000_1234, 0xfedc_ba98_7654_3210, 0],
+        Event::Uut {
+            origin: PASID(),
+            reason: 0x1234,
+            access: Access { privileged: true, ..Access::READ },
+            address: 0xfedc_ba98_7654_3210,
+        },
+    );
+}
+
+#[test]
+fn fetch_records_are_those_of_7_3_4_7_3_10_and_7_3_20() {
+    let fetch = Fetch { reason: 9, granule_protection: true, address: 0x00ab_cdef_0123_4568 };
+    check([0x0001_0203_0000_0003, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::SteFetch { origin: ORIGIN, fetch });
+    check([0x0000_0010_0000_5809, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::CdFetch { origin: PASID(), fetch });
+    check([0x0001_0203_0000_0025, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::VmsFetch { origin: ORIGIN, fetch });
+}
+
+#[test]
+fn f_walk_eabt_is_that_of_7_3_12() {
+    // An instruction fetch, CLASS TTD, S2.
+    check(
+        [0x0001_0203_0000_000b, 0x0000_018c_0000_0007, 0x0000_7fff_0000_1238, 0x0000_0000_8000_1000],
+        Event::WalkEabt {
+            origin: ORIGIN,
+            access: EXECUTE,
+            class: FaultClass::TableDescriptor,
+            stage2: true,
+            address: 0x0000_7fff_0000_1238,
+            fetch: Fetch { reason: 7, granule_protection: false, address: 0x8000_1000 },
+        },
+    );
+}
+
+#[test]
+fn ats_records_are_those_of_7_3_6_and_7_3_8() {
+    check([0x0001_0203_0000_0005, 0, 0x9000, 0], Event::BadAtsTreq { origin: ORIGIN, address: 0x9000 });
+    check(
+        [0x0001_0203_0000_0007, 0x8_0000_0000, 0x9008, 0],
+        Event::TranslForbidden { origin: ORIGIN, write: false, address: 0x9008 },
+    );
+    check(
+        [0x0001_0203_0000_0007, 0, 0x9008, 0],
+        Event::TranslForbidden { origin: ORIGIN, write: true, address: 0x9008 },
+    );
+}
+
+#[test]
+fn stalled_f_translation_is_that_of_7_3_13() {
+    // A write, CLASS IN, Stall, STAG 0x42.
+    check(
+        [0x0000_0100_0000_0010, 0x0000_0200_8000_0042, 0xdead_b008, 0],
+        Event::Fault(TranslationFault {
+            stag: Some(Stag(0x42)),
+            access: Access::WRITE,
+            address: 0xdead_b008,
+            ..fault(FaultKind::Translation)
+        }),
+    );
+    // The first half of one that silicon wrote: StreamID 1, SubstreamID 2, STAG 0xb17, a read.
+    check(
+        [0x0000_0001_0000_2810, 0x0000_0208_8000_0b17, 0x1000, 0],
+        Event::Fault(TranslationFault {
+            stream: StreamId(1),
+            substream: Some(SSID(2)),
+            stag: Some(Stag(0xb17)),
+            address: 0x1000,
+            ..fault(FaultKind::Translation)
+        }),
+    );
+}
+
+#[test]
+fn terminated_faults_are_those_of_7_3_14_and_7_3_15() {
+    check(
+        [0x0000_0100_0000_0011, 0x0000_0208_0000_0000, 0x5000, 0],
+        Event::Fault(TranslationFault { address: 0x5000, ..fault(FaultKind::AddressSize) }),
+    );
+    // At stage 2, while fetching the CD: CLASS 0, S2, an IPA.
+    check(
+        [0x0000_0100_0000_0012, 0x0000_0088_0000_0000, 0x5000, 0x00ff_ffff_ffff_f000],
+        Event::Fault(TranslationFault {
+            class: FaultClass::ContextDescriptor,
+            ipa: Some(0x00ff_ffff_ffff_f000),
+            address: 0x5000,
+            ..fault(FaultKind::Access)
+        }),
+    );
+}
+
+#[test]
+fn f_permission_names_the_table_access_as_7_3_16_says() {
+    let at_table = TranslationFault {
+        stream: StreamId(0x200),
+        substream: Some(SSID(3)),
+        access: Access { privileged: true, ..EXECUTE },
+        class: FaultClass::TableDescriptor,
+        ipa: Some(0x40_0000_5000),
+        address: 0xffff_0000_0000_1234,
+        ..fault(FaultKind::Permission)
+    };
+    // TTRnW = 1: the walk's read lacked permission.
+    check(
+        [0x0000_0200_0000_3813, 0x0000_118e_0000_0000, 0xffff_0000_0000_1234, 0x0000_0040_0000_5000],
+        Event::Fault(at_table),
+    );
+    // TTRnW = 0: its write.
+    check(
+        [0x0000_0200_0000_3813, 0x0000_018e_0000_0000, 0xffff_0000_0000_1234, 0x0000_0040_0000_5000],
+        Event::Fault(TranslationFault { table_write: true, ..at_table }),
+    );
+    // With another class TTRnW is unknown.
+    assert_eq!(
+        Event::decode([0x0000_0100_0000_0013, 0x0000_1208_0000_0000, 0, 0]),
+        Ok(Event::Fault(fault(FaultKind::Permission)))
+    );
+}
+
+#[test]
+fn f_tlb_conflict_is_that_of_7_3_17() {
+    check(
+        [0x0001_0203_0000_0020, 0x0000_0080_0000_0003, 0x7123, 0x6000],
+        Event::TlbConflict { origin: ORIGIN, reason: 3, access: Access::WRITE, address: 0x7123, ipa: Some(0x6000) },
+    );
+}
+
+#[test]
+fn e_page_request_is_that_of_7_3_19() {
+    // pR is bit 103, uW bit 98, Span 8 at bit 108.
+    check(
+        [0x0000_0010_0000_5824, 0x0000_8084_0000_0000, 0x7000, 0],
+        Event::PageRequest {
+            origin: PASID(),
+            unprivileged: Access::WRITE,
+            privileged: Access { privileged: true, ..Access::READ },
+            address: 0x7000,
+            span: 8,
+        },
+    );
+}
+
+#[test]
+fn an_unknown_record_is_an_error_and_an_implementation_defined_one_is_kept() {
+    for number in [0x00, 0x0c, 0x0f, 0x14, 0x1f, 0x22, 0x23, 0x26, 0x80, 0xdf, 0xf0, 0xff] {
+        assert_eq!(Event::decode([number, 0, 0, 0]), Err(EventError::Number(number as u8)));
+    }
+    check([0xe5, 1, 2, 3], Event::ImplementationDefined { words: [0xe5, 1, 2, 3] });
+    for number in [0x0b, 0x10, 0x11, 0x12, 0x13] {
+        assert_eq!(Event::decode([number, 3 << 40, 0, 0]), Err(EventError::Class(number as u8)));
+    }
+}
+
+#[test]
+fn reserved_bits_and_unknown_fields_are_ignored() {
+    // SSV = 0: SubstreamID unknown. Stall = 0: no STAG. S2 = 0: IPA unknown. InD of a write: 0 (7.3).
+    assert_eq!(
+        Event::decode([0x0000_0100_abcd_e710, 0xffff_e20c_7fff_ffff & !(1 << 35), 0x5000, u64::MAX]),
+        Ok(Event::Fault(TranslationFault { access: Access::WRITE, address: 0x5000, ..fault(FaultKind::Translation) }))
+    );
+}
+
+#[test]
+fn every_event_but_the_implementations_names_its_stream() {
+    assert_eq!(Event::BadSte { origin: ORIGIN }.stream(), Some(StreamId(0x1_0203)));
+    assert_eq!(Event::Fault(fault(FaultKind::Access)).stream(), Some(StreamId(0x100)));
+    assert_eq!(Event::ImplementationDefined { words: [0xe0, 0, 0, 0] }.stream(), None);
+}
