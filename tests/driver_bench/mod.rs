@@ -1,0 +1,391 @@
+//! The driver, the fault core and the model in one process: what a kernel would be to them.
+#![allow(dead_code, reason = "each test crate uses a part")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::{
+    Context, DeviceControl, DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
+};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, StreamLimits, Verdict};
+use smmu_iopf::model::board;
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
+use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
+use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
+use smmu_iopf::sync::grace::Domain;
+use smmu_iopf::sync::{CoreId, Cpu, Masked};
+
+/// The driver on the model.
+pub(crate) type Driver = Smmu<Arc<HostSmmu>, HostDelay>;
+
+/// A limit that no test waits for in vain but those that mean to, in microseconds; each is a step of the model.
+pub(crate) const LIMIT_US: u32 = 20_000;
+
+pub(crate) const LIMITS: StreamLimits = StreamLimits { groups: 64, requests: 8, time_out_us: 1_000_000 };
+
+/// Thread level on a core.
+pub(crate) fn cpu(core: usize) -> Cpu {
+    // SAFETY: the calling thread stands for the core, and no other does.
+    unsafe { Cpu::new(CoreId::new(core).unwrap()) }
+}
+
+/// What reached the kernel's event sink.
+#[derive(Default)]
+pub(crate) struct Sink(pub(crate) Mutex<Vec<Event>>);
+
+impl EventSink for Sink {
+    fn event(&self, _: &Masked, event: &Event) {
+        self.0.lock().unwrap().push(*event);
+    }
+
+    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
+        panic!("{error}: {words:x?}");
+    }
+}
+
+/// Wakes the drainer by draining.
+#[derive(Default)]
+struct DrainNow(Mutex<Weak<Driver>>);
+
+impl Wake for DrainNow {
+    fn wake(&self, masked: &Masked, queue: OutputQueue) {
+        let smmu = self.0.lock().unwrap().upgrade().unwrap();
+        drain(&smmu, masked, queue);
+    }
+}
+
+fn drain(smmu: &Driver, masked: &Masked, queue: OutputQueue) {
+    let once = || match queue {
+        OutputQueue::Events => smmu.drain_events(masked),
+        OutputQueue::PageRequests => smmu.drain_page_requests(masked),
+    };
+    while once().more {}
+}
+
+/// Hands the allocation number `bad` out at an address where there is no memory.
+struct Broken {
+    memory: Arc<HostMemory>,
+    count: AtomicU64,
+    bad: u64,
+}
+
+impl DmaMemory for Broken {
+    fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+        let region = self.memory.allocate(bytes, align)?;
+        let phys = match self.count.fetch_add(1, Ordering::Relaxed) == self.bad {
+            true => PhysAddr(0x1_0000_0000),
+            false => region.phys,
+        };
+        Ok(DmaRegion { phys, ..region })
+    }
+}
+
+pub(crate) struct Bench {
+    pub(crate) host: Arc<HostSmmu>,
+    pub(crate) smmu: Arc<Driver>,
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) sink: Arc<Sink>,
+    pub(crate) cpu: Cpu,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with(Options { limit_us: LIMIT_US, ..Options::default() })
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        Self::with_broken(options, u64::MAX)
+    }
+
+    /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the event
+    /// queue, 3 the PRI queue.
+    pub(crate) fn with_broken(options: Options, bad: u64) -> Self {
+        let memory = Arc::new(HostMemory::new(4 << 20));
+        let host = HostSmmu::new(memory.clone());
+        let domain = Arc::new(Domain::new());
+        let mut cpu = cpu(0);
+        domain.online(&mut cpu);
+        let wake = Arc::new(DrainNow::default());
+        let sink = Arc::new(Sink::default());
+        let hooks = Hooks { wake: wake.clone(), events: sink.clone() };
+        let broken = Arc::new(Broken { memory, count: AtomicU64::new(0), bad });
+        let smmu = Smmu::probe(&mut cpu, host.clone(), broken, domain.clone(), host.delay(), hooks, options).unwrap();
+        *wake.0.lock().unwrap() = Arc::downgrade(&smmu);
+        Self { host, smmu, domain, sink, cpu }
+    }
+
+    /// What the interrupts would do: drains both queues.
+    pub(crate) fn drain(&mut self) {
+        self.cpu.masked(|masked| {
+            drain(&self.smmu, masked, OutputQueue::Events);
+            drain(&self.smmu, masked, OutputQueue::PageRequests);
+        });
+        self.domain.poll(&mut self.cpu);
+    }
+
+    /// Lets the machine and the drainer work until `done`.
+    pub(crate) fn run_until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        for _ in 0..50_000 {
+            self.host.step();
+            self.drain();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("it does not come to an end");
+    }
+
+    /// Lets them work until no engine of `engines` is busy.
+    pub(crate) fn finish<const N: usize>(&mut self, engines: [usize; N]) {
+        self.run_until(|bench| engines.iter().all(|&engine| bench.state(engine) != status::BUSY));
+    }
+
+    /// The state of an engine's job.
+    pub(crate) fn state(&self, engine: usize) -> u32 {
+        self.host.read_engine(engine, reg::STATUS) & status::STATE
+    }
+
+    pub(crate) fn fault_address(&self, engine: usize) -> u64 {
+        let half = |offset| u64::from(self.host.read_engine(engine, offset));
+        half(reg::FAULT_ADDRESS) | half(reg::FAULT_ADDRESS + 4) << 32
+    }
+
+    /// Starts a job: `operation` is one of `control::{COPY, FILL, COMPARE}`.
+    pub(crate) fn start(
+        &self,
+        engine: usize,
+        operation: u32,
+        source: u64,
+        destination: u64,
+        length: u64,
+        pasid: Option<u32>,
+    ) {
+        self.host.write_engine64(engine, reg::SOURCE, source);
+        self.host.write_engine64(engine, reg::DESTINATION, destination);
+        self.host.write_engine64(engine, reg::LENGTH, length);
+        self.host.write_engine(engine, reg::PASID, pasid.unwrap_or(0));
+        let pasid = if pasid.is_some() { control::USE_PASID } else { 0 };
+        self.host.write_engine(engine, reg::CONTROL, control::START | operation << control::OPERATION | pasid);
+    }
+
+    pub(crate) fn fill(&self, engine: usize, destination: u64, length: u64, pattern: u64, pasid: Option<u32>) {
+        self.host.write_engine64(engine, reg::PATTERN, pattern);
+        self.start(engine, control::FILL, 0, destination, length, pasid);
+    }
+
+    /// Attaches an engine to `space`, with its faults off.
+    pub(crate) fn attach(&mut self, engine: usize, faults: FaultMode, space: &Space) -> Result<(), DriverError> {
+        let config = StreamConfig { context: Some(space.context()), ..plain(faults) };
+        self.smmu.attach(&mut self.cpu, stream(engine), &config)
+    }
+
+    pub(crate) fn enable(&mut self, engine: usize, handler: Arc<dyn FaultHandler>) -> Result<(), DriverError> {
+        self.smmu.enable_faults(&mut self.cpu, &[stream(engine)], handler, LIMITS)?;
+        if board::engine_kind(engine) == board::EngineKind::PageRequest {
+            self.host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
+            self.host.write_engine(engine, reg::PRI_ALLOCATION, 64);
+            self.host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn disable(&mut self, engine: usize) -> Result<(), DriverError> {
+        let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
+        self.smmu.disable_faults(&mut self.cpu, stream(engine), &device)
+    }
+
+    /// Live fault states, after everything due was freed.
+    pub(crate) fn live(&mut self) -> usize {
+        let _passed = self.domain.synchronize(&mut self.cpu, &mut self.host.delay(), LIMIT_US).unwrap();
+        self.domain.poll(&mut self.cpu);
+        self.smmu.faults().live()
+    }
+
+    /// One of the model's own counters, by its offset in the SMMU's page 0.
+    pub(crate) fn model_count(&self, offset: usize) -> u64 {
+        self.host.read(board::SMMU_BASE + offset as u64, smmu_iopf::model::machine::Width::Word)
+    }
+}
+
+pub(crate) fn stream(engine: usize) -> StreamId {
+    board::engine_stream(engine)
+}
+
+/// A configuration without context.
+pub(crate) fn plain(faults: FaultMode) -> StreamConfig {
+    StreamConfig { faults, context: None, substream_bits: 0, response_needs_pasid: true }
+}
+
+/// An engine's side of taking faults away.
+pub(crate) struct Device {
+    pub(crate) host: Arc<HostSmmu>,
+    pub(crate) smmu: Arc<Driver>,
+    pub(crate) engine: usize,
+}
+
+impl DeviceControl for Device {
+    fn stop_new_work(&self) {
+        self.host.write_engine(self.engine, reg::CONTROL, control::STOP);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.host.read_engine(self.engine, reg::STATUS) & status::STATE != status::BUSY
+    }
+
+    fn disable_page_requests(&self) {
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, 0);
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        // The interrupt that would come meanwhile.
+        cpu(0).masked(|masked| drain(&self.smmu, masked, OutputQueue::PageRequests));
+        self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn disable_ats(&self) {
+        self.host.write_engine(self.engine, reg::ATS_CONTROL, 0);
+    }
+}
+
+/// An address space: 39-bit tables and the pages mapped, made by hand.
+pub(crate) struct Space {
+    memory: Arc<HostMemory>,
+    root: DmaRegion,
+    asid: u16,
+    tables: Mutex<BTreeMap<u64, DmaRegion>>,
+    pages: Mutex<BTreeMap<u64, DmaRegion>>,
+}
+
+/// Leaf flags: valid page, Access flag, inner shareable, unprivileged, not global; read-only with bit 7.
+const PAGE: u64 = 0xf43;
+
+impl Space {
+    pub(crate) fn new(bench: &Bench, asid: u16) -> Arc<Self> {
+        let memory = bench.host.memory().clone();
+        let root = memory.allocate(4096, 4096).unwrap();
+        Arc::new(Self { memory, root, asid, tables: Mutex::default(), pages: Mutex::default() })
+    }
+
+    /// AttrIndx 0 is write-back memory.
+    pub(crate) fn context(&self) -> Context {
+        Context { table: self.root.phys, asid: Asid(self.asid), t0sz: 25, mair: 0xff }
+    }
+
+    /// Maps the page of `address` to zeroed memory, if it is not mapped.
+    pub(crate) fn map(&self, address: u64) {
+        self.map_as(address, PAGE);
+    }
+
+    pub(crate) fn map_read_only(&self, address: u64) {
+        self.map_as(address, PAGE | 0x80);
+    }
+
+    fn map_as(&self, address: u64, flags: u64) {
+        let page = address & !0xfff;
+        let mut pages = self.pages.lock().unwrap();
+        let frame = *pages.entry(page).or_insert_with(|| self.memory.allocate(4096, 4096).unwrap());
+        let leaf = self.table(self.table(self.root, address, 30), address, 21);
+        leaf.words[index(address, 12)].store(frame.phys.0 | flags, Ordering::Release);
+    }
+
+    fn table(&self, upper: DmaRegion, address: u64, shift: u32) -> DmaRegion {
+        let mut tables = self.tables.lock().unwrap();
+        let entry = &upper.words[index(address, shift)];
+        let key = upper.phys.0 + 8 * index(address, shift) as u64;
+        *tables.entry(key).or_insert_with(|| {
+            let table = self.memory.allocate(4096, 4096).unwrap();
+            entry.store(table.phys.0 | 3, Ordering::Release);
+            table
+        })
+    }
+
+    /// How many pages are mapped.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.lock().unwrap().len()
+    }
+
+    /// The word at `address`, 0 where nothing is mapped.
+    pub(crate) fn word(&self, address: u64) -> u64 {
+        let pages = self.pages.lock().unwrap();
+        pages
+            .get(&(address & !0xfff))
+            .map_or(0, |page| page.words[(address as usize & 0xfff) / 8].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_word(&self, address: u64, value: u64) {
+        let pages = self.pages.lock().unwrap();
+        pages[&(address & !0xfff)].words[(address as usize & 0xfff) / 8].store(value, Ordering::Relaxed);
+    }
+}
+
+fn index(address: u64, shift: u32) -> usize {
+    (address >> shift) as usize & 0x1ff
+}
+
+/// Demand paging over ranges: maps what is inside, refuses what is not, at once or later.
+pub(crate) struct Pager {
+    /// Where pages go, by substream.
+    pub(crate) spaces: BTreeMap<Option<SubstreamId>, Arc<Space>>,
+    pub(crate) valid: Range<u64>,
+    pub(crate) defers: AtomicBool,
+    pub(crate) deferred: Mutex<Vec<FaultGroup>>,
+    pub(crate) groups: AtomicU64,
+    pub(crate) faults: AtomicU64,
+}
+
+impl Pager {
+    pub(crate) fn new(space: &Arc<Space>, valid: Range<u64>) -> Arc<Self> {
+        Self::with(BTreeMap::from([(None, space.clone())]), valid)
+    }
+
+    pub(crate) fn with(spaces: BTreeMap<Option<SubstreamId>, Arc<Space>>, valid: Range<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            spaces,
+            valid,
+            defers: AtomicBool::new(false),
+            deferred: Mutex::default(),
+            groups: AtomicU64::new(0),
+            faults: AtomicU64::new(0),
+        })
+    }
+
+    /// The same, but every group is deferred.
+    pub(crate) fn deferring(space: &Arc<Space>, valid: Range<u64>) -> Arc<Self> {
+        let pager = Self::new(space, valid);
+        pager.defers.store(true, Ordering::Relaxed);
+        pager
+    }
+
+    pub(crate) fn resolve(&self, faults: impl Iterator<Item = Fault>) -> PageResponse {
+        for fault in faults {
+            match self.spaces.get(&fault.substream) {
+                Some(space) if self.valid.contains(&fault.address) => space.map(fault.address),
+                _ => return PageResponse::Invalid,
+            }
+        }
+        PageResponse::Success
+    }
+
+    pub(crate) fn take(&self) -> Vec<FaultGroup> {
+        std::mem::take(&mut *self.deferred.lock().unwrap())
+    }
+}
+
+impl FaultHandler for Pager {
+    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.faults.fetch_add(faults.len() as u64, Ordering::Relaxed);
+        if self.defers.load(Ordering::Relaxed) {
+            return Verdict::Defer;
+        }
+        Verdict::Answer(self.resolve(faults.iter().copied()))
+    }
+
+    fn defer(&self, _: &Masked, group: FaultGroup) {
+        self.deferred.lock().unwrap().push(group);
+    }
+}
