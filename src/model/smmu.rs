@@ -25,6 +25,7 @@ mod stall;
 mod walk;
 
 use self::configuration::{Denied, Route};
+use self::diagnostics::count;
 use self::registers::{OUTPUT_BITS, RegisterFile, cr0};
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
@@ -107,8 +108,8 @@ impl Smmu {
     ) -> bool {
         let acknowledged = self.registers.acknowledge();
         if acknowledged.disabled {
-            let count = self.stalls.terminate(None);
-            self.registers.diagnostics.stalls_disabled += count;
+            let ended = self.stalls.terminate(None);
+            count(&mut self.registers.diagnostics.stalls_disabled, ended);
         }
         self.consume_commands(memory, wires, endpoints) || acknowledged.any
     }
@@ -178,7 +179,7 @@ impl Smmu {
             (Outcome::Stalled(_), _) => return Polled::Stalled { recorded: false },
         };
         if matches!(response, Response::Physical(_)) {
-            self.registers.diagnostics.early_retries += 1;
+            count(&mut self.registers.diagnostics.early_retries, 1);
         }
         match state {
             State::Recorded => self.stalls.set(slot, State::Gone),
@@ -200,18 +201,18 @@ impl Smmu {
         if self.registers.diagnostics.is_set(diagnostics::control::SUPPRESS_DUPLICATES)
             && let Some(first) = self.stalls.duplicate_of(transaction)
         {
-            self.registers.diagnostics.stalls_suppressed += 1;
+            count(&mut self.registers.diagnostics.stalls_suppressed, 1);
             self.stalls.set(slot, State::Suppressed(first));
             return false;
         }
         if !self.event_queue_is_writable() {
-            self.registers.diagnostics.stalls_held += 1;
+            count(&mut self.registers.diagnostics.stalls_held, 1);
             return false;
         }
         let stag = self.stalls.next_stag(slot);
         self.stalls.set(slot, State::Recorded);
         let recorded = self.write_event(&Event::Fault(TranslationFault { stag: Some(stag), ..fault }), memory, wires);
-        self.registers.diagnostics.stalls_recorded += u32::from(recorded);
+        count(&mut self.registers.diagnostics.stalls_recorded, u32::from(recorded));
         recorded
     }
 

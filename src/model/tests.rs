@@ -2,4 +2,12 @@
 //! from the specification and not by the code under test.
 
 mod bench;
+mod commands;
+mod configuration;
+mod engines;
+mod events;
+mod fuzz;
+mod page_requests;
+mod registers;
 mod stalls;
+mod translation;

@@ -50,8 +50,10 @@ enum Attempt {
     Ended(Response),
     /// It waits for this now.
     Waits(Wait),
-    /// Nothing came of it yet.
+    /// Nothing came of it yet, and nothing will before software does something.
     NotYet,
+    /// It cannot be made, for this reason: the job is aborted.
+    Impossible(u32),
 }
 
 /// What a translation request came to.
@@ -114,6 +116,11 @@ impl Engine {
         };
         match attempt {
             Attempt::NotYet => false,
+            Attempt::Impossible(reason) => {
+                self.fail(status::ABORTED, reason, step.address);
+                self.remove(index);
+                true
+            }
             Attempt::Waits(wait) => {
                 if let Some(Some(lane)) = self.lanes.get_mut(index) {
                     lane.wait = wait;
@@ -191,10 +198,7 @@ impl Engine {
         match self.translate(transaction, smmu, memory, wires) {
             Translation::Granted => {}
             Translation::Denied => return self.request_pages(job, step, transaction, smmu, memory, wires),
-            Translation::Refused => {
-                self.fail(status::ABORTED, status::TRANSLATION, transaction.address);
-                return Attempt::NotYet;
-            }
+            Translation::Refused => return Attempt::Impossible(status::TRANSLATION),
         }
         let Some(physical) = self.atc.look_up(job.substream, transaction.address, transaction.access) else {
             return Attempt::NotYet;
@@ -243,10 +247,11 @@ impl Engine {
         if let Some(index) = self.pri.asked_for(job.substream, first) {
             return Attempt::Waits(Wait::Group(index));
         }
+        if self.pri.failed() {
+            return Attempt::Impossible(status::PAGE_FAILURE);
+        }
         if !self.pri.enabled() || self.pri.allocation() == 0 {
-            let reason = if self.pri.failed() { status::PAGE_FAILURE } else { status::TRANSLATION };
-            self.fail(status::ABORTED, reason, transaction.address);
-            return Attempt::NotYet;
+            return Attempt::Impossible(status::TRANSLATION);
         }
         let most = job.group_size.min(self.pri.credits());
         if most == 0 {
@@ -265,7 +270,14 @@ impl Engine {
         }
         let Some(index) = self.pri.open(group) else { return Attempt::NotYet };
         self.send_group(index, &group, transaction.access, smmu, memory, wires);
-        if self.pri.is_open(index) { Attempt::Waits(Wait::Group(index)) } else { Attempt::NotYet }
+        if self.pri.is_open(index) {
+            Attempt::Waits(Wait::Group(index))
+        } else if self.pri.failed() {
+            Attempt::Impossible(status::PAGE_FAILURE)
+        } else {
+            // Answered with success because the PRI queue overflows: to be asked again (8.1).
+            Attempt::NotYet
+        }
     }
 
     fn send_group(
@@ -287,7 +299,6 @@ impl Engine {
             if let Some(response) = smmu.page_request(&request, memory, wires) {
                 self.respond(&response);
                 if response.response == PageResponse::Failure {
-                    self.fail(status::ABORTED, status::PAGE_FAILURE, address);
                     break;
                 }
             }

@@ -70,9 +70,9 @@ pub const PRI_ALLOCATION: usize = 0x070;
 
 /// Stall records that the SMMU wrote for this engine's accesses. Read-only, as all counters; 32 bits, they wrap.
 pub const STALLS: usize = 0x080;
-/// Stalls that ended because they were resumed to try again.
+/// Stalls that ended with the access going ahead.
 pub const STALLS_RETRIED: usize = 0x084;
-/// Stalls that ended refused.
+/// Stalls that ended with the access refused, or dropped (RAZ/WI).
 pub const STALLS_REFUSED: usize = 0x088;
 /// ATS translation requests sent.
 pub const TRANSLATION_REQUESTS: usize = 0x08c;

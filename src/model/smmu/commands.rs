@@ -1,6 +1,7 @@
 //! The command queue (4, 7.1).
 
 use super::Smmu;
+use super::diagnostics::count;
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, State};
 use crate::model::endpoint::{Endpoints, GroupResponse, Invalidation, Response};
@@ -50,10 +51,10 @@ impl Smmu {
             match result {
                 Ok(()) => {
                     self.registers.commands.pop();
-                    self.registers.diagnostics.commands += 1;
+                    count(&mut self.registers.diagnostics.commands, 1);
                 }
                 Err(error) => {
-                    self.registers.diagnostics.command_errors += 1;
+                    count(&mut self.registers.diagnostics.command_errors, 1);
                     self.registers.set_command_error(error as u32);
                     self.global_error(gerror::CMDQ_ERR, wires);
                 }
@@ -91,7 +92,7 @@ impl Smmu {
                     (true, PageResponse::Invalid) => &mut counters.responded_invalid,
                     (true, PageResponse::Failure) => &mut counters.responded_failure,
                 };
-                *counter += 1;
+                count(counter, 1);
             }
             // There is no stage 2 and no EL2 (4.4).
             Command::TlbiEl2All
@@ -119,22 +120,22 @@ impl Smmu {
             (Resumed::Match, ResumeAction::Abort) => &mut counters.resumed_abort,
             (Resumed::Match, ResumeAction::Terminate) => &mut counters.resumed_ignore,
         };
-        *counter += 1;
+        count(counter, 1);
     }
 
     fn stall_term(&mut self, stream: StreamId, memory: &impl Memory) {
         let ste = self.ste(Origin { stream, substream: None }, memory);
         if self.registers.enabled(cr0::SMMUEN) && ste.is_ok_and(|ste| ste.config != StreamConfig::Abort) {
-            self.registers.diagnostics.early_stall_terms += 1;
+            count(&mut self.registers.diagnostics.early_stall_terms, 1);
         }
-        self.registers.diagnostics.stalls_terminated += self.stalls.terminate(Some(stream));
+        count(&mut self.registers.diagnostics.stalls_terminated, self.stalls.terminate(Some(stream)));
     }
 
     fn sync(&mut self, completion: SyncCompletion, wires: &mut impl Wires) -> Result<(), CommandError> {
         if core::mem::take(&mut self.invalidation_timed_out) {
             return Err(CommandError::InvalidationTimeout);
         }
-        self.registers.diagnostics.syncs += 1;
+        count(&mut self.registers.diagnostics.syncs, 1);
         if let SyncCompletion::Interrupt { .. } = completion {
             // No MSIs: the wire, whatever address the command gives (4.7.3).
             wires.raise(Wire::CommandSync);

@@ -106,3 +106,8 @@ impl Diagnostics {
         self.control & switch != 0
     }
 }
+
+/// Counts `more` occurrences.
+pub(super) fn count(counter: &mut u32, more: u32) {
+    *counter = counter.wrapping_add(more);
+}

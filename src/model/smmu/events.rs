@@ -1,6 +1,7 @@
 //! The event queue (7.2 to 7.4) and global errors (7.5).
 
 use super::Smmu;
+use super::diagnostics::count;
 use super::registers::{cr0, gerror, irq_ctrl};
 use super::walk;
 use crate::model::endpoint::Transaction;
@@ -25,7 +26,7 @@ impl Smmu {
             self.write_event(event, memory, wires);
             return;
         }
-        self.registers.diagnostics.events_lost += 1;
+        count(&mut self.registers.diagnostics.events_lost, 1);
         // Only a queue that is on overflows; one in error is not written at all (7.4).
         if self.event_queue_is_on() {
             self.registers.events.overflow();
@@ -36,14 +37,14 @@ impl Smmu {
     pub(super) fn write_event(&mut self, event: &Event, memory: &impl Memory, wires: &mut impl Wires) -> bool {
         match self.registers.events.push(memory, &event.encode()) {
             Ok(was_empty) => {
-                self.registers.diagnostics.events_recorded += 1;
+                count(&mut self.registers.diagnostics.events_recorded, 1);
                 if was_empty && self.registers.interrupt_enabled(irq_ctrl::EVENTQ) {
                     wires.raise(Wire::EventQueue);
                 }
                 true
             }
             Err(_) => {
-                self.registers.diagnostics.events_lost += 1;
+                count(&mut self.registers.diagnostics.events_lost, 1);
                 self.global_error(gerror::EVENTQ_ABT_ERR, wires);
                 false
             }

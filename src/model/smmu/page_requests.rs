@@ -1,6 +1,7 @@
 //! The PRI queue and automatic responses (8).
 
 use super::Smmu;
+use super::diagnostics::count;
 use super::registers::{cr0, gerror, irq_ctrl};
 use crate::model::endpoint::GroupResponse;
 use crate::model::memory::Memory;
@@ -32,8 +33,8 @@ impl Smmu {
         match self.registers.page_requests.push(memory, &request.encode()) {
             Ok(was_empty) => {
                 if !request.is_stop_marker() {
-                    self.registers.diagnostics.page_requests += 1;
-                    self.registers.diagnostics.page_request_groups += u32::from(request.last);
+                    count(&mut self.registers.diagnostics.page_requests, 1);
+                    count(&mut self.registers.diagnostics.page_request_groups, u32::from(request.last));
                 }
                 if was_empty && self.registers.interrupt_enabled(irq_ctrl::PRIQ) {
                     wires.raise(Wire::PriQueue);
@@ -67,7 +68,7 @@ impl Smmu {
             Some((PageResponse::Success, _)) => &mut counters.auto_success,
             Some(_) => &mut counters.auto_failure,
         };
-        *counter += 1;
+        count(counter, 1);
         let (response, substream) = response?;
         Some(GroupResponse { stream: request.stream, substream, group: request.group, response })
     }

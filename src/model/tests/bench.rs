@@ -33,16 +33,16 @@ pub(super) const PRIQ_PROD: u64 = 0x100c8;
 pub(super) const PRIQ_CONS: u64 = 0x100cc;
 
 // Where the bench puts things.
-pub(super) const STREAMS: u64 = 0x4010_0000;
-pub(super) const COMMANDS: u64 = 0x4020_0000;
-pub(super) const EVENTS: u64 = 0x4021_0000;
-pub(super) const PAGE_REQUESTS: u64 = 0x4022_0000;
-pub(super) const CDS: u64 = 0x4030_0000;
+pub(super) const STREAMS: u64 = 0x4001_0000;
+pub(super) const COMMANDS: u64 = 0x4008_0000;
+pub(super) const EVENTS: u64 = 0x4009_0000;
+pub(super) const PAGE_REQUESTS: u64 = 0x400a_0000;
+pub(super) const CDS: u64 = 0x400b_0000;
 /// Level 1 tables, one for each address space; the others follow.
-pub(super) const TABLES: u64 = 0x4040_0000;
-pub(super) const DATA: u64 = 0x4080_0000;
+pub(super) const TABLES: u64 = 0x400c_0000;
+pub(super) const DATA: u64 = 0x4020_0000;
 /// The end of memory.
-pub(super) const END: u64 = 0x4100_0000;
+pub(super) const END: u64 = 0x4040_0000;
 
 /// Entries of the event queue and of the PRI queue.
 pub(super) const ENTRIES: u32 = 16;

@@ -1,0 +1,211 @@
+//! The command queue: 4, 7.1.
+
+use super::bench::*;
+use crate::model::engine::registers as reg;
+use crate::model::wire::Wire;
+
+/// CMD_SYNC without a signal, and with an interrupt (4.7.3).
+const SYNC: [u64; 2] = [0x46, 0];
+const SYNC_IRQ: [u64; 2] = [0x1046, 0];
+
+fn error(bench: &Bench) -> u32 {
+    bench.read(CMDQ_CONS) >> 24
+}
+
+#[test]
+fn commands_are_consumed_in_order_around_the_wrap() {
+    let mut bench = Bench::enabled();
+    for count in 1..=40 {
+        bench.command(SYNC);
+        assert_eq!(bench.read(CMDQ_CONS), count & 0x1f);
+    }
+    assert_eq!(bench.read(GERROR), 0);
+}
+
+#[test]
+fn nothing_is_consumed_while_the_queue_is_off() {
+    let mut bench = Bench::enabled();
+    bench.enable(ALL_ON & !8);
+    bench.command(SYNC);
+    assert_eq!(bench.read(CMDQ_CONS), 0);
+    bench.enable(ALL_ON);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 1);
+}
+
+#[test]
+fn every_invalidation_and_prefetch_is_consumed() {
+    let mut bench = Bench::enabled();
+    let commands = [
+        [0x01 | 0x100 << 32, 0],
+        [0x01 | 1 << 11 | 5 << 12 | 0x100 << 32, 0],
+        [0x02 | 0x100 << 32, 0x5000],
+        [0x03 | 0x100 << 32, 1],
+        [0x04 | 0x100 << 32, 3],
+        [0x04, 31],
+        [0x05 | 5 << 12 | 0x100 << 32, 1],
+        [0x06 | 0x100 << 32, 0],
+        [0x10, 0],
+        [0x11 | 7 << 48, 0],
+        [0x12 | 7 << 48, 0x1234_5001],
+        [0x12 | 3 << 12 | 1 << 20 | 7 << 48, 0x1234_5000 | 1 << 10 | 3 << 8],
+        [0x13, 0x1234_5001],
+        [0x30, 0],
+        [0x40 | 0x102 << 32, 52],
+        [0x46, 0],
+    ];
+    for (number, command) in commands.into_iter().enumerate() {
+        bench.command(command);
+        assert_eq!(bench.read(CMDQ_CONS), number as u32 + 1, "{command:x?}");
+    }
+}
+
+#[test]
+fn illegal_commands_stop_the_queue_and_stay_in_it() {
+    let commands = [
+        // Reserved opcodes.
+        [0x00, 0],
+        [0x14, 0],
+        [0xff, 0],
+        // Secure commands.
+        [0x50, 0],
+        [0x60, 0],
+        // EL2 and stage 2, which IDR0 does not have (4.4).
+        [0x20, 0],
+        [0x21, 0],
+        [0x22, 0],
+        [0x23, 0],
+        [0x28, 0],
+        [0x2a, 0],
+        // SSec on the Non-secure queue (4.1.6).
+        [0x03 | 1 << 10, 0],
+        [0x44 | 1 << 10, 0],
+        // Resp = 3 (4.5.2), CS = 3 (4.7.3).
+        [0x41, 3 << 12],
+        [0x3046, 0],
+    ];
+    for command in commands {
+        let mut bench = Bench::enabled();
+        bench.command(SYNC);
+        bench.submit(command);
+        bench.submit(SYNC);
+        bench.run();
+        assert_eq!(bench.read(CMDQ_CONS), 1 << 24 | 1, "CERROR_ILL at {command:x?}");
+        assert_eq!(bench.read(GERROR), 1);
+        assert_eq!(bench.take_raised(), [Wire::GlobalError]);
+        // The culprit is replaced by a CMD_SYNC, and the error acknowledged (7.1).
+        bench.poke(COMMANDS + 16, SYNC[0]);
+        bench.poke(COMMANDS + 24, SYNC[1]);
+        bench.run();
+        assert_eq!(bench.read(CMDQ_CONS) & 0xff, 1, "not before the acknowledgement");
+        bench.write(GERRORN, 1);
+        bench.run();
+        assert_eq!(bench.read(CMDQ_CONS) & 0xff, 3);
+        assert_eq!(bench.read(GERROR), 1);
+    }
+}
+
+#[test]
+fn second_error_toggles_back() {
+    let mut bench = Bench::enabled();
+    bench.command([0xff, 0]);
+    bench.poke(COMMANDS, SYNC[0]);
+    bench.write(GERRORN, 1);
+    bench.run();
+    bench.command([0xff, 0]);
+    assert_eq!((bench.read(GERROR), bench.read(GERRORN)), (0, 1));
+    assert_eq!(error(&bench), 1);
+}
+
+#[test]
+fn prod_may_go_back_to_cons_while_the_error_is_active() {
+    let mut bench = Bench::enabled();
+    bench.submit([0xff, 0]);
+    bench.submit([0xff, 0]);
+    bench.run();
+    bench.write(CMDQ_PROD, 0);
+    bench.write(GERRORN, 1);
+    bench.run();
+    assert_eq!(bench.read(GERROR), bench.read(GERRORN));
+    bench.command(SYNC);
+    assert_eq!(bench.read(CMDQ_CONS), 1);
+}
+
+#[test]
+fn aborted_fetch_is_tried_again_after_the_acknowledgement() {
+    let mut bench = Bench::reset();
+    bench.set_up();
+    bench.write64(CMDQ_BASE, END | 4);
+    bench.enable(ALL_ON);
+    bench.write(CMDQ_PROD, 1);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 2 << 24, "CERROR_ABT");
+    assert_eq!(bench.read(GERROR), 1);
+    bench.write(GERRORN, 1);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 2 << 24, "and again");
+    assert_eq!((bench.read(GERROR), bench.read(GERRORN)), (0, 1));
+}
+
+#[test]
+fn sync_raises_its_interrupt_only_when_asked() {
+    let mut bench = Bench::enabled();
+    bench.command(SYNC);
+    // SIG_SEV is as good as none without IDR0.SEV.
+    bench.command([0x2046, 0]);
+    assert_eq!(bench.take_raised(), []);
+    bench.command(SYNC_IRQ);
+    // An MSI address is ignored without MSIs (4.7.3).
+    bench.command([0x1046 | 7 << 32, DATA]);
+    assert_eq!(bench.take_raised(), [Wire::CommandSync, Wire::CommandSync]);
+    assert_eq!(bench.peek(DATA), 0);
+}
+
+#[test]
+fn sync_after_an_invalidation_that_timed_out_is_not_consumed() {
+    let mut bench = Bench::enabled();
+    bench.set_engine(2, reg::ATS_CONTROL, reg::ats_control::ENABLE | reg::ats_control::INVALIDATIONS_TIME_OUT);
+    bench.submit([0x40 | 0x102 << 32, 52]);
+    bench.submit(SYNC_IRQ);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 3 << 24 | 1, "CERROR_ATC_INV_SYNC, RD at the CMD_SYNC (7.1)");
+    assert_eq!(bench.take_raised(), [Wire::GlobalError], "no completion signal");
+    bench.write(GERRORN, 1);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 2, "fetched again, it completes the rest (4.7.3)");
+    assert_eq!(bench.take_raised(), [Wire::CommandSync]);
+}
+
+#[test]
+fn invalidation_for_no_device_completes() {
+    let mut bench = Bench::enabled();
+    bench.command([0x40 | 0x777 << 32, 52]);
+    bench.command(SYNC);
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (2, 0));
+}
+
+#[test]
+fn error_interrupt_needs_its_enable() {
+    let mut bench = Bench::enabled();
+    bench.write(IRQ_CTRL, 6);
+    bench.run();
+    bench.command([0xff, 0]);
+    assert_eq!(bench.read(GERROR), 1);
+    assert_eq!(bench.take_raised(), []);
+}
+
+#[test]
+fn one_step_consumes_a_bounded_number_of_commands() {
+    let mut bench = Bench::reset();
+    bench.set_up();
+    bench.write64(CMDQ_BASE, COMMANDS | 8);
+    for slot in 0..256 {
+        bench.poke(COMMANDS + slot * 16, SYNC[0]);
+    }
+    bench.enable(ALL_ON);
+    bench.write(CMDQ_PROD, 200);
+    assert!(bench.step());
+    assert_eq!(bench.read(CMDQ_CONS), 32);
+    bench.run();
+    assert_eq!(bench.read(CMDQ_CONS), 200);
+}
