@@ -266,13 +266,14 @@ impl Domain {
         let (due, early) = waiting.split(self.done.load(Acquire));
         self.retired.put_back(early);
         let freed = due.free();
-        self.counters.freed.fetch_add(freed as u64, Relaxed);
+        self.counters.freed.fetch_add(freed as u64, Release);
         freed
     }
 
     /// How the domain is doing.
     pub fn stats(&self) -> Stats {
-        // Later stages first, so that no object is counted in a stage without being counted in those before it.
+        // Later stages first (acquire, each with the release of its count), so that no object is counted in a stage without
+        // being counted in those before it.
         let freed = self.counters.freed.load(Acquire);
         let retired = self.counters.retired.load(Acquire);
         Stats {
@@ -303,7 +304,8 @@ impl Domain {
         let before = presence.load(Relaxed);
         if before.is_multiple_of(2) {
             // Release: it may be the first that a period sees of this core's having been away.
-            presence.store(before + 1, Release);
+            let order = if mutant!("come_relaxed") { Relaxed } else { Release };
+            presence.store(before + 1, order);
             if !mutant!("come_without_fence") {
                 // Pairs with the fence in `need`.
                 fence(SeqCst);
@@ -323,11 +325,14 @@ impl Domain {
 
     fn acknowledge(&self, masked: &Masked) {
         let core = self.cores.here(masked);
-        let requested = self.requested.load(Acquire);
+        // Acquire: pairs with the release of who started the period, so that later sections find the slots as they were
+        // then. No fence is needed for that.
+        let order = if mutant!("acknowledge_unread") { Relaxed } else { Acquire };
+        let requested = self.requested.load(order);
         if core.acknowledged.load(Relaxed) != requested {
+            // Release: pairs with the acquire in `Period::look`, for the reads of this core's sections until now.
             let order = if mutant!("acknowledge_relaxed") { Relaxed } else { Release };
             core.acknowledged.store(requested, order);
-            fence(SeqCst);
         }
     }
 
@@ -338,7 +343,9 @@ impl Domain {
             let mut running = self.period.lock(masked);
             loop {
                 // `cpu` is borrowed mutably: this core is quiescent.
-                self.acknowledge(masked);
+                if !mutant!("wait_without_acknowledging") {
+                    self.acknowledge(masked);
+                }
                 if let Some(period) = &mut *running {
                     period.look(&self.cores);
                     if !period.holding().is_empty() {

@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering::Relaxed;
 
 use super::super::atomic::{
     AtomicPtr,
-    Ordering::{AcqRel, Acquire, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
+use super::super::mutant::mutant;
 use super::super::refcount::{Get, RefCount};
 use super::retired::Link;
 use super::{Domain, ReadGuard};
@@ -186,7 +186,8 @@ impl<T> Slot<T> {
             return Err(object);
         }
         // Release: pairs with the acquire in `load` and `unpublish`.
-        match self.object.compare_exchange(ptr::null_mut(), object.object.as_ptr(), Release, Acquire) {
+        let order = if mutant!("publish_relaxed") { Relaxed } else { Release };
+        match self.object.compare_exchange(ptr::null_mut(), object.object.as_ptr(), order, Relaxed) {
             Ok(_) => {
                 // Its reference is the slot's now.
                 core::mem::forget(object);

@@ -10,6 +10,7 @@ use super::super::atomic::{
     AtomicPtr, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use super::super::mutant::mutant;
 use super::Domain;
 
 /// The head of every object that can be retired.
@@ -96,11 +97,12 @@ impl Retired {
     unsafe fn push(&self, link: NonNull<Link>) {
         // SAFETY: the caller owns the object until the exchange below succeeds.
         let own = unsafe { link.as_ref() };
+        let order = if mutant!("push_relaxed") { Relaxed } else { Release };
         let mut head = self.head.load(Relaxed);
         loop {
             own.next.store(head, Relaxed);
             // Release: pairs with the acquire in `take`, for `next`, `need` and all that was done to the object.
-            match self.head.compare_exchange_weak(head, link.as_ptr(), Release, Relaxed) {
+            match self.head.compare_exchange_weak(head, link.as_ptr(), order, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
             }

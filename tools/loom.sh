@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The loom tests: as they are, where each must pass, and with one mistake built in at a time, which its test must catch.
+# The last line is `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
+
+# A test binary, a mistake (`mutant!("…")` in the source), and the test that catches it.
+mutants="
+loom_refcount get_without_zero_check      none_left_is_never_taken
+loom_refcount put_relaxed                 the_last_reference_ends_the_object_after_all_reads
+loom_refcount put_without_acquire         the_last_reference_ends_the_object_after_all_reads
+loom_refcount put_unsaturates             a_saturated_count_never_ends
+loom_grace    retire_without_fence        a_core_that_comes_during_a_period_finds_the_slot_empty_or_is_waited_for
+loom_grace    need_by_load                a_period_that_began_before_the_removal_does_not_free
+loom_grace    read_while_away             an_interrupt_out_of_idle_may_read
+loom_grace    acknowledge_relaxed         no_section_uses_an_object_after_its_end
+loom_grace    acknowledge_unread          a_core_that_acknowledged_finds_the_slot_empty
+loom_grace    come_relaxed                a_core_that_idles_between_sections_is_safe_before_and_after
+loom_grace    come_without_fence          a_core_that_comes_during_a_period_finds_the_slot_empty_or_is_waited_for
+loom_grace    go_relaxed                  a_core_that_leaves_during_a_period_has_read_before
+loom_grace    publish_relaxed             what_a_section_finds_is_complete
+loom_grace    push_relaxed                what_two_cores_retire_and_free_at_once_ends_once
+loom_grace    wait_without_acknowledging  two_cores_that_wait_let_each_other_go
+"
+
+declare -A binaries
+for name in $(awk '{ print $1 }' <<<"$mutants" | sort -u); do
+    if ! built=$(cargo test --locked --release --test "$name" --no-run 2>&1); then
+        printf '%s\n0 passed, 1 failed\n' "$built"
+        exit 1
+    fi
+    binaries[$name]=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built")
+done
+
+passed=0 failed=0
+log=$(mktemp) && trap 'rm -f "$log"' EXIT
+
+for name in "${!binaries[@]}"; do
+    while read -r test; do
+        if "${binaries[$name]}" --exact "$test" >"$log" 2>&1; then
+            echo "ok      $name $test"
+            ((passed += 1))
+        else
+            cat "$log"
+            echo "FAILED  $name $test"
+            ((failed += 1))
+        fi
+    done < <("${binaries[$name]}" --list | sed -n 's/: test$//p')
+done
+
+while read -r name mutant test; do
+    [[ -n $name ]] || continue
+    MUTANT=$mutant timeout 60 "${binaries[$name]}" --exact "$test" >"$log" 2>&1
+    if grep -q "^test $test \.\.\. FAILED" "$log"; then
+        echo "killed  $mutant by $test"
+        ((passed += 1))
+    else
+        tail -n 3 "$log"
+        echo "FAILED  $mutant was not caught by $test"
+        ((failed += 1))
+    fi
+done <<<"$mutants"
+
+# A mistake without a line above is one that nobody catches.
+while read -r mutant; do
+    if ! awk '{ print $2 }' <<<"$mutants" | grep -qx "$mutant"; then
+        echo "FAILED  $mutant is in the source and not in tools/loom.sh"
+        ((failed += 1))
+    fi
+done < <(grep -rhoE 'mutant!\("[a-z_]+"\)' src --include='*.rs' --exclude=mutant.rs | cut -d'"' -f2 | sort -u)
+
+echo "$passed passed, $failed failed"
+((failed == 0))
