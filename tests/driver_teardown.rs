@@ -1,0 +1,277 @@
+//! Taking faults away from a stream while they happen, and what is left when a step fails.
+
+mod driver_bench;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, plain, stream};
+use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Options, Pages, StreamConfig};
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, pri_control, status};
+use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
+
+const BASE: u64 = 0x1000_0000;
+const BYTES: u64 = 16 * 4096;
+
+/// A bench whose engine 0 has eight stalls deferred and unanswered.
+fn stalled() -> (Bench, Arc<Space>, Arc<Pager>) {
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 1);
+    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, pager.clone()).unwrap();
+    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.fill(0, BASE, BYTES, 1, None);
+    bench.run_until(|_| pager.deferred.lock().unwrap().len() == 8);
+    (bench, space, pager)
+}
+
+#[test]
+fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing() {
+    let (mut bench, _, pager) = stalled();
+    bench.disable(0).unwrap();
+    assert_eq!(bench.state(0), status::ABORTED);
+    assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 8);
+    assert_eq!(bench.smmu.command_counts().answers, 0);
+
+    assert_eq!(bench.live(), 1, "the groups still refer to it");
+    for group in pager.take() {
+        assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+    }
+    assert_eq!(bench.live(), 0);
+    assert_eq!(bench.smmu.command_counts().answers, 0);
+    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+}
+
+#[test]
+fn a_stream_can_be_enabled_again_after_it_was_disabled() {
+    let (mut bench, space, pager) = stalled();
+    bench.disable(0).unwrap();
+    drop(pager.take());
+    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+    bench.fill(0, BASE, BYTES, 9, None);
+    bench.finish([0]);
+    assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 9));
+    assert_eq!(bench.smmu.faults().live(), 1);
+}
+
+#[test]
+fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
+    for round in 0..10 {
+        let mut bench = Bench::new();
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + (1 << 20))).unwrap();
+        bench.host.write_engine(0, reg::DEPTH, 4);
+        bench.fill(0, BASE, 1 << 20, 1, None);
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (smmu, domain, stop) = (bench.smmu.clone(), bench.domain.clone(), &stop);
+            scope.spawn(move || {
+                let mut cpu = cpu(1);
+                domain.online(&mut cpu);
+                while !stop.load(Ordering::Relaxed) {
+                    cpu.masked(|masked| smmu.drain_events(masked));
+                    domain.poll(&mut cpu);
+                    thread::yield_now();
+                }
+                domain.offline(&mut cpu);
+            });
+            for _ in 0..round * 7 {
+                bench.host.step();
+            }
+            let disabled = bench.disable(0);
+            stop.store(true, Ordering::Relaxed);
+            disabled.unwrap();
+        });
+        assert_ne!(bench.state(0), status::BUSY);
+        assert_eq!(bench.live(), 0);
+        assert_eq!(bench.model_count(diagnostics::STALLED), 0);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        let stalls = bench.model_count(diagnostics::STALLS_RECORDED);
+        assert_eq!(bench.smmu.event_records(), stalls, "every record was taken out");
+    }
+}
+
+/// A bench whose engine 2 has a page request group deferred and unanswered.
+fn requesting() -> (Bench, Arc<Space>, Arc<Pager>) {
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 1);
+    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
+    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+    bench.enable(2, pager.clone()).unwrap();
+    bench.host.write_engine(2, reg::GROUP_SIZE, 4);
+    bench.fill(2, BASE, BYTES, 1, None);
+    bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
+    (bench, space, pager)
+}
+
+#[test]
+fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() {
+    let (mut bench, space, pager) = requesting();
+    bench.disable(2).unwrap();
+    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+    assert_eq!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
+    assert!(bench.host.read_engine(2, reg::INVALIDATIONS) > 0);
+    for group in pager.take() {
+        assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+    }
+    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    assert_eq!(bench.live(), 0);
+
+    bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+    bench.fill(2, BASE, BYTES, 8, None);
+    bench.finish([2]);
+    assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 8));
+}
+
+/// A device that never comes to rest and keeps ATS on.
+struct Restless(Device);
+
+impl Restless {
+    fn new(bench: &Bench, engine: usize) -> Self {
+        Self(Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine })
+    }
+}
+
+impl DeviceControl for Restless {
+    fn stop_new_work(&self) {
+        self.0.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        false
+    }
+
+    fn disable_page_requests(&self) {
+        self.0.disable_page_requests();
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.page_requests_stopped()
+    }
+
+    fn disable_ats(&self) {}
+}
+
+#[test]
+fn an_atc_invalidation_that_times_out_leaves_the_stream_quarantined_until_it_succeeds() {
+    let (mut bench, space, pager) = requesting();
+    drop(pager.take());
+    let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
+    bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+    let device = Restless::new(&bench, 2);
+    let result = bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device);
+    assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
+    assert_eq!(bench.smmu.command_counts().errors, 1);
+    let again = bench.enable(2, Pager::new(&space, BASE..BASE + BYTES));
+    assert_eq!(again, Err(DriverError::FaultsEnabled(stream(2))));
+    assert_eq!(bench.live(), 1);
+
+    bench.disable(2).unwrap();
+    assert_eq!(bench.live(), 0);
+}
+
+#[test]
+fn a_device_that_does_not_come_to_rest_is_named_and_stays_quarantined() {
+    let (mut bench, space, pager) = stalled();
+    drop(pager.take());
+    let device = Restless::new(&bench, 0);
+    let result = bench.smmu.disable_faults(&mut bench.cpu, stream(0), &device);
+    let busy = DriverError::DeviceBusy { stream: stream(0), state: "idle", waited_us: LIMIT_US };
+    assert_eq!(result, Err(busy));
+    assert!(bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).is_err());
+    assert!(bench.smmu.detach(&mut bench.cpu, stream(0)).is_err());
+    bench.disable(0).unwrap();
+    assert_eq!(bench.live(), 0);
+    bench.smmu.detach(&mut bench.cpu, stream(0)).unwrap();
+}
+
+#[test]
+fn a_core_that_is_never_quiescent_keeps_the_state_alive_and_is_named() {
+    let (mut bench, _, pager) = stalled();
+    drop(pager.take());
+    let mut parked = cpu(1);
+    bench.domain.online(&mut parked);
+    match bench.disable(0) {
+        Err(DriverError::Grace(timeout)) => assert!(timeout.holding.contains(parked.core())),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.smmu.faults().live(), 1);
+    bench.domain.offline(&mut parked);
+    bench.disable(0).unwrap();
+    assert_eq!(bench.live(), 0);
+}
+
+#[test]
+fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
+    // The event queue lies where there is no memory: no stall record can be written.
+    let mut bench = Bench::with_broken(Options { limit_us: LIMIT_US, ..Options::default() }, 2);
+    let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+    bench.attach(2, FaultMode::PageRequest, &other).unwrap();
+    bench.enable(2, Pager::new(&other, BASE..BASE + BYTES)).unwrap();
+    bench.fill(0, BASE, 8, 1, None);
+    bench.host.run(100);
+    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+    assert_eq!(errors, GlobalErrors { event_queue_abort: true, recover: true, ..GlobalErrors::default() });
+    assert_eq!(bench.state(0), status::BUSY, "its record is lost");
+
+    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![stream(0)]));
+    bench.finish([0]);
+    assert_eq!(bench.state(0), status::ABORTED);
+    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![]), "there is nothing left to recover from");
+    bench.disable(0).unwrap();
+
+    bench.fill(2, BASE, BYTES, 6, None);
+    bench.finish([2]);
+    assert_eq!((bench.state(2), other.word(BASE)), (status::DONE, 6));
+    bench.disable(2).unwrap();
+    assert_eq!(bench.live(), 0);
+}
+
+#[test]
+fn an_aborted_pri_queue_starts_anew() {
+    let mut bench = Bench::with_broken(Options { limit_us: LIMIT_US, ..Options::default() }, 3);
+    let space = Space::new(&bench, 1);
+    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+    bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+    bench.fill(2, BASE, 8, 1, None);
+    bench.host.run(100);
+    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+    assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() });
+    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+    assert_eq!(errors, GlobalErrors::default());
+    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+    bench.disable(2).unwrap();
+}
+
+#[test]
+fn invalidations_complete_and_a_substream_can_be_taken_away() {
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 3);
+    space.map(BASE);
+    let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
+    let substream = SubstreamId::new(3).unwrap();
+    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, Some(&space.context())).unwrap();
+    bench.fill(2, BASE, 8, 1, Some(3));
+    bench.finish([2]);
+    assert_eq!(bench.state(2), status::DONE);
+    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, None).unwrap();
+    bench.smmu.invalidate_asid(&mut bench.cpu, Asid(3)).unwrap();
+    let pages = Pages { first: BASE, count: 3 };
+    bench.smmu.invalidate_pages(&mut bench.cpu, Asid(3), pages).unwrap();
+    bench.smmu.invalidate_pages(&mut bench.cpu, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
+    bench.smmu.invalidate_atc(&mut bench.cpu, stream(2), Some(substream), Some(pages)).unwrap();
+    bench.fill(2, BASE, 8, 1, Some(3));
+    bench.finish([2]);
+    assert_eq!(bench.state(2), status::ABORTED);
+    let beyond = SubstreamId::new(4).unwrap();
+    let out_of_range = DriverError::SubstreamOutOfRange { stream: stream(2), substream: beyond };
+    let result = bench.smmu.attach_substream(&mut bench.cpu, stream(2), beyond, None);
+    assert_eq!(result, Err(out_of_range));
+}
