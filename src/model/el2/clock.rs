@@ -2,13 +2,15 @@
 //!
 //! A core that polls costs the host a core. So after a while of idleness this one waits in WFI, until another core that
 //! wrote to a register of the machine sends it an SGI. Its redistributor and CPU interface are its own, since EL1 does
-//! not know of it, but the distributor is EL1's: while interrupts are off there, the clock polls on. Should EL1 switch
-//! them off under a sleeping clock, whoever accesses a register steps the machine.
+//! not know of it, but the distributor is EL1's: while interrupts are off there, the clock polls on.
+//!
+//! Should the machine stand still with work to do, since EL1 switched interrupts off under a sleeping clock or the host
+//! runs something else than this core, then
+//! whoever accesses a register steps it.
 
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use aarch64_cpu::asm;
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use spin::RelaxStrategy;
 
 use super::firmware::{Pause, Shared};
@@ -17,37 +19,54 @@ use super::gic;
 /// How often the clock lets other cores go first before it takes its turn.
 const COURTESY: u32 = 1000;
 
-/// How long the machine must be idle before its clock sleeps, as a fraction of a second.
-const IDLE_FRACTION: u64 = 1000;
+/// After how many idle steps in a row the clock sleeps. They are counted and not timed, since QEMU's global lock is
+/// taken for a look at the counter, and whoever takes that in a loop starves the other cores.
+const PATIENCE: u32 = 1000;
 
-/// How the clock learns of work.
+/// After how many accesses without a step in between a busy machine is stepped by the one who accesses it.
+const LATE: u32 = 8;
+
+/// Whether the machine has work, and who sees to it.
 #[derive(Debug)]
-pub(super) struct Doorbell {
-    work: AtomicBool,
+pub(super) struct Pulse {
+    /// Whether there may be something to do.
+    busy: AtomicBool,
+    /// How many times registers were accessed since the last step.
+    accesses: AtomicU32,
+    /// Whether the clock sleeps, or is about to.
     asleep: AtomicBool,
 }
 
-impl Doorbell {
+impl Pulse {
     pub(super) const fn new() -> Self {
-        Self { work: AtomicBool::new(false), asleep: AtomicBool::new(false) }
+        Self { busy: AtomicBool::new(false), accesses: AtomicU32::new(0), asleep: AtomicBool::new(false) }
     }
 
-    /// Tells the clock, which is the core of affinity `mpidr`, that a register was written.
-    pub(super) fn ring(&self, mpidr: u64) {
-        self.work.store(true, Relaxed);
-        // Pairs with the fence in `sleep`: this core sees the clock asleep, or the clock sees the work.
+    /// Notes a step, and whether there is more to do. The machine's lock is held.
+    pub(super) fn stepped(&self, busy: bool) {
+        self.accesses.store(0, Relaxed);
+        self.busy.store(busy, Relaxed);
+    }
+
+    /// Notes an access to a register, and says whether the clock is late. The machine's lock is held.
+    pub(super) fn accessed(&self, write: bool) -> bool {
+        let accesses = self.accesses.load(Relaxed).saturating_add(1);
+        self.accesses.store(accesses, Relaxed);
+        let busy = write || self.busy.load(Relaxed);
+        self.busy.store(busy, Relaxed);
+        busy && accesses > LATE
+    }
+
+    /// Wakes the clock, the core of affinity `mpidr`, if it sleeps.
+    pub(super) fn wake(&self, mpidr: u64) {
+        // Pairs with the fence in `sleep`: this core sees the clock asleep, or the clock sees the machine busy.
         fence(SeqCst);
         if self.asleep.load(Relaxed) {
             gic::wake(mpidr);
         }
     }
 
-    /// Whether the clock sleeps although there is work.
-    pub(super) fn is_late(&self) -> bool {
-        self.asleep.load(Relaxed) && self.work.load(Relaxed)
-    }
-
-    /// Waits for the next [`ring`](Doorbell::ring), if there is no work yet.
+    /// Waits until it is [woken](Pulse::wake), unless there is work already.
     ///
     /// # Safety
     ///
@@ -55,7 +74,7 @@ impl Doorbell {
     unsafe fn sleep(&self) {
         self.asleep.store(true, Relaxed);
         fence(SeqCst);
-        if !self.work.load(Relaxed) {
+        if !self.busy.load(Relaxed) {
             asm::wfi();
         }
         self.asleep.store(false, Relaxed);
@@ -70,8 +89,7 @@ impl Doorbell {
 ///
 /// This core [listens](gic::listen).
 pub(super) unsafe fn run(shared: &Shared) -> ! {
-    let patience = CNTFRQ_EL0.get() / IDLE_FRACTION;
-    let mut idle_since = CNTPCT_EL0.get();
+    let mut idle = 0;
     loop {
         for _ in 0..COURTESY {
             if !shared.is_wanted() {
@@ -79,19 +97,18 @@ pub(super) unsafe fn run(shared: &Shared) -> ! {
             }
             Pause::relax();
         }
-        // A register written before this is seen by the step, since both hold the lock; one written later is work.
-        shared.doorbell.work.store(false, Relaxed);
         if shared.step() {
-            idle_since = CNTPCT_EL0.get();
+            idle = 0;
             continue;
         }
         Pause::relax();
-        if CNTPCT_EL0.get() - idle_since > patience {
+        idle += 1;
+        if idle > PATIENCE {
+            idle = 0;
             if shared.distributor.is_enabled() {
                 // SAFETY: by the caller.
-                unsafe { shared.doorbell.sleep() };
+                unsafe { shared.pulse.sleep() };
             }
-            idle_since = CNTPCT_EL0.get();
         }
     }
 }

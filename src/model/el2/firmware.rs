@@ -10,7 +10,7 @@ use heapless::Vec;
 use spin::mutex::SpinMutex;
 use spin::{Once, RelaxStrategy};
 
-use super::clock::{self, Doorbell};
+use super::clock::{self, Pulse};
 use super::console::{die, say};
 use super::gic::{self, Distributor, GicError};
 use super::memory::GuestMemory;
@@ -42,7 +42,7 @@ impl RelaxStrategy for Pause {
 pub(super) struct Shared {
     /// How many cores are about to access the machine's registers. The clock leaves them the lock.
     waiting: AtomicU32,
-    pub(super) doorbell: Doorbell,
+    pub(super) pulse: Pulse,
     memory: GuestMemory,
     /// All cores, in the device tree's order; the first is the one QEMU started.
     pub(super) cores: Vec<Core, MAX_CORES>,
@@ -70,20 +70,20 @@ pub struct Entry {
 impl Shared {
     /// Reads a register of the machine.
     pub(super) fn read(&self, address: u64, width: Width) -> u64 {
-        self.access(|machine| machine.read(address, width))
+        self.access(false, |machine| machine.read(address, width))
     }
 
     /// Writes a register of the machine, and sees to it that the machine acts on it.
     pub(super) fn write(&self, address: u64, width: Width, value: u64) {
-        self.access(|machine| machine.write(address, width, value));
+        self.access(true, |machine| machine.write(address, width, value));
         if let Some(clock) = self.clock.and_then(|index| self.cores.get(index)) {
-            self.doorbell.ring(clock.mpidr);
+            self.pulse.wake(clock.mpidr);
         }
     }
 
     /// One tick of the machine; whether there is more to do at once.
     pub(super) fn step(&self) -> bool {
-        MACHINE.lock().step(&self.memory, &mut &self.distributor)
+        self.tick(&mut MACHINE.lock())
     }
 
     /// Whether a core waits for the machine.
@@ -91,15 +91,22 @@ impl Shared {
         self.waiting.load(Relaxed) > 0
     }
 
-    fn access<R>(&self, access: impl FnOnce(&mut Machine) -> R) -> R {
+    fn access<R>(&self, write: bool, access: impl FnOnce(&mut Machine) -> R) -> R {
         self.waiting.fetch_add(1, Relaxed);
         let mut machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
         let result = access(&mut machine);
-        if self.clock.is_none() || self.doorbell.is_late() {
-            machine.step(&self.memory, &mut &self.distributor);
+        let late = self.pulse.accessed(write);
+        if late || self.clock.is_none() {
+            self.tick(&mut machine);
         }
         result
+    }
+
+    fn tick(&self, machine: &mut Machine) -> bool {
+        let busy = machine.step(&self.memory, &mut &self.distributor);
+        self.pulse.stepped(busy);
+        busy
     }
 }
 
@@ -159,7 +166,7 @@ fn boot() -> Result<Entry, Refusal> {
     let distributor = unsafe { Distributor::new(found.distributor) }?;
     let shared = SHARED.call_once(|| Shared {
         waiting: AtomicU32::new(0),
-        doorbell: Doorbell::new(),
+        pulse: Pulse::new(),
         memory,
         cores: found.cores,
         clock,
