@@ -11,10 +11,10 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, fence};
 
 use aarch64_cpu::asm;
-use spin::RelaxStrategy;
 
-use super::firmware::{Pause, Shared};
+use super::firmware::Shared;
 use super::gic;
+use crate::sync::pause;
 
 /// How often the clock lets other cores go first before it takes its turn.
 const COURTESY: u32 = 1000;
@@ -95,13 +95,13 @@ pub(super) unsafe fn run(shared: &Shared) -> ! {
             if !shared.is_wanted() {
                 break;
             }
-            Pause::relax();
+            pause();
         }
         if shared.step() {
             idle = 0;
             continue;
         }
-        Pause::relax();
+        pause();
         idle += 1;
         if idle > PATIENCE {
             idle = 0;

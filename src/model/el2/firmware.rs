@@ -21,20 +21,20 @@ use crate::model::machine::{Machine, Width};
 use crate::model::memory::Memory;
 use crate::smmuv3::PhysAddr;
 use crate::sync::cpu::MAX_CORES;
+use crate::sync::pause;
 
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
 
-/// A mutex that waits as QEMU likes it: YIELD lets other cores run under icount, ISB would not.
+/// A mutex whose waiters [`pause`]. EL2 runs with interrupts masked, so that it needs no proof of that.
 type Mutex<T> = SpinMutex<T, Pause>;
 
-/// Pauses with YIELD.
+/// Waits as [`pause`] does.
 pub(super) struct Pause;
 
 impl RelaxStrategy for Pause {
     fn relax() {
-        // SAFETY: YIELD is a hint.
-        unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+        pause();
     }
 }
 
