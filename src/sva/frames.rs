@@ -81,6 +81,13 @@ impl FramePool {
         self.dirty.push(&self.next, frame.index);
     }
 
+    /// Takes the frame at `phys` back, which a page table held; one that is not the pool's is let be.
+    pub(super) fn free_at(&self, phys: PhysAddr) {
+        if let Some(index) = self.index_of(phys) {
+            self.free(Frame { index, phys });
+        }
+    }
+
     /// Zeroes up to `count` freed frames and returns how many: work for an idle core.
     pub fn zero_some(&self, count: usize) -> usize {
         (0..count)
@@ -90,6 +97,11 @@ impl FramePool {
                 self.zeroed.push(&self.next, index);
             })
             .count()
+    }
+
+    /// Whether [`FramePool::zero_some`] has something to do.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.0.load(Relaxed) as u32 != Stack::NONE
     }
 
     /// How many frames are handed out.

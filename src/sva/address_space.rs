@@ -1,0 +1,178 @@
+//! Address spaces shared with devices: regions, and the pages that faults bring in.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::frames::{FRAME_BYTES, FramePool};
+use super::page_table::{MapError, PageTable, Permissions};
+use crate::smmuv3::{Access, Asid, PhysAddr};
+use crate::sync::grace::Grace;
+
+const PAGE: u64 = FRAME_BYTES as u64;
+
+/// Where a region's pages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Each page is a new one, zeroed.
+    Anonymous,
+    /// The pages are there, one after the other from this page-aligned address on, and stay their owner's.
+    Memory(PhysAddr),
+}
+
+/// A range of addresses that may be used, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The first address, page-aligned.
+    pub start: u64,
+    /// The size in bytes, a multiple of the page size.
+    pub bytes: u64,
+    /// What a device may do there.
+    pub permissions: Permissions,
+    /// Where its pages come from.
+    pub backing: Backing,
+}
+
+impl Region {
+    fn is_aligned(&self) -> bool {
+        let Backing::Memory(PhysAddr(memory)) = self.backing else {
+            return (self.start | self.bytes).is_multiple_of(PAGE);
+        };
+        (self.start | self.bytes | memory).is_multiple_of(PAGE)
+    }
+
+    fn end(&self) -> Option<u64> {
+        self.start.checked_add(self.bytes)
+    }
+}
+
+/// Why an address space could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpaceError {
+    /// A region is empty, not page-aligned, out of the table's reach, or overlaps its neighbour.
+    #[error("{0:x?} is empty, unaligned, out of reach or overlaps another region")]
+    BadRegion(Region),
+    /// No frame for the first table.
+    #[error("no page frame left for the root table")]
+    NoFrame,
+}
+
+/// What became of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// The page is there now.
+    Mapped,
+    /// The page was there already: an earlier fault brought it in.
+    Present,
+    /// No region allows this access at this address.
+    Refused,
+    /// The page may come, but no frame is ready.
+    NoFrame,
+}
+
+/// Whether a fault may spend time on zeroing a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Take only what is ready: constant time, for interrupt handlers.
+    Ready,
+    /// Zero a frame if need be.
+    Zero,
+}
+
+/// One address space: regions fixed when it is made, pages that come when they are touched.
+#[derive(Debug)]
+pub struct AddressSpace {
+    asid: Asid,
+    regions: Box<[Region]>,
+    table: PageTable,
+    pages: AtomicU64,
+}
+
+impl AddressSpace {
+    /// An address space tagged `asid` with `regions` and nothing mapped; tables and pages come from `frames`.
+    ///
+    /// # Errors
+    ///
+    /// [`SpaceError`] names a bad region, or says that there is no memory.
+    pub fn new(asid: Asid, regions: &[Region], frames: Arc<FramePool>) -> Result<Self, SpaceError> {
+        let mut sorted: Vec<Region> = regions.into();
+        sorted.sort_by_key(|region| region.start);
+        let mut free_from = 0;
+        for region in &sorted {
+            let aligned = region.is_aligned();
+            free_from = region
+                .end()
+                .filter(|&end| aligned && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
+                .ok_or(SpaceError::BadRegion(*region))?;
+        }
+        let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
+        Ok(Self { asid, regions: sorted.into(), table, pages: AtomicU64::new(0) })
+    }
+
+    /// The tag of its translations.
+    pub fn asid(&self) -> Asid {
+        self.asid
+    }
+
+    /// Where its root table is.
+    pub fn root(&self) -> PhysAddr {
+        self.table.root()
+    }
+
+    /// How many pages faults have brought in.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Relaxed)
+    }
+
+    /// Brings in the page at `address` if a region allows `access` there. An access that asks for nothing needs only a
+    /// region.
+    ///
+    /// Any core may call it at any time; of two that race for a page, one maps it and the other finds it
+    /// [`Resolution::Present`].
+    pub fn resolve(&self, address: u64, access: Access, effort: Effort) -> Resolution {
+        let Some(region) = self.allowed(address, access) else { return Resolution::Refused };
+        let page = match region.backing {
+            Backing::Anonymous => None,
+            Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - region.start) / PAGE * PAGE)),
+        };
+        match self.table.map(address, page, region.permissions, effort) {
+            Ok(true) => {
+                self.pages.fetch_add(1, Relaxed);
+                Resolution::Mapped
+            }
+            Ok(false) => Resolution::Present,
+            Err(MapError::NoFrame) => Resolution::NoFrame,
+            Err(MapError::OutOfReach | MapError::Corrupt) => Resolution::Refused,
+        }
+    }
+
+    /// Where `address` is mapped to, as a device would find it.
+    pub fn translate(&self, address: u64) -> Option<PhysAddr> {
+        self.table.translate(address)
+    }
+
+    /// The word at `address`, a multiple of 8, if its page is mapped.
+    pub fn word(&self, address: u64) -> Option<&'static AtomicU64> {
+        self.table.word(address)
+    }
+
+    /// Whether a region allows `access` at `address`.
+    pub fn allows(&self, address: u64, access: Access) -> bool {
+        self.allowed(address, access).is_some()
+    }
+
+    /// Gives its tables and the pages that were its own back to the pool.
+    ///
+    /// `_grace` is a grace period since the last fault could find it. After that the caller has taken it out of every
+    /// context descriptor, and has seen the invalidations of its ASID and of the devices' translations complete.
+    pub fn free(self, _grace: &Grace) {
+        self.table.free();
+    }
+
+    fn allowed(&self, address: u64, access: Access) -> Option<&Region> {
+        let after = self.regions.partition_point(|region| region.start <= address);
+        let region = self.regions.get(after.checked_sub(1)?)?;
+        (address - region.start < region.bytes && region.permissions.allow(access)).then_some(region)
+    }
+}

@@ -1,0 +1,180 @@
+//! Stage 1 page tables that an SMMU walks: 4 KiB granule, 39 bits of address, three levels.
+//!
+//! Entries change from invalid by compare-exchange, so cores map side by side without a lock. From invalid to valid needs
+//! no TLB invalidation: a translation that faulted is not cached (Arm DDI 0487, D8.16).
+
+use alloc::sync::Arc;
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire},
+};
+
+use super::address_space::Effort;
+use super::frames::{Frame, FramePool};
+use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
+use crate::smmuv3::{Access, PhysAddr, Shareability};
+
+/// What a device may do with a page: read it, and perhaps write it. Nothing is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    /// Writing is allowed.
+    pub write: bool,
+}
+
+impl Permissions {
+    /// Reading only.
+    pub const READ: Self = Self { write: false };
+    /// Reading and writing.
+    pub const READ_WRITE: Self = Self { write: true };
+
+    /// Whether `access` is allowed.
+    pub const fn allow(self, access: Access) -> bool {
+        (self.write || !access.write) && !access.execute
+    }
+}
+
+/// Why a page could not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MapError {
+    /// No frame for the page or for a table on the way to it.
+    NoFrame,
+    /// The address has more bits than the table.
+    OutOfReach,
+    /// An entry on the way is none that this code makes.
+    Corrupt,
+}
+
+/// A page table and the pool that its tables and pages come from. It keeps what it took: what may still be walked by an
+/// SMMU is not given back by a destructor.
+#[derive(Debug)]
+pub(super) struct PageTable {
+    root: Frame,
+    frames: Arc<FramePool>,
+}
+
+impl PageTable {
+    const SIZE: InputSize = match InputSize::new(super::T0SZ) {
+        Some(size) => size,
+        None => panic!("T0SZ is out of range"),
+    };
+
+    /// Addresses below this can be mapped.
+    pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
+
+    /// A table that maps nothing, or `None` without a frame for it.
+    pub(super) fn new(frames: Arc<FramePool>) -> Option<Self> {
+        Some(Self { root: frames.take()?, frames })
+    }
+
+    pub(super) fn root(&self) -> PhysAddr {
+        self.root.phys()
+    }
+
+    /// Maps `page`, or else a new, zeroed one, at `address`, and returns whether it is this call that did.
+    pub(super) fn map(
+        &self,
+        address: u64,
+        page: Option<PhysAddr>,
+        permissions: Permissions,
+        effort: Effort,
+    ) -> Result<bool, MapError> {
+        let entry = self.entry(address, Some(effort))?.ok_or(MapError::NoFrame)?;
+        if is_valid(entry.load(Acquire)) {
+            return Ok(false);
+        }
+        let frame = if page.is_none() { Some(self.take(effort)?) } else { None };
+        let Some(output) = page.or(frame.as_ref().map(Frame::phys)) else { return Err(MapError::NoFrame) };
+        let leaf = PageDescriptor {
+            output,
+            attributes: super::ATTRIBUTE_INDEX,
+            shareability: Shareability::InnerShareable,
+            accessed: true,
+            not_global: true,
+            unprivileged: true,
+            read_only: !permissions.write,
+            privileged_execute_never: true,
+            unprivileged_execute_never: true,
+        };
+        Ok(self.install(entry, frame, leaf.encode(Level::Three)))
+    }
+
+    /// Gives all tables, and the pages that are the pool's, back to it.
+    pub(super) fn free(self) {
+        self.free_table(self.root(), Self::SIZE.start_level());
+        self.frames.free(self.root);
+    }
+
+    fn free_table(&self, table: PhysAddr, level: Level) {
+        for entry in self.frames.words(table).unwrap_or_default() {
+            match (Descriptor::decode(entry.load(Acquire), level), level.next()) {
+                (Descriptor::Table(TableDescriptor { table, .. }), Some(next)) => {
+                    self.free_table(table, next);
+                    self.frames.free_at(table);
+                }
+                (Descriptor::Leaf(page), _) => self.frames.free_at(page.output),
+                _ => {}
+            }
+        }
+    }
+
+    /// Where `address` is mapped to.
+    pub(super) fn translate(&self, address: u64) -> Option<PhysAddr> {
+        let entry = self.entry(address, None).ok()??;
+        match Descriptor::decode(entry.load(Acquire), Level::Three) {
+            Descriptor::Leaf(page) => Some(PhysAddr(page.output.0 | address & 0xfff)),
+            _ => None,
+        }
+    }
+
+    /// The word at `address`, a multiple of 8.
+    pub(super) fn word(&self, address: u64) -> Option<&'static AtomicU64> {
+        let at = self.translate(address)?;
+        self.frames.words(at)?.get((at.0 & 0xfff) as usize / 8)
+    }
+
+    /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
+    fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
+        if !Self::SIZE.contains(address) {
+            return Err(MapError::OutOfReach);
+        }
+        let (mut table, mut level) = (self.root(), Self::SIZE.start_level());
+        loop {
+            let words = self.frames.words(table).ok_or(MapError::Corrupt)?;
+            let entry = words.get(level.index(address)).ok_or(MapError::Corrupt)?;
+            let Some(next) = level.next() else { return Ok(Some(entry)) };
+            if !is_valid(entry.load(Acquire)) {
+                let Some(effort) = make else { return Ok(None) };
+                let frame = self.take(effort)?;
+                let word = TableDescriptor::new(frame.phys()).encode();
+                self.install(entry, Some(frame), word);
+            }
+            match Descriptor::decode(entry.load(Acquire), level) {
+                Descriptor::Table(descriptor) => (table, level) = (descriptor.table, next),
+                _ => return Err(MapError::Corrupt),
+            }
+        }
+    }
+
+    fn take(&self, effort: Effort) -> Result<Frame, MapError> {
+        match effort {
+            Effort::Ready => self.frames.take_zeroed(),
+            Effort::Zero => self.frames.take(),
+        }
+        .ok_or(MapError::NoFrame)
+    }
+
+    /// Puts `word`, which may lead to a new `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
+    /// frame goes back.
+    fn install(&self, entry: &AtomicU64, frame: Option<Frame>, word: u64) -> bool {
+        // Release: what the frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
+        let installed = entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok();
+        if let Some(frame) = frame.filter(|_| !installed) {
+            self.frames.free(frame);
+        }
+        installed
+    }
+}
+
+fn is_valid(entry: u64) -> bool {
+    entry != Descriptor::INVALID
+}
