@@ -2,11 +2,14 @@
 
 pub mod boot;
 pub mod console;
+pub mod devices;
+pub mod engine;
 pub mod fatal;
 pub mod image;
 pub mod interrupts;
 pub mod memory;
 pub mod report;
 pub mod runtime;
+pub mod workload;
 
 pub use runtime::Kernel;

@@ -9,13 +9,5 @@ fn main() -> std::process::ExitCode {
 
 #[cfg(target_os = "none")]
 mod target {
-    use smmu_iopf::kernel::Kernel;
-    use smmu_iopf::sync::Cpu;
-
-    smmu_iopf::entry!(main);
-
-    fn main(kernel: &'static Kernel, _cpu: Cpu) -> i32 {
-        log::info!("{} cores, arguments {:?}", kernel.cores(), kernel.arguments);
-        0
-    }
+    smmu_iopf::entry!(smmu_iopf::kernel::workload::run);
 }

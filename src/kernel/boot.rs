@@ -5,7 +5,6 @@ use core::ops::Range;
 use core::time::Duration;
 
 use smccc::{Hvc, Smc, psci};
-use spin::Once;
 
 use super::interrupts::{Interrupts, Sgi, send};
 use super::memory::{DeviceMemory, KernelHeap};
@@ -17,6 +16,7 @@ use crate::arch::{self, semihosting};
 use crate::platform::board::{Board, PsciMethod};
 use crate::platform::device_tree;
 use crate::sync::grace::Domain;
+use crate::sync::lock::IrqLock;
 use crate::sync::{CoreId, Cpu, Masked};
 
 /// The size of the heap in bytes.
@@ -89,7 +89,7 @@ fn boot(tree: u64, heap: &'static KernelHeap) -> Result<&'static Kernel, BootErr
         interrupts,
         heap,
         online: 1.into(),
-        workers: [const { Once::new() }; _],
+        workers: IrqLock::new(heapless::Vec::new()),
     }
     .start();
     // SAFETY: this is the first core, and nothing else has its `Cpu` yet.

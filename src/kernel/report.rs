@@ -16,7 +16,7 @@ impl Report {
     }
 
     /// Checks that `actual` is `expected`.
-    pub fn equal<T: PartialEq + Debug>(&mut self, what: impl Display, expected: T, actual: T) {
+    pub fn equal<T: PartialEq<U> + Debug, U: Debug>(&mut self, what: impl Display, expected: T, actual: U) {
         if expected == actual {
             self.held += 1;
             log::info!("  ok    {what}: {actual:?}");

@@ -15,7 +15,10 @@ use super::interrupts::{Interrupts, Sgi, send};
 use super::memory::{DeviceMemory, KernelHeap};
 use crate::arch::timer::{self, Alarm};
 use crate::platform::board::Board;
+use crate::sva::frames::FramePool;
+use crate::sva::pager::DemandPager;
 use crate::sync::grace::Domain;
+use crate::sync::lock::IrqLock;
 use crate::sync::wait::{self, Expired};
 use crate::sync::{CoreId, Cpu, Masked};
 
@@ -46,7 +49,7 @@ pub struct Kernel {
     /// The heap.
     pub heap: &'static KernelHeap,
     pub(super) online: AtomicUsize,
-    pub(super) workers: [Once<Arc<dyn Work>>; WORKERS],
+    pub(super) workers: IrqLock<heapless::Vec<Arc<dyn Work>, WORKERS>>,
 }
 
 static KERNEL: Once<Kernel> = Once::new();
@@ -67,16 +70,25 @@ impl Kernel {
     }
 
     /// From now on, cores with time do `work` too. Returns it if there are too many kinds of work.
-    pub fn add_work(&self, work: Arc<dyn Work>) -> Result<(), Arc<dyn Work>> {
-        let Some(free) = self.workers.iter().find(|slot| !slot.is_completed()) else { return Err(work) };
-        free.call_once(|| work);
-        Ok(())
+    pub fn add_work(&self, cpu: &Cpu, work: Arc<dyn Work>) -> Result<(), Arc<dyn Work>> {
+        cpu.masked(|masked| self.workers.lock(masked).push(work))
+    }
+
+    /// No core begins `work` from now on. One that is at it holds it until it is done.
+    pub fn remove_work(&self, cpu: &Cpu, work: &Arc<dyn Work>) {
+        // Dropped outside of the masked section.
+        let _removed = cpu.masked(|masked| {
+            let mut workers = self.workers.lock(masked);
+            let index = workers.iter().position(|other| Arc::ptr_eq(other, work))?;
+            Some(workers.swap_remove(index))
+        });
     }
 
     /// Does what there is to do, and is quiescent once. Returns whether anything was done.
     pub fn work(&self, cpu: &mut Cpu) -> bool {
         self.domain.poll(cpu);
-        self.workers.iter().map_while(Once::get).fold(false, |worked, work| worked | work.work(cpu))
+        let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
+        workers.iter().fold(false, |worked, work| worked | work.work(cpu))
     }
 
     /// Sleeps until an interrupt comes, unless there is something to do.
@@ -85,7 +97,7 @@ impl Kernel {
     }
 
     fn is_work_waiting(&self, masked: &Masked) -> bool {
-        self.workers.iter().map_while(Once::get).any(|work| work.is_waiting(masked))
+        self.workers.lock(masked).iter().any(|work| work.is_waiting(masked))
     }
 
     /// Works and sleeps until `look` is content (`Ok`), for at most `limit`.
@@ -144,5 +156,26 @@ impl DelayNs for Rest<'_> {
             kernel.is_work_waiting(masked)
         };
         kernel.domain.idle(self.cpu, waiting, wfi);
+    }
+}
+
+impl Work for DemandPager {
+    fn work(&self, cpu: &mut Cpu) -> bool {
+        DemandPager::work(self, cpu) > 0
+    }
+
+    fn is_waiting(&self, masked: &Masked) -> bool {
+        DemandPager::is_waiting(self, masked)
+    }
+}
+
+impl Work for FramePool {
+    fn work(&self, _: &mut Cpu) -> bool {
+        // A few at a time, so that more urgent work does not wait long.
+        self.zero_some(8) > 0
+    }
+
+    fn is_waiting(&self, _: &Masked) -> bool {
+        self.is_dirty()
     }
 }

@@ -1,0 +1,230 @@
+//! The board's SMMUs and the DMA engines behind them, found, brought up, connected to their interrupts.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use heapless::Deque;
+
+use super::engine::Engine;
+use super::interrupts::{ConnectError, Sgi, send};
+use super::runtime::Kernel;
+use crate::arch::mmio::Mmio;
+use crate::arch::timer::Timer;
+use crate::driver::{DriverError, EventSink, Hooks, Options, OutputQueue, Smmu, Wake};
+use crate::platform::board::{self, Phandle};
+use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
+use crate::smmuv3::event::{Event, EventError};
+use crate::sync::lock::IrqLock;
+use crate::sync::{CoreId, Cpu, Masked};
+
+/// An SMMU of this board.
+pub type BoardSmmu = Smmu<SmmuRegisters, Timer>;
+
+/// The core that drains all queues: shared interrupts are routed there.
+const DRAINER: CoreId = CoreId::FIRST;
+
+/// The most events kept until somebody looks.
+const EVENTS: usize = 64;
+
+/// One SMMU with what is known about it.
+pub struct Unit {
+    /// Its name in the device tree.
+    pub phandle: Phandle,
+    /// Its driver.
+    pub smmu: Arc<BoardSmmu>,
+    /// What it reported that was nobody's page fault.
+    pub events: Arc<EventLog>,
+}
+
+/// An engine with what is known about it.
+pub struct EngineUnit {
+    /// What the device tree says.
+    pub description: board::Engine,
+    /// Its driver.
+    pub engine: Engine,
+}
+
+/// SMMUs and engines.
+pub struct Devices {
+    /// In the device tree's order.
+    pub smmus: Vec<Unit>,
+    /// In the device tree's order.
+    pub engines: Vec<EngineUnit>,
+}
+
+/// Why the devices could not be brought up.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// An SMMU's registers do not fit their window.
+    #[error("SMMU at {0:#x}: {1}")]
+    Window(u64, WindowTooSmall),
+    /// An SMMU could not be brought up.
+    #[error("SMMU at {0:#x}: {1}")]
+    Smmu(u64, DriverError),
+    /// An interrupt could not be connected.
+    #[error("interrupt: {0}")]
+    Connect(#[from] ConnectError),
+}
+
+impl Devices {
+    /// Brings up every SMMU and finds every engine of the board. With `trace`, SMMUs keep a hash over records and answers.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] names the device that failed.
+    pub fn bring_up(kernel: &'static Kernel, cpu: &mut Cpu, trace: bool) -> Result<&'static Self, DeviceError> {
+        let smmus = kernel
+            .board
+            .smmus
+            .iter()
+            .map(|description| bring_up_smmu(kernel, cpu, description, trace))
+            .collect::<Result<Vec<_>, _>>()?;
+        let engines = kernel
+            .board
+            .engines
+            .iter()
+            .filter_map(|description| {
+                let engine = Engine::new(window(&description.window));
+                if engine.is_none() {
+                    log::warn!("no DMA engine at {:#x}", description.window.start);
+                }
+                Some(EngineUnit { description: description.clone(), engine: engine? })
+            })
+            .collect::<Vec<_>>();
+        let devices: &'static Self = Box::leak(Box::new(Self { smmus, engines }));
+        kernel.interrupts.connect_private(Sgi::Drain as u32, Box::new(|masked| devices.drain(masked)))?;
+        for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
+            unit.connect(kernel, description)?;
+        }
+        for unit in &devices.engines {
+            kernel.interrupts.connect(unit.description.interrupt, Box::new(|_| unit.engine.job_ended()))?;
+        }
+        // What was recorded before the interrupts were connected.
+        send(Sgi::Drain, DRAINER);
+        Ok(devices)
+    }
+
+    /// The SMMU in front of `engine`.
+    pub fn smmu_of(&self, engine: &EngineUnit) -> Option<&Unit> {
+        self.smmus.iter().find(|unit| unit.phandle == engine.description.smmu)
+    }
+
+    fn drain(&self, masked: &Masked) {
+        for unit in &self.smmus {
+            unit.drain(masked, OutputQueue::Events);
+            unit.drain(masked, OutputQueue::PageRequests);
+        }
+    }
+}
+
+fn bring_up_smmu(
+    kernel: &'static Kernel,
+    cpu: &mut Cpu,
+    description: &board::Smmu,
+    trace: bool,
+) -> Result<Unit, DeviceError> {
+    let at = description.window.start;
+    let registers = SmmuRegisters::new(window(&description.window)).map_err(|error| DeviceError::Window(at, error))?;
+    let events = Arc::new(EventLog::new());
+    let hooks = Hooks { wake: Arc::new(WakeDrainer), events: events.clone() };
+    let memory = kernel.device_memory.clone();
+    let options = Options { trace, stream_bits: 16, ..Options::default() };
+    let smmu = Smmu::probe(cpu, registers, memory, kernel.domain.clone(), Timer, hooks, options)
+        .map_err(|error| DeviceError::Smmu(at, error))?;
+    log::info!("SMMU at {at:#x}: {}", smmu.features());
+    Ok(Unit { phandle: description.phandle, smmu, events })
+}
+
+impl Unit {
+    fn connect(&'static self, kernel: &Kernel, description: &board::Smmu) -> Result<(), ConnectError> {
+        let interrupts = &kernel.interrupts;
+        interrupts.connect(description.event_queue, Box::new(|m| self.drain(m, OutputQueue::Events)))?;
+        if let Some(interrupt) = description.pri_queue {
+            interrupts.connect(interrupt, Box::new(|m| self.drain(m, OutputQueue::PageRequests)))?;
+        }
+        interrupts.connect(description.global_error, Box::new(|m| self.global_error(m)))
+    }
+
+    /// One batch. An interrupt comes when a queue becomes non-empty only, so a rest calls for another.
+    fn drain(&self, masked: &Masked, queue: OutputQueue) {
+        let drained = match queue {
+            OutputQueue::Events => self.smmu.drain_events(masked),
+            OutputQueue::PageRequests => self.smmu.drain_page_requests(masked),
+        };
+        if drained.more {
+            send(Sgi::Drain, DRAINER);
+        }
+    }
+
+    fn global_error(&self, masked: &Masked) {
+        let errors = self.smmu.handle_global_error(masked);
+        log::error!("SMMU {:#x}: global error: {errors:?}", self.phandle.0);
+        self.events.global_errors.fetch_add(1, Relaxed);
+    }
+}
+
+/// The registers of a device that the device tree describes.
+fn window(window: &core::ops::Range<u64>) -> Mmio {
+    // SAFETY: boot has mapped every window of the device tree as a device, page-aligned, for ever, and the tree's windows
+    // do not overlap each other or memory.
+    unsafe { Mmio::new(window.start as usize, (window.end - window.start) as usize) }
+}
+
+struct WakeDrainer;
+
+impl Wake for WakeDrainer {
+    fn wake(&self, _: &Masked, _: OutputQueue) {
+        send(Sgi::Drain, DRAINER);
+    }
+}
+
+/// The events of one SMMU that were nobody's page fault: the first [`EVENTS`] until somebody takes them, and counts.
+#[derive(Debug)]
+pub struct EventLog {
+    kept: IrqLock<Deque<Event, EVENTS>>,
+    seen: AtomicU64,
+    undecodable: AtomicU64,
+    global_errors: AtomicU64,
+}
+
+impl EventLog {
+    fn new() -> Self {
+        let kept = IrqLock::new(Deque::new());
+        Self { kept, seen: AtomicU64::new(0), undecodable: AtomicU64::new(0), global_errors: AtomicU64::new(0) }
+    }
+
+    /// Takes the events that were kept, oldest first.
+    pub fn take(&self, cpu: &Cpu) -> Vec<Event> {
+        core::iter::from_fn(|| cpu.masked(|masked| self.kept.lock(masked).pop_front())).collect()
+    }
+
+    /// How many events there were, kept or not.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Relaxed)
+    }
+
+    /// How many records made no sense.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable.load(Relaxed)
+    }
+
+    /// How many global errors there were.
+    pub fn global_errors(&self) -> u64 {
+        self.global_errors.load(Relaxed)
+    }
+}
+
+impl EventSink for EventLog {
+    fn event(&self, masked: &Masked, event: &Event) {
+        self.seen.fetch_add(1, Relaxed);
+        // A full log keeps what came first, which is nearer to the cause; the count tells of the rest.
+        let _ = self.kept.lock(masked).push_back(*event);
+    }
+
+    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
+        self.undecodable.fetch_add(1, Relaxed);
+        log::error!("event record {words:#018x?}: {error}");
+    }
+}

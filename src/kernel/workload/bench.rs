@@ -1,0 +1,273 @@
+//! What the parts of the main job share: address spaces, streams, engines, and waiting for them.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
+
+use crate::arch::timer::Timer;
+use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
+use crate::iopf::{FaultHandler, StreamLimits};
+use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
+use crate::kernel::engine::{Job, Status};
+use crate::kernel::runtime::{Kernel, Work};
+use crate::smmuv3::{Asid, StreamId, SubstreamId};
+use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
+use crate::sva::frames::{FRAME_BYTES, FramePool};
+use crate::sva::pager::DemandPager;
+use crate::sva::{MAIR, Permissions, T0SZ};
+use crate::sync::grace::GraceTimeout;
+use crate::sync::{Cpu, Masked};
+
+/// Page frames for address spaces: twice what the largest part has in use at a time.
+const FRAMES: u32 = 8192;
+
+/// How long a job of an engine may take.
+pub(super) const JOB_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long anything else may take.
+pub(super) const LIMIT_US: u32 = 5_000_000;
+
+/// The bytes of a page.
+pub(super) const PAGE: u64 = FRAME_BYTES as u64;
+
+/// A step of the main job that went wrong in a way that no check is about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{0}")]
+    Driver(#[from] DriverError),
+    #[error("{0}")]
+    Space(#[from] SpaceError),
+    #[error("{0}")]
+    Memory(#[from] NoMemory),
+    #[error("{0}")]
+    Grace(#[from] GraceTimeout),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    pub(super) fn new(what: impl fmt::Display) -> Self {
+        Self::Other(alloc::format!("{what}"))
+    }
+}
+
+/// The machine, ready for work.
+pub(super) struct Bench {
+    pub(super) kernel: &'static Kernel,
+    pub(super) devices: &'static Devices,
+    pub(super) cpu: Cpu,
+    pub(super) frames: Arc<FramePool>,
+    random: u64,
+    next_asid: u16,
+}
+
+/// An engine's stream, served by a pager.
+pub(super) struct Served {
+    pub(super) unit: &'static EngineUnit,
+    pub(super) smmu: Arc<BoardSmmu>,
+    pub(super) spaces: Vec<Arc<AddressSpace>>,
+    pub(super) pager: Arc<DemandPager>,
+}
+
+impl Bench {
+    pub(super) fn new(
+        kernel: &'static Kernel,
+        devices: &'static Devices,
+        cpu: Cpu,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
+        let zeroing: Arc<dyn Work> = frames.clone();
+        kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
+        Ok(Self { kernel, devices, cpu, frames, random: seed, next_asid: 1 })
+    }
+
+    /// The next number of the seed's sequence (SplitMix64).
+    pub(super) fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A seed for an engine's order of pages, never 0.
+    pub(super) fn job_seed(&mut self) -> u32 {
+        self.random() as u32 | 1
+    }
+
+    /// Memory of `bytes` full of random words.
+    pub(super) fn random_memory(&mut self, bytes: u64) -> Result<DmaRegion, Failure> {
+        let region = self.kernel.device_memory.allocate(bytes as usize, FRAME_BYTES)?;
+        region.words.iter().for_each(|word| word.store(self.random(), Relaxed));
+        Ok(region)
+    }
+
+    /// A start for a region: somewhere in the `index`th GiB, so that regions of different indices do not meet.
+    pub(super) fn somewhere(&mut self, index: u64) -> u64 {
+        (index + 1 << 30) + (self.random() & 0xff << 21)
+    }
+
+    /// An address space with `regions`.
+    pub(super) fn space(&mut self, regions: &[Region]) -> Result<Arc<AddressSpace>, Failure> {
+        let asid = Asid(self.next_asid);
+        self.next_asid += 1;
+        Ok(Arc::new(AddressSpace::new(asid, regions, self.frames.clone())?))
+    }
+
+    /// The engine number `index` among those that stall, or among those that send page requests.
+    pub(super) fn engine(&self, can_stall: bool, index: usize) -> Option<&'static EngineUnit> {
+        self.devices.engines.iter().filter(|unit| unit.description.can_stall == can_stall).nth(index)
+    }
+
+    /// Attaches the stream of `unit` to `spaces` and has a pager serve its faults, called through what `wrap` makes of it.
+    pub(super) fn serve(
+        &mut self,
+        unit: &'static EngineUnit,
+        spaces: &[(Option<SubstreamId>, Arc<AddressSpace>)],
+        wrap: impl FnOnce(Arc<DemandPager>) -> Arc<dyn FaultHandler>,
+    ) -> Result<Served, Failure> {
+        let Some(front) = self.devices.smmu_of(unit) else { return Err(Failure::new("no SMMU in front of an engine")) };
+        let (smmu, stream, cpu) = (&front.smmu, unit.engine.stream(), &mut self.cpu);
+        let stalls = unit.description.can_stall;
+        let plain = spaces.iter().find(|(substream, _)| substream.is_none());
+        let config = StreamConfig {
+            faults: if stalls { FaultMode::Stall } else { FaultMode::PageRequest },
+            context: plain.map(|(_, space)| context(space)),
+            substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
+            response_needs_pasid: unit.engine.response_needs_pasid(),
+        };
+        smmu.attach(cpu, stream, &config)?;
+        for (substream, space) in spaces {
+            if let Some(substream) = substream {
+                smmu.attach_substream(cpu, stream, *substream, Some(&context(space)))?;
+            }
+        }
+        let kernel = self.kernel;
+        let wake = Box::new(move |masked: &Masked| kernel.wake_others(masked));
+        let pager = Arc::new(DemandPager::new(spaces.into(), wake));
+        let work: Arc<dyn Work> = pager.clone();
+        kernel.add_work(cpu, work).map_err(|_| Failure::new("no room for more work"))?;
+        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000 };
+        smmu.enable_faults(cpu, &[stream], wrap(pager.clone()), limits)?;
+        if !stalls {
+            unit.engine.enable_page_requests(32);
+        }
+        let spaces = spaces.iter().map(|(_, space)| space.clone()).collect();
+        Ok(Served { unit, smmu: smmu.clone(), spaces, pager })
+    }
+
+    /// Ends what [`Bench::serve`] began, and gives the memory back.
+    pub(super) fn end(&mut self, served: Served) -> Result<(), Failure> {
+        let Served { unit, smmu, spaces, pager } = served;
+        smmu.disable_faults(&mut self.cpu, unit.engine.stream(), &unit.engine)?;
+        self.release(unit.engine.stream(), &smmu, spaces, pager)
+    }
+
+    /// Gives back what is left when faults are disabled.
+    pub(super) fn release(
+        &mut self,
+        stream: StreamId,
+        smmu: &BoardSmmu,
+        spaces: Vec<Arc<AddressSpace>>,
+        pager: Arc<DemandPager>,
+    ) -> Result<(), Failure> {
+        let work: Arc<dyn Work> = pager;
+        self.kernel.remove_work(&self.cpu, &work);
+        drop(work);
+        smmu.detach(&mut self.cpu, stream)?;
+        for space in &spaces {
+            smmu.invalidate_asid(&mut self.cpu, space.asid())?;
+        }
+        self.free(spaces)
+    }
+
+    /// Gives the memory of `spaces` back: nothing refers to them any more, and what the SMMU knew of them is invalidated.
+    pub(super) fn free(&mut self, spaces: Vec<Arc<AddressSpace>>) -> Result<(), Failure> {
+        self.settle();
+        let grace = self.kernel.domain.synchronize(&mut self.cpu, &mut Timer, LIMIT_US)?;
+        for space in spaces {
+            // A worker may hold the pager, and so the space, for a moment yet.
+            let mut space = Some(space);
+            let free = self.kernel.wait_until(&mut self.cpu, Duration::from_micros(LIMIT_US.into()), || {
+                match space.take().map(Arc::try_unwrap) {
+                    Some(Ok(space)) => Ok(Some(space)),
+                    Some(Err(shared)) => {
+                        let holders = Arc::strong_count(&shared);
+                        space = Some(shared);
+                        Err(holders)
+                    }
+                    None => Ok(None),
+                }
+            });
+            match free {
+                Ok(space) => space.into_iter().for_each(|space| space.free(&grace)),
+                Err(expired) => return Err(Failure::new(format_args!("{} hold an ended address space", expired.last))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets grace periods pass until nothing waits to be freed, or half a second is over.
+    pub(super) fn settle(&mut self) {
+        let domain = &self.kernel.domain;
+        // Whether it came to that is for the checks of what is live.
+        let _ = self.kernel.wait_until(&mut self.cpu, Duration::from_millis(500), || match domain.stats().pending() {
+            0 => Ok(()),
+            pending => Err(pending),
+        });
+    }
+
+    /// Starts `job` on `unit` and waits for its end.
+    pub(super) fn run_job(&mut self, unit: &EngineUnit, job: &Job) -> Result<Status, Failure> {
+        let before = unit.engine.jobs_ended();
+        unit.engine.start(job);
+        self.wait_for_job(unit, before)
+    }
+
+    /// Waits until `unit` has told of the end of a job after `before`.
+    pub(super) fn wait_for_job(&mut self, unit: &EngineUnit, before: u32) -> Result<Status, Failure> {
+        self.wait("an engine's interrupt", JOB_LIMIT, || unit.engine.jobs_ended() != before)?;
+        Ok(unit.engine.status())
+    }
+
+    /// Works and sleeps until `reached`.
+    pub(super) fn wait(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut reached: impl FnMut() -> bool,
+    ) -> Result<(), Failure> {
+        self.kernel
+            .wait_until(&mut self.cpu, limit, || if reached() { Ok(()) } else { Err(()) })
+            .map_err(|expired| Failure::new(format_args!("{what} did not come within {} us", expired.waited_us)))
+    }
+}
+
+/// How a context descriptor describes `space`.
+pub(super) fn context(space: &AddressSpace) -> Context {
+    Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }
+}
+
+/// A readable and writable region of new pages.
+pub(super) const fn anonymous(start: u64, bytes: u64) -> Region {
+    Region { start, bytes, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous }
+}
+
+/// A read-only region of pages that are there.
+pub(super) const fn backed(start: u64, bytes: u64, memory: &DmaRegion) -> Region {
+    Region { start, bytes, permissions: Permissions::READ, backing: Backing::Memory(memory.phys) }
+}
+
+/// How many of the words at `start` of `space` are what `expected` holds. A word whose page is not mapped is not.
+pub(super) fn equal_words(space: &AddressSpace, start: u64, expected: &DmaRegion) -> usize {
+    let is_equal = |(index, word): &(usize, &core::sync::atomic::AtomicU64)| {
+        space.word(start + *index as u64 * 8).is_some_and(|copy| copy.load(Relaxed) == word.load(Relaxed))
+    };
+    expected.words.iter().enumerate().filter(is_equal).count()
+}
