@@ -1,13 +1,16 @@
 //! The command queue: many cores put commands in, the SMMU takes them out in order (3.5, 4.1, 7.1).
 
+mod failure;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
 
+pub use self::failure::{CommandError, CommandFailure};
+use self::failure::{Failures, Named, blame};
 use super::Delay;
 use super::dma::DmaRegion;
 use super::error::{DriverError, Timeout};
@@ -34,30 +37,6 @@ const WORDS: usize = 2;
 /// Tag of an answer in the trace.
 const TRACE_ANSWER: u8 = b'A';
 
-/// Why command consumption stopped (`CMDQ_CONS.ERR`, 7.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandError {
-    /// CERROR_ILL: the command is illegal. A SYNC took its place.
-    Illegal,
-    /// CERROR_ABT: fetching the command aborted. It is fetched again.
-    FetchAborted,
-    /// CERROR_ATC_INV_SYNC: ATC invalidations before this SYNC did not complete.
-    AtcInvalidation,
-    /// A code that 7.1 does not define.
-    Unknown(u8),
-}
-
-/// A command queue error, and the command at which consumption stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CommandFailure {
-    /// Why.
-    pub error: CommandError,
-    /// The command at CONS as it was in the queue.
-    pub words: [u64; WORDS],
-    /// Which command it was, counted from the start of the queue's life.
-    pub position: u64,
-}
-
 /// Counts of what went through the command queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandCounts {
@@ -73,9 +52,6 @@ pub struct CommandCounts {
 
 type Cons = LocalRegisterCopy<u32, CMDQ_CONS::Register>;
 type Errors = LocalRegisterCopy<u32, GERROR::Register>;
-
-/// The last failures, newest last.
-type Failures = heapless::HistoryBuf<CommandFailure, 16>;
 
 /// The command queue of one SMMU.
 ///
@@ -329,35 +305,6 @@ impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
 /// The word and the bit that stand for a stream.
 const fn pasid_bit(stream: StreamId) -> (usize, u64) {
     ((stream.0 / u64::BITS) as usize, 1 << (stream.0 % u64::BITS))
-}
-
-/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `end`.
-fn blame(failures: &Failures, own: &Range<u64>, end: u64) -> Result<(), DriverError> {
-    for failure in failures.oldest_ordered() {
-        match failure.error {
-            CommandError::Illegal if own.contains(&failure.position) => {
-                return Err(DriverError::IllegalCommand { words: failure.words });
-            }
-            // Any invalidation before the SYNC that failed may be the one that timed out (4.7.3).
-            CommandError::AtcInvalidation if (own.start..end).contains(&failure.position) => {
-                return Err(DriverError::AtcInvalidationTimeout);
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// A command for the log: decoded if it can be.
-struct Named([u64; WORDS]);
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Command::decode(self.0) {
-            Ok(command) => write!(f, "{command:x?}"),
-            Err(_) => write!(f, "{:#018x} {:#018x}", self.0[0], self.0[1]),
-        }
-    }
 }
 
 #[cfg(all(test, not(loom)))]

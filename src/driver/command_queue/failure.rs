@@ -1,0 +1,64 @@
+//! What stopped the command queue, and whose command it was (7.1).
+
+use core::fmt;
+use core::ops::Range;
+
+use super::WORDS;
+use crate::driver::error::DriverError;
+use crate::smmuv3::command::Command;
+
+/// Why command consumption stopped (`CMDQ_CONS.ERR`, 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// CERROR_ILL: the command is illegal. A SYNC took its place.
+    Illegal,
+    /// CERROR_ABT: fetching the command aborted. It is fetched again.
+    FetchAborted,
+    /// CERROR_ATC_INV_SYNC: ATC invalidations before this SYNC did not complete.
+    AtcInvalidation,
+    /// A code that 7.1 does not define.
+    Unknown(u8),
+}
+
+/// A command queue error, and the command at which consumption stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandFailure {
+    /// Why.
+    pub error: CommandError,
+    /// The command at CONS as it was in the queue.
+    pub words: [u64; WORDS],
+    /// Which command it was, counted from the start of the queue's life.
+    pub position: u64,
+}
+
+/// The last failures, newest last.
+pub(super) type Failures = heapless::HistoryBuf<CommandFailure, 16>;
+
+/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `end`.
+pub(super) fn blame(failures: &Failures, own: &Range<u64>, end: u64) -> Result<(), DriverError> {
+    for failure in failures.oldest_ordered() {
+        match failure.error {
+            CommandError::Illegal if own.contains(&failure.position) => {
+                return Err(DriverError::IllegalCommand { words: failure.words });
+            }
+            // Any invalidation before the SYNC that failed may be the one that timed out (4.7.3).
+            CommandError::AtcInvalidation if (own.start..end).contains(&failure.position) => {
+                return Err(DriverError::AtcInvalidationTimeout);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A command for the log: decoded if it can be.
+pub(super) struct Named(pub(super) [u64; WORDS]);
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Command::decode(self.0) {
+            Ok(command) => write!(f, "{command:x?}"),
+            Err(_) => write!(f, "{:#018x} {:#018x}", self.0[0], self.0[1]),
+        }
+    }
+}
