@@ -61,7 +61,11 @@ pub fn primary(tree: u64, heap: &'static KernelHeap, main: Main) -> ! {
 fn boot(tree: u64, heap: &'static KernelHeap) -> Result<&'static Kernel, BootError> {
     let tree_bytes = find_tree(tree)?;
     let tree = tree_bytes.as_ptr() as u64;
-    let board = Board::parse(tree_bytes).map_err(|error| BootError::Tree(tree, error))?;
+    let mut board = Board::parse(tree_bytes).map_err(|error| BootError::Tree(tree, error))?;
+    // QEMU's PCIe window for 64-bit BARs ends at 1 TiB, out of reach: the kernel does without.
+    if let Some(pcie) = &mut board.pcie {
+        pcie.windows.retain(|window| window.cpu.end <= AddressMap::REACH);
+    }
     let tree = tree..tree + tree_bytes.len() as u64;
     let (heap_memory, device_memory) = lay_out_memory(&board, &tree)?;
 
@@ -149,13 +153,7 @@ fn map(board: &Board, tree: &Range<u64>, memory: &[Range<u64>]) -> Result<(), Bo
     image::stacks_without_guards().try_for_each(|stack| add(stack, Kind::Data))?;
     memory.iter().try_for_each(|range| add(range.clone(), Kind::Data))?;
     add(tree.clone(), Kind::Constants)?;
-    // QEMU's PCIe window for 64-bit BARs ends at 1 TiB, out of reach; the kernel uses the one for 32-bit BARs.
-    let reached = |window: &&Range<u64>| window.end <= AddressMap::REACH;
-    board
-        .windows()
-        .map(|(_, window)| window)
-        .filter(reached)
-        .try_for_each(|window| add(window.clone(), Kind::Device))?;
+    board.windows().try_for_each(|(_, window)| add(window.clone(), Kind::Device))?;
     // SAFETY: code, constants, data, stacks and heap are mapped as they are used.
     unsafe { map.activate() };
     Ok(())
