@@ -166,7 +166,7 @@ pub mod status {
     pub const OUTSTANDING: u32 = 16;
 }
 
-/// Fields of [`ATS_CONTROL`](super::registers::ATS_CONTROL).
+/// Fields of [`ATS_CONTROL`].
 pub mod ats_control {
     /// Translates by ATS.
     pub const ENABLE: u32 = 1 << 0;
@@ -174,7 +174,7 @@ pub mod ats_control {
     pub const INVALIDATIONS_TIME_OUT: u32 = 1 << 1;
 }
 
-/// Fields of [`PRI_CONTROL`](super::registers::PRI_CONTROL).
+/// Fields of [`PRI_CONTROL`].
 pub mod pri_control {
     /// Page requests may be sent. Enabling works only when stopped and not failed.
     pub const ENABLE: u32 = 1 << 0;
@@ -184,7 +184,7 @@ pub mod pri_control {
     pub const SEND_STOP_MARKER: u32 = 1 << 2;
 }
 
-/// Fields of [`PRI_STATUS`](super::registers::PRI_STATUS).
+/// Fields of [`PRI_STATUS`].
 pub mod pri_status {
     /// A group was answered with failure; no page request is sent until reset. Write 1 while disabled to clear.
     pub const RESPONSE_FAILURE: u32 = 1 << 0;
