@@ -63,6 +63,10 @@ while [[ ${1:-} == -* ]]; do
     shift
 done
 
+# The main job's arguments. The hash over records and answers is kept only where it can be the same again.
+main_job=("seed=$seed")
+$deterministic && main_job+=(trace)
+
 # --- Set-up --------------------------------------------------------------------------------------------------------
 
 # install WHAT COMMAND...: installs WHAT by COMMAND where that may be done without asking, else says how.
@@ -163,7 +167,7 @@ run_main_job() {
     setup_rust
     setup_qemu
     build_for_boot
-    boot "$(image smmu-iopf)" "seed=$seed"
+    boot "$(image smmu-iopf)" "${main_job[@]}"
 }
 
 passed=0 failed=0
@@ -226,7 +230,7 @@ run_gdb() { # GDB-OPTION...
     gdb=$(gdb_for_aarch64) || die "no GDB that knows aarch64"
     build_for_boot
     extra_qemu=(-S -gdb "tcp:127.0.0.1:$gdb_port")
-    timeout=86400 boot "$(image smmu-iopf)" "seed=$seed" &
+    timeout=86400 boot "$(image smmu-iopf)" "${main_job[@]}" &
     local -a symbols=()
     [[ $smmu == qemu ]] || symbols=(-ex "add-symbol-file $(image smmu-model)")
     "$gdb" -q -nx "$(image smmu-iopf)" "${symbols[@]}" -x "$root/tools/gdb/smmu_iopf.py" \

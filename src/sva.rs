@@ -7,6 +7,8 @@ pub mod address_space;
 pub mod frames;
 mod page_table;
 pub mod pager;
+#[cfg(test)]
+mod tests;
 
 pub use page_table::Permissions;
 

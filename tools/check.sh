@@ -33,6 +33,7 @@ RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib 
 check test ./run-qemu.sh test
 check main-job-1-core ./run-qemu.sh --smp 1
 check main-job-4-cores ./run-qemu.sh --smp 4
+check determinism tools/determinism.sh
 check gdb tools/gdb/test.sh
 
 ((failed == 0)) || printf '\nfailed: %s\n' "${names[*]}"
