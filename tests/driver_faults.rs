@@ -139,6 +139,40 @@ fn an_overflow_of_the_pri_queue_is_acknowledged_and_the_work_still_gets_done() {
 }
 
 #[test]
+fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
+    let mut bench = Bench::with(Options { page_request_queue_log2: 2, ..Options::default() });
+    let (_, pager) = two_pasids(&mut bench);
+    bench.enable(2, pager).unwrap();
+    // Four requests of the group get in, and the SMMU answers the lost Last itself.
+    bench.host.write_engine(2, reg::GROUP_SIZE, 8);
+    bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
+    bench.host.run(200);
+    bench.drain();
+    assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
+    assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+    assert_eq!(bench.smmu.command_counts().answers, 0);
+}
+
+#[test]
+fn substreams_and_transactions_without_one_go_different_ways() {
+    let mut bench = Bench::new();
+    let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
+    spaces.iter().for_each(|space| space.map(SOURCE));
+    let context = Some(spaces[0].context());
+    let config = StreamConfig { context, substream_bits: 4, ..plain(FaultMode::Terminate) };
+    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    let substream = SubstreamId::new(5).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, Some(&spaces[1].context())).unwrap();
+    for (pasid, pattern, state) in [(None, 1, status::DONE), (Some(5), 2, status::DONE), (Some(6), 3, status::ABORTED)]
+    {
+        bench.fill(2, SOURCE, 8, pattern, pasid);
+        bench.finish([2]);
+        assert_eq!(bench.state(2), state);
+    }
+    assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE)), [1, 2]);
+}
+
+#[test]
 fn stall_records_that_found_the_event_queue_full_come_later_and_are_answered_too() {
     let mut bench = Bench::with(Options { event_queue_log2: 1, ..Options::default() });
     let space = Space::new(&bench, 1);

@@ -43,6 +43,11 @@ fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_n
     assert_eq!(bench.live(), 0);
     assert_eq!(bench.smmu.command_counts().answers, 0);
     assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+
+    bench.fill(0, BASE, 8, 1, None);
+    bench.finish([0]);
+    assert_eq!(bench.state(0), status::ABORTED, "the stream is aborted");
+    assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8, "and does not stall");
 }
 
 #[test]
