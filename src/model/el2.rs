@@ -10,9 +10,10 @@
 //! - An interrupt of the machine is raised by making an SPI pending at the distributor (GICD_ISPENDR). No interrupt is
 //!   taken at EL2.
 //! - SMC traps, for PSCI: every core must enter EL1 through EL2's set-up.
-//! - The machine's clock: the last core stays here and does nothing but step the machine. With a single core there is
-//!   no such core: the machine is stepped at each access to its registers, while the core waits in WFI (which traps
-//!   then), and in CPU_SUSPEND. Software that spins on memory alone and does neither sees no progress there.
+//! - The machine's clock: the last core stays here and does nothing but step the machine, which also goes a step or two
+//!   at each write to a register. With a single core there is no such core: the machine goes at each access to its
+//!   registers, while the core waits in WFI (which traps then), and in CPU_SUSPEND. Software that spins on memory alone
+//!   and does neither sees no progress there.
 //!
 //! What can't be emulated ends QEMU with status 3 and a report on the UART: an access without a syndrome (a pair,
 //! writeback, SIMD or atomic instruction on a register), or one to this image's memory or above 1 TiB. An abort at EL1

@@ -4,9 +4,10 @@
 //! wrote to a register of the machine sends it an SGI. Its redistributor and CPU interface are its own, since EL1 does
 //! not know of it, but the distributor is EL1's: while interrupts are off there, the clock polls on.
 //!
-//! Should the machine stand still with work to do, since EL1 switched interrupts off under a sleeping clock or the host
-//! runs something else than this core, then
-//! whoever accesses a register steps it.
+//! A write to a register makes the machine go a little at once, on the core that writes, and so do reads that find it
+//! standing still with work to do. The clock is there for the rest. So nothing depends on the host running this core's
+//! thread in time, which costs milliseconds where the host has fewer cores than the board, nor on EL1 leaving
+//! interrupts on.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst, fence};
 
@@ -21,10 +22,14 @@ const COURTESY: u32 = 1000;
 
 /// After how many idle steps in a row the clock sleeps. They are counted and not timed, since QEMU's global lock is
 /// taken for a look at the counter, and whoever takes that in a loop starves the other cores.
-const PATIENCE: u32 = 1000;
+const PATIENCE: u32 = 500;
 
-/// After how many accesses without a step in between a busy machine is stepped by the one who accesses it.
+/// After how many accesses without a step in between a read makes a busy machine go.
 const LATE: u32 = 8;
+
+/// How many steps the machine goes at most for an access. After an answer to a fault, the first one retries and the
+/// second one meets the next fault.
+const AT_ONCE: u32 = 2;
 
 /// Whether the machine has work, and who sees to it.
 #[derive(Debug)]
@@ -48,13 +53,19 @@ impl Pulse {
         self.busy.store(busy, Relaxed);
     }
 
-    /// Notes an access to a register, and says whether the clock is late. The machine's lock is held.
-    pub(super) fn accessed(&self, write: bool) -> bool {
+    /// Notes an access to a register, and says how many steps the machine should go at once. The machine's lock is held.
+    pub(super) fn accessed(&self, write: bool) -> u32 {
         let accesses = self.accesses.load(Relaxed).saturating_add(1);
         self.accesses.store(accesses, Relaxed);
-        let busy = write || self.busy.load(Relaxed);
-        self.busy.store(busy, Relaxed);
-        busy && accesses > LATE
+        if write {
+            self.busy.store(true, Relaxed);
+        }
+        if write || self.is_busy() && accesses > LATE { AT_ONCE } else { 0 }
+    }
+
+    /// Whether there may be something to do.
+    fn is_busy(&self) -> bool {
+        self.busy.load(Relaxed)
     }
 
     /// Wakes the clock, the core of affinity `mpidr`, if it sleeps.
@@ -74,7 +85,7 @@ impl Pulse {
     unsafe fn sleep(&self) {
         self.asleep.store(true, Relaxed);
         fence(SeqCst);
-        if !self.busy.load(Relaxed) {
+        if !self.is_busy() {
             asm::wfi();
         }
         self.asleep.store(false, Relaxed);
@@ -97,7 +108,8 @@ pub(super) unsafe fn run(shared: &Shared) -> ! {
             }
             pause();
         }
-        if shared.step() {
+        // Without work it does not even take the lock: the host might stop its thread while it has it.
+        if shared.pulse.is_busy() && shared.step() {
             idle = 0;
             continue;
         }

@@ -96,9 +96,11 @@ impl Shared {
         let mut machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
         let result = access(&mut machine);
-        let late = self.pulse.accessed(write);
-        if late || self.clock.is_none() {
-            self.tick(&mut machine);
+        let steps = self.pulse.accessed(write).max(u32::from(self.clock.is_none()));
+        for _ in 0..steps {
+            if !self.tick(&mut machine) {
+                break;
+            }
         }
         result
     }
