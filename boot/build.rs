@@ -10,5 +10,6 @@ fn main() {
         let package = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
         println!("cargo:rustc-link-arg-bin=smmu-model=-T{package}/boot/model.ld");
         println!("cargo:rustc-link-arg-bin=smmu-iopf=-T{package}/linker.ld");
+        println!("cargo:rustc-link-arg-tests=-T{package}/linker.ld");
     }
 }

@@ -3,8 +3,6 @@
 pub mod board;
 pub mod device_tree;
 #[cfg(target_os = "none")]
-pub mod devices;
-#[cfg(target_os = "none")]
 pub mod edu;
 pub mod pci;
 #[cfg(target_os = "none")]

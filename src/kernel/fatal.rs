@@ -3,6 +3,7 @@
 use core::panic::PanicInfo;
 
 use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable, SP_EL0};
+use spin::Once;
 
 use super::console::print_unlocked;
 use super::image;
@@ -12,6 +13,36 @@ use crate::arch::{self, semihosting};
 /// The status of a run that a panic or an exception ended.
 pub const STATUS: i32 = 101;
 
+/// What a kernel ends by that cannot go on.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// A panic.
+    Panic,
+    /// An exception that nothing expected.
+    Exception {
+        /// Its cause.
+        syndrome: Syndrome,
+        /// The address of the fault, if there is one.
+        address: Option<u64>,
+    },
+    /// An interrupt that nobody asked for.
+    Interrupt(u32),
+}
+
+/// What is done after the report, and the status to end with.
+pub type LastWords = fn(&End) -> i32;
+
+static LAST_WORDS: Once<LastWords> = Once::new();
+
+/// From now on, `last_words` runs after the report. Without it the status is [`STATUS`]. The first one stays.
+pub fn set_last_words(last_words: LastWords) {
+    LAST_WORDS.call_once(|| last_words);
+}
+
+fn end(end: &End) -> ! {
+    semihosting::exit(LAST_WORDS.get().map_or(STATUS, |last_words| last_words(end)))
+}
+
 /// Reports a panic and ends QEMU.
 pub fn panic(info: &PanicInfo<'_>) -> ! {
     let frame_pointer: u64;
@@ -19,7 +50,7 @@ pub fn panic(info: &PanicInfo<'_>) -> ! {
     unsafe { core::arch::asm!("mov {0}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     print_unlocked(format_args!("{}: {info}", arch::core_id()));
     print_backtrace(frame_pointer);
-    semihosting::exit(STATUS)
+    end(&End::Panic)
 }
 
 /// Reports an exception that nothing expected, and ends QEMU. `vector` is the number of the vector's entry.
@@ -47,7 +78,7 @@ extern "C" fn fatal_exception(frame: &Frame, vector: u64) -> ! {
         print_unlocked(format_args!("{line}"));
     }
     print_backtrace(frame.x[29]);
-    semihosting::exit(STATUS)
+    end(&End::Exception { syndrome, address: syndrome.has_address().then_some(address) })
 }
 
 fn print_backtrace(frame_pointer: u64) {
@@ -60,7 +91,7 @@ fn print_backtrace(frame_pointer: u64) {
 /// Reports an interrupt that nobody asked for, and ends QEMU.
 pub(super) fn unexpected_interrupt(intid: u32) -> ! {
     print_unlocked(format_args!("{}: unexpected interrupt {intid}", arch::core_id()));
-    semihosting::exit(STATUS)
+    end(&End::Interrupt(intid))
 }
 
 /// Says why the kernel can't boot, and ends QEMU. Works before there is a console.

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
@@ -13,6 +14,7 @@ use spin::Once;
 
 use super::interrupts::{Interrupts, Sgi, send};
 use super::memory::{DeviceMemory, KernelHeap};
+use crate::arch::mmio::Mmio;
 use crate::arch::timer::{self, Alarm};
 use crate::platform::board::Board;
 use crate::sva::frames::FramePool;
@@ -67,6 +69,18 @@ impl Kernel {
     /// How many cores run the kernel.
     pub fn cores(&self) -> usize {
         self.online.load(Relaxed)
+    }
+
+    /// The registers at `window`, or `None` if that is not all inside one of the board's windows, or does not start at a
+    /// multiple of 8.
+    pub fn registers(&self, window: &Range<u64>) -> Option<Mmio> {
+        let is_inside = |(_, whole): (_, &Range<u64>)| whole.start <= window.start && window.end <= whole.end;
+        if !window.start.is_multiple_of(8) || window.is_empty() || !self.board.windows().any(is_inside) {
+            return None;
+        }
+        // SAFETY: inside a window of the board, each of which boot has mapped at its own address as a device, for good, and
+        // which lies apart from memory, as the board promises.
+        Some(unsafe { Mmio::new(window.start as usize, (window.end - window.start) as usize) })
     }
 
     /// From now on, cores with time do `work` too. Returns it if there are too many kinds of work.

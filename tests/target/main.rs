@@ -1,0 +1,28 @@
+//! The tests that run on the target. `./run-qemu.sh test` boots one after the other; `docs/testing.md` says more.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("these tests run on the target: ./run-qemu.sh test");
+    std::process::ExitCode::from(2)
+}
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+#[macro_use]
+mod harness;
+#[cfg(target_os = "none")]
+mod selection;
+
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod faults;
+#[cfg(target_os = "none")]
+mod interrupts;
+#[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod registers;
