@@ -355,7 +355,8 @@ impl<'a> Filling<'a> {
 
     // Release pairs with the acquire of `word` and of `exchange`.
     fn pass_on(self, word: Word) -> Word {
-        self.slot.word.store(word.0, Release);
+        let order = if mutant!("group_passed_on_relaxed") { Relaxed } else { Release };
+        self.slot.word.store(word.0, order);
         word
     }
 }

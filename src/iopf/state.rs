@@ -18,6 +18,7 @@ use crate::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 use crate::sync::grace::Counted;
+use crate::sync::mutant::mutant;
 
 /// One master's fault state: found under each of its StreamIDs, owned by the table's slots and by every deferred group.
 pub(super) struct FaultState {
@@ -94,7 +95,7 @@ impl FaultState {
         if fault.is_stop_marker() {
             return this.swallow(masked, Counter::StopMarkers);
         }
-        if this.is_closed() {
+        if this.is_closed() && !mutant!("report_after_close") {
             return match fault.request {
                 Request::Page { last: true, .. } => {
                     this.count(masked, Counter::Closed);

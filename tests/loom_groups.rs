@@ -1,0 +1,231 @@
+//! Who answers a group, in every order that the memory model allows. `tools/loom.sh` runs it, also with mistakes built in.
+//!
+//! A thread stands for a core.
+#![cfg(loom)]
+
+#[path = "support/fault_bench.rs"]
+mod fault_bench;
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use embedded_hal::delay::DelayNs;
+use fault_bench::{Handler, cpu, stall, to_stall};
+use loom::thread::{self, JoinHandle};
+use smmu_iopf::iopf::{Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Report, StreamLimits};
+use smmu_iopf::smmuv3::PageResponse::{self, Invalid, Success};
+use smmu_iopf::smmuv3::StreamId;
+use smmu_iopf::sync::grace::Domain;
+use smmu_iopf::sync::{Cpu, Masked};
+
+/// The only stream: a table of 0 bits keeps the state space small.
+const STREAM: StreamId = StreamId(0);
+
+/// Later than any time-out.
+const LATE_US: u64 = 10_000;
+
+/// The SMMU: what it was sent.
+#[derive(Default)]
+struct Smmu {
+    sent: Mutex<Vec<Answer>>,
+    terminated: AtomicBool,
+}
+
+impl PageResponder for Smmu {
+    fn respond(&self, _: &Masked, answer: Answer) -> Result<(), NotSent> {
+        // Publication is a step of its own, which others may come before.
+        thread::yield_now();
+        assert!(!self.terminated.load(SeqCst), "{answer:?} after STALL_TERM");
+        self.sent.lock().unwrap().push(answer);
+        Ok(())
+    }
+}
+
+struct Yield;
+
+impl DelayNs for Yield {
+    fn delay_ns(&mut self, _: u32) {
+        thread::yield_now();
+    }
+}
+
+struct World {
+    domain: Arc<Domain>,
+    smmu: Arc<Smmu>,
+    handler: Arc<Handler>,
+    table: FaultTable,
+}
+
+impl World {
+    /// The stream is open, with room for one group, and its handler defers.
+    fn new() -> Arc<Self> {
+        let domain = Arc::new(Domain::new());
+        let smmu = Arc::new(Smmu::default());
+        let handler = Arc::new(Handler::default());
+        handler.defers.store(true, SeqCst);
+        let table = FaultTable::new(domain.clone(), smmu.clone(), 0, Limits { states: 1, groups: 1 }).unwrap();
+        let request = OpenRequest {
+            streams: &[STREAM],
+            kind: Kind::Stall,
+            handler: handler.clone(),
+            limits: StreamLimits { groups: 1, requests: 1, time_out_us: 1000 },
+            since: 0,
+        };
+        let mut here = cpu(0);
+        domain.online(&mut here);
+        table.open(&mut here, &mut Yield, request).unwrap();
+        Arc::new(Self { domain, smmu, handler, table })
+    }
+
+    /// One whose only slot holds the group of `tag`, which the time-out pass has seen.
+    fn with_group(tag: u16) -> Arc<Self> {
+        let world = Self::new();
+        assert_eq!(world.report(&cpu(0), tag), Report::Deferred);
+        assert_eq!(world.table.expire(&cpu(0), 0), 0);
+        world
+    }
+
+    /// Runs `life` as core `core`, which goes offline after it.
+    fn core<T: 'static>(
+        self: &Arc<Self>,
+        core: usize,
+        life: impl FnOnce(&Self, &mut Cpu) -> T + 'static,
+    ) -> JoinHandle<T> {
+        let world = Arc::clone(self);
+        world.domain.online(&mut cpu(core));
+        thread::spawn(move || {
+            let mut cpu = cpu(core);
+            let result = life(&world, &mut cpu);
+            world.domain.offline(&mut cpu);
+            result
+        })
+    }
+
+    fn report(&self, cpu: &Cpu, tag: u16) -> Report {
+        cpu.masked(|masked| self.table.report(masked, 0, stall(STREAM, tag, 0)))
+    }
+
+    /// The handler answers its group. Returns whether that was in time.
+    fn respond(&self, cpu: &Cpu, response: PageResponse) -> bool {
+        let group = self.handler.take_one();
+        cpu.masked(|masked| group.respond(masked, response)).is_ok()
+    }
+
+    fn sent(&self) -> Vec<Answer> {
+        self.smmu.sent.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn a_group_has_one_answer_from_its_handler_or_from_its_time_out() {
+    loom::model(|| {
+        let world = World::with_group(7);
+        let handler = world.core(1, |world, cpu| world.respond(cpu, Success));
+        let timed_out = world.table.expire(&cpu(0), LATE_US) == 1;
+        let in_time = handler.join().unwrap();
+        assert!(timed_out ^ in_time);
+        assert_eq!(world.sent(), [to_stall(STREAM, 7, if in_time { Success } else { Invalid })]);
+        assert_eq!(world.table.totals().slots_in_use, 0);
+    });
+}
+
+#[test]
+fn two_passes_and_a_dropping_holder_give_one_answer() {
+    loom::model(|| {
+        let world = World::with_group(7);
+        let holder = world.core(1, |world, _| drop(world.handler.take_one()));
+        let other = world.core(2, |world, cpu| world.table.expire(cpu, LATE_US));
+        world.table.expire(&cpu(0), LATE_US);
+        holder.join().unwrap();
+        other.join().unwrap();
+        // What was dropped after the passes.
+        world.table.expire(&cpu(0), LATE_US);
+        assert_eq!(world.sent(), [to_stall(STREAM, 7, Invalid)]);
+        assert_eq!(world.table.totals().slots_in_use, 0);
+    });
+}
+
+#[test]
+fn a_time_out_never_hits_the_next_group_in_the_slot() {
+    loom::model(|| {
+        let world = World::with_group(7);
+        let pass = world.core(1, |world, cpu| world.table.expire(cpu, LATE_US) == 1);
+        let here = cpu(0);
+        let in_time = world.respond(&here, Success);
+        let reused = world.report(&here, 8) == Report::Deferred;
+        let timed_out = pass.join().unwrap();
+        assert!(timed_out ^ in_time);
+        let mut expected = vec![to_stall(STREAM, 7, if in_time { Success } else { Invalid })];
+        if reused {
+            assert!(world.respond(&here, Success));
+            expected.push(to_stall(STREAM, 8, Success));
+        }
+        assert_eq!(world.sent(), expected);
+    });
+}
+
+#[test]
+fn a_pass_that_sees_a_group_sees_what_is_in_it() {
+    loom::model(|| {
+        let world = World::new();
+        let pass = world.core(1, |world, cpu| {
+            world.table.expire(cpu, 0);
+            world.table.expire(cpu, LATE_US) == 1
+        });
+        assert_eq!(world.report(&cpu(0), 7), Report::Deferred);
+        let timed_out = pass.join().unwrap();
+        let sent = if timed_out { vec![to_stall(STREAM, 7, Invalid)] } else { vec![] };
+        assert_eq!(world.sent(), sent);
+        drop(world.handler.take());
+    });
+}
+
+#[test]
+fn nothing_is_sent_after_stall_term() {
+    loom::model(|| {
+        let world = World::with_group(7);
+        let handler = world.core(1, |world, cpu| {
+            // Quiescent here, so that the period may end before the answer as well as after it.
+            world.domain.poll(cpu);
+            world.respond(cpu, Success)
+        });
+        let mut here = cpu(0);
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        // One look is enough: the orders in which the period does not end in time are not of interest.
+        if let Ok(grace) = world.domain.synchronize(&mut here, &mut Yield, 1) {
+            world.smmu.terminated.store(true, SeqCst);
+            let terminated = closing.answer_pending(&here, &grace).terminated == 1;
+            here.masked(|masked| closing.finish(masked)).unwrap();
+            let in_time = handler.join().unwrap();
+            assert!(terminated ^ in_time);
+        } else {
+            let _ = handler.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_report_that_races_with_close_is_in_a_group_or_swallowed() {
+    loom::model(|| {
+        let world = World::new();
+        let drainer = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            world.report(cpu, 7)
+        });
+        let mut here = cpu(0);
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        if let Ok(grace) = world.domain.synchronize(&mut here, &mut Yield, 1) {
+            let terminated = closing.answer_pending(&here, &grace).terminated;
+            let report = drainer.join().unwrap();
+            assert_eq!(
+                (report, terminated),
+                if terminated == 1 { (Report::Deferred, 1) } else { (Report::Swallowed, 0) }
+            );
+            here.masked(|masked| closing.finish(masked)).unwrap();
+        } else {
+            let _ = drainer.join().unwrap();
+        }
+        drop(world.handler.take());
+    });
+}
