@@ -117,9 +117,16 @@ impl World {
     }
 }
 
+/// Runs `model` in every order with at most so many preemptions; `None` is all.
+fn explore(preemptions: impl Into<Option<usize>>, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions.into();
+    builder.check(model);
+}
+
 #[test]
 fn a_group_has_one_answer_from_its_handler_or_from_its_time_out() {
-    loom::model(|| {
+    explore(None, || {
         let world = World::with_group(7);
         let handler = world.core(1, |world, cpu| world.respond(cpu, Success));
         let timed_out = world.table.expire(&cpu(0), LATE_US) == 1;
@@ -132,7 +139,7 @@ fn a_group_has_one_answer_from_its_handler_or_from_its_time_out() {
 
 #[test]
 fn two_passes_and_a_dropping_holder_give_one_answer() {
-    loom::model(|| {
+    explore(2, || {
         let world = World::with_group(7);
         let holder = world.core(1, |world, _| drop(world.handler.take_one()));
         let other = world.core(2, |world, cpu| world.table.expire(cpu, LATE_US));
@@ -148,7 +155,7 @@ fn two_passes_and_a_dropping_holder_give_one_answer() {
 
 #[test]
 fn a_time_out_never_hits_the_next_group_in_the_slot() {
-    loom::model(|| {
+    explore(3, || {
         let world = World::with_group(7);
         let pass = world.core(1, |world, cpu| world.table.expire(cpu, LATE_US) == 1);
         let here = cpu(0);
@@ -167,7 +174,7 @@ fn a_time_out_never_hits_the_next_group_in_the_slot() {
 
 #[test]
 fn a_pass_that_sees_a_group_sees_what_is_in_it() {
-    loom::model(|| {
+    explore(3, || {
         let world = World::new();
         let pass = world.core(1, |world, cpu| {
             world.table.expire(cpu, 0);
@@ -183,7 +190,7 @@ fn a_pass_that_sees_a_group_sees_what_is_in_it() {
 
 #[test]
 fn nothing_is_sent_after_stall_term() {
-    loom::model(|| {
+    explore(None, || {
         let world = World::with_group(7);
         let handler = world.core(1, |world, cpu| {
             // Quiescent here, so that the period may end before the answer as well as after it.
@@ -207,7 +214,7 @@ fn nothing_is_sent_after_stall_term() {
 
 #[test]
 fn a_report_that_races_with_close_is_in_a_group_or_swallowed() {
-    loom::model(|| {
+    explore(None, || {
         let world = World::new();
         let drainer = world.core(1, |world, cpu| {
             world.domain.poll(cpu);

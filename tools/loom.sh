@@ -22,6 +22,10 @@ loom_grace    go_relaxed                  a_core_that_leaves_during_a_period_has
 loom_grace    publish_relaxed             what_a_section_finds_is_complete
 loom_grace    push_relaxed                what_two_cores_retire_and_free_at_once_ends_once
 loom_grace    wait_without_acknowledging  two_cores_that_wait_let_each_other_go
+loom_groups   slot_without_generation     a_time_out_never_hits_the_next_group_in_the_slot
+loom_groups   group_passed_on_relaxed     a_pass_that_sees_a_group_sees_what_is_in_it
+loom_groups   respond_after_close         nothing_is_sent_after_stall_term
+loom_groups   report_after_close          a_report_that_races_with_close_is_in_a_group_or_swallowed
 "
 
 declare -A binaries

@@ -74,9 +74,13 @@ impl<'t> Closing<'t> {
         for slot in &self.state.slots {
             cpu.masked(|masked| {
                 self.state.discard(masked, slot, |_| true);
-                let word = slot.word();
-                let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
-                let Some(claim) = slot.claim(word, response, false) else { return };
+                // The holder may let go between look and claim, but only once.
+                let claim = (0..2).find_map(|_| {
+                    let word = slot.word();
+                    let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
+                    slot.claim(word, response, false)
+                });
+                let Some(claim) = claim else { return };
                 match self.state.kind {
                     Kind::Stall => {
                         self.state.count(masked, Counter::Terminated);
