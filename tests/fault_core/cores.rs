@@ -152,7 +152,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                 let group = handler.0.lock().unwrap().pop();
                 n += u32::from(group.is_some());
                 match group {
-                    Some(group) if n % 8 == 0 => drop(group),
+                    Some(group) if n.is_multiple_of(8) => drop(group),
                     Some(group) => {
                         if n % 256 == 1 {
                             // Long enough to be timed out, and closed.
