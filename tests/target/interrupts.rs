@@ -3,17 +3,34 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::Arc;
+use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::arch::timer::{Alarm, Timer, now};
+use smmu_iopf::kernel::fatal::End;
 use smmu_iopf::kernel::interrupts::{Sgi, send};
 use smmu_iopf::kernel::runtime::Work;
+use smmu_iopf::kernel::{Kernel, image};
+use smmu_iopf::platform::board::{Interrupt, Trigger};
 use smmu_iopf::sync::{CoreId, Cpu, MAX_CORES, Masked, wait};
 
-use crate::harness::{equal, holds};
+use crate::harness::{Outcome, equal, holds};
+
+/// An SPI that nothing on the board uses.
+const QUIET: Interrupt = Interrupt { intid: 32 + 192, trigger: Trigger::Edge };
+
+const GICD_ISENABLER: usize = 0x100;
+const GICD_ISPENDR: usize = 0x200;
+
+/// Sets the bit of the interrupt `QUIET` in a distributor's register of one bit for each interrupt.
+fn set(kernel: &Kernel, register: usize) -> Outcome {
+    let distributor = kernel.registers(&kernel.board.gic.distributor).ok_or("the distributor is not mapped")?;
+    distributor.write32(register + QUIET.intid as usize / 32 * 4, 1 << (QUIET.intid % 32));
+    Ok(())
+}
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -85,4 +102,46 @@ test!(fn every_core_looks_for_work_when_woken(kernel, cpu) {
         .wait_until(cpu, LIMIT, || missing().map_or(Ok(()), Err))
         .map_err(|expired| format!("{} did not look", expired.last))?;
     Ok(())
+});
+
+test!(fn no_edge_is_lost(kernel, cpu) {
+    let taken = Arc::new(AtomicU32::new(0));
+    let count = taken.clone();
+    kernel.interrupts.connect(QUIET, Box::new(move |_| _ = count.fetch_add(1, Relaxed)))?;
+    holds("a second handler is refused", kernel.interrupts.connect(QUIET, Box::new(|_| {})).is_err())?;
+    for round in 1..=1000 {
+        // As the edge of a device's wire.
+        set(kernel, GICD_ISPENDR)?;
+        let seen = || match taken.load(Relaxed) {
+            seen if seen == round => Ok(()),
+            seen => Err(seen),
+        };
+        kernel
+            .wait_until(cpu, LIMIT, seen)
+            .map_err(|expired| format!("{} interrupts, expected {round}", expired.last))?;
+    }
+    Ok(())
+});
+
+test!(fn an_interrupt_without_a_handler_ends_the_machine(kernel, _) must_end_by(|end| {
+    matches!(end, End::Interrupt(224))
+}) {
+    set(kernel, GICD_ISENABLER)?;
+    set(kernel, GICD_ISPENDR)
+});
+
+/// Uses up the stack it is on.
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn overflow(depth: u64) -> u64 {
+    black_box(overflow(black_box(depth + 1))) + 1
+}
+
+test!(fn a_handler_that_overruns_its_stack_meets_the_guard(kernel, _) must_end_by(|end| {
+    // The first core's stacks are the first two: for the thread, then for exceptions.
+    let Some(stack) = image::stacks_without_guards().nth(1) else { return false };
+    let guard = stack.start - 0x1000..stack.start;
+    matches!(end, End::Exception { address: Some(address), .. } if guard.contains(address))
+}) {
+    kernel.interrupts.connect(QUIET, Box::new(|_| _ = overflow(0)))?;
+    set(kernel, GICD_ISPENDR)
 });

@@ -17,6 +17,8 @@ mod harness;
 mod selection;
 
 #[cfg(target_os = "none")]
+mod address_space;
+#[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
 mod faults;
