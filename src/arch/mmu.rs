@@ -51,7 +51,7 @@ impl AddressMap {
     pub const REACH: u64 = 1 << 39;
 
     /// Nothing is mapped. Tables come from the heap.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         // REACH starts at level 1; TCR_EL1 is set for it.
         Self(IdMap::with_asid(0, 1, El1And0))
     }

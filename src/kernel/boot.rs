@@ -145,7 +145,7 @@ fn lay_out_memory(board: &Board, tree: &Range<u64>) -> Result<(Range<u64>, Range
 
 /// Replaces the entry code's address space by one that maps only what is there, each part as it is used.
 fn map(board: &Board, tree: &Range<u64>, memory: &[Range<u64>]) -> Result<(), BootError> {
-    let mut map = AddressMap::new();
+    let mut map = AddressMap::empty();
     let mut add = |range: Range<u64>, kind| map.map(range.clone(), kind).map_err(|error| BootError::Map(range, error));
     add(image::code(), Kind::Code)?;
     add(image::constants(), Kind::Constants)?;

@@ -83,7 +83,11 @@ impl Kernel {
         Some(unsafe { Mmio::new(window.start as usize, (window.end - window.start) as usize) })
     }
 
-    /// From now on, cores with time do `work` too. Returns it if there are too many kinds of work.
+    /// From now on, cores with time do `work` too.
+    ///
+    /// # Errors
+    ///
+    /// `work`, if there are too many kinds of work.
     pub fn add_work(&self, cpu: &Cpu, work: Arc<dyn Work>) -> Result<(), Arc<dyn Work>> {
         cpu.masked(|masked| self.workers.lock(masked).push(work))
     }

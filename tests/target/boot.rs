@@ -37,7 +37,7 @@ test!(fn the_tree_shows_the_model_without_its_image(kernel, _) {
     let Some(smmu) = kernel.board.smmus.iter().find(|smmu| smmu.window.start == 0x0b00_0000) else {
         return Err(Failure::NotHere("modelled SMMU"));
     };
-    equal("memory", &[0x4000_0000..0x7fc0_0000][..], &kernel.board.memory)?;
+    equal("memory", core::slice::from_ref(&(0x4000_0000..0x7fc0_0000)), &kernel.board.memory)?;
     equal("engines", 4, kernel.board.engines.len())?;
     for (engine, stream) in kernel.board.engines.iter().zip(0x100..) {
         equal("the engine's stream", StreamId(stream), engine.stream)?;

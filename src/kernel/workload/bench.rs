@@ -110,7 +110,7 @@ impl Bench {
 
     /// A start for a region: somewhere in the `index`th GiB, so that regions of different indices do not meet.
     pub(super) fn somewhere(&mut self, index: u64) -> u64 {
-        (index + 1 << 30) + (self.random() & 0xff << 21)
+        ((index + 1) << 30) + (self.random() & 0xff << 21)
     }
 
     /// An address space with `regions`.

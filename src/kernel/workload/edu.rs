@@ -84,7 +84,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     report.equal(
         "a read of an unmapped address is reported",
         &[Seen { kind: Some(FaultKind::Translation), stream, address: unmapped, write: false }][..],
-        &events.iter().map(Seen::of).collect::<Vec<_>>(),
+        events.iter().map(Seen::of).collect::<Vec<_>>(),
     );
     let seen = front.events.seen();
     edu.write(&mut Timer, read_only, BLOCKED_BYTES).map_err(Failure::new)?;
@@ -92,7 +92,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     report.equal(
         "a write to a read-only page is reported",
         &[Seen { kind: Some(FaultKind::Permission), stream, address: read_only, write: true }][..],
-        &events.iter().map(Seen::of).collect::<Vec<_>>(),
+        events.iter().map(Seen::of).collect::<Vec<_>>(),
     );
     let untouched = space.word(read_only).map(|word| word.load(core::sync::atomic::Ordering::Relaxed));
     report.equal("and blocked: the page holds", Some(0), untouched);
