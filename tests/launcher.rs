@@ -114,6 +114,14 @@ fn arguments_reach_the_kernel_unchanged() {
 }
 
 #[test]
+fn tests_are_listed_without_the_model() {
+    let place = Place::new("list");
+    let output = place.launch(&["--smmu", "both", &place.image(), "--list", "--format", "terse"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
+}
+
+#[test]
 fn options_reach_qemu() {
     let place = Place::new("options");
     let output = place.launch(&["--smp", "8", "--deterministic", &place.image()]);
