@@ -3,15 +3,15 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use heapless::Deque;
 
 use super::engine::Engine;
 use super::interrupts::{ConnectError, Sgi, send};
-use super::runtime::Kernel;
+use super::runtime::{Kernel, Work};
 use crate::arch::mmio::Mmio;
-use crate::arch::timer::Timer;
+use crate::arch::timer::{self, Timer};
 use crate::driver::{DriverError, EventSink, Hooks, Options, OutputQueue, Smmu, Wake};
 use crate::platform::board::{self, Phandle};
 use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
@@ -36,6 +36,10 @@ pub struct Unit {
     pub smmu: Arc<BoardSmmu>,
     /// What it reported that was nobody's page fault.
     pub events: Arc<EventLog>,
+    /// A global error wants more than an interrupt handler can do.
+    recover: AtomicBool,
+    /// When the waiting groups were last looked at, in milliseconds.
+    looked_after: AtomicU64,
 }
 
 /// An engine with what is known about it.
@@ -66,6 +70,9 @@ pub enum DeviceError {
     /// An interrupt could not be connected.
     #[error("interrupt: {0}")]
     Connect(#[from] ConnectError),
+    /// The kernel looks after as many things as it can.
+    #[error("no room for more work")]
+    TooMuchWork,
 }
 
 impl Devices {
@@ -97,6 +104,7 @@ impl Devices {
         kernel.interrupts.connect_private(Sgi::Drain as u32, Box::new(|masked| devices.drain(masked)))?;
         for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
             unit.connect(kernel, description)?;
+            kernel.add_work(cpu, Arc::new(Upkeep(unit))).map_err(|_| DeviceError::TooMuchWork)?;
         }
         for unit in &devices.engines {
             kernel.interrupts.connect(unit.description.interrupt, Box::new(|_| unit.engine.job_ended()))?;
@@ -134,7 +142,8 @@ fn bring_up_smmu(
     let smmu = Smmu::probe(cpu, registers, memory, kernel.domain.clone(), Timer, hooks, options)
         .map_err(|error| DeviceError::Smmu(at, error))?;
     log::info!("SMMU at {at:#x}: {}", smmu.features());
-    Ok(Unit { phandle: description.phandle, smmu, events })
+    let (recover, looked_after) = (AtomicBool::new(false), AtomicU64::new(0));
+    Ok(Unit { phandle: description.phandle, smmu, events, recover, looked_after })
 }
 
 impl Unit {
@@ -162,6 +171,38 @@ impl Unit {
         let errors = self.smmu.handle_global_error(masked);
         log::error!("SMMU {:#x}: global error: {errors:?}", self.phandle.0);
         self.events.global_errors.fetch_add(1, Relaxed);
+        if errors.recover {
+            self.recover.store(true, Relaxed);
+        }
+    }
+}
+
+/// What an SMMU needs from time to time: groups whose time is over answered, and recovery from a lost event queue.
+struct Upkeep(&'static Unit);
+
+impl Work for Upkeep {
+    fn work(&self, cpu: &mut Cpu) -> bool {
+        let Self(unit) = self;
+        // Milliseconds are the fault core's unit for this; one core a millisecond is enough.
+        let now = timer::now();
+        let before = unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed);
+        let timed_out =
+            if before < now.as_millis() as u64 { unit.smmu.faults().expire(cpu, now.as_micros() as u64) } else { 0 };
+        if !unit.recover.swap(false, Relaxed) {
+            return timed_out > 0;
+        }
+        match unit.smmu.recover(cpu) {
+            Ok(stopped) => stopped.iter().for_each(|stream| log::error!("{stream:?} was stopped: records were lost")),
+            Err(error) => {
+                log::error!("SMMU {:#x}: recovery: {error}; it is tried again", unit.phandle.0);
+                unit.recover.store(true, Relaxed);
+            }
+        }
+        true
+    }
+
+    fn is_waiting(&self, _: &Masked) -> bool {
+        self.0.recover.load(Relaxed)
     }
 }
 
