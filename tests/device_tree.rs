@@ -1,6 +1,7 @@
 //! The board that QEMU's device tree describes, with and without the model's nodes, and what broken trees come to.
 
 use core::ops::Range;
+use core::slice::from_ref;
 
 use smmu_iopf::model::device_tree::{splice, survey};
 use smmu_iopf::platform::board::{
@@ -48,12 +49,12 @@ fn message(tree: &[u8]) -> String {
 #[test]
 fn qemus_tree_gives_the_board() {
     let board = Board::parse(FOUR_CORES).unwrap();
-    assert_eq!(board.memory, [0x4000_0000..0x8000_0000]);
+    assert_eq!(*board.memory, *from_ref(&(0x4000_0000..0x8000_0000)));
     assert!(board.reserved.is_empty());
     assert_eq!(board.cores, [0, 1, 2, 3].map(Mpidr));
     assert_eq!(board.psci, PsciMethod::Smc);
     assert_eq!(board.gic.distributor, 0x0800_0000..0x0801_0000);
-    assert_eq!(board.gic.redistributors, [0x080a_0000..0x0900_0000]);
+    assert_eq!(*board.gic.redistributors, *from_ref(&(0x080a_0000..0x0900_0000)));
     assert_eq!(board.timer, Interrupt { intid: 27, trigger: Trigger::Level });
     assert_eq!(board.uart, 0x0900_0000..0x0900_1000);
     assert!(board.engines.is_empty());
@@ -90,7 +91,7 @@ fn qemus_tree_gives_the_pcie_host_bridge() {
 #[test]
 fn the_models_nodes_are_found_and_its_share_is_gone() {
     let board = Board::parse(&spliced(FOUR_CORES)).unwrap();
-    assert_eq!(board.memory, [0x4000_0000..0x7fc0_0000]);
+    assert_eq!(*board.memory, *from_ref(&(0x4000_0000..0x7fc0_0000)));
     assert_eq!(board.cores, [0, 1, 2].map(Mpidr));
     assert_eq!(board.smmus.iter().map(|smmu| smmu.window.start).collect::<Vec<_>>(), [0x0905_0000, 0x0b00_0000]);
     let smmu = board.smmu(Phandle(0x8009)).unwrap();

@@ -50,7 +50,7 @@ fn survey_reads_cores_memory_and_the_gic() {
     let machine = survey(FOUR_CORES).unwrap();
     assert_eq!(machine.cores.iter().map(|core| core.mpidr).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(machine.cores.last().unwrap().phandle, Some(0x8001));
-    assert_eq!(machine.memory.as_slice(), [0x4000_0000..0x8000_0000]);
+    assert_eq!(*machine.memory, *core::slice::from_ref(&(0x4000_0000..0x8000_0000)));
     assert_eq!(machine.distributor, 0x0800_0000);
     assert_eq!(machine.redistributors, 0x080a_0000);
     assert_eq!(machine.phandle, 0x8009);
