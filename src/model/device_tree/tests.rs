@@ -161,6 +161,54 @@ fn every_truncated_tree_is_an_error() {
     }
 }
 
+/// A tree of these words as its structure block, and "a" as its only property name.
+fn tree_of(structure: &[u32]) -> Vec<u8> {
+    let strings = 56 + 4 * structure.len() as u32;
+    let header = [0xd00d_feed, strings + 2, 56, strings, 40, 17, 16, 0, 2, 4 * structure.len() as u32];
+    let mut tree = be(&header);
+    tree.extend([0; 16]);
+    tree.extend(be(structure));
+    tree.extend(b"a\0");
+    tree
+}
+
+#[test]
+fn misplaced_tokens_are_errors_that_name_them() {
+    let (begin, end, property, stop) = (1, 2, 3, 9);
+    let child = u32::from_be_bytes(*b"b\0\0\0");
+    let at = |offset, token| TreeError::Token { offset, token };
+    for (structure, expected) in [
+        (&[begin, 0, end, stop][..], TreeError::Property { node: "the root", property: "#address-cells" }),
+        (&[4, 4, begin, 0, end, stop], TreeError::Property { node: "the root", property: "#address-cells" }),
+        (&[stop], at(0, stop)),
+        (&[end, stop], at(0, end)),
+        (&[property, 0, 0, stop], at(0, property)),
+        (&[begin, child, end, stop], TreeError::Name { offset: 0 }),
+        (&[begin, 0, property, 0, 7, end, stop], TreeError::Name { offset: 8 }),
+        (&[begin, 0, property, 9, 0, end, stop], TreeError::Truncated { block: "structure", end: 32 }),
+        (&[begin, 0, 5, end, stop], at(8, 5)),
+    ] {
+        assert_eq!(survey(&tree_of(structure)).unwrap_err(), expected, "{structure:x?}");
+    }
+    // The same behind the root's start, where the survey has nothing else to say.
+    for (structure, expected) in [
+        (&[begin, 0, begin, child, end, property, 0, 0, end, stop][..], at(20, property)),
+        (&[begin, 0, end, begin, 0, end, stop], at(12, begin)),
+        (&[begin, 0, begin, child, stop], at(16, stop)),
+        (&[begin, 0, end], TreeError::Truncated { block: "structure", end: 16 }),
+    ] {
+        let tree = tree_of(structure);
+        let mut walk = Blocks::parse(&tree).unwrap().walk();
+        let error = loop {
+            match walk.next() {
+                Ok(token) => assert!(token.is_some(), "{structure:x?}"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, expected, "{structure:x?}");
+    }
+}
+
 #[test]
 fn ten_thousand_mutated_trees_give_an_error_or_a_tree() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
