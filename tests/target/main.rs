@@ -27,4 +27,6 @@ mod interrupts;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod model;
+#[cfg(target_os = "none")]
 mod registers;

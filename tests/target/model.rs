@@ -1,0 +1,158 @@
+//! The model at EL2: traps, its interrupts, its clock, and what it keeps from EL1.
+
+use alloc::boxed::Box;
+use alloc::format;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::time::Duration;
+
+use smccc::Smc;
+use smccc::psci::{self, error::Error::*};
+use smmu_iopf::arch::timer::Timer;
+use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
+use smmu_iopf::driver::registers::Registers;
+use smmu_iopf::kernel::Kernel;
+use smmu_iopf::kernel::interrupts::ConnectError;
+use smmu_iopf::platform::board::Smmu;
+use smmu_iopf::platform::smmu_registers::SmmuRegisters;
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::sync::{Masked, wait};
+
+use crate::harness::{Failure, equal};
+
+const MODEL: u64 = 0x0b00_0000;
+
+/// log2 of the command queue's entries.
+const QUEUE_BITS: u32 = 8;
+
+/// CMD_SYNC without a signal (CS=0), and with an interrupt and no MSI (CS=1).
+const SYNC: [u64; 2] = [0x46, 0];
+const SYNC_INTERRUPT: [u64; 2] = [0x1046, 0];
+
+/// How many CMD_SYNCs interrupted since the queue was enabled.
+static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+
+fn model(kernel: &Kernel) -> Result<&Smmu, Failure> {
+    let smmu = kernel.board.smmus.iter().find(|smmu| smmu.window.start == MODEL);
+    smmu.ok_or(Failure::NotHere("modelled SMMU"))
+}
+
+/// The model's command queue.
+struct Commands {
+    registers: SmmuRegisters,
+    queue: DmaRegion,
+    sent: u32,
+}
+
+impl Commands {
+    /// Enables the queue.
+    fn new(kernel: &Kernel) -> Result<Self, Failure> {
+        let smmu = model(kernel)?;
+        let registers = SmmuRegisters::new(kernel.registers(&smmu.window).ok_or("its registers are not mapped")?)?;
+        let enable = |cr0| {
+            registers.write32(Register::Cr0, cr0);
+            wait::until(&mut Timer, 1_000_000, || match registers.read32(Register::Cr0Ack) {
+                ack if ack == cr0 => Ok(()),
+                ack => Err(ack),
+            })
+            .map_err(|expired| format!("CR0ACK is {:#x}", expired.last))
+        };
+        enable(0)?;
+        let queue = kernel.device_memory.allocate(16 << QUEUE_BITS, 16 << QUEUE_BITS)?;
+        registers.write64(Register::CmdqBase, queue.phys.0 | u64::from(QUEUE_BITS));
+        registers.write32(Register::CmdqProd, 0);
+        registers.write32(Register::CmdqCons, 0);
+        enable(1 << 3)?; // CMDQEN
+        let interrupt = smmu.command_sync.ok_or("it has no interrupt for CMD_SYNC")?;
+        let handler = Box::new(|_: &Masked| {
+            INTERRUPTS.fetch_add(1, Relaxed);
+        });
+        match kernel.interrupts.connect(interrupt, handler) {
+            // Another test in this boot connected it.
+            Ok(()) | Err(ConnectError::Taken(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        INTERRUPTS.store(0, Relaxed);
+        Ok(Self { registers, queue, sent: 0 })
+    }
+
+    /// Puts a command into the queue.
+    fn add(&mut self, command: [u64; 2]) {
+        let slot = 2 * (self.sent as usize % (1 << QUEUE_BITS));
+        self.queue.words[slot].store(command[0], Relaxed);
+        self.queue.words[slot + 1].store(command[1], Relaxed);
+        self.sent += 1;
+    }
+
+    /// Hands what is in the queue to the SMMU.
+    fn publish(&self) {
+        self.registers.write32(Register::CmdqProd, self.sent % (2 << QUEUE_BITS));
+    }
+}
+
+/// Whether there were `expected` interrupts.
+fn interrupted(expected: u32) -> Result<(), u32> {
+    match INTERRUPTS.load(Relaxed) {
+        count if count == expected => Ok(()),
+        count => Err(count),
+    }
+}
+
+test!(fn each_of_20_000_trapped_writes_gives_one_interrupt(kernel, _) {
+    let mut commands = Commands::new(kernel)?;
+    for sent in 1..=20_000 {
+        commands.add(SYNC_INTERRUPT);
+        commands.publish();
+        wait::until(&mut Timer, 1_000_000, || interrupted(sent))
+            .map_err(|expired| format!("{sent} commands, {} interrupts", expired.last))?;
+    }
+    equal("CMDQ_CONS", 20_000 % (2 << QUEUE_BITS), commands.registers.read32(Register::CmdqCons))
+});
+
+test!(fn the_machine_goes_on_while_all_cores_sleep(kernel, cpu) {
+    let mut commands = Commands::new(kernel)?;
+    // More than the machine does at once when it is told of them.
+    (1..1 << QUEUE_BITS).for_each(|_| commands.add(SYNC));
+    commands.add(SYNC_INTERRUPT);
+    commands.publish();
+    // No register is read meanwhile.
+    kernel
+        .wait_until(cpu, Duration::from_secs(5), || interrupted(1))
+        .map_err(|expired| format!("{} interrupts", expired.last))?;
+    equal("CMDQ_CONS", 1 << QUEUE_BITS, commands.registers.read32(Register::CmdqCons))
+});
+
+test!(fn narrow_accesses_reach_no_register(kernel, _) {
+    let address = model(kernel)?.window.start as usize;
+    let (byte, half): (u64, u64);
+    // SAFETY: these are plain loads and stores of the model's IDR0 and CR0, which is mapped as device memory; the model
+    // takes them for accesses to no register, and so does nothing.
+    unsafe {
+        core::arch::asm!(
+            "mov {byte}, #-1",
+            "mov {half}, #-1",
+            "strb wzr, [{base}]",
+            "ldrb {byte:w}, [{base}]",
+            "ldrsh {half}, [{base}]",
+            base = in(reg) address,
+            byte = out(reg) byte,
+            half = out(reg) half,
+        );
+    }
+    equal("a byte", 0, byte)?;
+    equal("a halfword", 0, half)
+});
+
+test!(fn the_clocks_core_does_not_exist_for_psci(kernel, _) {
+    model(kernel)?;
+    // QEMU numbers cores by affinity level 0; the tree's cores are all but the last.
+    let hidden = kernel.board.cores.len() as u64;
+    equal("CPU_ON of the clock", Err(InvalidParameters), psci::cpu_on::<Smc>(hidden, 0x4020_0000, 0))
+});
+
+test!(fn a_running_core_is_not_started_again(kernel, _) {
+    model(kernel)?;
+    for core in &kernel.board.cores {
+        equal("CPU_ON of a core that runs", Err(AlreadyOn), psci::cpu_on::<Smc>(core.0, 0x4020_0000, 0))?;
+    }
+    Ok(())
+});
