@@ -130,7 +130,7 @@ pub struct Machine {
 ///
 /// [`TreeError`] if the tree is malformed, or the machine is not one that the model's nodes can be added to: it needs
 /// addresses and sizes of 64 bits at the root, cores, memory, a GICv3 that interrupts go to by default, and nothing
-/// where the [board](super::board) has the model.
+/// where the [board] has the model.
 pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
     let mut machine = Machine::default();
     let (mut interrupt_parent, mut in_cpus) = (None, false);
