@@ -64,7 +64,7 @@ while [[ ${1:-} == -* ]]; do
 done
 
 # The main job's arguments. The hash over records and answers is kept only where it can be the same again.
-main_job=("seed=$seed")
+main_job=("seed=$seed" "smmu=$smmu")
 $deterministic && main_job+=(trace)
 
 # --- Set-up --------------------------------------------------------------------------------------------------------

@@ -19,8 +19,7 @@ pub fn core_id() -> CoreId {
 ///
 /// `section` must not wait for another core.
 pub(crate) fn masked<R>(section: impl FnOnce(&Masked) -> R) -> R {
-    // SAFETY: this core's number; the value is used for masking only, and is gone before anybody else could wait with the
-    // core's own `Cpu`.
+    // SAFETY: this core's number, and the value is never borrowed mutably.
     let cpu = unsafe { Cpu::new(core_id()) };
     cpu.masked(section)
 }

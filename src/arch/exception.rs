@@ -1,6 +1,7 @@
 //! What an exception leaves behind: the registers of the interrupted code, its cause, its callers.
 
 use core::fmt;
+use core::ops::Range;
 
 /// The registers that the vectors in `boot/kernel.S` save, in their order.
 #[derive(Clone, Copy, Debug)]
@@ -76,17 +77,20 @@ impl fmt::Display for Syndrome {
 
 /// The return addresses on the stack, innermost first, from the frame record at `frame_pointer` on.
 ///
-/// Follows frame records as long as they are aligned, lie in `stacks` and go upwards, so a broken chain ends it early and
-/// never faults.
-pub fn backtrace(frame_pointer: u64, stacks: core::ops::Range<u64>) -> impl Iterator<Item = u64> {
+/// Follows frame records as long as they are aligned, lie in one of `stacks` and go upwards, so a broken chain ends it early
+/// and never faults.
+pub fn backtrace<S: Iterator<Item = Range<u64>>>(
+    frame_pointer: u64,
+    stacks: impl Fn() -> S,
+) -> impl Iterator<Item = u64> {
     let mut record = frame_pointer;
     core::iter::from_fn(move || {
-        if !record.is_multiple_of(8) || !stacks.contains(&record) || stacks.end - record < 16 {
+        let is_inside = |stack: Range<u64>| stack.contains(&record) && stack.end - record >= 16;
+        if !record.is_multiple_of(8) || !stacks().any(is_inside) {
             return None;
         }
         let at = record as *const u64;
-        // SAFETY: aligned, and both words lie in the stacks, which are mapped but for their guard pages; a frame record
-        // lies above the guard page of the stack it is on, as the record below it did.
+        // SAFETY: aligned, and both words lie in a stack, which is mapped.
         let (caller, return_address) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
         // A thread's stack may not be followed into another: callers lie above.
         record = if caller > record { caller } else { 0 };

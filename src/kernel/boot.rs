@@ -22,6 +22,9 @@ use crate::sync::{CoreId, Cpu, Masked};
 /// The size of the heap in bytes.
 const HEAP_BYTES: u64 = 16 << 20;
 
+/// The size of a core's redistributor in bytes: the frames RD_base and SGI_base of a GICv3.
+const REDISTRIBUTOR_BYTES: u64 = 0x2_0000;
+
 /// Where QEMU puts the device tree for an ELF image that it enters without one.
 const DEFAULT_TREE: u64 = 0x4000_0000;
 
@@ -42,6 +45,8 @@ enum BootError {
     Map(Range<u64>, aarch64_paging::MapError),
     #[error("interrupt controller: {0}")]
     Gic(#[from] arm_gic::gicv3::GicError),
+    #[error("{bytes:#x} bytes of GIC redistributors are too few for {cores} cores")]
+    Redistributors { bytes: u64, cores: usize },
     #[error("interrupt: {0}")]
     Interrupt(#[from] super::interrupts::ConnectError),
 }
@@ -50,9 +55,12 @@ enum BootError {
 pub fn primary(tree: u64, heap: &'static KernelHeap, main: Main) -> ! {
     match boot(tree, heap) {
         Ok(kernel) => {
-            start_secondaries(kernel);
             // SAFETY: this is the first core, which enters here once.
-            semihosting::exit(main(kernel, unsafe { Cpu::new(CoreId::FIRST) }))
+            let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
+            kernel.domain.online(&mut cpu);
+            arch::unmask();
+            start_secondaries(kernel, &mut cpu);
+            semihosting::exit(main(kernel, cpu))
         }
         Err(error) => fatal::refuse(error),
     }
@@ -77,14 +85,19 @@ fn boot(tree: u64, heap: &'static KernelHeap) -> Result<&'static Kernel, BootErr
 
     let domain = Arc::new(Domain::new());
     domain.set_expedite(|core| send(Sgi::Quiesce, core));
-    // SAFETY: the tree says that a GICv3 is there, and it has just been mapped; boot comes by here once.
+    let redistributors = board.gic.redistributors.first().map_or(0, |window| window.end - window.start);
+    if redistributors / REDISTRIBUTOR_BYTES < board.cores.len() as u64 {
+        return Err(BootError::Redistributors { bytes: redistributors, cores: board.cores.len() });
+    }
+    // SAFETY: the tree says that a GICv3 with a redistributor for each core is there, and it has just been mapped; boot comes
+    // by here once.
     let interrupts = unsafe { Interrupts::new(&board.gic, board.cores.len())? };
     // The handler need do nothing: the end of any interrupt is quiescent, and the end of idleness looks for work.
     interrupts.connect_private(Sgi::Quiesce as u32, alloc::boxed::Box::new(|_| {}))?;
     interrupts.connect_private(Sgi::Wake as u32, alloc::boxed::Box::new(|_| {}))?;
     interrupts.connect_private(board.timer.intid, alloc::boxed::Box::new(Alarm::clear))?;
     interrupts.start_core(CoreId::FIRST, board.timer)?;
-    let kernel = Kernel {
+    Ok(Kernel {
         board,
         arguments: semihosting::arguments(),
         domain,
@@ -95,11 +108,7 @@ fn boot(tree: u64, heap: &'static KernelHeap) -> Result<&'static Kernel, BootErr
         online: 1.into(),
         workers: IrqLock::new(heapless::Vec::new()),
     }
-    .start();
-    // SAFETY: this is the first core, and nothing else has its `Cpu` yet.
-    kernel.domain.online(&mut unsafe { Cpu::new(CoreId::FIRST) });
-    arch::unmask();
-    Ok(kernel)
+    .start())
 }
 
 /// The device tree at `address`, or where QEMU puts it if there is none.
@@ -164,10 +173,8 @@ unsafe extern "C" {
 }
 
 /// Starts the other cores by PSCI. One that does not come is reported and done without.
-fn start_secondaries(kernel: &'static Kernel) {
+fn start_secondaries(kernel: &'static Kernel, cpu: &mut Cpu) {
     let entry = kernel_secondary_start as *const () as u64;
-    // SAFETY: the first core's only `Cpu` at this time; it is gone before `main` gets its own.
-    let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
     for (index, core) in kernel.board.cores.iter().enumerate().skip(1) {
         let called = match kernel.board.psci {
             PsciMethod::Hvc => psci::cpu_on::<Hvc>(core.0, entry, index as u64),
@@ -178,7 +185,7 @@ fn start_secondaries(kernel: &'static Kernel) {
             return;
         }
         let up = || if kernel.cores() > index { Ok(()) } else { Err(()) };
-        if kernel.wait_until(&mut cpu, Duration::from_secs(5), up).is_err() {
+        if kernel.wait_until(cpu, Duration::from_secs(5), up).is_err() {
             log::error!("core {index}: started and did not come up within 5 s");
             return;
         }

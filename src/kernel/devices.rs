@@ -10,7 +10,6 @@ use heapless::Deque;
 use super::engine::Engine;
 use super::interrupts::{ConnectError, Sgi, send};
 use super::runtime::{Kernel, Work};
-use crate::arch::mmio::Mmio;
 use crate::arch::timer::{self, Timer};
 use crate::driver::{DriverError, EventSink, Hooks, Options, OutputQueue, Smmu, Wake};
 use crate::platform::board::{self, Phandle};
@@ -61,6 +60,9 @@ pub struct Devices {
 /// Why the devices could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// An SMMU's registers are not where a device can be.
+    #[error("SMMU at {0:#x}: not mapped as a device")]
+    NotMapped(u64),
     /// An SMMU's registers do not fit their window.
     #[error("SMMU at {0:#x}: {1}")]
     Window(u64, WindowTooSmall),
@@ -93,9 +95,11 @@ impl Devices {
             .engines
             .iter()
             .filter_map(|description| {
-                let engine = Engine::new(window(&description.window));
+                let engine = kernel.registers(&description.window).and_then(Engine::new);
+                // The device tree and the device have to agree on its StreamID.
+                let engine = engine.filter(|engine| engine.stream() == description.stream);
                 if engine.is_none() {
-                    log::warn!("no DMA engine at {:#x}", description.window.start);
+                    log::error!("no DMA engine with {:?} at {:#x}", description.stream, description.window.start);
                 }
                 Some(EngineUnit { description: description.clone(), engine: engine? })
             })
@@ -134,7 +138,8 @@ fn bring_up_smmu(
     trace: bool,
 ) -> Result<Unit, DeviceError> {
     let at = description.window.start;
-    let registers = SmmuRegisters::new(window(&description.window)).map_err(|error| DeviceError::Window(at, error))?;
+    let registers = kernel.registers(&description.window).ok_or(DeviceError::NotMapped(at))?;
+    let registers = SmmuRegisters::new(registers).map_err(|error| DeviceError::Window(at, error))?;
     let events = Arc::new(EventLog::new());
     let hooks = Hooks { wake: Arc::new(WakeDrainer), events: events.clone() };
     let memory = kernel.device_memory.clone();
@@ -185,9 +190,10 @@ impl Work for Upkeep {
         let Self(unit) = self;
         // Milliseconds are the fault core's unit for this; one core a millisecond is enough.
         let now = timer::now();
-        let before = unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed);
-        let timed_out =
-            if before < now.as_millis() as u64 { unit.smmu.faults().expire(cpu, now.as_micros() as u64) } else { 0 };
+        if unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed) >= now.as_millis() as u64 {
+            return false;
+        }
+        let timed_out = unit.smmu.faults().expire(cpu, now.as_micros() as u64);
         if !unit.recover.swap(false, Relaxed) {
             return timed_out > 0;
         }
@@ -202,15 +208,9 @@ impl Work for Upkeep {
     }
 
     fn is_waiting(&self, _: &Masked) -> bool {
-        self.0.recover.load(Relaxed)
+        // Its work comes with time, and the first core wakes each millisecond while it waits.
+        false
     }
-}
-
-/// The registers of a device that the device tree describes.
-fn window(window: &core::ops::Range<u64>) -> Mmio {
-    // SAFETY: boot has mapped every window of the device tree as a device, page-aligned, for ever, and the tree's windows
-    // do not overlap each other or memory.
-    unsafe { Mmio::new(window.start as usize, (window.end - window.start) as usize) }
 }
 
 struct WakeDrainer;
@@ -221,7 +221,7 @@ impl Wake for WakeDrainer {
     }
 }
 
-/// The events of one SMMU that were nobody's page fault: the first [`EVENTS`] until somebody takes them, and counts.
+/// The events of one SMMU that were nobody's page fault: the first 64 until somebody takes them, and counts.
 #[derive(Debug)]
 pub struct EventLog {
     kept: IrqLock<Deque<Event, EVENTS>>,

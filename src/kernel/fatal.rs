@@ -83,7 +83,7 @@ extern "C" fn fatal_exception(frame: &Frame, vector: u64) -> ! {
 
 fn print_backtrace(frame_pointer: u64) {
     print_unlocked(format_args!("  called from (addr2line -e IMAGE ADDRESS...):"));
-    for address in backtrace(frame_pointer, image::stacks()) {
+    for address in backtrace(frame_pointer, image::stacks_without_guards) {
         print_unlocked(format_args!("    {address:#018x}"));
     }
 }

@@ -135,9 +135,10 @@ impl Interrupts {
         .map_err(|error| ConnectError::Gic(intid, error))
     }
 
-    /// Handles what is pending on this core.
+    /// Handles one interrupt that is pending on this core. Those that are left come by themselves when it is unmasked, so
+    /// that the core is quiescent in between however many there are.
     pub(super) fn handle(&self, masked: &Masked) {
-        while let Some(id) = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1) {
+        if let Some(id) = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1) {
             match self.handlers.get(u32::from(id) as usize).and_then(Once::get) {
                 Some(handler) => handler(masked),
                 None => fatal::unexpected_interrupt(u32::from(id)),

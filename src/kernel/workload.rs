@@ -12,12 +12,12 @@ use super::report::Report;
 use super::runtime::Kernel;
 use crate::iopf::Totals;
 use crate::sync::Cpu;
-use bench::Bench;
+use bench::{Bench, Expected};
 
 /// Runs every part of the main job, and returns 0 if all checks held, else 1.
 ///
-/// Arguments of the command line: `seed=N` decides addresses, data and the order of pages; `trace` keeps a hash over the
-/// ordered records and answers.
+/// Arguments of the command line: `seed=N` decides addresses, data and the order of pages; `smmu=qemu`, `model` or `both` (as
+/// without it) says which SMMUs there must be; `trace` keeps a hash over the ordered records and answers.
 pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
     let argument = |name: &str| kernel.arguments.iter().find_map(|argument| argument.strip_prefix(name));
     let seed = match argument("seed=").map(str::parse) {
@@ -28,9 +28,18 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
             return 2;
         }
     };
+    let expected = match argument("smmu=") {
+        Some("qemu") => Expected { qemu: true, model: false },
+        Some("model") => Expected { qemu: false, model: true },
+        Some("both") | None => Expected { qemu: true, model: true },
+        Some(other) => {
+            log::error!("argument smmu=: '{other}' is none of qemu, model, both");
+            return 2;
+        }
+    };
     let trace = argument("trace").is_some();
-    let (interrupted, heap_before) = (kernel.cores(), kernel.heap.used());
-    log::info!("smmu-iopf: {interrupted} cores run the kernel, seed {seed}");
+    let heap_before = kernel.heap.used();
+    log::info!("smmu-iopf: {} cores run the kernel, seed {seed}", kernel.cores());
     let devices = match Devices::bring_up(kernel, &mut cpu, trace) {
         Ok(devices) => devices,
         Err(error) => {
@@ -38,7 +47,7 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
             return 1;
         }
     };
-    let mut bench = match Bench::new(kernel, devices, cpu, seed) {
+    let mut bench = match Bench::new(kernel, devices, cpu, seed, expected) {
         Ok(bench) => bench,
         Err(error) => {
             log::error!("{error}");

@@ -100,7 +100,7 @@ type NotSend = PhantomData<*const ()>;
 
 /// Thread level on one core: what waits, takes it mutably.
 ///
-/// There is one for each core. Waiting takes `&mut Cpu` and a masked section borrows it, so code that waits inside a
+/// There is one for each core that can wait. Waiting takes `&mut Cpu` and a masked section borrows it, so code that waits inside a
 /// masked section does not compile.
 ///
 /// ```compile_fail,E0502
@@ -121,7 +121,7 @@ impl Cpu {
     ///
     /// # Safety
     ///
-    /// The caller runs on `core`, and no other `Cpu` for it exists.
+    /// The caller runs on `core`, and of all `Cpu`s for it one at most is ever borrowed mutably.
     pub const unsafe fn new(core: CoreId) -> Self {
         Self { core, here: PhantomData }
     }

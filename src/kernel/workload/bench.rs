@@ -14,6 +14,7 @@ use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
 use crate::iopf::{FaultHandler, StreamLimits};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
 use crate::kernel::engine::{Job, Status};
+use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
 use crate::smmuv3::{Asid, StreamId, SubstreamId};
 use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
@@ -56,12 +57,20 @@ impl Failure {
     }
 }
 
+/// Which SMMUs the launcher has put into the machine. A part of the main job whose hardware is there must run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) qemu: bool,
+    pub(super) model: bool,
+}
+
 /// The machine, ready for work.
 pub(super) struct Bench {
     pub(super) kernel: &'static Kernel,
     pub(super) devices: &'static Devices,
     pub(super) cpu: Cpu,
     pub(super) frames: Arc<FramePool>,
+    pub(super) expected: Expected,
     random: u64,
     next_asid: u16,
 }
@@ -80,11 +89,22 @@ impl Bench {
         devices: &'static Devices,
         cpu: Cpu,
         seed: u64,
+        expected: Expected,
     ) -> Result<Self, Failure> {
         let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
         let zeroing: Arc<dyn Work> = frames.clone();
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
-        Ok(Self { kernel, devices, cpu, frames, random: seed, next_asid: 1 })
+        Ok(Self { kernel, devices, cpu, frames, expected, random: seed, next_asid: 1 })
+    }
+
+    /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
+    pub(super) fn lacks(&self, report: &mut Report, expected: bool, what: &str, why: &str) {
+        if expected { report.error(what, why) } else { report.not_checked(what, why) }
+    }
+
+    /// As [`Bench::lacks`], for want of an engine behind the modelled SMMU.
+    pub(super) fn lacks_engine(&self, report: &mut Report, what: &str) {
+        self.lacks(report, self.expected.model, what, "this machine has no engine for it");
     }
 
     /// The next number of the seed's sequence (SplitMix64).
@@ -177,6 +197,8 @@ impl Bench {
         spaces: Vec<Arc<AddressSpace>>,
         pager: Arc<DemandPager>,
     ) -> Result<(), Failure> {
+        // Groups that still wait hold the fault state, and it holds the pager: they are let go here.
+        pager.work(&self.cpu);
         let work: Arc<dyn Work> = pager;
         self.kernel.remove_work(&self.cpu, &work);
         drop(work);

@@ -2,8 +2,8 @@
 
 use alloc::sync::Arc;
 use core::sync::atomic::{
-    AtomicU8, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    AtomicU8,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 use core::time::Duration;
 
@@ -12,19 +12,20 @@ use heapless::Vec;
 use super::bench::{Bench, Failure, JOB_LIMIT, PAGE, Served, anonymous};
 use crate::arch;
 use crate::arch::timer::{self, Timer};
+use crate::driver::DeviceControl;
 use crate::iopf::{Fault, FaultGroup, FaultHandler, Report as Reported, Request, Verdict};
-use crate::kernel::devices::{BoardSmmu, EngineUnit};
-use crate::kernel::engine::{Job, Operation, Status};
+use crate::kernel::devices::EngineUnit;
+use crate::kernel::engine::{Engine, Job, Operation, Status};
 use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
-use crate::smmuv3::{Access, PageResponse, Stag, SubstreamId};
+use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, SubstreamId};
 use crate::sync::lock::IrqLock;
 use crate::sync::{CoreId, Cpu, Masked, wait};
 
 /// How many accesses the engines have under way.
 const DEPTH: usize = 4;
 
-/// How long the parked core stays in its read section while faults are being disabled.
+/// How long everybody has time to free what the parked core may be reading.
 const PARKED: Duration = Duration::from_millis(20);
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
@@ -33,12 +34,12 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
             pending_faults(bench, report, unit, "stalls")?;
             parked_reader(bench, report, unit)?;
         }
-        None => report.not_checked("disabling with stalls", "no engine on this machine stalls"),
+        None => bench.lacks_engine(report, "disabling with stalls"),
     }
     match bench.engine(false, 0) {
         Some(unit) => pending_faults(bench, report, unit, "page requests"),
         None => {
-            report.not_checked("disabling with page requests", "no engine on this machine sends them");
+            bench.lacks_engine(report, "disabling with page requests");
             Ok(())
         }
     }
@@ -97,7 +98,7 @@ fn pending_faults(
         report.equal(format_args!("{kind}: answers Invalid, by the fault core"), pending, answers);
     }
 
-    late_records(bench, report, &served, kind);
+    late_records(bench, report, &served, &job, kind)?;
     bench.settle();
     report.equal(format_args!("{kind}: live states while groups are held"), live_before + 1, live(bench));
     let commands = served.smmu.command_counts().answers;
@@ -113,60 +114,65 @@ fn pending_faults(
     bench.release(unit.engine.stream(), &smmu, spaces, pager)
 }
 
-/// A record that comes after the end is refused.
-fn late_records(bench: &Bench, report: &mut Report, served: &Served, kind: &str) {
-    let fault = Fault {
-        stream: served.unit.engine.stream(),
-        substream: None,
-        address: 0,
-        access: Access::READ,
-        request: Request::Stall(Stag(0)),
+/// What comes after the end: the engine's accesses are aborted without the fault core hearing of them, and a record that
+/// were to come all the same is refused.
+fn late_records(bench: &mut Bench, report: &mut Report, served: &Served, job: &Job, kind: &str) -> Result<(), Failure> {
+    let (unit, faults) = (served.unit, served.smmu.faults());
+    let before = faults.totals().statistics;
+    let status = bench.run_job(unit, job)?;
+    report.equal(format_args!("{kind}: a later job is aborted"), true, matches!(status, Status::Aborted(_)));
+    report.equal(
+        format_args!("{kind}: faults reported for it"),
+        0,
+        faults.totals().statistics.records - before.records,
+    );
+
+    let (request, expected) = if unit.description.can_stall {
+        (Request::Stall(Stag(0)), PageResponse::Invalid)
+    } else {
+        (Request::Page { group: PrgIndex::from_low_bits(0), last: true }, PageResponse::Failure)
     };
-    // Reported straight to the fault core, so its answer goes nowhere: there is no such stall.
-    let refused = bench.cpu.masked(|masked| served.smmu.faults().report(masked, u64::MAX, fault));
-    let invalid = matches!(refused, Reported::Answer(answer) if answer.response != PageResponse::Success);
-    report.equal(format_args!("{kind}: a later record is refused"), true, invalid);
+    let stream = unit.engine.stream();
+    let fault = Fault { stream, substream: job.substream, address: 0, access: Access::READ, request };
+    // Reported straight to the fault core, so its answer goes nowhere: no device waits for it.
+    let refused = bench.cpu.masked(|masked| faults.report(masked, u64::MAX, fault));
+    report.equal(format_args!("{kind}: a later record"), Reported::Answer(fault.answer(expected)), refused);
+    Ok(())
 }
 
 fn live(bench: &Bench) -> usize {
     bench.devices.smmus.iter().map(|unit| unit.smmu.faults().live()).sum()
 }
 
-/// What another core does for [`parked_reader`]: it enters a read section, and stays there for a while.
+/// Another core in a read section, from when it is asked until it is released.
 struct Parker {
     kernel: &'static Kernel,
-    smmu: Arc<BoardSmmu>,
     state: AtomicU8,
-    live_seen: AtomicUsize,
 }
 
 /// States of a [`Parker`], each following the one before.
 mod parker {
-    pub(super) const ASKED: u8 = 0;
-    pub(super) const PARKED: u8 = 1;
-    pub(super) const DISABLING: u8 = 2;
+    pub(super) const NEW: u8 = 0;
+    pub(super) const ASKED: u8 = 1;
+    pub(super) const PARKED: u8 = 2;
     pub(super) const RELEASED: u8 = 3;
+    pub(super) const GONE: u8 = 4;
 }
 
 impl Work for Parker {
     fn work(&self, cpu: &mut Cpu) -> bool {
-        use parker::{ASKED, DISABLING, PARKED as IN_SECTION, RELEASED};
-        if cpu.core() == CoreId::FIRST || self.state.compare_exchange(ASKED, IN_SECTION, Acquire, Relaxed).is_err() {
+        if cpu.core() == CoreId::FIRST
+            || self.state.compare_exchange(parker::ASKED, parker::PARKED, AcqRel, Relaxed).is_err()
+        {
             return false;
         }
         cpu.masked(|masked| {
             let _section = self.kernel.domain.read(masked);
-            let mut since = None;
-            // Runs out only if nobody disables, which the count that is not written tells.
-            let _ = wait::until(&mut Timer, 2_000_000, || {
-                if self.state.load(Acquire) != DISABLING {
-                    return Err(());
-                }
-                let since = *since.get_or_insert_with(timer::now);
-                if timer::now() - since < PARKED { Err(()) } else { Ok(()) }
-            });
-            self.live_seen.store(self.smmu.faults().live(), Relaxed);
-            self.state.store(RELEASED, Release);
+            // When it runs out, the state of the core is not what the check expects.
+            let released = || if self.state.load(Acquire) == parker::RELEASED { Ok(()) } else { Err(()) };
+            if wait::until(&mut Timer, 5_000_000, released).is_ok() {
+                self.state.store(parker::GONE, Release);
+            }
         });
         true
     }
@@ -176,8 +182,41 @@ impl Work for Parker {
     }
 }
 
+/// The engine, with the parker asked in between: at the first question whether the device is at rest the disabler's grace
+/// period has passed, and what remains is to take the fault state out of the table and retire it.
+struct ParkingDevice<'a> {
+    engine: &'a Engine,
+    parker: &'a Parker,
+}
+
+impl DeviceControl for ParkingDevice<'_> {
+    fn stop_new_work(&self) {
+        self.engine.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        if self.parker.state.compare_exchange(parker::NEW, parker::ASKED, AcqRel, Relaxed).is_ok() {
+            arch::masked(|masked| self.parker.kernel.wake_others(masked));
+        }
+        self.parker.state.load(Acquire) == parker::PARKED && self.engine.is_idle()
+    }
+
+    fn disable_page_requests(&self) {
+        self.engine.disable_page_requests();
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.engine.page_requests_stopped()
+    }
+
+    fn disable_ats(&self) {
+        self.engine.disable_ats();
+    }
+}
+
 fn parked_reader(bench: &mut Bench, report: &mut Report, unit: &'static EngineUnit) -> Result<(), Failure> {
-    if bench.kernel.cores() < 2 {
+    let kernel = bench.kernel;
+    if kernel.board.cores.len() < 2 {
         report.not_checked("another core parked inside a read section", "one core runs the kernel");
         return Ok(());
     }
@@ -185,27 +224,20 @@ fn parked_reader(bench: &mut Bench, report: &mut Report, unit: &'static EngineUn
     let space = bench.space(&[anonymous(at, PAGE)])?;
     let live_before = live(bench);
     let served = bench.serve(unit, &[(None, space)], |pager| pager)?;
-    let parker = Arc::new(Parker {
-        kernel: bench.kernel,
-        smmu: served.smmu.clone(),
-        state: AtomicU8::new(parker::ASKED),
-        live_seen: AtomicUsize::new(usize::MAX),
-    });
+    let parker = Arc::new(Parker { kernel, state: AtomicU8::new(parker::NEW) });
     let work: Arc<dyn Work> = parker.clone();
-    let kernel = bench.kernel;
     kernel.add_work(&bench.cpu, work.clone()).map_err(|_| Failure::new("no room for more work"))?;
-    bench.cpu.masked(|masked| kernel.wake_others(masked));
-    bench.wait("a parked core", JOB_LIMIT, || parker.state.load(Acquire) == parker::PARKED)?;
 
+    let device = ParkingDevice { engine: &unit.engine, parker: &parker };
+    served.smmu.disable_faults(&mut bench.cpu, unit.engine.stream(), &device)?;
+    // More than once round: whatever could free the state, has had its chance.
     let start = timer::now();
-    parker.state.store(parker::DISABLING, Release);
-    served.smmu.disable_faults(&mut bench.cpu, unit.engine.stream(), &unit.engine)?;
-    let waited = timer::now() - start;
-    report.equal("parked core: disabling waits for its read section", true, waited >= PARKED);
-    report.equal("parked core: it has left before", parker::RELEASED, parker.state.load(Acquire));
-    let seen = parker.live_seen.load(Relaxed);
-    report.equal("parked core: live states that it sees", live_before + 1, seen);
+    bench.wait("time", JOB_LIMIT, || timer::now() - start > PARKED)?;
+    report.equal("parked core: it is in its read section", parker::PARKED, parker.state.load(Acquire));
+    report.equal("parked core: live states, after disabling", live_before + 1, live(bench));
+    parker.state.store(parker::RELEASED, Release);
     bench.settle();
+    report.equal("parked core: it has left", parker::GONE, parker.state.load(Acquire));
     report.equal("parked core: live states when it is released", live_before, live(bench));
     kernel.remove_work(&bench.cpu, &work);
     let Served { unit, smmu, spaces, pager } = served;

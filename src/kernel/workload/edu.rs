@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::bench::{Bench, Failure, LIMIT_US, PAGE, anonymous, context, equal_words};
-use crate::arch::mmio::Mmio;
 use crate::arch::timer::Timer;
 use crate::driver::dma::DmaRegion;
 use crate::driver::{FaultMode, StreamConfig};
@@ -24,28 +23,25 @@ const BLOCKED_BYTES: u32 = 4;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     let Some(pcie) = &bench.kernel.board.pcie else {
-        report.not_checked("edu", "this machine has no PCIe");
+        bench.lacks(report, bench.expected.qemu, "edu", "this machine has no PCIe");
         return Ok(());
     };
-    // SAFETY: boot has mapped every window of the device tree that it reaches as a device, and this is the only use of
-    // the configuration space.
-    let window = unsafe { Mmio::new(pcie.ecam.start as usize, (pcie.ecam.end - pcie.ecam.start) as usize) };
+    let registers = |window| bench.kernel.registers(window).ok_or_else(|| Failure::new("PCIe is not mapped"));
+    let window = registers(&pcie.ecam)?;
     let mut bus = RootBus::bring_up(Ecam { window, first_bus: pcie.first_bus }, pcie).map_err(Failure::new)?;
     let Some(function) = bus.find(VENDOR, DEVICE).cloned() else {
-        report.not_checked("edu", "this machine has no edu device");
+        bench.lacks(report, bench.expected.qemu, "edu", "this machine has no edu device");
         return Ok(());
     };
     let Some((phandle, stream)) = pcie.stream(function.requester()) else {
-        report.not_checked("edu", "no SMMU is in front of this machine's PCIe");
+        bench.lacks(report, bench.expected.qemu, "edu", "no SMMU is in front of this machine's PCIe");
         return Ok(());
     };
     let front = bench.devices.smmus.iter().find(|unit| unit.phandle == phandle);
     let (Some(front), Some(bar)) = (front, &function.bars[0]) else {
         return Err(Failure::new("edu has no BAR 0, or no SMMU"));
     };
-    // SAFETY: a BAR that was placed in a PCIe window that boot has mapped as a device, and this is its only use.
-    let registers = unsafe { Mmio::new(bar.start as usize, (bar.end - bar.start) as usize) };
-    let mut edu = Edu::new(registers).map_err(Failure::new)?;
+    let mut edu = Edu::new(registers(bar)?).map_err(Failure::new)?;
 
     let data = bench.random_memory(BYTES)?;
     let [from, to, read_only, unmapped] = [0, 1, 2, 3].map(|index| bench.somewhere(index));

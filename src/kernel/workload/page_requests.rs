@@ -15,7 +15,7 @@ const GROUP: u32 = 8;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     let Some(unit) = bench.engine(false, 0) else {
-        report.not_checked("page requests", "no engine on this machine sends them");
+        bench.lacks_engine(report, "page requests");
         return Ok(());
     };
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));

@@ -9,7 +9,7 @@ const BYTES: u64 = 4 << 20;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     let Some(unit) = bench.engine(true, 0) else {
-        report.not_checked("stall", "no engine on this machine stalls");
+        bench.lacks_engine(report, "stall");
         return Ok(());
     };
     let data = bench.random_memory(BYTES)?;

@@ -27,7 +27,7 @@ impl FaultHandler for Deferring {
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     let (Some(wild), Some(neighbour)) = (bench.engine(true, 0), bench.engine(true, 1)) else {
-        report.not_checked("wild addresses", "fewer than two engines on this machine stall");
+        bench.lacks_engine(report, "wild addresses");
         return Ok(());
     };
     let data = bench.random_memory(BYTES)?;
