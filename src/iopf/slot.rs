@@ -298,7 +298,9 @@ impl GroupSlot {
             self.seen.store(u64::from(generation) << 32 | u64::from(now_ms), Relaxed);
             return false;
         }
-        now_ms.wrapping_sub(seen as u32) >= time_out_ms
+        // Signed: several cores come by, and one may have read the clock before another that was faster to get here.
+        let waited_ms = now_ms.wrapping_sub(seen as u32) as i32;
+        waited_ms >= 0 && waited_ms as u32 >= time_out_ms
     }
 
     /// Few rounds: each that fails saw another owner's step, and a group has few.

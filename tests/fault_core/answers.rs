@@ -94,6 +94,16 @@ fn a_group_that_misses_its_time_is_answered_invalid_and_a_late_answer_sends_noth
 }
 
 #[test]
+fn a_core_that_looked_at_the_clock_a_moment_earlier_times_nothing_out() {
+    let bench = Bench::deferring(Kind::Stall);
+    assert_eq!(bench.report(stall(STREAM, 7, 0)), Report::Deferred);
+    bench.table.expire(&bench.cpu, 5_001_000);
+    assert_eq!(bench.table.expire(&bench.cpu, 5_000_000), 0);
+    assert_eq!(bench.responder.take(), []);
+    assert_eq!(bench.table.expire(&bench.cpu, 6_001_000), 1);
+}
+
+#[test]
 fn a_slot_used_again_begins_its_time_anew() {
     let bench = Bench::deferring(Kind::Stall);
     for tag in 0..8 {
