@@ -3,7 +3,8 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use heapless::Deque;
 
@@ -57,6 +58,10 @@ pub struct Devices {
     pub engines: Vec<EngineUnit>,
 }
 
+/// The devices that are up, for debuggers: nothing here reads it, `tools/gdb` begins with it.
+#[used]
+static DEVICES: AtomicPtr<Devices> = AtomicPtr::new(ptr::null_mut());
+
 /// Why the devices could not be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -105,6 +110,7 @@ impl Devices {
             })
             .collect::<Vec<_>>();
         let devices: &'static Self = Box::leak(Box::new(Self { smmus, engines }));
+        DEVICES.store(ptr::from_ref(devices).cast_mut(), Relaxed);
         kernel.interrupts.connect_private(Sgi::Drain as u32, Box::new(|masked| devices.drain(masked)))?;
         for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
             unit.connect(kernel, description)?;

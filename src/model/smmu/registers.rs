@@ -26,6 +26,8 @@ pub(super) const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11;
 pub(super) const IDR5: u32 = 5 | 1 << 4 | (super::stall::STALL_MAX as u32) << 16;
 /// SMMUv3.2.
 pub(super) const AIDR: u32 = 2;
+/// No implementer claims it.
+const IDS: IdRegisters = IdRegisters { idr0: IDR0, idr1: IDR1, idr3: IDR3, idr5: IDR5, iidr: 0, aidr: AIDR };
 
 /// Fields of CR0 and CR0ACK.
 pub(super) mod cr0 {
@@ -71,6 +73,7 @@ const ERR: u32 = 0x7f << ERR_SHIFT;
 /// [`acknowledge`](RegisterFile::acknowledge) and in the other parts of the SMMU.
 #[derive(Debug)]
 pub(super) struct RegisterFile {
+    ids: IdRegisters,
     cr0: u32,
     cr0ack: u32,
     cr1: u32,
@@ -101,6 +104,7 @@ pub(super) struct Acknowledged {
 impl RegisterFile {
     pub(super) const fn new() -> Self {
         Self {
+            ids: IDS,
             cr0: 0,
             cr0ack: 0,
             cr1: 0,
@@ -193,11 +197,12 @@ impl RegisterFile {
 
     fn value(&self, register: Register) -> u64 {
         match register {
-            Register::Idr0 => IDR0.into(),
-            Register::Idr1 => IDR1.into(),
-            Register::Idr3 => IDR3.into(),
-            Register::Idr5 => IDR5.into(),
-            Register::Aidr => AIDR.into(),
+            Register::Idr0 => self.ids.idr0.into(),
+            Register::Idr1 => self.ids.idr1.into(),
+            Register::Idr3 => self.ids.idr3.into(),
+            Register::Idr5 => self.ids.idr5.into(),
+            Register::Iidr => self.ids.iidr.into(),
+            Register::Aidr => self.ids.aidr.into(),
             Register::Cr0 => self.cr0.into(),
             Register::Cr0Ack => self.cr0ack.into(),
             Register::Cr1 => self.cr1.into(),
@@ -218,7 +223,7 @@ impl RegisterFile {
             Register::PriqBase => self.page_requests.base,
             Register::PriqProd => self.page_requests.prod.into(),
             Register::PriqCons => self.page_requests.cons.into(),
-            // No implementer claims it, and without MSIs the interrupt configuration is RES0.
+            // Without MSIs the interrupt configuration is RES0.
             _ => 0,
         }
     }
@@ -292,5 +297,5 @@ impl RegisterFile {
 
 /// What the ID registers tell, for the checks of STEs and CDs.
 pub(super) fn features() -> Option<Features> {
-    Features::decode(IdRegisters { idr0: IDR0, idr1: IDR1, idr3: IDR3, idr5: IDR5, iidr: 0, aidr: AIDR }).ok()
+    Features::decode(IDS).ok()
 }

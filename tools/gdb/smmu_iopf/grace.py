@@ -1,0 +1,50 @@
+"""Grace periods (src/sync/grace): requests, cores, and what waits."""
+
+from . import machine, memory
+
+#: Links of the stack of retired objects that are followed; more of them say that the stack is damaged.
+LONGEST = 10_000
+
+
+def lines():
+    """The domain, each core, the period that runs, and what waits to be freed."""
+    kernel = machine.kernel()
+    domain = memory.arc(kernel["domain"])
+    requested, done = memory.number(domain["requested"]), memory.number(domain["done"])
+    yield f"period requested last: {requested}, done last: {done}"
+    per_core = domain["cores"]["__0"]
+    for core in range(memory.number(kernel["online"])):
+        of_core = per_core[core]["__0"]
+        presence, acknowledged = memory.number(of_core["presence"]), memory.number(of_core["acknowledged"])
+        where = "present" if presence % 2 else "away (idle or offline)"
+        behind = "" if acknowledged >= requested or presence % 2 == 0 else f", {requested - acknowledged} behind"
+        yield f"  core {core}: {where} (presence {presence}), acknowledged {acknowledged}{behind}"
+    period = memory.some(memory.in_lock(domain["period"]))
+    if period is None:
+        yield "no period runs"
+    else:
+        bits = memory.number(period["holding"])
+        cores = ", ".join(f"core {core}" for core in range(bits.bit_length()) if bits >> core & 1) or "no core"
+        expedited = ", expedited" if int(period["expedited"]) else ""
+        yield f"period {int(period['number'])} runs: held up by {cores}, looked at {int(period['looks'])} times{expedited}"
+    counters = domain["counters"]
+    counts = {name: memory.number(counters[name]) for name in ("created", "retired", "freed", "leaked", "expedited")}
+    pending = counts["retired"] - counts["freed"]
+    yield "objects: " + ", ".join(f"{count} {name}" for name, count in counts.items() if name != "expedited")
+    yield f"  {counts['created'] - counts['retired']} live, {pending} pending; {counts['expedited']} periods expedited"
+    needs = list(waiting(memory.peel(domain["retired"]["head"])))
+    if needs:
+        told = ", ".join(f"period {need}" for need in sorted(needs)[:16])
+        yield f"  {len(needs)} on the stack of retired objects, to be freed after {told}{' ...' if len(needs) > 16 else ''}"
+    elif pending:
+        yield "  the stack of retired objects is in the hands of a core"
+
+
+def waiting(link):
+    """The period that each retired object waits for."""
+    for _ in range(LONGEST):
+        if int(link) == 0:
+            return
+        head = link.dereference()
+        yield memory.number(head["need"])
+        link = memory.peel(head["next"])
