@@ -6,7 +6,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
 self=$root/run-qemu.sh
 target=aarch64-unknown-none-softfloat
 oldest_qemu=7.2
-gdb_port=1234
 
 usage() {
     cat <<'USAGE'
@@ -16,7 +15,7 @@ Commands:
   (none)            set up, build, boot, run the main job; exits 0 if all checks held
   test [FILTER]     set up, run every test (or those on the target whose name contains FILTER)
   gdb [GDB-OPTION...]
-                    boot halted and attach GDB with the project's commands
+                    boot the main job halted and attach GDB with the project's commands
   setup             only install what is missing, or say how
   ELF [ARGUMENT...] boot this kernel image with these arguments: how cargo runs bare-metal binaries
 
@@ -131,10 +130,9 @@ image() { # NAME
     echo "$(cd "$root" && cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/$target/release/$1"
 }
 
-# boot KERNEL-ELF ARGUMENT...: QEMU's exit status is the kernel's, 124 after a hang. extra_qemu holds more options.
-extra_qemu=()
-boot() {
-    local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument start=$SECONDS
+# compose KERNEL-ELF ARGUMENT...: puts the command that boots it into `command`.
+compose() {
+    local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument
     shift
     for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
@@ -143,12 +141,19 @@ boot() {
         machine+=,virtualization=on
         images=(-kernel "$(image smmu-model)" -device "loader,file=${elf//,/,,}")
     fi
-    local -a command=("$qemu" -machine "$machine" -cpu neoverse-n1 -smp "$smp" -m 1G "${images[@]}"
+    command=("$qemu" -machine "$machine" -cpu neoverse-n1 -smp "$smp" -m 1G "${images[@]}"
         -nic none -display none -monitor none -serial stdio -no-reboot
         -device edu,dma_mask=0xffffffffffffffff -semihosting-config "enable=on,target=native,$arguments")
-    $deterministic && command+=(-icount shift=4,sleep=off)
-    timeout --foreground --kill-after=5 "$timeout" "${command[@]}" "${extra_qemu[@]}" </dev/null
-    local status=$?
+    ! $deterministic || command+=(-icount shift=4,sleep=off)
+}
+
+# boot KERNEL-ELF ARGUMENT...: QEMU's exit status is the kernel's, 124 after a hang.
+boot() {
+    local start=$SECONDS status
+    local -a command
+    compose "$@"
+    timeout --foreground --kill-after=5 "$timeout" "${command[@]}" </dev/null
+    status=$?
     if ((status == 124 || status == 137)); then
         printf 'run-qemu.sh: hung: no end after %d s (--timeout)\n' $((SECONDS - start)) >&2
         return 124
@@ -224,21 +229,26 @@ run_tests() {
 
 run_gdb() { # GDB-OPTION...
     local gdb
+    local -a command symbols=()
     setup_rust
     setup_qemu
     setup_gdb
     gdb=$(gdb_for_aarch64) || die "no GDB that knows aarch64"
     build_for_boot
-    extra_qemu=(-S -gdb "tcp:127.0.0.1:$gdb_port")
-    timeout=86400 boot "$(image smmu-iopf)" "${main_job[@]}" &
-    local -a symbols=()
-    [[ $smmu == qemu ]] || symbols=(-ex "add-symbol-file $(image smmu-model)")
+    place=$(mktemp -d) || die "no temporary directory"
+    compose "$(image smmu-iopf)" "${main_job[@]}"
+    # A session of its own: an interrupt from the terminal is for GDB.
+    setsid "${command[@]}" -S -chardev "socket,id=gdb,path=${place//,/,,}/gdb,server=on,wait=off" -gdb chardev:gdb \
+        </dev/null &
+    machine=$!
+    trap 'kill "$machine" 2>/dev/null; rm -rf "$log" "$place"' EXIT
+    until [[ -S $place/gdb ]]; do
+        kill -0 "$machine" 2>/dev/null || die "QEMU ended before GDB could attach"
+        sleep 0.05
+    done
+    [[ $smmu == qemu ]] || symbols=(-ex "with confirm off -- add-symbol-file '$(image smmu-model)'")
     "$gdb" -q -nx "$(image smmu-iopf)" "${symbols[@]}" -x "$root/tools/gdb/smmu_iopf.py" \
-        -ex "target remote 127.0.0.1:$gdb_port" "$@"
-    local status=$?
-    kill %1 2>/dev/null
-    wait
-    return $status
+        -ex "target remote $place/gdb" "$@"
 }
 
 case ${1:-} in

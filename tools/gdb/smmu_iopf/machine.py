@@ -15,17 +15,17 @@ class Smmu:
         self.driver = driver
         hardware = memory.arc(driver["hardware"])
         self.base = memory.number(hardware["registers"]["__0"]["base"])
-        self.file = model_registers() if self.base == MODEL else None
+        self.is_model = self.base == MODEL
 
     def __str__(self):
-        where = "QEMU's" if self.file is None else "the model's, read out of EL2's memory"
+        where = "the model's, read out of EL2's memory" if self.is_model else "QEMU's"
         return f"SMMU at {self.base:#010x} ({where})"
 
     def read(self, name):
         """The value of a register."""
         register = registers.BY_NAME[name]
-        if self.file is not None:
-            value = self.file
+        if self.is_model:
+            value = model_registers()
             for field in register.model:
                 value = value[field]
             return int(value) if register.model else 0
@@ -61,6 +61,7 @@ def kernel():
 
 
 def model_registers():
+    """The model's register file."""
     machine = memory.static("smmu_iopf::model::el2::firmware::MACHINE")
     if machine is None:
         raise gdb.GdbError("no symbols of the model: add-symbol-file with its image, as ./run-qemu.sh gdb does")
