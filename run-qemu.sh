@@ -238,8 +238,7 @@ run_gdb() { # GDB-OPTION...
     place=$(mktemp -d) || die "no temporary directory"
     compose "$(image smmu-iopf)" "${main_job[@]}"
     # A session of its own: an interrupt from the terminal is for GDB.
-    setsid "${command[@]}" -S -chardev "socket,id=gdb,path=${place//,/,,}/gdb,server=on,wait=off" -gdb chardev:gdb \
-        </dev/null &
+    setsid "${command[@]}" -S -gdb "unix:${place//,/,,}/gdb,server=on,wait=off" </dev/null &
     machine=$!
     trap 'kill "$machine" 2>/dev/null; rm -rf "$log" "$place"' EXIT
     until [[ -S $place/gdb ]]; do

@@ -126,7 +126,7 @@ show grace
 remove-symbol-file -a 0x7fc00010
 show smmu regs
 show grace
-kill
+disconnect
 show smmu regs
 show grace
 COMMANDS
