@@ -96,7 +96,7 @@ qemu_is_new_enough() {
 gdb_for_aarch64() {
     local gdb
     for gdb in gdb-multiarch aarch64-linux-gnu-gdb gdb; do
-        "$gdb" -nx -batch -ex 'set architecture aarch64' 2>&1 | grep -q 'set to "aarch64"' && echo "$gdb" && return
+        "$gdb" -nx -batch -ex 'set architecture aarch64' 2>&1 | grep 'set to "aarch64"' >/dev/null && echo "$gdb" && return
     done
     return 1
 }

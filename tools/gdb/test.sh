@@ -51,9 +51,10 @@ PYTHON
 expect() {
     local command=${1%#*} n=1 line printed
     [[ $1 != *#* ]] || n=${1#*#}
-    printed=$(awk -v head="== $command" -v n="$n" '/^==/ { on = ($0 == head && ++seen == n); next } on' "$output")
+    printed=$(awk -v head="== $command" -v n="$n" \
+        '/^==/ { on = ($0 == head && ++seen == n); next } on { sub(/^ */, ""); print }' "$output")
     for line in "${@:2}"; do
-        if sed 's/^ *//' <<<"$printed" | grep -qx -- "$(sed 's/[][\.*^$]/\\&/g; s/\\\.\\\.\\\./.*/g' <<<"$line")"; then
+        if grep -qx -- "$(sed 's/[][\.*^$]/\\&/g; s/\\\.\\\.\\\./.*/g' <<<"$line")" <<<"$printed"; then
             pass "$1: $line"
         else
             fail "$1 did not print: $line" <<<"$printed"
