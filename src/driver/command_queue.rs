@@ -202,8 +202,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// restarts consumption (7.1). Returns whether there was one.
     pub(super) fn repair(&self, masked: &Masked) -> bool {
         let repaired = self.hardware.acknowledge(masked, GERROR::CMDQ_ERR::SET.mask(), |_| {
-            let cons = Cons::new(self.hardware.read(Register::CmdqCons));
-            self.ring.observe(cons.get());
+            let cons = Cons::new(self.ring.observe(|| self.hardware.read(Register::CmdqCons)));
             // Nothing is consumed while the error is active, so this is the command that CONS points at.
             let position = self.ring.consumed();
             let error = match cons.read(CMDQ_CONS::ERR) {
@@ -242,8 +241,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
 
     /// Looks how far the SMMU has come, and repairs what keeps it from going on. Returns CONS.
     fn progress(&self, masked: &Masked) -> u32 {
-        let cons = self.hardware.read(Register::CmdqCons);
-        self.ring.observe(cons);
+        let cons = self.ring.observe(|| self.hardware.read(Register::CmdqCons));
         if Errors::new(self.hardware.active_errors()).is_set(GERROR::CMDQ_ERR) {
             self.repair(masked);
         }

@@ -116,16 +116,23 @@ impl Ring {
         }
     }
 
-    /// Takes note of a CONS register's index, wrap bit included. An index that reserved slots cannot explain is ignored:
-    /// it is older than what is known, or wrong.
-    pub(super) fn observe(&self, index: u32) {
-        let known = self.consumed.load(Ordering::Relaxed);
-        let step = (u64::from(index).wrapping_sub(known)) & (2 * self.size - 1);
-        if step == 0 || step > self.size || known + step > self.reserved.load(Ordering::Relaxed) {
-            return;
+    /// Takes note of the CONS register that `read` reads, index and wrap bit, and returns what it read last. An index that
+    /// reserved slots cannot explain is ignored.
+    pub(super) fn observe(&self, mut read: impl FnMut() -> u32) -> u32 {
+        loop {
+            // Before CONS is read, so that the index is not older than `known`: an old one would look like progress once
+            // the queue has gone round. Acquire pairs with the Release below, after which that core had read CONS.
+            let known = self.consumed();
+            let cons = read();
+            let step = (u64::from(cons).wrapping_sub(known)) & (2 * self.size - 1);
+            if step == 0 || step > self.size || known + step > self.reserved.load(Ordering::Relaxed) {
+                return cons;
+            }
+            // Release pairs with `consumed`. If it fails, another core has come further meanwhile.
+            if self.consumed.compare_exchange(known, known + step, Ordering::Release, Ordering::Relaxed).is_ok() {
+                return cons;
+            }
         }
-        // Release pairs with `consumed`. If it fails, another core has seen more or as much.
-        let _ = self.consumed.compare_exchange(known, known + step, Ordering::Release, Ordering::Relaxed);
     }
 }
 
@@ -152,10 +159,10 @@ mod tests {
         assert_eq!(ring.reserve(3), Some(0));
         assert_eq!(ring.reserve(2), None);
         assert_eq!(ring.reserve(1), Some(3));
-        ring.observe(1);
+        ring.observe(|| 1);
         assert_eq!(ring.reserve(2), None);
         assert_eq!(ring.reserve(1), Some(4));
-        ring.observe(5);
+        ring.observe(|| 5);
         assert_eq!(ring.consumed(), 5);
     }
 
@@ -178,7 +185,7 @@ mod tests {
             let start = ring.reserve(1).unwrap();
             assert_eq!(start, lap);
             ring.publish(start, start + 1, |end| written.push(end));
-            ring.observe(ring.index(start + 1));
+            ring.observe(|| ring.index(start + 1));
         }
         assert_eq!(written, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
@@ -188,9 +195,29 @@ mod tests {
         let ring = ring(2);
         ring.reserve(1).unwrap();
         for index in [2, 3, 7, u32::MAX] {
-            ring.observe(index);
+            ring.observe(|| index);
             assert_eq!(ring.consumed(), 0);
         }
+    }
+
+    #[test]
+    fn an_index_that_was_read_before_the_queue_went_round_is_not_progress() {
+        let ring = ring(2);
+        ring.reserve(4).unwrap();
+        let mut reads = 0;
+        ring.observe(|| {
+            reads += 1;
+            if reads > 1 {
+                return 6;
+            }
+            // Between this core's read and its result another one brings the queue to 6, with 10 reserved.
+            ring.observe(|| 4);
+            ring.reserve(4).unwrap();
+            ring.observe(|| 6);
+            ring.reserve(2).unwrap();
+            1
+        });
+        assert_eq!(ring.consumed(), 6);
     }
 }
 
