@@ -6,7 +6,7 @@ use super::state::FaultState;
 use super::statistics::{Counter, Statistics};
 use super::table::FaultTable;
 use crate::smmuv3::{PageResponse, StreamId};
-use crate::sync::atomic::Ordering::Release;
+use crate::sync::atomic::Ordering::{AcqRel, Release};
 use crate::sync::grace::{Grace, Ref};
 use crate::sync::{Cpu, Masked};
 
@@ -20,6 +20,7 @@ use crate::sync::{Cpu, Masked};
 pub struct Closing<'t> {
     table: &'t FaultTable,
     state: Ref<FaultState>,
+    finished: bool,
 }
 
 /// What became of the groups that were waiting when their stream was closed.
@@ -44,8 +45,13 @@ pub struct Unfinished<'t> {
 }
 
 impl<'t> Closing<'t> {
-    pub(super) fn new(table: &'t FaultTable, state: Ref<FaultState>) -> Self {
-        Self { table, state }
+    /// Closes `state`, unless someone else has the right to, or it is out of the table already.
+    pub(super) fn begin(table: &'t FaultTable, state: Ref<FaultState>) -> Option<Self> {
+        if state.closing.swap(true, AcqRel) {
+            return None;
+        }
+        state.close();
+        Some(Self { table, state, finished: false })
     }
 
     /// All StreamIDs of the master.
@@ -100,20 +106,81 @@ impl<'t> Closing<'t> {
     /// # Errors
     ///
     /// [`Unfinished`] when groups wait for an answer; nothing has changed then.
-    pub fn finish(self, masked: &Masked) -> Result<Statistics, Unfinished<'t>> {
+    pub fn finish(mut self, masked: &Masked) -> Result<Statistics, Unfinished<'t>> {
         let (waiting, _) = self.state.unanswered();
         if waiting != 0 {
             return Err(Unfinished { closing: self, waiting });
         }
         self.state.slots.iter().for_each(|slot| self.state.discard(masked, slot, |_| true));
         self.table.remove(masked, &self.state);
+        self.finished = true;
         Ok(self.statistics())
     }
 }
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        // Pairs with the swap in `close`.
-        self.state.closing.store(false, Release);
+        // Never again after the end: the StreamIDs may be another state's by then. Pairs with the swap in `begin`.
+        if !self.finished {
+            self.state.closing.store(false, Release);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use alloc::sync::Arc;
+
+    use embedded_hal::delay::DelayNs;
+
+    use super::*;
+    use crate::iopf::{
+        Answer, CloseError, Fault, FaultGroup, FaultHandler, Limits, NotSent, OpenRequest, PageResponder, StreamLimits,
+        Verdict,
+    };
+    use crate::sync::CoreId;
+    use crate::sync::grace::Domain;
+
+    struct Nobody;
+
+    impl PageResponder for Nobody {
+        fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+            Ok(())
+        }
+    }
+
+    impl FaultHandler for Nobody {
+        fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+            Verdict::Defer
+        }
+
+        fn defer(&self, _: &Masked, _: FaultGroup) {}
+    }
+
+    impl DelayNs for Nobody {
+        fn delay_ns(&mut self, _: u32) {}
+    }
+
+    #[test]
+    fn who_found_the_state_before_it_was_finished_cannot_end_the_next_life() {
+        const STREAM: StreamId = StreamId(0);
+        let domain = Arc::new(Domain::new());
+        // SAFETY: this thread alone stands for the core.
+        let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
+        domain.online(&mut cpu);
+        let table = FaultTable::new(domain, Arc::new(Nobody), 0, Limits { states: 2, groups: 1 }).unwrap();
+        let open = |cpu: &mut Cpu| {
+            let limits = StreamLimits { groups: 1, requests: 1, time_out_us: 1000 };
+            let handler = Arc::new(Nobody);
+            let request = OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits, since: 0 };
+            table.open(cpu, &mut Nobody, request)
+        };
+        open(&mut cpu).unwrap();
+        let found = cpu.masked(|masked| table.get(masked, STREAM)).unwrap();
+        let closing = cpu.masked(|masked| table.close(masked, STREAM)).unwrap();
+        assert_eq!(cpu.masked(|masked| table.close(masked, STREAM)).unwrap_err(), CloseError::Closing(STREAM));
+        cpu.masked(|masked| closing.finish(masked)).unwrap();
+        open(&mut cpu).unwrap();
+        assert!(Closing::begin(&table, found).is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use embedded_hal::delay::DelayNs;
@@ -15,10 +16,7 @@ use super::state::FaultState;
 use super::statistics::{Counter, Statistics};
 use super::{FaultHandler, Limits, MAX_GROUP_REQUESTS, MAX_MASTER_STREAMS, PageResponder, StreamLimits, try_boxed};
 use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
-use crate::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Relaxed},
-};
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::grace::{Domain, GraceTimeout, Ref, Slot};
 use crate::sync::lock::IrqLock;
 use crate::sync::{Cpu, Masked, wait};
@@ -111,7 +109,7 @@ pub enum CloseError {
     /// It is not open.
     #[error("{0:?} is not open")]
     NotOpen(StreamId),
-    /// Someone else is closing it.
+    /// Someone else is closing it, or has just finished.
     #[error("{0:?} is being closed")]
     Closing(StreamId),
 }
@@ -294,15 +292,11 @@ impl FaultTable {
     /// [`CloseError`]
     pub fn close(&self, masked: &Masked, stream: StreamId) -> Result<Closing<'_>, CloseError> {
         let state = self.get(masked, stream).ok_or(CloseError::NotOpen(stream))?;
-        if state.closing.swap(true, AcqRel) {
-            return Err(CloseError::Closing(stream));
-        }
-        state.close();
-        Ok(Closing::new(self, state))
+        Closing::begin(self, state).ok_or(CloseError::Closing(stream))
     }
 
     /// Waits until everything that this stream reported before the call is answered, for at most `limit_us` microseconds
-    /// each for reports under way and for answers.
+    /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for.
     ///
     /// # Errors
     ///
@@ -317,15 +311,17 @@ impl FaultTable {
         // Reports that have begun are then answered, or in a slot.
         let _reported = self.shared.domain.synchronize(cpu, delay, limit_us)?;
         let state = cpu.masked(|masked| self.get(masked, stream)).ok_or(FlushError::NotOpen(stream))?;
-        let mut slots = state.slots.iter().map(|slot| (slot, slot.word().generation())).peekable();
+        // All of them now: what comes into a slot later is not waited for.
+        let waiting = state.slots.iter().map(|slot| (slot, slot.word())).filter(|(_, word)| word.wants_answer());
+        let mut waiting = waiting.collect::<Vec<_>>().into_iter().peekable();
         wait::until(delay, limit_us, || {
-            while let Some(&(slot, generation)) = slots.peek() {
+            while let Some(&(slot, word)) = waiting.peek() {
                 cpu.masked(|masked| self.resend(masked, &state, slot));
                 let now = slot.word();
-                if now.generation() == generation && now.wants_answer() {
+                if now.generation() == word.generation() && now.wants_answer() {
                     return Err(());
                 }
-                slots.next();
+                waiting.next();
             }
             Ok(())
         })
@@ -430,7 +426,7 @@ impl FaultTable {
     }
 
     /// The fault state of `stream`, kept beyond the section.
-    fn get(&self, masked: &Masked, stream: StreamId) -> Option<Ref<FaultState>> {
+    pub(super) fn get(&self, masked: &Masked, stream: StreamId) -> Option<Ref<FaultState>> {
         let section = self.shared.domain.read(masked);
         self.slot(stream)?.load(&section)?.try_ref()
     }

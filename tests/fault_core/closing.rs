@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{CloseError, FlushError, Kind, Leftover, OpenError, Report, Target};
+use embedded_hal::delay::DelayNs;
+use smmu_iopf::iopf::{CloseError, FaultTable, FlushError, Kind, Leftover, OpenError, Report, Target};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Stag, StreamId};
 use smmu_iopf::sync::Cpu;
@@ -222,6 +223,27 @@ fn flush_returns_when_all_is_answered_and_else_names_what_is_outstanding() {
     assert_eq!(bench.responder.take(), [to_stall(STREAM, 3, Invalid), to_stall(STREAM, 4, Invalid)]);
     let other = StreamId(7);
     assert_eq!(bench.table.flush(&mut bench.cpu, &mut Clock, other, 50), Err(FlushError::NotOpen(other)));
+}
+
+#[test]
+fn flush_does_not_wait_for_groups_that_come_while_it_waits() {
+    struct Meanwhile<'a>(&'a FaultTable, &'a Handler);
+    impl DelayNs for Meanwhile<'_> {
+        fn delay_ns(&mut self, _: u32) {
+            let mut groups = self.1.take();
+            if groups.len() == 1 {
+                cpu(0).masked(|masked| {
+                    assert_eq!(self.0.report(masked, 0, stall(STREAM, 2, 0)), Report::Deferred);
+                    groups.remove(0).respond(masked, Success).unwrap();
+                });
+            }
+        }
+    }
+    let mut bench = Bench::deferring(Kind::Stall);
+    assert_eq!(bench.report(stall(STREAM, 1, 0)), Report::Deferred);
+    let mut delay = Meanwhile(&bench.table, &bench.handler);
+    assert_eq!(bench.table.flush(&mut bench.cpu, &mut delay, STREAM, 50), Ok(()));
+    assert_eq!(bench.responder.take(), [to_stall(STREAM, 1, Success)]);
 }
 
 #[test]
