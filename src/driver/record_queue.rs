@@ -24,7 +24,8 @@ pub struct Drained {
 /// Counts of an output queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordCounts {
-    /// Records taken out and dealt with.
+    /// Records that the driver is past: dealt with, or skipped unread when PROD made no sense or an abort made them
+    /// worthless.
     pub records: u64,
     /// Overflows acknowledged.
     pub overflows: u64,
@@ -55,7 +56,7 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     memory: DmaRegion,
     size: QueueSize,
     state: IrqLock<State>,
-    /// The number of records dealt with, answers included. Release, for those who wait for it.
+    /// The number of records dealt with, answers included, or skipped. Release, for those who wait for it.
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
@@ -136,7 +137,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.skip(hardware, &mut state, prod);
     }
 
-    /// The number of records dealt with so far.
+    /// The number of records dealt with or skipped so far.
     pub(super) fn done(&self) -> u64 {
         self.done.load(Ordering::Acquire)
     }

@@ -102,12 +102,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         &self.faults
     }
 
-    /// The number of event records dealt with since the start.
+    /// The number of event records dealt with, or skipped, since the start.
     pub fn event_records(&self) -> u64 {
         self.events.done()
     }
 
-    /// The number of page request records dealt with since the start.
+    /// The number of page request records dealt with, or skipped, since the start.
     pub fn page_request_records(&self) -> u64 {
         self.page_requests.as_ref().map_or(0, RecordQueue::done)
     }

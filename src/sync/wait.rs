@@ -7,11 +7,14 @@ use embedded_hal::delay::DelayNs;
 pub struct Expired<S> {
     /// What the last look saw.
     pub last: S,
-    /// How long was waited, in microseconds.
+    /// How long was waited, in microseconds: the delays alone, as for the limit of [`until`].
     pub waited_us: u32,
 }
 
-/// Calls `look` until it is content (`Ok`), a microsecond apart, for at most `limit_us` microseconds.
+/// Calls `look` until it is content (`Ok`), with a microsecond's delay in between, for at most `limit_us` delays.
+///
+/// The time in `look` itself does not count, so it has to be short: the whole wait takes `limit_us` microseconds and
+/// `limit_us` + 1 looks.
 ///
 /// `look` runs at least once, and once more after the last delay, so a condition that held in time is never missed.
 ///
