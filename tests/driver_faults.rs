@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use driver_bench::{Bench, LIMITS, Pager, Space, plain, stream};
+use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, plain, stream};
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
+use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 const SOURCE: u64 = 0x1000_0000;
@@ -78,6 +80,57 @@ fn a_deferred_fault_waits_for_its_answer() {
 }
 
 /// Engine 2 with two address spaces of its own, reached by PASIDs 1 and 2.
+/// A bench whose engine 0 has eight stalls answered, two of them in the command queue and six that found no room there,
+/// since the SMMU has stopped consuming.
+fn unsent() -> (Bench, Arc<Space>) {
+    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
+    bench.hold_commands(true);
+    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.fill(0, SOURCE, BYTES, 7, None);
+    bench.host.run(1000);
+    bench.drain();
+    assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8);
+    assert_eq!(bench.smmu.command_counts().answers, 2);
+    assert_eq!(bench.smmu.event_counts().unsent, 6);
+    (bench, space)
+}
+
+#[test]
+fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_before_they_are_sent() {
+    let (mut bench, space) = unsent();
+    assert_eq!(bench.smmu.event_records(), 0, "records count as dealt with when their answers are sent");
+    let cons = bench.host.read32(Register::EventqCons);
+    bench.drain();
+    assert_eq!(bench.host.read32(Register::EventqCons), cons);
+    assert_eq!(bench.smmu.event_counts().unsent, 6);
+
+    bench.hold_commands(false);
+    bench.host.run(1000);
+    // No interrupt tells of room in the command queue: this is what looks after it.
+    bench.smmu.expire(&bench.cpu, 0);
+    assert_eq!(bench.smmu.event_counts().unsent, 0);
+    bench.finish([0]);
+    assert_eq!((bench.state(0), space.word(SOURCE + BYTES - 8)), (status::DONE, 7));
+    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 32);
+    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+    assert_eq!(bench.smmu.command_counts().answers, 32);
+}
+
+#[test]
+fn answers_that_found_no_room_are_not_sent_after_stall_term() {
+    let (mut bench, _) = unsent();
+    bench.hold_commands(false);
+    bench.disable(0).unwrap();
+    assert_eq!(bench.smmu.event_counts().unsent, 0);
+    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 2);
+    assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 6);
+    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+    assert_eq!(bench.live(), 0);
+}
+
 fn two_pasids(bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
     let spaces = [Space::new(bench, 11), Space::new(bench, 12)];
     let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };

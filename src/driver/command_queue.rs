@@ -5,19 +5,19 @@ mod failure;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64 as Word, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
 
 pub use self::failure::{CommandError, CommandFailure};
 use self::failure::{Failures, Named, blame};
-use super::Delay;
 use super::dma::DmaRegion;
 use super::error::{DriverError, Timeout};
 use super::hardware::Hardware;
 use super::registers::Registers;
 use super::ring::Ring;
 use super::trace::Trace;
+use super::{BATCH, Delay};
 use crate::iopf::{Answer, NotSent, PageResponder, Target};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
 use crate::smmuv3::features::Features;
@@ -33,6 +33,9 @@ use crate::sync::{Cpu, Masked};
 pub(super) const COMMAND_BYTES: usize = 16;
 /// 64-bit words of a command.
 const WORDS: usize = 2;
+
+/// Answers on their way into the queue.
+pub(super) type Answers = heapless::Vec<Answer, BATCH>;
 
 /// Tag of an answer in the trace.
 const TRACE_ANSWER: u8 = b'A';
@@ -67,6 +70,8 @@ pub struct CommandQueue<R, D> {
     commands: AtomicU64,
     answers: AtomicU64,
     refused: AtomicU64,
+    /// The last wait for room was in vain. Relaxed: it only shortens waits.
+    stuck: AtomicBool,
     trace: Option<Arc<Trace>>,
     /// A bit for each StreamID: its endpoint wants page responses without a PASID.
     without_pasid: Box<[AtomicU64]>,
@@ -93,6 +98,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             commands: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            stuck: AtomicBool::new(false),
             trace,
             without_pasid: (0..words).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -115,27 +121,45 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         self.without_pasid.get(word).is_none_or(|word| word.load(Ordering::Relaxed) & bit == 0)
     }
 
-    /// Puts `commands` into the queue in this order, with one PROD write if they fit the queue at once. Waits, bounded,
-    /// while the queue is full. Returns the positions they lie within.
+    /// Puts `commands` into the queue in this order, with one PROD write if they fit the queue at once. Waits, bounded and
+    /// unmasked, while the queue is full. Returns the positions they lie within.
     ///
     /// # Errors
     ///
     /// [`Timeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
-    pub fn submit(&self, masked: &Masked, commands: &[Command]) -> Result<Range<u64>, Timeout> {
+    pub fn submit(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Range<u64>, Timeout> {
         let mut first = None;
         let mut end = self.ring.consumed();
         for batch in commands.chunks(self.ring.size() as usize) {
-            let count = batch.len() as u64;
-            let start = self.reserve(masked, count)?;
-            first.get_or_insert(start);
-            end = start + count;
-            for (position, command) in (start..end).zip(batch) {
-                self.write(position, command.encode());
-            }
-            self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
-            self.commands.fetch_add(count, Ordering::Relaxed);
+            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch));
+            let positions = self
+                .hardware
+                .wait(cpu, self.hardware.limit_us, look)
+                .map_err(|expired| self.no_room(batch.len(), expired))?;
+            first.get_or_insert(positions.start);
+            end = positions.end;
         }
         Ok(first.unwrap_or(end)..end)
+    }
+
+    /// Puts all of `batch`, which is no longer than the queue, into it with one PROD write, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// CONS, when there is no room.
+    fn try_submit(&self, masked: &Masked, batch: &[Command]) -> Result<Range<u64>, u32> {
+        let count = batch.len() as u64;
+        let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
+            let cons = self.progress(masked);
+            self.ring.reserve(count).ok_or(cons)
+        })?;
+        let end = start + count;
+        for (position, command) in (start..end).zip(batch) {
+            self.write(position, command.encode());
+        }
+        self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
+        self.commands.fetch_add(count, Ordering::Relaxed);
+        Ok(start..end)
     }
 
     /// Puts `commands` and a SYNC into the queue, and returns when the SYNC is complete.
@@ -147,11 +171,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed.
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<(), DriverError> {
         let errors = self.errors.load(Ordering::Acquire);
-        let (own, end) = cpu.masked(|masked| {
-            let own = self.submit(masked, commands)?;
-            let sync = self.submit(masked, &[Command::Sync(SyncCompletion::None)])?;
-            Ok::<_, Timeout>((own, sync.end))
-        })?;
+        let own = self.submit(cpu, commands)?;
+        let end = self.submit(cpu, &[Command::Sync(SyncCompletion::None)])?.end;
         let consumed = |cpu: &Cpu| match cpu.masked(|masked| self.progress(masked)) {
             _ if self.ring.consumed() >= end => Ok(()),
             cons => Err(cons),
@@ -168,17 +189,29 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         cpu.masked(|masked| blame(&self.failures.lock(masked), &own, end))
     }
 
-    /// Publishes the answers of a batch with one PROD write. Those that this SMMU has no command for are counted instead.
+    /// Sends `answers` in this order, with one PROD write if they fit the queue at once, and takes out what was sent. Answers
+    /// that this SMMU has no command for are counted instead. Waits, bounded, while the queue is full; after one wait in
+    /// vain no further one, until there is room again: this is a masked section.
     ///
     /// # Errors
     ///
-    /// [`Timeout`] as for [`CommandQueue::submit`].
-    pub(super) fn answer(&self, masked: &Masked, answers: &[Answer]) -> Result<(), Timeout> {
-        for batch in answers.chunks(super::BATCH) {
-            let commands: heapless::Vec<Command, { super::BATCH }> =
-                batch.iter().filter_map(|answer| self.command_for(masked, answer)).collect();
-            self.submit(masked, &commands)?;
+    /// [`Timeout`] when the SMMU consumed nothing in time. `answers` holds those that wait to be sent.
+    pub(super) fn answer(&self, masked: &Masked, answers: &mut Answers) -> Result<(), Timeout> {
+        while !answers.is_empty() {
+            let count = answers.len().min(self.ring.size() as usize);
+            let batch = answers.get(..count).unwrap_or_default();
+            let commands: heapless::Vec<Command, BATCH> =
+                batch.iter().filter_map(|answer| self.command_for(answer)).collect();
+            let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
+            let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
+            self.stuck.store(sent.is_err(), Ordering::Relaxed);
+            sent.map_err(|expired| self.no_room(commands.len(), expired))?;
             self.answers.fetch_add(commands.len() as u64, Ordering::Relaxed);
+            self.refused.fetch_add((count - commands.len()) as u64, Ordering::Relaxed);
+            if let Some(trace) = &self.trace {
+                commands.iter().for_each(|command| trace.add(masked, TRACE_ANSWER, &command.encode()));
+            }
+            answers.drain(..count);
         }
         Ok(())
     }
@@ -222,21 +255,14 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         repaired != 0
     }
 
-    fn reserve(&self, masked: &Masked, count: u64) -> Result<u64, Timeout> {
-        let look = || {
-            self.ring.reserve(count).ok_or(()).or_else(|()| {
-                let cons = self.progress(masked);
-                self.ring.reserve(count).ok_or(cons)
-            })
-        };
-        wait::until(&mut self.hardware.delay(), self.hardware.limit_us, look).map_err(|Expired { last, waited_us }| {
-            Timeout {
-                register: Register::CmdqCons,
-                expected: self.ring.index(self.ring.consumed() + count),
-                actual: last,
-                waited_us,
-            }
-        })
+    /// The error of a wait for room for `count` commands.
+    fn no_room(&self, count: usize, expired: Expired<u32>) -> Timeout {
+        Timeout {
+            register: Register::CmdqCons,
+            expected: self.ring.index(self.ring.consumed() + count as u64),
+            actual: expired.last,
+            waited_us: expired.waited_us,
+        }
     }
 
     /// Looks how far the SMMU has come, and repairs what keeps it from going on. Returns CONS.
@@ -248,29 +274,23 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         cons
     }
 
-    fn command_for(&self, masked: &Masked, answer: &Answer) -> Option<Command> {
+    /// The command that carries `answer`, if this SMMU has it.
+    fn command_for(&self, answer: &Answer) -> Option<Command> {
         let &Answer { stream, substream, to, response } = answer;
-        let command = match to {
+        match to {
             Target::Stall(stag) if self.features.can_stall() => {
                 let action = match response {
                     PageResponse::Success => ResumeAction::Retry,
                     PageResponse::Invalid | PageResponse::Failure => ResumeAction::Abort,
                 };
-                Command::Resume { stream, stag, action }
+                Some(Command::Resume { stream, stag, action })
             }
             Target::Group(group) if self.features.pri => {
                 let substream = substream.filter(|_| self.response_carries_pasid(stream));
-                Command::PriResp { stream, substream, group, response }
+                Some(Command::PriResp { stream, substream, group, response })
             }
-            Target::Stall(_) | Target::Group(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                return None;
-            }
-        };
-        if let Some(trace) = &self.trace {
-            trace.add(masked, TRACE_ANSWER, &command.encode());
+            Target::Stall(_) | Target::Group(_) => None,
         }
-        Some(command)
     }
 
     /// Writes the slot of `position`. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
@@ -296,7 +316,10 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
 
 impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
     fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent> {
-        self.answer(masked, &[answer]).map_err(|_| NotSent { answer })
+        let mut answers = Answers::new();
+        // One answer has room in an empty vector.
+        let _ = answers.push(answer);
+        self.answer(masked, &mut answers).map_err(|_| NotSent { answer })
     }
 }
 
@@ -335,6 +358,12 @@ mod tests {
         Bench { fake, queue }
     }
 
+    impl Bench {
+        fn answer<const N: usize>(&self, answers: [Answer; N]) -> Result<(), Timeout> {
+            fake::cpu().masked(|masked| self.queue.answer(masked, &mut answers.into_iter().collect()))
+        }
+    }
+
     /// Consumes whatever is published.
     fn consume(values: &mut BTreeMap<usize, u64>, register: Register, value: u64) {
         if register == Register::CmdqProd {
@@ -367,7 +396,7 @@ mod tests {
     fn a_batch_is_written_whole_before_one_prod_write() {
         let bench = bench(3, consume);
         let retry = Command::Resume { stream: StreamId(2), stag: Stag(7), action: ResumeAction::Retry };
-        fake::cpu().masked(|masked| bench.queue.submit(masked, &[cfgi(), retry, cfgi()])).unwrap();
+        bench.queue.submit(&mut fake::cpu(), &[cfgi(), retry, cfgi()]).unwrap();
         assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
         assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
         assert_eq!(bench.queue.read(1), [0x2_0000_1044, 7]);
@@ -394,10 +423,8 @@ mod tests {
         let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
         assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]), Err(timeout.into()));
         let full = Timeout { expected: 3, ..timeout };
-        assert_eq!(
-            fake::cpu().masked(|masked| bench.queue.submit(masked, &[cfgi(); 2])).map(drop),
-            Err(Timeout { expected: 2, ..full })
-        );
+        let full = Timeout { expected: 2, ..full };
+        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2]).map(drop), Err(full));
     }
 
     #[test]
@@ -439,7 +466,7 @@ mod tests {
             response: PageResponse::Success,
         };
         bench.queue.set_response_pasid(StreamId(0x43), false);
-        fake::cpu().masked(|masked| bench.queue.answer(masked, &[answer(0x42), answer(0x43)])).unwrap();
+        bench.answer([answer(0x42), answer(0x43)]).unwrap();
         assert_eq!(bench.queue.read(0), [0x42_0000_5841, 0x2009]);
         assert_eq!(bench.queue.read(1), [0x43_0000_0041, 0x2009]);
         assert_eq!(bench.queue.counts().answers, 2);
@@ -451,7 +478,7 @@ mod tests {
         let answer =
             |response| Answer { stream: StreamId(1), substream: None, to: Target::Stall(Stag(0x1234)), response };
         let answers = [PageResponse::Success, PageResponse::Invalid, PageResponse::Failure].map(answer);
-        fake::cpu().masked(|masked| bench.queue.answer(masked, &answers)).unwrap();
+        bench.answer(answers).unwrap();
         assert_eq!(bench.queue.read(0), [0x1_0000_1044, 0x1234]);
         assert_eq!(bench.queue.read(1), [0x1_0000_2044, 0x1234]);
         assert_eq!(bench.queue.read(2), [0x1_0000_2044, 0x1234]);

@@ -1,8 +1,9 @@
 //! The event queue: stall records go to the fault core, the rest to the kernel's sink (7.2, 7.3).
 
+use super::command_queue::Answers;
 use super::record_queue::Drained;
 use super::registers::Registers;
-use super::{BATCH, Delay, Smmu};
+use super::{Delay, Smmu};
 use crate::iopf::{Answer, Fault, Report, Request};
 use crate::smmuv3::event::{Event, TranslationFault};
 use crate::sync::Masked;
@@ -14,21 +15,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Takes one batch of records out of the event queue, and answers what can be answered at once.
     ///
     /// For the event queue's interrupt, and once after the interrupt was enabled. While [`Drained::more`] is set the
-    /// caller comes again: no further interrupt announces what is in the queue already.
+    /// caller comes again: no further interrupt announces what is in the queue already. While answers wait for room in
+    /// the command queue nothing is taken out; [`Smmu::expire`] wakes the drainer to try again.
     pub fn drain_events(&self, masked: &Masked) -> Drained {
-        let mut answers = heapless::Vec::<Answer, BATCH>::new();
         self.events.drain(
             &self.hardware,
             masked,
-            &mut answers,
-            |answers, record, words| {
-                if let Some(answer) = self.take_event(masked, record, words) {
-                    // A batch has no more records than the vector has room.
-                    let _ = answers.push(answer);
-                }
-            },
-            |_| log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
-            |answers| self.publish(masked, answers),
+            |record, words| self.take_event(masked, record, words),
+            || log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
+            |answers| self.send(masked, answers),
         )
     }
 
@@ -62,10 +57,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Sends the answers of a batch. The command queue is bounded in time; when it has stopped, so has the SMMU.
-    pub(super) fn publish(&self, masked: &Masked, answers: &[Answer]) {
-        if let Err(error) = self.commands.answer(masked, answers) {
-            log::error!("{} answers not sent: {error}", answers.len());
+    /// Sends the answers of a batch; what finds no room is sent before more is taken out of the queue.
+    pub(super) fn send(&self, masked: &Masked, answers: &mut Answers) {
+        let all = answers.len();
+        if let Err(error) = self.commands.answer(masked, answers)
+            && error.waited_us > 0
+        {
+            log::error!("{} of {all} answers wait to be sent: {error}", answers.len());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::record_queue::Drained;
 use super::registers::Registers;
-use super::{BATCH, Delay, Smmu};
+use super::{Delay, Smmu};
 use crate::iopf::{Answer, Fault, Partials, Request};
 use crate::smmuv3::page_request::PageRequest;
 use crate::sync::Masked;
@@ -19,23 +19,16 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let Some(page_requests) = &self.page_requests else {
             return Drained::default();
         };
-        let mut answers = heapless::Vec::<Answer, BATCH>::new();
         page_requests.drain(
             &self.hardware,
             masked,
-            &mut answers,
-            |answers, record, words| {
-                if let Some(answer) = self.take_page_request(masked, record, words) {
-                    // A batch has no more records than the vector has room.
-                    let _ = answers.push(answer);
-                }
-            },
-            |_| {
+            |record, words| self.take_page_request(masked, record, words),
+            || {
                 // The SMMU has answered the Last of these groups itself, or will get no Last for them (8.1.1).
                 log::warn!("the PRI queue overflowed: groups without a Last are dropped");
                 self.faults.discard_partials(masked, Partials::All);
             },
-            |answers| self.publish(masked, answers),
+            |answers| self.send(masked, answers),
         )
     }
 

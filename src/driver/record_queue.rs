@@ -2,10 +2,13 @@
 
 use core::sync::atomic::Ordering;
 
+use super::command_queue::Answers;
 use super::dma::DmaRegion;
 use super::hardware::Hardware;
 use super::registers::Registers;
 use super::{BATCH, Delay};
+use crate::iopf::Answer;
+use crate::smmuv3::StreamId;
 use crate::smmuv3::queue::{QueueIndex, QueuePointer, QueueSize};
 use crate::smmuv3::registers::Register;
 use crate::sync::Masked;
@@ -31,6 +34,8 @@ pub struct RecordCounts {
     pub overflows: u64,
     /// Times that PROD made no sense, and the queue was skipped up to it.
     pub nonsense: u64,
+    /// Answers, of one batch at most, that wait for room in the command queue. No records are taken out meanwhile.
+    pub unsent: u64,
 }
 
 /// The registers of an output queue.
@@ -47,6 +52,8 @@ struct State {
     next: u64,
     /// What OVACKFLG was last written as.
     acknowledged: bool,
+    /// Answers of the last batch that found no room in the command queue.
+    unsent: Answers,
 }
 
 /// An output queue with records of `WORDS` 64-bit words.
@@ -60,6 +67,8 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
+    /// The number of `State::unsent`, for those who do not hold the state.
+    unsent: AtomicU64,
 }
 
 impl<const WORDS: usize> RecordQueue<WORDS> {
@@ -69,29 +78,37 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             registers,
             memory,
             size,
-            state: IrqLock::new(State { next: 0, acknowledged: false }),
+            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new() }),
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
         }
     }
 
-    /// Takes out one batch: `take` gets each record with its number; `overflowed` is called when an overflow is about to
-    /// be acknowledged, after the last record before it was taken; `finish` runs after CONS was written.
+    /// Takes out one batch: `take` gets each record with its number and returns the answer, if there is one by now;
+    /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken;
+    /// `send` gets the answers, after CONS was written, and takes out those that it has sent.
     ///
-    /// CONS is written once. One core drains at a time; another gets `more` at once.
-    pub(super) fn drain<R: Registers, D: Delay, T>(
+    /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
+    /// batch, and none is lost. CONS is written once. One core drains at a time; another gets `more` at once.
+    pub(super) fn drain<R: Registers, D: Delay>(
         &self,
         hardware: &Hardware<R, D>,
         masked: &Masked,
-        context: &mut T,
-        mut take: impl FnMut(&mut T, u64, [u64; WORDS]),
-        overflowed: impl FnOnce(&mut T),
-        finish: impl FnOnce(&mut T),
+        mut take: impl FnMut(u64, [u64; WORDS]) -> Option<Answer>,
+        overflowed: impl FnOnce(),
+        mut send: impl FnMut(&mut Answers),
     ) -> Drained {
         let Some(mut state) = self.state.try_lock(masked) else {
             return Drained { records: 0, more: true };
         };
+        if !state.unsent.is_empty() {
+            send(&mut state.unsent);
+            if !self.settle(&state) {
+                return Drained { records: 0, more: false };
+            }
+        }
         let prod = self.prod(hardware);
         let Some(pending) = self.pending(prod, state.next) else {
             self.nonsense.fetch_add(1, Ordering::Relaxed);
@@ -101,27 +118,52 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         };
         let count = pending.min(BATCH as u64);
         for number in state.next..state.next + count {
-            take(context, number, self.record(number));
+            if let Some(answer) = take(number, self.record(number)) {
+                // A batch has no more records than there is room, and the rest of the last one is gone.
+                let _ = state.unsent.push(answer);
+            }
         }
         state.next += count;
         // A PRI queue in overflow takes no records, so everything up to PROD is what there was before it (8.1.1).
         let acknowledge = prod.overflow != state.acknowledged && count == pending;
         if acknowledge {
-            overflowed(context);
+            overflowed();
             state.acknowledged = prod.overflow;
             self.overflows.fetch_add(1, Ordering::Relaxed);
         }
         if count > 0 || acknowledge {
             self.write_cons(hardware, &state);
         }
-        finish(context);
-        self.done.store(state.next, Ordering::Release);
+        if !state.unsent.is_empty() {
+            send(&mut state.unsent);
+        }
+        if !self.settle(&state) {
+            return Drained { records: count as usize, more: false };
+        }
         // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2).
         let more = count < pending || {
             let prod = self.prod(hardware);
             self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
         };
         Drained { records: count as usize, more }
+    }
+
+    /// Drops the answers to `dropped` streams that could not be sent. Returns how many.
+    pub(super) fn drop_unsent(&self, masked: &Masked, dropped: impl Fn(StreamId) -> bool) -> usize {
+        let mut state = self.state.lock(masked);
+        let before = state.unsent.len();
+        state.unsent.retain(|answer| !dropped(answer.stream));
+        self.settle(&state);
+        before - state.unsent.len()
+    }
+
+    /// Says that everything before `next` is dealt with, unless answers wait to be sent. Returns whether none do.
+    fn settle(&self, state: &State) -> bool {
+        self.unsent.store(state.unsent.len() as u64, Ordering::Relaxed);
+        if state.unsent.is_empty() {
+            self.done.store(state.next, Ordering::Release);
+        }
+        state.unsent.is_empty()
     }
 
     /// The number of the first record that the SMMU has not written yet.
@@ -147,6 +189,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             records: self.done(),
             overflows: self.overflows.load(Ordering::Relaxed),
             nonsense: self.nonsense.load(Ordering::Relaxed),
+            unsent: self.unsent.load(Ordering::Relaxed),
         }
     }
 
@@ -155,7 +198,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         state.next += u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
         state.acknowledged = prod.overflow;
         self.write_cons(hardware, state);
-        self.done.store(state.next, Ordering::Release);
+        self.settle(state);
     }
 
     fn prod<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> QueuePointer {
@@ -218,18 +261,20 @@ mod tests {
         /// Drains with PROD at `prod`: what came out, whether an overflow was acknowledged, and the result.
         fn drain(&self, prod: u64) -> (Vec<(u64, u64)>, bool, Drained) {
             self.fake.set(Register::PriqProd, prod);
-            let mut seen = (Vec::new(), false);
+            let (mut records, mut overflowed) = (Vec::new(), false);
             let drained = fake::cpu().masked(|masked| {
                 self.queue.drain(
                     &self.hardware,
                     masked,
-                    &mut seen,
-                    |seen, number, words| seen.0.push((number, words[0])),
-                    |seen| seen.1 = true,
+                    |number, words| {
+                        records.push((number, words[0]));
+                        None
+                    },
+                    || overflowed = true,
                     |_| {},
                 )
             });
-            (seen.0, seen.1, drained)
+            (records, overflowed, drained)
         }
 
         fn cons(&self) -> Vec<u64> {
@@ -295,7 +340,7 @@ mod tests {
     fn a_prod_that_makes_no_sense_skips_the_queue_and_is_counted() {
         let bench = bench(2);
         assert_eq!(bench.drain(0b101), (vec![], false, Drained::default()));
-        assert_eq!(bench.queue.counts(), RecordCounts { records: 5, overflows: 0, nonsense: 1 });
+        assert_eq!(bench.queue.counts(), RecordCounts { records: 5, overflows: 0, nonsense: 1, unsent: 0 });
         assert_eq!(bench.cons(), [0b101]);
         assert_eq!(bench.drain(0b110).0, [(5, 0)]);
     }

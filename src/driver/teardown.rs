@@ -1,8 +1,8 @@
 //! Taking page faults away from a stream: everything pending is answered once, and nothing is touched after it was freed.
 //!
 //! The order is the point. A stalling stream (4.7.2.1): no new work, entry to abort, closed in the fault core, a grace
-//! period (every answer claimed before is now in the command queue), STALL_TERM, the device comes to rest, the event
-//! queue drained past all its records. A stream with page requests (3.9.2, 8): requests off at the device, closed, a
+//! period (every answer claimed before is now in the command queue, or waits for room there and is dropped), STALL_TERM,
+//! the device comes to rest, the event queue drained past all its records. A stream with page requests (3.9.2, 8): requests off at the device, closed, a
 //! grace period, pending groups answered, the device comes to rest, the PRI queue drained, ATS off at the device, its
 //! translations invalidated, ATS off in the entry.
 //!
@@ -85,8 +85,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;
         }
         let closed = self.close(cpu, stream)?;
+        // STALL_TERM answers those too whose answers found no room in the command queue: sent after it, they might hit
+        // other transactions.
+        let dropped = cpu.masked(|masked| self.events.drop_unsent(masked, |stream| life.has(stream)));
+        if dropped > 0 {
+            log::warn!("{dropped} unsent answers of {stream:?} are dropped: its stalls are terminated");
+        }
         for member in &life.members {
-            cpu.masked(|masked| self.commands.submit(masked, &[Command::StallTerm { stream: member.stream }]))?;
+            self.commands.submit(cpu, &[Command::StallTerm { stream: member.stream }])?;
         }
         Ok(closed)
     }
@@ -115,7 +121,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Closes the streams in the fault core, and lets a grace period pass: the handler is not called any more, and every
-    /// answer claimed before is in the command queue.
+    /// answer claimed before is in the command queue or with the drainer, waiting for room there.
     fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
         let closing = cpu.masked(|masked| self.faults.close(masked, stream))?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;

@@ -199,7 +199,7 @@ impl Work for Upkeep {
         if unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed) >= now.as_millis() as u64 {
             return false;
         }
-        let timed_out = unit.smmu.faults().expire(cpu, now.as_micros() as u64);
+        let timed_out = unit.smmu.expire(cpu, now.as_micros() as u64);
         if !unit.recover.swap(false, Relaxed) {
             return timed_out > 0;
         }

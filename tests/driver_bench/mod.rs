@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
 };
@@ -15,6 +16,8 @@ use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
 use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::registers::fields::CR0;
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
@@ -196,6 +199,14 @@ impl Bench {
     pub(crate) fn disable(&mut self, engine: usize) -> Result<(), DriverError> {
         let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
         self.smmu.disable_faults(&mut self.cpu, stream(engine), &device)
+    }
+
+    /// Has the SMMU consume no commands, or go on consuming them, which the driver does not know.
+    pub(crate) fn hold_commands(&mut self, held: bool) {
+        let enables = self.host.read32(Register::Cr0);
+        let enables = CR0::CMDQEN.val(u32::from(!held)).modify(enables);
+        self.host.write32(Register::Cr0, enables);
+        self.host.step();
     }
 
     /// Live fault states, after everything due was freed.
