@@ -14,6 +14,7 @@ use crate::smmuv3::registers::Register;
 use crate::sync::Masked;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::lock::IrqLock;
+use crate::sync::mutant::mutant;
 
 /// What a drain did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,10 +142,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             return Drained { records: count as usize, more: false };
         }
         // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2).
-        let more = count < pending || {
-            let prod = self.prod(hardware);
-            self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
-        };
+        let more = count < pending
+            || !mutant!("prod_read_once") && {
+                let prod = self.prod(hardware);
+                self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
+            };
         Drained { records: count as usize, more }
     }
 
@@ -361,5 +363,92 @@ mod tests {
         bench.drain(3);
         bench.fake.set(Register::PriqProd, 0b101);
         assert_eq!(fake::cpu().masked(|masked| bench.queue.produced(&bench.hardware, masked)), 5);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use alloc::sync::Arc;
+
+    use embedded_hal::delay::DelayNs;
+    use loom::sync::Mutex;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::grace::Domain;
+    use crate::sync::{CoreId, Cpu};
+
+    /// The registers of an event queue, and its interrupt.
+    #[derive(Default)]
+    struct Wire(Mutex<Lines>);
+
+    #[derive(Default)]
+    struct Lines {
+        prod: u32,
+        cons: u32,
+        pending: bool,
+    }
+
+    impl Wire {
+        /// The SMMU writes a record: the interrupt comes if the queue was empty (3.18.2).
+        fn record(&self) {
+            let mut lines = self.0.lock().unwrap();
+            lines.pending |= lines.prod == lines.cons;
+            lines.prod += 1;
+        }
+
+        fn take_interrupt(&self) -> bool {
+            core::mem::take(&mut self.0.lock().unwrap().pending)
+        }
+    }
+
+    impl Registers for Wire {
+        fn read32(&self, _: Register) -> u32 {
+            self.0.lock().unwrap().prod
+        }
+
+        fn write32(&self, register: Register, value: u32) {
+            assert_eq!(register, Register::EventqCons);
+            self.0.lock().unwrap().cons = value;
+        }
+
+        fn write64(&self, register: Register, _: u64) {
+            panic!("{} is written", register.name());
+        }
+    }
+
+    #[derive(Clone)]
+    struct NoDelay;
+
+    impl DelayNs for NoDelay {
+        fn delay_ns(&mut self, _: u32) {}
+    }
+
+    #[test]
+    fn a_record_that_comes_while_the_queue_is_drained_is_not_slept_over() {
+        loom::model(|| {
+            let wire = Arc::new(Wire::default());
+            let words = (0..8 * 4).map(|_| core::sync::atomic::AtomicU64::new(0)).collect::<alloc::vec::Vec<_>>();
+            let memory = DmaRegion { phys: crate::smmuv3::PhysAddr(0), words: words.leak() };
+            let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
+            let queue = RecordQueue::<4>::new(registers, memory, QueueSize::new(3).unwrap());
+            let hardware = Hardware::new(wire.clone(), NoDelay, Arc::new(Domain::new()), 1);
+            let smmu = thread::spawn({
+                let wire = wire.clone();
+                move || (0..2).for_each(|_| wire.record())
+            });
+            // SAFETY: this thread stands for the core.
+            let cpu = unsafe { Cpu::new(CoreId::FIRST) };
+            let interrupt = || {
+                let drain = |masked: &Masked| queue.drain(&hardware, masked, |_, _| None, || {}, |_| {});
+                if wire.take_interrupt() {
+                    while cpu.masked(drain).more {}
+                }
+            };
+            interrupt();
+            smmu.join().unwrap();
+            interrupt();
+            assert_eq!(queue.done(), 2);
+        });
     }
 }

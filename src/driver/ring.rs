@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 
 use crate::smmuv3::queue::QueueSize;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::mutant::mutant;
 
 /// The bookkeeping of a command queue.
 #[derive(Debug)]
@@ -59,7 +60,8 @@ impl Ring {
     /// Behind the last slot known to be consumed.
     pub(super) fn consumed(&self) -> u64 {
         // Pairs with the compare-exchange in `observe`.
-        self.consumed.load(Ordering::Acquire)
+        let order = if mutant!("consumed_unread") { Ordering::Relaxed } else { Ordering::Acquire };
+        self.consumed.load(order)
     }
 
     /// Reserves `count` consecutive slots, at most the size: the position of the first, or `None` while too few of them
@@ -82,13 +84,17 @@ impl Ring {
     /// writes PROD. If another core is publishing, it publishes these as well.
     pub(super) fn publish(&self, start: u64, end: u64, mut write: impl FnMut(u64)) {
         // Release: whoever sees the mark sees the commands (pairs with the Acquire loads in `filled`).
-        self.ends[self.slot(start)].store(end, Ordering::Release);
+        let order = if mutant!("mark_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.ends[self.slot(start)].store(end, order);
         loop {
             // Store the mark, then look at the flag; the publisher clears the flag, then looks at the mark. With the
             // fences at least one of the two sees the other.
-            fence(Ordering::SeqCst);
+            if !mutant!("look_at_flag_without_fence") {
+                fence(Ordering::SeqCst);
+            }
             // Acquire pairs with the Release below: `published` is the last publisher's.
-            if self.publishing.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            let order = if mutant!("publisher_unread") { Ordering::Relaxed } else { Ordering::Acquire };
+            if self.publishing.compare_exchange(false, true, order, Ordering::Relaxed).is_err() {
                 return;
             }
             let before = self.published.load(Ordering::Relaxed);
@@ -97,8 +103,11 @@ impl Ring {
                 write(after);
                 self.published.store(after, Ordering::Relaxed);
             }
-            self.publishing.store(false, Ordering::Release);
-            fence(Ordering::SeqCst);
+            let order = if mutant!("publisher_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            self.publishing.store(false, order);
+            if !mutant!("look_at_marks_without_fence") {
+                fence(Ordering::SeqCst);
+            }
             if self.filled(after) == after {
                 return;
             }
@@ -129,7 +138,8 @@ impl Ring {
                 return cons;
             }
             // Release pairs with `consumed`. If it fails, another core has come further meanwhile.
-            if self.consumed.compare_exchange(known, known + step, Ordering::Release, Ordering::Relaxed).is_ok() {
+            let order = if mutant!("observe_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            if self.consumed.compare_exchange(known, known + step, order, Ordering::Relaxed).is_ok() {
                 return cons;
             }
         }
@@ -223,39 +233,87 @@ mod tests {
 
 #[cfg(all(test, loom))]
 mod loom_tests {
+    use alloc::vec::Vec;
+
+    use loom::cell::UnsafeCell;
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU64, Ordering};
     use loom::thread;
 
     use super::*;
 
+    /// A queue's memory and registers. Loom reports an access to a slot that no order keeps apart from another.
+    struct Queue {
+        ring: Ring,
+        slots: Vec<UnsafeCell<u64>>,
+        prod: AtomicU64,
+    }
+
+    impl Queue {
+        fn new(log2: u8) -> Arc<Self> {
+            let slots = (0..1 << log2).map(|_| UnsafeCell::new(0)).collect();
+            Arc::new(Self { ring: Ring::new(QueueSize::new(log2).unwrap()), slots, prod: AtomicU64::new(0) })
+        }
+
+        fn write(&self, position: u64) {
+            // SAFETY: loom checks that nobody else accesses the slot meanwhile.
+            self.slots[self.ring.slot(position)].with_mut(|slot| unsafe { *slot = position + 1 });
+        }
+
+        fn read(&self, position: u64) -> u64 {
+            // SAFETY: loom checks that nobody writes the slot meanwhile.
+            self.slots[self.ring.slot(position)].with(|slot| unsafe { *slot })
+        }
+
+        /// Puts `count` commands in. The PROD write releases what was written, as a DSB before it does.
+        fn produce(&self, count: u64) {
+            let start = self.ring.reserve(count).unwrap();
+            (start..start + count).for_each(|position| self.write(position));
+            self.ring.publish(start, start + count, |end| {
+                (0..end).for_each(|position| assert_eq!(self.read(position), position + 1));
+                assert!(self.prod.swap(end, Ordering::Release) < end);
+            });
+        }
+    }
+
     /// Two producers on other cores and a consumer's view: PROD only grows, covers only filled slots, and covers all of
     /// them when both producers have returned.
     #[test]
     fn concurrent_batches_are_all_published_and_prod_never_moves_back() {
         loom::model(|| {
-            let ring = Arc::new(Ring::new(QueueSize::new(2).unwrap()));
-            let slots = Arc::new([AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)]);
-            let prod = Arc::new(AtomicU64::new(0));
+            let queue = Queue::new(2);
             let produce = |count: u64| {
-                let (ring, slots, prod) = (ring.clone(), slots.clone(), prod.clone());
-                move || {
-                    let start = ring.reserve(count).unwrap();
-                    for position in start..start + count {
-                        slots[ring.slot(position)].store(position + 1, Ordering::Relaxed);
-                    }
-                    ring.publish(start, start + count, |end| {
-                        for position in 0..end {
-                            assert_eq!(slots[ring.slot(position)].load(Ordering::Relaxed), position + 1);
-                        }
-                        assert!(prod.swap(end, Ordering::Relaxed) < end);
-                    });
-                }
+                let queue = queue.clone();
+                thread::spawn(move || queue.produce(count))
             };
-            let (one, two) = (thread::spawn(produce(1)), thread::spawn(produce(2)));
+            let (one, two) = (produce(1), produce(2));
             one.join().unwrap();
             two.join().unwrap();
-            assert_eq!(prod.load(Ordering::Relaxed), 3);
+            assert_eq!(queue.prod.load(Ordering::Relaxed), 3);
+        });
+    }
+
+    /// One core reads CONS and another one writes the slot again.
+    #[test]
+    fn a_slot_is_written_again_only_after_its_command_was_consumed() {
+        loom::model(|| {
+            let queue = Queue::new(1);
+            let cons = Arc::new(AtomicU64::new(0));
+            queue.produce(2);
+            let (smmu, consumed) = (queue.clone(), cons.clone());
+            let smmu = thread::spawn(move || {
+                assert_eq!(smmu.read(0), 1);
+                consumed.store(1, Ordering::Release);
+            });
+            let (observer, consumed) = (queue.clone(), cons.clone());
+            let observer = thread::spawn(move || {
+                observer.ring.observe(|| consumed.load(Ordering::Acquire) as u32);
+            });
+            if let Some(position) = queue.ring.reserve(1) {
+                queue.write(position);
+            }
+            smmu.join().unwrap();
+            observer.join().unwrap();
         });
     }
 }
