@@ -1,4 +1,4 @@
-// The kernel's entry, its secondaries' entry, and its exception vectors.
+// The kernel's entry, its secondaries' entry, and its exception vectors. `arch::entry` gives the operands.
 //
 // Threads run on SP_EL0, exceptions on SP_EL1, each core on stacks of its own: a thread that overruns its stack meets
 // the guard page, and the exception that follows has a stack to be reported on.
@@ -62,7 +62,7 @@ kernel_start:
     msr TPIDR_EL1, xzr
     mov x29, xzr
     mov x0, x19
-    bl kernel_primary
+    bl {first_core}
     b .
 
 // PSCI brings a secondary here: x0 is its index. The tables are those that the first core made.
@@ -79,7 +79,7 @@ kernel_secondary_start:
     msr TPIDR_EL1, x19
     mov x29, xzr
     mov x0, x19
-    bl kernel_secondary
+    bl {other_core}
     b .
 
 // x0: root table, x1: SCTLR_EL1.
@@ -162,7 +162,7 @@ boot_table:
     save_frame
     mov x0, sp
     mov x1, #\kind
-    bl fatal_exception
+    bl {exception}
     b .
 .endm
 
@@ -205,7 +205,7 @@ nested_\kind:
     save_frame
     mov x0, sp
     mov x1, #\kind
-    bl fatal_exception
+    bl {exception}
     b .
 .endm
     nested 4
@@ -228,7 +228,7 @@ interrupt:
     str x18, [sp, #144]
     stp x29, x30, [sp, #160]
     add x29, sp, #160
-    bl interrupt_taken
+    bl {interrupt}
     ldp x29, x30, [sp, #160]
     ldr x18, [sp, #144]
     ldp x16, x17, [sp, #128]

@@ -1,6 +1,9 @@
 //! The aarch64 core: what takes instructions that Rust has no name for.
 
+pub mod entry;
 pub mod exception;
+pub mod heap;
+pub mod image;
 pub mod mmio;
 pub mod mmu;
 pub mod semihosting;

@@ -8,11 +8,12 @@
 //! | [`driver`] | programs an SMMUv3: bring-up, queues, tables, faults on and off, global errors | host, target |
 //! | [`sva`] | address spaces shared with devices: regions, page frames, page tables, the demand pager | host, target |
 //! | [`model`] | an SMMUv3 with stall, ATS and PRI in software, and the DMA engines behind it | host, EL2 |
-//! | `arch` | the aarch64 core: exceptions, MMU, timer, device registers, semihosting | target |
-//! | [`platform`] | the QEMU virt board: device tree, PCIe, QEMU's `edu` device | host (in part), target |
+//! | `arch` | the aarch64 core: entry, exceptions, MMU, image and heap, timer, device registers, semihosting | target |
+//! | [`platform`] | the QEMU virt board: device tree, memory, console, PCIe, QEMU's `edu` device | host (in part), target |
 //! | `kernel` | what ties them together: boot, cores and their work, the main job, its report | target |
 //!
-//! A room imports only rooms above it in this list. [`driver`], [`iopf`] and [`sva`] do not know [`model`].
+//! A room imports only rooms above it in this list. [`driver`], [`iopf`] and [`sva`] do not know [`model`]. `unsafe` stands only
+//! in [`sync`], [`model::el2`], `arch` and [`platform`]; the other rooms forbid it.
 //!
 //! # The way of one fault
 //!
@@ -61,12 +62,17 @@ extern crate std;
 
 #[cfg(target_os = "none")]
 pub mod arch;
+#[forbid(unsafe_code)]
 pub mod driver;
+#[forbid(unsafe_code)]
 pub mod iopf;
 #[cfg(target_os = "none")]
+#[forbid(unsafe_code)]
 pub mod kernel;
 pub mod model;
 pub mod platform;
+#[forbid(unsafe_code)]
 pub mod smmuv3;
+#[forbid(unsafe_code)]
 pub mod sva;
 pub mod sync;

@@ -21,17 +21,27 @@
 //! | [`endpoint`] | what passes between the SMMU and the devices behind it |
 //! | `host` | the machine as a driver's registers and clock, on the host only |
 
+#[forbid(unsafe_code)]
 pub mod board;
+#[forbid(unsafe_code)]
 pub mod device_tree;
 pub mod el2;
+#[forbid(unsafe_code)]
 pub mod endpoint;
+#[forbid(unsafe_code)]
 pub mod engine;
 #[cfg(not(target_os = "none"))]
+#[forbid(unsafe_code)]
 pub mod host;
+#[forbid(unsafe_code)]
 pub mod machine;
+#[forbid(unsafe_code)]
 pub mod memory;
+#[forbid(unsafe_code)]
 pub mod smmu;
+#[forbid(unsafe_code)]
 pub mod wire;
 
 #[cfg(test)]
+#[forbid(unsafe_code)]
 mod tests;

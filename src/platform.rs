@@ -1,6 +1,12 @@
 //! The QEMU virt board: what the device tree says is there, and how to reach it.
 
 pub mod board;
+#[cfg(target_os = "none")]
+pub mod boot;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod device_memory;
 pub mod device_tree;
 #[cfg(target_os = "none")]
 pub mod edu;

@@ -3,6 +3,8 @@
 use core::fmt;
 use core::ops::Range;
 
+use super::image;
+
 /// The registers that the vectors in `boot/kernel.S` save, in their order.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -75,22 +77,28 @@ impl fmt::Display for Syndrome {
     }
 }
 
+/// The frame pointer of the function that this is inlined into.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let value;
+    // SAFETY: copies X29 and touches nothing else.
+    unsafe { core::arch::asm!("mov {0}, x29", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
 /// The return addresses on the stack, innermost first, from the frame record at `frame_pointer` on.
 ///
-/// Follows frame records as long as they are aligned, lie in one of `stacks` and go upwards, so a broken chain ends it early
-/// and never faults.
-pub fn backtrace<S: Iterator<Item = Range<u64>>>(
-    frame_pointer: u64,
-    stacks: impl Fn() -> S,
-) -> impl Iterator<Item = u64> {
+/// Follows frame records as long as they are aligned, lie in one of the image's stacks and go upwards, so a broken chain ends
+/// it early and never faults.
+pub fn backtrace(frame_pointer: u64) -> impl Iterator<Item = u64> {
     let mut record = frame_pointer;
     core::iter::from_fn(move || {
         let is_inside = |stack: Range<u64>| stack.contains(&record) && stack.end - record >= 16;
-        if !record.is_multiple_of(8) || !stacks().any(is_inside) {
+        if !record.is_multiple_of(8) || !image::stacks_without_guards().any(is_inside) {
             return None;
         }
         let at = record as *const u64;
-        // SAFETY: aligned, and both words lie in a stack, which is mapped.
+        // SAFETY: aligned, and both words lie in one of the image's stacks, which every address map has.
         let (caller, return_address) = unsafe { (at.read_volatile(), at.add(1).read_volatile()) };
         // A thread's stack may not be followed into another: callers lie above.
         record = if caller > record { caller } else { 0 };

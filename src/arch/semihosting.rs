@@ -25,3 +25,9 @@ pub fn print(text: core::fmt::Arguments<'_>) {
         let _ = stderr.write_fmt(text);
     }
 }
+
+/// Says why the firmware can't boot, and ends QEMU with status 1. Works before there is a console.
+pub fn refuse(why: impl core::fmt::Display) -> ! {
+    print(format_args!("smmu-iopf: {why}\n"));
+    exit(1)
+}

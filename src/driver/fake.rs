@@ -14,8 +14,8 @@ use super::hardware::Hardware;
 use super::registers::Registers;
 use crate::smmuv3::PhysAddr;
 use crate::smmuv3::registers::Register;
+use crate::sync::Cpu;
 use crate::sync::grace::Domain;
-use crate::sync::{CoreId, Cpu};
 
 /// What happens when the driver writes a register: it gets all values, the register and the new value.
 type OnWrite = dyn Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync;
@@ -75,8 +75,7 @@ pub(super) fn hardware(fake: &Arc<Fake>) -> Hardware<Arc<Fake>, NoDelay> {
 }
 
 pub(super) fn cpu() -> Cpu {
-    // SAFETY: the thread of the test stands for the core, and asks once.
-    unsafe { Cpu::new(CoreId::new(0).unwrap()) }
+    Cpu::of_test(0)
 }
 
 /// A region at a made-up address.

@@ -138,7 +138,6 @@ mod tests {
         Answer, CloseError, Fault, FaultGroup, FaultHandler, Limits, NotSent, OpenRequest, PageResponder, StreamLimits,
         Verdict,
     };
-    use crate::sync::CoreId;
     use crate::sync::grace::Domain;
 
     struct Nobody;
@@ -165,8 +164,7 @@ mod tests {
     fn who_found_the_state_before_it_was_finished_cannot_end_the_next_life() {
         const STREAM: StreamId = StreamId(0);
         let domain = Arc::new(Domain::new());
-        // SAFETY: this thread alone stands for the core.
-        let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
+        let mut cpu = Cpu::of_test(0);
         domain.online(&mut cpu);
         let table = FaultTable::new(domain, Arc::new(Nobody), 0, Limits { states: 2, groups: 1 }).unwrap();
         let open = |cpu: &mut Cpu| {

@@ -100,7 +100,7 @@ impl Devices {
             .engines
             .iter()
             .filter_map(|description| {
-                let engine = kernel.registers(&description.window).and_then(Engine::new);
+                let engine = kernel.board.registers(&description.window).and_then(Engine::new);
                 // The device tree and the device have to agree on its StreamID.
                 let engine = engine.filter(|engine| engine.stream() == description.stream);
                 if engine.is_none() {
@@ -144,7 +144,7 @@ fn bring_up_smmu(
     trace: bool,
 ) -> Result<Unit, DeviceError> {
     let at = description.window.start;
-    let registers = kernel.registers(&description.window).ok_or(DeviceError::NotMapped(at))?;
+    let registers = kernel.board.registers(&description.window).ok_or(DeviceError::NotMapped(at))?;
     let registers = SmmuRegisters::new(registers).map_err(|error| DeviceError::Window(at, error))?;
     let events = Arc::new(EventLog::new());
     let hooks = Hooks { wake: Arc::new(WakeDrainer), events: events.clone() };

@@ -5,10 +5,9 @@ use core::panic::PanicInfo;
 use aarch64_cpu::registers::{ESR_EL1, FAR_EL1, Readable, SP_EL0};
 use spin::Once;
 
-use super::console::print_unlocked;
-use super::image;
-use crate::arch::exception::{Frame, Syndrome, backtrace};
+use crate::arch::exception::{Frame, Syndrome, backtrace, frame_pointer};
 use crate::arch::{self, semihosting};
+use crate::platform::console::print_unlocked;
 
 /// The status of a run that a panic or an exception ended.
 pub const STATUS: i32 = 101;
@@ -45,17 +44,13 @@ fn end(end: &End) -> ! {
 
 /// Reports a panic and ends QEMU.
 pub fn panic(info: &PanicInfo<'_>) -> ! {
-    let frame_pointer: u64;
-    // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {0}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     print_unlocked(format_args!("{}: {info}", arch::core_id()));
-    print_backtrace(frame_pointer);
+    print_backtrace(frame_pointer());
     end(&End::Panic)
 }
 
 /// Reports an exception that nothing expected, and ends QEMU. `vector` is the number of the vector's entry.
-#[unsafe(no_mangle)]
-extern "C" fn fatal_exception(frame: &Frame, vector: u64) -> ! {
+pub fn exception(frame: &Frame, vector: u64) -> ! {
     let (syndrome, address) = (Syndrome(ESR_EL1.get()), FAR_EL1.get());
     let from = ["a thread", "an exception handler", "EL0", "EL0 in AArch32"][vector as usize / 4 % 4];
     let kind = ["synchronous exception", "IRQ", "FIQ", "SError"][vector as usize % 4];
@@ -83,7 +78,7 @@ extern "C" fn fatal_exception(frame: &Frame, vector: u64) -> ! {
 
 fn print_backtrace(frame_pointer: u64) {
     print_unlocked(format_args!("  called from (addr2line -e IMAGE ADDRESS...):"));
-    for address in backtrace(frame_pointer, image::stacks_without_guards) {
+    for address in backtrace(frame_pointer) {
         print_unlocked(format_args!("    {address:#018x}"));
     }
 }
@@ -92,10 +87,4 @@ fn print_backtrace(frame_pointer: u64) {
 pub(super) fn unexpected_interrupt(intid: u32) -> ! {
     print_unlocked(format_args!("{}: unexpected interrupt {intid}", arch::core_id()));
     end(&End::Interrupt(intid))
-}
-
-/// Says why the kernel can't boot, and ends QEMU. Works before there is a console.
-pub(super) fn refuse(why: impl core::fmt::Display) -> ! {
-    semihosting::print(format_args!("smmu-iopf: {why}\n"));
-    semihosting::exit(1)
 }

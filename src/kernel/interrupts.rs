@@ -2,15 +2,14 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::ptr::NonNull;
 
 use arm_gic::gicv3::{GicCpuInterface, GicError, GicV3, SgiTarget, SgiTargetGroup};
-use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
+use arm_gic::{IntId, InterruptGroup};
 use spin::Once;
 
 use super::fatal;
 use crate::arch;
-use crate::platform::board::{Gic, Interrupt, Trigger};
+use crate::platform::board::{Interrupt, Trigger};
 use crate::sync::lock::IrqLock;
 use crate::sync::{CoreId, Masked};
 
@@ -53,28 +52,10 @@ pub enum ConnectError {
 
 impl Interrupts {
     /// Sets the GIC up with all interrupts off, and this core's interface on.
-    ///
-    /// # Errors
-    ///
-    /// The GIC's, when its registers make no sense.
-    ///
-    /// # Safety
-    ///
-    /// `gic` is a GICv3, mapped as a device, with redistributors for `cores` cores, and this is called once.
-    pub unsafe fn new(gic: &Gic, cores: usize) -> Result<Self, GicError> {
-        let (Some(distributor), Some(redistributor)) = (
-            NonNull::new(gic.distributor.start as *mut _),
-            gic.redistributors.first().and_then(|window| NonNull::new(window.start as *mut _)),
-        ) else {
-            return Err(GicError::InvalidRedistributorIndex(0));
-        };
-        // SAFETY: as the caller says.
-        let distributor = unsafe { UniqueMmioPointer::new(distributor) };
-        // SAFETY: as the caller says.
-        let mut gic = unsafe { GicV3::new(distributor, redistributor, cores)? };
+    pub fn new(mut gic: GicV3<'static>) -> Self {
         gic.setup(CoreId::FIRST.index());
         GicCpuInterface::set_priority_mask(0xff);
-        Ok(Self { gic: IrqLock::new(gic), handlers: [const { Once::new() }; INTIDS] })
+        Self { gic: IrqLock::new(gic), handlers: [const { Once::new() }; INTIDS] }
     }
 
     /// Turns on the interface of core `core`, which runs this, and the interrupts that all cores have.

@@ -4,7 +4,6 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
@@ -13,10 +12,10 @@ use embedded_hal::delay::DelayNs;
 use spin::Once;
 
 use super::interrupts::{Interrupts, Sgi, send};
-use super::memory::{DeviceMemory, KernelHeap};
-use crate::arch::mmio::Mmio;
+use crate::arch::heap::Heap;
 use crate::arch::timer::{self, Alarm};
-use crate::platform::board::Board;
+use crate::platform::boot::MappedBoard;
+use crate::platform::device_memory::DeviceMemory;
 use crate::sva::frames::FramePool;
 use crate::sva::pager::DemandPager;
 use crate::sync::grace::Domain;
@@ -39,7 +38,7 @@ pub trait Work: Send + Sync {
 /// The kernel: one, from the end of boot until the machine stops.
 pub struct Kernel {
     /// The machine.
-    pub board: Board,
+    pub board: MappedBoard,
     /// The arguments of the command line.
     pub arguments: Vec<String>,
     /// The cores and the objects they share under grace periods.
@@ -49,7 +48,7 @@ pub struct Kernel {
     /// Interrupts and their handlers.
     pub interrupts: Interrupts,
     /// The heap.
-    pub heap: &'static KernelHeap,
+    pub heap: &'static Heap,
     pub(super) online: AtomicUsize,
     pub(super) workers: IrqLock<heapless::Vec<Arc<dyn Work>, WORKERS>>,
 }
@@ -69,18 +68,6 @@ impl Kernel {
     /// How many cores run the kernel.
     pub fn cores(&self) -> usize {
         self.online.load(Relaxed)
-    }
-
-    /// The registers at `window`, or `None` if that is not all inside one of the board's windows, or does not start at a
-    /// multiple of 8.
-    pub fn registers(&self, window: &Range<u64>) -> Option<Mmio> {
-        let is_inside = |(_, whole): (_, &Range<u64>)| whole.start <= window.start && window.end <= whole.end;
-        if !window.start.is_multiple_of(8) || window.is_empty() || !self.board.windows().any(is_inside) {
-            return None;
-        }
-        // SAFETY: inside a window of the board, each of which boot has mapped at its own address as a device, for good, and
-        // which lies apart from memory, as the board promises.
-        Some(unsafe { Mmio::new(window.start as usize, (window.end - window.start) as usize) })
     }
 
     /// From now on, cores with time do `work` too.

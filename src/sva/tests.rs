@@ -11,8 +11,8 @@ use super::frames::FramePool;
 use super::{Permissions, page_table::PageTable};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::smmuv3::{Access, Asid, PhysAddr};
+use crate::sync::Cpu;
 use crate::sync::grace::Domain;
-use crate::sync::{CoreId, Cpu};
 
 struct Heap;
 
@@ -129,17 +129,12 @@ fn without_a_frame_the_fault_waits_and_later_succeeds() {
     let second = space(&[region(0, 0x1000)], &frames);
     assert_eq!(second.resolve(0, Access::READ, Effort::Zero), Resolution::NoFrame);
 
-    let cpu = &mut first_core();
+    let cpu = &mut Cpu::of_test(0);
     let grace = Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap();
     first.free(&grace);
     // The frames are there, and not zeroed: an interrupt handler does not wait for that.
     assert_eq!(second.resolve(0, Access::READ, Effort::Ready), Resolution::NoFrame);
     assert_eq!(second.resolve(0, Access::READ, Effort::Zero), Resolution::Mapped);
-}
-
-fn first_core() -> Cpu {
-    // SAFETY: on the host a thread stands for a core, and each test has a domain of its own.
-    unsafe { Cpu::new(CoreId::FIRST) }
 }
 
 struct NoDelay;
@@ -157,7 +152,7 @@ fn freeing_gives_back_every_frame_and_leaves_backed_memory_alone() {
         assert_eq!(space.resolve(address, Access::WRITE, Effort::Ready), Resolution::Mapped);
     }
     space.resolve(0x7f_c000_1000, Access::READ, Effort::Ready);
-    let cpu = &mut first_core();
+    let cpu = &mut Cpu::of_test(0);
     space.free(&Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap());
     assert_eq!(frames.in_use(), 0);
 }

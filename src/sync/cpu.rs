@@ -126,6 +126,15 @@ impl Cpu {
         Self { core, here: PhantomData }
     }
 
+    /// Core `index`, for unit tests. A test has its own objects, and its threads, if it has several, stand for different
+    /// cores.
+    #[cfg(test)]
+    pub(crate) fn of_test(index: usize) -> Self {
+        // SAFETY: on the host nothing but the objects that cores share depends on a core's number; a test shares none with
+        // another, and keeps its own cores apart.
+        unsafe { Self::new(CoreId::new(index).unwrap()) }
+    }
+
     /// Which core this is.
     pub const fn core(&self) -> CoreId {
         self.core

@@ -115,14 +115,9 @@ mod inner {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::sync::{CoreId, Cpu, pause};
+    use crate::sync::{Cpu, pause};
     use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use std::thread;
-
-    fn cpu(core: usize) -> Cpu {
-        // SAFETY: the thread of the caller stands for the core, and asks once.
-        unsafe { Cpu::new(CoreId::new(core).unwrap()) }
-    }
 
     #[test]
     fn two_cores_never_hold_the_lock_at_once() {
@@ -133,7 +128,7 @@ mod tests {
             for core in 0..4 {
                 let (lock, inside, entries) = (&lock, &inside, &entries);
                 scope.spawn(move || {
-                    let cpu = cpu(core);
+                    let cpu = Cpu::of_test(core);
                     for _ in 0..500 {
                         cpu.masked(|masked| {
                             let _guard = lock.lock(masked);
@@ -153,7 +148,7 @@ mod tests {
     #[test]
     fn a_held_lock_is_not_had_by_trying() {
         let lock = IrqLock::new(7);
-        cpu(0).masked(|masked| {
+        Cpu::of_test(0).masked(|masked| {
             let guard = lock.lock(masked);
             assert!(lock.try_lock(masked).is_none());
             drop(guard);

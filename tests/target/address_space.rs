@@ -3,8 +3,8 @@
 use alloc::format;
 use core::ops::Range;
 
+use smmu_iopf::arch::image;
 use smmu_iopf::arch::mmu::{Probe, allows};
-use smmu_iopf::kernel::image;
 
 use crate::harness::{Outcome, equal, holds};
 

@@ -4,7 +4,7 @@ use alloc::format;
 
 use aarch64_cpu::registers::{CurrentEL, Readable, SCTLR_EL1};
 use smmu_iopf::arch;
-use smmu_iopf::kernel::image;
+use smmu_iopf::arch::image;
 use smmu_iopf::smmuv3::StreamId;
 
 use crate::harness::{Failure, equal, holds};

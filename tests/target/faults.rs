@@ -4,8 +4,8 @@ use core::hint::black_box;
 use core::ops::Range;
 
 use smmu_iopf::arch::exception::Syndrome;
+use smmu_iopf::arch::image;
 use smmu_iopf::kernel::fatal::End;
-use smmu_iopf::kernel::image;
 
 const FETCH: u64 = 0x21;
 const ACCESS: u64 = 0x25;

@@ -9,8 +9,8 @@ use core::fmt::{self, Debug, Display};
 
 use linkme::distributed_slice;
 use smmu_iopf::kernel::Kernel;
-use smmu_iopf::kernel::console;
 use smmu_iopf::kernel::fatal::{self, End};
+use smmu_iopf::platform::console;
 use smmu_iopf::sync::Cpu;
 use spin::Mutex;
 

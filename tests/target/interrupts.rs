@@ -9,11 +9,12 @@ use core::time::Duration;
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable};
 use embedded_hal::delay::DelayNs;
+use smmu_iopf::arch::image;
 use smmu_iopf::arch::timer::{Alarm, Timer, now};
+use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::fatal::End;
 use smmu_iopf::kernel::interrupts::{Sgi, send};
 use smmu_iopf::kernel::runtime::Work;
-use smmu_iopf::kernel::{Kernel, image};
 use smmu_iopf::platform::board::{Interrupt, Trigger};
 use smmu_iopf::sync::{CoreId, Cpu, MAX_CORES, Masked, wait};
 
@@ -27,7 +28,7 @@ const GICD_ISPENDR: usize = 0x200;
 
 /// Sets the bit of the interrupt `QUIET` in a distributor's register of one bit for each interrupt.
 fn set(kernel: &Kernel, register: usize) -> Outcome {
-    let distributor = kernel.registers(&kernel.board.gic.distributor).ok_or("the distributor is not mapped")?;
+    let distributor = kernel.board.registers(&kernel.board.gic.distributor).ok_or("the distributor is not mapped")?;
     distributor.write32(register + QUIET.intid as usize / 32 * 4, 1 << (QUIET.intid % 32));
     Ok(())
 }

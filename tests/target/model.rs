@@ -47,7 +47,8 @@ impl Commands {
     /// Enables the queue.
     fn new(kernel: &Kernel) -> Result<Self, Failure> {
         let smmu = model(kernel)?;
-        let registers = SmmuRegisters::new(kernel.registers(&smmu.window).ok_or("its registers are not mapped")?)?;
+        let registers =
+            SmmuRegisters::new(kernel.board.registers(&smmu.window).ok_or("its registers are not mapped")?)?;
         let enable = |cr0| {
             registers.write32(Register::Cr0, cr0);
             wait::until(&mut Timer, 1_000_000, || match registers.read32(Register::Cr0Ack) {

@@ -23,7 +23,7 @@ const QEMU: u64 = 0x0905_0000;
 fn smmu(kernel: &Kernel, base: u64) -> Result<Mmio, Failure> {
     let smmu = kernel.board.smmus.iter().find(|smmu| smmu.window.start == base);
     let smmu = smmu.ok_or(Failure::NotHere(if base == MODEL { "modelled SMMU" } else { "SMMU of QEMU's" }))?;
-    Ok(kernel.registers(&smmu.window).ok_or("its registers are not mapped")?)
+    Ok(kernel.board.registers(&smmu.window).ok_or("its registers are not mapped")?)
 }
 
 test!(fn the_model_identifies_itself_through_the_trap(kernel, _) {
@@ -62,11 +62,11 @@ test!(fn qemus_smmu_identifies_itself(kernel, _) {
 
 test!(fn edu_copies_a_page_while_its_smmu_is_off(kernel, _) {
     let pcie = kernel.board.pcie.as_ref().ok_or(Failure::NotHere("PCIe"))?;
-    let window = kernel.registers(&pcie.ecam).ok_or("configuration space is not mapped")?;
+    let window = kernel.board.registers(&pcie.ecam).ok_or("configuration space is not mapped")?;
     let mut bus = RootBus::bring_up(Ecam { window, first_bus: pcie.first_bus }, pcie)?;
     let function = bus.find(edu::VENDOR, edu::DEVICE).ok_or(Failure::NotHere("edu device"))?.clone();
     let bar = function.bars[0].as_ref().ok_or("edu has no BAR 0")?;
-    let mut device = Edu::new(kernel.registers(bar).ok_or("BAR 0 is not mapped")?)?;
+    let mut device = Edu::new(kernel.board.registers(bar).ok_or("BAR 0 is not mapped")?)?;
 
     let [from, to] = [(); 2].map(|()| kernel.device_memory.allocate(4096, 4096));
     let (from, to) = (from?, to?);

@@ -26,7 +26,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
         bench.lacks(report, bench.expected.qemu, "edu", "this machine has no PCIe");
         return Ok(());
     };
-    let registers = |window| bench.kernel.registers(window).ok_or_else(|| Failure::new("PCIe is not mapped"));
+    let registers = |window| bench.kernel.board.registers(window).ok_or_else(|| Failure::new("PCIe is not mapped"));
     let window = registers(&pcie.ecam)?;
     let mut bus = RootBus::bring_up(Ecam { window, first_bus: pcie.first_bus }, pcie).map_err(Failure::new)?;
     let Some(function) = bus.find(VENDOR, DEVICE).cloned() else {

@@ -9,8 +9,7 @@ use embedded_hal::delay::DelayNs;
 use super::*;
 
 fn cpu(core: usize) -> Cpu {
-    // SAFETY: each test makes one for each core of its domain, and is the only thread.
-    unsafe { Cpu::new(CoreId::new(core).unwrap()) }
+    Cpu::of_test(core)
 }
 
 /// A clock that nobody waits for.

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use log::{LevelFilter, Log, Metadata, Record};
 
+use super::boot::MappedBoard;
 use crate::arch;
 use crate::sync::Masked;
 use crate::sync::lock::IrqLock;
@@ -19,13 +20,9 @@ static LINE: IrqLock<()> = IrqLock::new(());
 
 struct Console;
 
-/// Sends the log to the PL011 at `base` from now on.
-///
-/// # Safety
-///
-/// `base` is a PL011, and mapped as a device from now on.
-pub unsafe fn start(base: usize) {
-    UART.store(base, Relaxed);
+/// Sends the log to the board's PL011 from now on.
+pub fn start(board: &MappedBoard) {
+    UART.store(board.uart.start as usize, Relaxed);
     // Fails only if somebody has set a logger before, which then goes on.
     let _ = log::set_logger(&Console);
     log::set_max_level(LevelFilter::Info);
@@ -49,7 +46,8 @@ impl Log for Console {
 /// Prints a line at once, whoever else is printing: for the last words of a kernel.
 pub fn print_unlocked(line: fmt::Arguments<'_>) {
     let Some(base) = NonNull::new(UART.load(Relaxed) as *mut PL011Registers) else { return };
-    // SAFETY: `start`'s caller vouched for the registers. Two writers at a time can only mix up their characters.
+    // SAFETY: `start` took the address from the mapped board, where it stays a PL011. Two writers at a time can only mix up
+    // their characters.
     let uart = Uart::new(unsafe { UniqueMmioPointer::new(base) });
     // A UART that takes no characters has nowhere to say so.
     let _ = writeln!(Characters(uart), "{line}");
