@@ -5,7 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 export RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom
 
-# A test binary (`lib` for the tests of what is not public), a mistake (`mutant!("…")` in the source), and the test that catches it.
+# A test binary (`lib`: tests of what is not public), a mistake (`mutant!("…")` in the source), and the test that catches it.
 mutants="
 loom_refcount get_without_zero_check      none_left_is_never_taken
 loom_refcount put_relaxed                 the_last_reference_ends_the_object_after_all_reads

@@ -375,8 +375,8 @@ mod loom_tests {
     use loom::thread;
 
     use super::*;
+    use crate::sync::Cpu;
     use crate::sync::grace::Domain;
-    use crate::sync::{CoreId, Cpu};
 
     /// The registers of an event queue, and its interrupt.
     #[derive(Default)]
@@ -437,8 +437,7 @@ mod loom_tests {
                 let wire = wire.clone();
                 move || (0..2).for_each(|_| wire.record())
             });
-            // SAFETY: this thread stands for the core.
-            let cpu = unsafe { Cpu::new(CoreId::FIRST) };
+            let cpu = Cpu::of_test(0);
             let interrupt = || {
                 let drain = |masked: &Masked| queue.drain(&hardware, masked, |_, _| None, || {}, |_| {});
                 if wire.take_interrupt() {

@@ -235,7 +235,7 @@ mod tests {
 mod loom_tests {
     use alloc::vec::Vec;
 
-    use loom::cell::UnsafeCell;
+    use loom::cell::Cell;
     use loom::sync::Arc;
     use loom::sync::atomic::{AtomicU64, Ordering};
     use loom::thread;
@@ -245,24 +245,22 @@ mod loom_tests {
     /// A queue's memory and registers. Loom reports an access to a slot that no order keeps apart from another.
     struct Queue {
         ring: Ring,
-        slots: Vec<UnsafeCell<u64>>,
+        slots: Vec<Cell<u64>>,
         prod: AtomicU64,
     }
 
     impl Queue {
         fn new(log2: u8) -> Arc<Self> {
-            let slots = (0..1 << log2).map(|_| UnsafeCell::new(0)).collect();
+            let slots = (0..1 << log2).map(|_| Cell::new(0)).collect();
             Arc::new(Self { ring: Ring::new(QueueSize::new(log2).unwrap()), slots, prod: AtomicU64::new(0) })
         }
 
         fn write(&self, position: u64) {
-            // SAFETY: loom checks that nobody else accesses the slot meanwhile.
-            self.slots[self.ring.slot(position)].with_mut(|slot| unsafe { *slot = position + 1 });
+            self.slots[self.ring.slot(position)].set(position + 1);
         }
 
         fn read(&self, position: u64) -> u64 {
-            // SAFETY: loom checks that nobody writes the slot meanwhile.
-            self.slots[self.ring.slot(position)].with(|slot| unsafe { *slot })
+            self.slots[self.ring.slot(position)].get()
         }
 
         /// Puts `count` commands in. The PROD write releases what was written, as a DSB before it does.
@@ -307,11 +305,17 @@ mod loom_tests {
             });
             let (observer, consumed) = (queue.clone(), cons.clone());
             let observer = thread::spawn(move || {
-                observer.ring.observe(|| consumed.load(Ordering::Acquire) as u32);
+                while observer.ring.observe(|| consumed.load(Ordering::Acquire) as u32) == 0 {
+                    thread::yield_now();
+                }
             });
-            if let Some(position) = queue.ring.reserve(1) {
-                queue.write(position);
-            }
+            let position = loop {
+                match queue.ring.reserve(1) {
+                    Some(position) => break position,
+                    None => thread::yield_now(),
+                }
+            };
+            queue.write(position);
             smmu.join().unwrap();
             observer.join().unwrap();
         });

@@ -97,7 +97,7 @@ pub fn secondary(mut cpu: Cpu) -> ! {
     }
     kernel.domain.online(&mut cpu);
     arch::unmask();
-    kernel.online.fetch_add(1, core::sync::atomic::Ordering::Release);
+    kernel.online.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
     loop {
         if !kernel.work(&mut cpu) {
             kernel.idle(&mut cpu);
