@@ -17,6 +17,7 @@
 //! | [`board`] | where all this lies in the memory map, and its interrupts |
 //! | [`device_tree`] | tells the board's device tree about it |
 //! | [`el2`] | runs it below a kernel on QEMU |
+//! | [`profile`] | which kind of SMMU it is |
 //! | [`memory`], [`wire`] | the edges: what the machine reads and writes, the interrupts it raises |
 //! | [`endpoint`] | what passes between the SMMU and the devices behind it |
 //! | `host` | the machine as a driver's registers and clock, on the host only |
@@ -30,6 +31,7 @@ pub mod engine;
 pub mod host;
 pub mod machine;
 pub mod memory;
+pub mod profile;
 pub mod smmu;
 pub mod wire;
 
