@@ -1,4 +1,4 @@
-//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure), stage 1, stall, ATS and PRI.
+//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure). What it offers is its [`Profile`].
 //!
 //! | part | what it is |
 //! |---|---|
