@@ -22,6 +22,8 @@ Commands:
 Options:
   --smp N           1 to 8 cores (4)
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
+  --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small
+                    or big (full)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
   --timeout S       seconds until a run counts as hung (120)
@@ -41,17 +43,23 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 smmu=both deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 smmu=both profile=full deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
 while [[ ${1:-} == -* ]]; do
     case $1 in
-    --smp | --smmu | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
+    --smp | --smmu | --profile | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
     esac
     case $1 in
     --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
     --smmu) [[ $2 =~ ^(qemu|model|both)$ ]] || die "--smmu takes qemu, model or both, not '$2'"; smmu=$2; shift ;;
+    --profile)
+        [[ $2 =~ ^(full|terminate-only|forced-stall|no-pri|no-ats|linear-only|small|big)$ ]] ||
+            die "--profile takes the name of a profile (--help lists them), not '$2'"
+        profile=$2
+        shift
+        ;;
     --seed) is_between "$2" 0 999999999 || die "--seed takes 0 to 999999999, not '$2'"; seed=$2; shift ;;
     --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
     --qemu) qemu=$2; shift ;;
@@ -135,6 +143,8 @@ compose() {
     local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument
     shift
     for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
+    # For the EL2 image, which has the kernel's command line.
+    [[ $smmu == qemu || $profile == full ]] || arguments+=,arg=profile=$profile
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
     local -a images=(-kernel "$elf")
     if [[ $smmu != qemu ]]; then

@@ -17,6 +17,7 @@
 //! | [`board`] | where all this lies in the memory map, and its interrupts |
 //! | [`device_tree`] | tells the board's device tree about it |
 //! | [`el2`] | runs it below a kernel on QEMU |
+//! | [`profile`] | which kind of SMMU it is |
 //! | [`memory`], [`wire`] | the edges: what the machine reads and writes, the interrupts it raises |
 //! | [`endpoint`] | what passes between the SMMU and the devices behind it |
 //! | `host` | the machine as a driver's registers and clock, on the host only |
@@ -37,6 +38,8 @@ pub mod host;
 pub mod machine;
 #[forbid(unsafe_code)]
 pub mod memory;
+#[forbid(unsafe_code)]
+pub mod profile;
 #[forbid(unsafe_code)]
 pub mod smmu;
 #[forbid(unsafe_code)]

@@ -4,6 +4,7 @@ use core::ops::Range;
 use core::slice::from_ref;
 
 use smmu_iopf::model::device_tree::{splice, survey};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::platform::board::{
     Board, Interrupt, Mpidr, PcieSpace, PcieWindow, Phandle, PsciMethod, StreamMap, Trigger,
 };
@@ -19,7 +20,7 @@ fn spliced(tree: &[u8]) -> Vec<u8> {
     let machine = survey(tree).unwrap();
     let clock = machine.cores.get(1..).and_then(|others| others.last());
     let mut out = vec![0; 0x1_0000];
-    let length = splice(tree, &machine, 0x7fc0_0000..0x8000_0000, clock, &mut out).unwrap();
+    let length = splice(tree, &machine, 0x7fc0_0000..0x8000_0000, clock, Profile::Full, &mut out).unwrap();
     out.truncate(length);
     out
 }

@@ -71,6 +71,8 @@ fn unknown_options_values_and_commands_are_named() {
         (&["--smp", "two"], "'two'"),
         (&["--smp"], "--smp"),
         (&["--smmu", "amd"], "'amd'"),
+        (&["--profile", "huge"], "'huge'"),
+        (&["--profile"], "--profile"),
         (&["--timeout", "0"], "'0'"),
         (&["--seed", "-1"], "'-1'"),
         (&["frobnicate"], "'frobnicate'"),
@@ -85,7 +87,7 @@ fn unknown_options_values_and_commands_are_named() {
 fn help_names_every_option() {
     let output = Place::new("help").launch(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for option in ["--smp", "--smmu", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"] {
+    for option in ["--smp", "--smmu", "--profile", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"] {
         assert!(stdout(&output).contains(option), "{option}");
     }
 }

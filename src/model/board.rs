@@ -48,7 +48,8 @@ pub const fn engine_kind(index: usize) -> EngineKind {
     if index < 2 { EngineKind::Stall } else { EngineKind::PageRequest }
 }
 
-/// The StreamID of engine `index`.
+/// The StreamID of engine `index`, where the SMMU has the bits for it
+/// ([`Profile::engine_stream`](super::profile::Profile::engine_stream)).
 pub const fn engine_stream(index: usize) -> StreamId {
     StreamId(FIRST_STREAM + index as u32)
 }

@@ -17,6 +17,7 @@ use heapless::Vec;
 use self::walk::{Blocks, Token, Walk, word};
 use self::write::{Name, Writer};
 use super::board::{self, EngineKind};
+use super::profile::Profile;
 use super::wire::Wire;
 use crate::sync::cpu::MAX_CORES;
 
@@ -176,7 +177,7 @@ pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
     }
 }
 
-/// Writes `tree` to `out` with the model's nodes, without the memory `hidden` and without the core `clock`, and gives
+/// Writes `tree` to `out` with the nodes of a model of `profile`, without the memory `hidden` and without the core `clock`, and gives
 /// the length of the new tree in bytes. `machine` is what [`survey`] found in the same tree.
 ///
 /// # Errors
@@ -187,6 +188,7 @@ pub fn splice(
     machine: &Machine,
     hidden: Range<u64>,
     clock: Option<&Core>,
+    profile: Profile,
     out: &mut [u8],
 ) -> Result<usize, TreeError> {
     if !machine.memory.iter().any(|range| range.start <= hidden.start && hidden.end <= range.end) {
@@ -208,7 +210,7 @@ pub fn splice(
                 write_memory(&mut writer, name, value, &hidden)?;
                 continue;
             }
-            (0, Token::End) => write_model(&mut writer, machine.phandle)?,
+            (0, Token::End) => write_model(&mut writer, machine.phandle, profile)?,
             _ => {}
         }
         writer.bytes(&blocks.structure[place])?;
@@ -310,7 +312,7 @@ fn write_memory(writer: &mut Writer<'_, '_>, name: u32, reg: &[u8], hidden: &Ran
 }
 
 /// Writes the nodes of the SMMU, whose phandle is `phandle`, and of the engines behind it.
-fn write_model(writer: &mut Writer<'_, '_>, phandle: u32) -> Result<(), TreeError> {
+fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile) -> Result<(), TreeError> {
     let interrupt = |wire| [GIC_SPI, board::spi(wire), EDGE_RISING];
     let reg = |base: u64, size: u64| [base, size].map(|word| [(word >> 32) as u32, word as u32]);
 
@@ -331,7 +333,7 @@ fn write_model(writer: &mut Writer<'_, '_>, phandle: u32) -> Result<(), TreeErro
         writer.cells(Name::Reg, reg(board::engine_base(index), board::ENGINE_SIZE).as_flattened())?;
         writer.cells(Name::Interrupts, &interrupt(Wire::Engine(index as u8)))?;
         writer.property(Name::DmaCoherent, b"")?;
-        writer.cells(Name::Iommus, &[phandle, board::engine_stream(index).0])?;
+        writer.cells(Name::Iommus, &[phandle, profile.engine_stream(index).0])?;
         match board::engine_kind(index) {
             EngineKind::Stall => writer.property(Name::DmaCanStall, b"")?,
             EngineKind::PageRequest => writer.cells(Name::PasidNumBits, &[board::PASID_BITS.into()])?,

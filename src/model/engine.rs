@@ -67,6 +67,35 @@ struct Setup {
     control: u32,
 }
 
+impl Setup {
+    const RESET: Self = Self {
+        source: 0,
+        destination: 0,
+        length: 0,
+        pattern: 0,
+        pasid: 0,
+        seed: 0,
+        depth: 1,
+        group_size: 1,
+        control: 0,
+    };
+}
+
+impl Counters {
+    const RESET: Self = Self {
+        stalls: 0,
+        stalls_retried: 0,
+        stalls_refused: 0,
+        translation_requests: 0,
+        page_requests: 0,
+        groups: 0,
+        responses: [0; 3],
+        unexpected: 0,
+        invalidations: 0,
+        jobs: 0,
+    };
+}
+
 /// A DMA engine.
 #[derive(Debug)]
 pub struct Engine {
@@ -95,17 +124,7 @@ impl Engine {
             index: index as u8,
             stream: board::engine_stream(index),
             kind: board::engine_kind(index),
-            setup: Setup {
-                source: 0,
-                destination: 0,
-                length: 0,
-                pattern: 0,
-                pasid: 0,
-                seed: 0,
-                depth: 1,
-                group_size: 1,
-                control: 0,
-            },
+            setup: Setup::RESET,
             job: None,
             ended: status::IDLE,
             fault_address: 0,
@@ -116,19 +135,24 @@ impl Engine {
             ats_control: 0,
             atc: Atc::new(),
             pri: PageRequests::new(),
-            counters: Counters {
-                stalls: 0,
-                stalls_retried: 0,
-                stalls_refused: 0,
-                translation_requests: 0,
-                page_requests: 0,
-                groups: 0,
-                responses: [0; 3],
-                unexpected: 0,
-                invalidations: 0,
-                jobs: 0,
-            },
+            counters: Counters::RESET,
         }
+    }
+
+    /// Resets the engine, in place: as a whole it is too large for a stack. From now on it is the device `stream`.
+    pub(super) fn reset(&mut self, stream: StreamId) {
+        self.stream = stream;
+        self.setup = Setup::RESET;
+        self.job = None;
+        self.ended = status::IDLE;
+        self.fault_address = 0;
+        self.bytes_done = 0;
+        self.lanes = [const { None }; MAX_DEPTH];
+        self.next_lane = 0;
+        self.ats_control = 0;
+        self.atc = Atc::new();
+        self.pri = PageRequests::new();
+        self.counters = Counters::RESET;
     }
 
     /// One tick: at most a page of progress. Returns whether anything was done.

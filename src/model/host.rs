@@ -14,6 +14,7 @@ use embedded_hal::delay::DelayNs;
 use super::board;
 use super::machine::{Machine, Width};
 use super::memory::{Abort, Memory};
+use super::profile::Profile;
 use super::wire::{Wire, Wires};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::registers::Registers;
@@ -80,6 +81,18 @@ impl Memory for HostMemory {
         Ok(())
     }
 
+    // Release: pairs with an Acquire load of whoever polls for the message.
+    fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
+        let (word, first) = self.word(address)?;
+        if !first.is_multiple_of(4) {
+            return Err(Abort);
+        }
+        let merge = |old: u64| Some(old & !(0xffff_ffff << (8 * first)) | u64::from(value) << (8 * first));
+        // The closure always gives a value, so this cannot fail.
+        let _ = word.fetch_update(Ordering::Release, Ordering::Relaxed, merge);
+        Ok(())
+    }
+
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {
         let mut at = address;
         let mut rest = bytes;
@@ -121,6 +134,9 @@ impl Wires for Raised {
     fn raise(&mut self, wire: Wire) {
         self.0.push(wire);
     }
+
+    // Nothing on the host waits for an event.
+    fn send_event(&mut self) {}
 }
 
 /// The machine on the host, shared by threads.
@@ -131,9 +147,16 @@ pub struct HostSmmu {
 }
 
 impl HostSmmu {
-    /// A machine after reset, in front of `memory`.
+    /// A machine with everything after reset, in front of `memory`.
     pub fn new(memory: Arc<HostMemory>) -> Arc<Self> {
-        Arc::new(Self { memory, machine: Mutex::new((Machine::new(), Raised::default())) })
+        Self::with_profile(memory, Profile::Full)
+    }
+
+    /// A machine of this profile after reset, in front of `memory`.
+    pub fn with_profile(memory: Arc<HostMemory>, profile: Profile) -> Arc<Self> {
+        let host = Arc::new(Self { memory, machine: Mutex::new((Machine::new(), Raised::default())) });
+        host.lock().0.reset(profile);
+        host
     }
 
     /// The memory.

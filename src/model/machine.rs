@@ -3,6 +3,7 @@
 use super::board::{self, ENGINES};
 use super::engine::Engine;
 use super::memory::Memory;
+use super::profile::Profile;
 use super::smmu::Smmu;
 use super::wire::Wires;
 
@@ -26,9 +27,23 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine after reset.
+    /// The machine after reset, of the profile [`Profile::Full`].
     pub const fn new() -> Self {
         Self { smmu: Smmu::new(), engines: [Engine::new(0), Engine::new(1), Engine::new(2), Engine::new(3)] }
+    }
+
+    /// Resets everything. From now on the SMMU is one of `profile`, and the engines have the StreamIDs of
+    /// [`Profile::engine_stream`].
+    pub fn reset(&mut self, profile: Profile) {
+        self.smmu.reset(profile);
+        for (index, engine) in self.engines.iter_mut().enumerate() {
+            engine.reset(profile.engine_stream(index));
+        }
+    }
+
+    /// The SMMU fails: it enters service failure mode, which only [`reset`](Machine::reset) ends (12.3).
+    pub fn fail(&mut self, memory: &impl Memory, wires: &mut impl Wires) {
+        self.smmu.fail(memory, wires);
     }
 
     /// Reads the register at physical `address`. Where there is none, and for a misaligned access, zero (6.2).

@@ -25,6 +25,14 @@ pub trait Memory {
     /// [`Abort`] where there is no memory, or `address` is not aligned.
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort>;
 
+    /// Writes the 32-bit word at `address`, a multiple of 4, as one: a message (3.18). Whoever sees it sees all that the
+    /// machine wrote before.
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where there is no memory, or `address` is not aligned.
+    fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort>;
+
     /// Reads `bytes.len()` bytes from `address` on.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
-//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure), stage 1, stall, ATS and PRI.
+//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure). What it offers is its [`Profile`].
 //!
 //! | part | what it is |
 //! |---|---|
 //! | `registers` | the register file: what reads and writes do |
 //! | `queue` | queue registers and their arithmetic |
 //! | `commands` | the command queue |
-//! | `events` | the event queue and global errors |
+//! | `events` | the event queue |
+//! | `msi` | interrupts by wire and message, global errors |
 //! | `configuration` | from StreamID and SubstreamID to STE and CD |
 //! | `walk` | stage 1 translation tables |
 //! | `stall` | transactions that stall |
@@ -18,6 +19,7 @@ mod commands;
 mod configuration;
 pub mod diagnostics;
 mod events;
+mod msi;
 mod page_requests;
 mod queue;
 mod registers;
@@ -26,12 +28,14 @@ mod walk;
 
 use self::configuration::{Denied, Route};
 use self::diagnostics::count;
-use self::registers::{OUTPUT_BITS, RegisterFile, cr0};
+use self::registers::{RegisterFile, cr0, gerror};
+pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
 use super::memory::Memory;
+use super::profile::Profile;
 use super::wire::Wires;
 use crate::smmuv3::PhysAddr;
 use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
@@ -43,6 +47,8 @@ pub struct Smmu {
     stalls: Stalls,
     /// A CMD_ATC_INV timed out since the last CMD_SYNC.
     invalidation_timed_out: bool,
+    /// Service failure mode (12.3).
+    failed: bool,
 }
 
 /// How an access goes on that was just issued.
@@ -84,9 +90,30 @@ enum Outcome {
 }
 
 impl Smmu {
-    /// The SMMU after reset.
+    /// The SMMU after reset, of the profile [`Profile::Full`].
     pub const fn new() -> Self {
-        Self { registers: RegisterFile::new(), stalls: Stalls::new(), invalidation_timed_out: false }
+        Self {
+            registers: RegisterFile::new(Profile::Full),
+            stalls: Stalls::new(),
+            invalidation_timed_out: false,
+            failed: false,
+        }
+    }
+
+    /// Resets the SMMU to one of `profile`. What stalled is forgotten: the devices behind it are reset with it.
+    pub fn reset(&mut self, profile: Profile) {
+        self.registers = RegisterFile::new(profile);
+        self.stalls = Stalls::new();
+        self.invalidation_timed_out = false;
+        self.failed = false;
+    }
+
+    /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
+    /// Completer Abort, and no queue is accessed. Registers can still be read and written; to acknowledge SFM_ERR changes
+    /// nothing (6.3.19). Only a reset ends it.
+    pub fn fail(&mut self, memory: &impl Memory, wires: &mut impl Wires) {
+        self.failed = true;
+        self.global_error(gerror::SFM_ERR, memory, wires);
     }
 
     /// Reads the register at `offset`, aligned to `width`.
@@ -116,6 +143,9 @@ impl Smmu {
 
     /// An access of a device arrives.
     pub fn access(&mut self, transaction: &Transaction, memory: &impl Memory, wires: &mut impl Wires) -> Issued {
+        if self.failed {
+            return Issued::Ended(Response::Abort);
+        }
         match self.translate(transaction, memory) {
             Outcome::Ended(response) => Issued::Ended(response),
             Outcome::Recorded(event, response) => {
@@ -136,6 +166,10 @@ impl Smmu {
     /// tried again here, as if it had just arrived (3.12.2).
     pub fn poll(&mut self, slot: Slot, memory: &impl Memory, wires: &mut impl Wires) -> Polled {
         let Some((transaction, state)) = self.stalls.get(slot) else { return Polled::Ended(Response::Abort) };
+        if self.failed {
+            self.stalls.remove(slot);
+            return Polled::Ended(Response::Abort);
+        }
         match state {
             State::Retry => self.retry(slot, &transaction, memory, wires),
             State::Held if self.event_queue_is_writable() => self.retry(slot, &transaction, memory, wires),
@@ -221,7 +255,7 @@ impl Smmu {
         let Transaction { stream, substream, address, access } = *transaction;
         if !self.registers.enabled(cr0::SMMUEN) {
             // Without a translation there is no record of an address beyond the output size (3.4).
-            let aborts = self.registers.aborts_when_disabled() || address >> OUTPUT_BITS != 0;
+            let aborts = self.registers.aborts_when_disabled() || address >> self.registers.output_bits() != 0;
             return Outcome::Ended(if aborts { Response::Abort } else { Response::Physical(PhysAddr(address)) });
         }
         let route = match self.configure(stream, substream, memory) {
@@ -230,13 +264,15 @@ impl Smmu {
             Err(Denied::With(event)) => return Outcome::Recorded(event, Response::Abort),
         };
         match route {
-            Route::Bypass if address >> OUTPUT_BITS == 0 => Outcome::Ended(Response::Physical(PhysAddr(address))),
+            Route::Bypass if address >> self.registers.output_bits() == 0 => {
+                Outcome::Ended(Response::Physical(PhysAddr(address)))
+            }
             Route::Bypass => {
                 let fault = events::stage1_fault(transaction, FaultKind::AddressSize);
                 Outcome::Recorded(Event::Fault(fault), Response::Abort)
             }
             Route::Stage1(cd) => {
-                let fault = match walk::translate(&cd, address, memory) {
+                let fault = match walk::translate(&cd, address, self.registers.output_bits(), memory) {
                     Ok(leaf) if leaf.grants(access) => {
                         return Outcome::Ended(Response::Physical(leaf.physical(address)));
                     }

@@ -19,4 +19,7 @@ pub enum Wire {
 pub trait Wires {
     /// Pulses `wire`.
     fn raise(&mut self, wire: Wire);
+
+    /// Wakes the cores that wait in WFE (4.7.3, SIG_SEV; 4.1.2).
+    fn send_event(&mut self);
 }

@@ -281,8 +281,20 @@ impl Command {
     ///
     /// # Errors
     ///
-    /// [`CommandError::NotSupported`] if it answers `CERROR_ILL`.
+    /// [`CommandError::NotSupported`] or [`CommandError::EmptySpan`] if it answers `CERROR_ILL`, or may do so because a
+    /// span is reserved without `IDR3.RIL`.
     pub const fn check(&self, features: &Features) -> Result<(), CommandError> {
+        if let Some(span) = self.span() {
+            if !features.range_invalidation {
+                return Err(CommandError::NotSupported(self.opcode()));
+            }
+            // A level that the granule has only with DS counts as none (4.4.1.1).
+            let ttl =
+                if matches!(span.granule, Granule::Size16K) && span.ttl == 1 && !features.ds { 0 } else { span.ttl };
+            if span.num == 0 && span.scale == 0 && ttl == 0 {
+                return Err(CommandError::EmptySpan(self.opcode()));
+            }
+        }
         let supported = match self {
             Self::CfgiCd { .. }
             | Self::CfgiCdAll { .. }
@@ -306,6 +318,18 @@ impl Command {
             | Self::Sync(_) => true,
         };
         if supported { Ok(()) } else { Err(CommandError::NotSupported(self.opcode())) }
+    }
+
+    /// The span of a TLB invalidation by address, if it has one.
+    const fn span(&self) -> Option<TlbiSpan> {
+        match self {
+            Self::TlbiNhVa { range, .. }
+            | Self::TlbiNhVaa { range, .. }
+            | Self::TlbiEl2Va { range, .. }
+            | Self::TlbiEl2Vaa { range }
+            | Self::TlbiS2Ipa { range, .. } => range.span,
+            _ => None,
+        }
     }
 }
 

@@ -41,6 +41,9 @@ impl QueueSize {
     /// log2 of the largest queue (6.3.2).
     pub const MAX_LOG2: u8 = 19;
 
+    /// A queue of one entry.
+    pub const ONE: Self = Self(0);
+
     /// A queue of 2^`log2` entries, or `None` if `log2` is over [`QueueSize::MAX_LOG2`].
     pub const fn new(log2: u8) -> Option<Self> {
         if log2 <= Self::MAX_LOG2 { Some(Self(log2)) } else { None }

@@ -15,6 +15,7 @@ use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, StreamLimits, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
@@ -107,8 +108,17 @@ impl Bench {
     /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the event
     /// queue, 3 the PRI queue.
     pub(crate) fn with_broken(options: Options, bad: u64) -> Self {
+        Self::build(Profile::Full, options, bad)
+    }
+
+    /// A bench whose model is of `profile`.
+    pub(crate) fn of(profile: Profile) -> Self {
+        Self::build(profile, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX)
+    }
+
+    fn build(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
-        let host = HostSmmu::new(memory.clone());
+        let host = HostSmmu::with_profile(memory.clone(), profile);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);
@@ -183,11 +193,13 @@ impl Bench {
     /// Attaches an engine to `space`, with its faults off.
     pub(crate) fn attach(&mut self, engine: usize, faults: FaultMode, space: &Space) -> Result<(), DriverError> {
         let config = StreamConfig { context: Some(space.context()), ..plain(faults) };
-        self.smmu.attach(&mut self.cpu, stream(engine), &config)
+        let stream = self.stream(engine);
+        self.smmu.attach(&mut self.cpu, stream, &config)
     }
 
     pub(crate) fn enable(&mut self, engine: usize, handler: Arc<dyn FaultHandler>) -> Result<(), DriverError> {
-        self.smmu.enable_faults(&mut self.cpu, &[stream(engine)], handler, LIMITS)?;
+        let stream = self.stream(engine);
+        self.smmu.enable_faults(&mut self.cpu, &[stream], handler, LIMITS)?;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
             self.host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
             self.host.write_engine(engine, reg::PRI_ALLOCATION, 64);
@@ -196,9 +208,15 @@ impl Bench {
         Ok(())
     }
 
+    /// The StreamID that the engine says it has.
+    pub(crate) fn stream(&self, engine: usize) -> StreamId {
+        StreamId(self.host.read_engine(engine, reg::STREAM_ID))
+    }
+
     pub(crate) fn disable(&mut self, engine: usize) -> Result<(), DriverError> {
         let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
-        self.smmu.disable_faults(&mut self.cpu, stream(engine), &device)
+        let stream = self.stream(engine);
+        self.smmu.disable_faults(&mut self.cpu, stream, &device)
     }
 
     /// Has the SMMU consume no commands, or go on consuming them, which the driver does not know.

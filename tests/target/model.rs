@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed};
 use core::time::Duration;
 
 use smccc::Smc;
@@ -107,6 +107,28 @@ test!(fn each_of_20_000_trapped_writes_gives_one_interrupt(kernel, _) {
             .map_err(|expired| format!("{sent} commands, {} interrupts", expired.last))?;
     }
     equal("CMDQ_CONS", 20_000 % (2 << QUEUE_BITS), commands.registers.read32(Register::CmdqCons))
+});
+
+test!(fn messages_reach_memory_and_abort_elsewhere(kernel, _) {
+    let mut commands = Commands::new(kernel)?;
+    let place = kernel.device_memory.allocate(8, 8)?;
+    // CMD_SYNC with an MSI to the upper half (4.7.3), which is polled without a look at any register.
+    commands.add([0x1046 | 0x1234_5678 << 32, place.phys.0 + 4]);
+    commands.publish();
+    wait::until(&mut Timer, 1_000_000, || match place.words[0].load(Acquire) {
+        0x1234_5678_0000_0000 => Ok(()),
+        word => Err(word),
+    })
+    .map_err(|expired| format!("the word is {:#x}", expired.last))?;
+    equal("CMDQ_CONS", 1, commands.registers.read32(Register::CmdqCons))?;
+    // The UART is a device, which the SMMU does not reach: MSI_CMDQ_ABT_ERR.
+    let before = commands.registers.read32(Register::Gerror);
+    commands.add([0x1046, 0x0900_0000]);
+    commands.publish();
+    wait::until(&mut Timer, 1_000_000, || interrupted(2)).map_err(|expired| format!("{} interrupts", expired.last))?;
+    let after = commands.registers.read32(Register::Gerror);
+    commands.registers.write32(Register::Gerrorn, after);
+    equal("GERROR", before ^ 1 << 4, after)
 });
 
 test!(fn the_machine_goes_on_while_all_cores_sleep(kernel, cpu) {

@@ -39,6 +39,8 @@ impl<'a> Selection<'a> {
                 // There is one format, and nothing is captured.
                 "--format" if arguments.next() != Some("terse") => return Err(Unusable::Value("--format", "terse")),
                 "--format" | "--format=terse" | "--nocapture" | "--no-capture" => {}
+                // For the EL2 image, which has the same command line.
+                profile if profile.starts_with("profile=") => {}
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
             }

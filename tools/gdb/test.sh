@@ -139,7 +139,7 @@ expect "iopf table" "$not_up"
 expect "grace" "error: the kernel has not booted yet: let it run, for instance to a breakpoint"
 
 expect "smmu regs#2" "$qemu" "$model" \
-    "IDR0            0x00000 0x0841141a  S2P=0 (no)  S1P=1 (yes)  TTF=2 (AArch64)  COHACC=1 (yes)  BTM=0 (no)" \
+    "IDR0            0x00000 0x0845741a  S2P=0 (no)  S1P=1 (yes)  TTF=2 (AArch64)  COHACC=1 (yes)  BTM=0 (no)" \
     "STALL_MODEL=0 (stall and terminate)  TERM_MODEL=0 (abort or RAZ/WI)" \
     "STALL_MODEL=1 (terminate only)  TERM_MODEL=1 (abort)" \
     "IDR1            0x00004 0x014a5210  SIDSIZE=16  SSIDSIZE=8  PRIQS=10  EVENTQS=10  CMDQS=10" \

@@ -18,7 +18,7 @@ fn spliced(tree: &[u8], hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
     let machine = survey(tree)?;
     let clock = machine.cores.get(1..).and_then(|others| others.last());
     let mut out = std::vec![0xa5; 0x1_0000];
-    let length = splice(tree, &machine, hidden, clock, &mut out)?;
+    let length = splice(tree, &machine, hidden, clock, Profile::Full, &mut out)?;
     out.truncate(length);
     Ok(out)
 }
@@ -149,7 +149,7 @@ fn every_short_buffer_is_an_error() {
     let machine = survey(ONE_CORE).unwrap();
     let length = spliced(ONE_CORE, HIDDEN).unwrap().len();
     for capacity in (0..length).step_by(7) {
-        let error = splice(ONE_CORE, &machine, HIDDEN, None, &mut std::vec![0; capacity]).unwrap_err();
+        let error = splice(ONE_CORE, &machine, HIDDEN, None, Profile::Full, &mut std::vec![0; capacity]).unwrap_err();
         assert_eq!(error, TreeError::Full { capacity });
     }
 }

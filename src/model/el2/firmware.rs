@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, Readable};
-use heapless::Vec;
+use heapless::{String, Vec};
 use spin::mutex::SpinMutex;
 use spin::{Once, RelaxStrategy};
 
@@ -19,12 +19,17 @@ use crate::model::board;
 use crate::model::device_tree::{self, Core, TreeError};
 use crate::model::machine::{Machine, Width};
 use crate::model::memory::Memory;
+use crate::model::profile::Profile;
 use crate::smmuv3::PhysAddr;
 use crate::sync::cpu::MAX_CORES;
 use crate::sync::pause;
 
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
+
+/// The longest command line that is understood, and the room for a name in an error, in bytes.
+const COMMAND_LINE: usize = 1024;
+const NAME: usize = 64;
 
 /// A mutex whose waiters [`pause`]. EL2 runs with interrupts masked, so that it needs no proof of that.
 type Mutex<T> = SpinMutex<T, Pause>;
@@ -113,8 +118,10 @@ impl Shared {
 }
 
 /// Why the firmware does not start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
+    #[error("no profile is called '{0}'")]
+    Profile(String<NAME>),
     #[error("this core lacks {0}")]
     Core(#[from] cpu::Lack),
     #[error(transparent)]
@@ -140,8 +147,19 @@ pub extern "C" fn start(_index: u64) -> Entry {
     }
 }
 
+/// The profile that the command line asks for with `profile=NAME`, or the one with everything. It is the kernel's command
+/// line too; one that is missing or too long asks for nothing.
+fn profile() -> Result<Profile, Refusal> {
+    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else { return Ok(Profile::Full) };
+    let name = (&arguments).filter_map(Result::ok).find_map(|argument| argument.strip_prefix("profile="));
+    let Some(name) = name else { return Ok(Profile::Full) };
+    Profile::from_name(name).ok_or_else(|| Refusal::Profile(name.chars().take(NAME / 4).collect()))
+}
+
 fn boot() -> Result<Entry, Refusal> {
     cpu::check()?;
+    let profile = profile()?;
+    MACHINE.lock().reset(profile);
 
     // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
     let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };
@@ -154,7 +172,7 @@ fn boot() -> Result<Entry, Refusal> {
     let clock = found.cores.len().checked_sub(1).filter(|last| *last > 0);
     let mut new_tree = NEW_TREE.lock();
     let clock_core = clock.and_then(|index| found.cores.get(index));
-    let length = device_tree::splice(room, &found, IMAGE, clock_core, &mut *new_tree)?;
+    let length = device_tree::splice(room, &found, IMAGE, clock_core, profile, &mut *new_tree)?;
     room[..length].copy_from_slice(&new_tree[..length]);
 
     let visible = found.memory.iter().flat_map(|range| device_tree::without(range, &IMAGE));
@@ -184,10 +202,14 @@ fn boot() -> Result<Entry, Refusal> {
             error => return Err(Refusal::Clock { mpidr, error }),
         }
     }
-    let (smmu, engines, cores) = (board::SMMU_BASE, board::ENGINES, shared.cores.len());
+    let (smmu, engines, cores, name) = (board::SMMU_BASE, board::ENGINES, shared.cores.len(), profile.name());
     match clock {
-        Some(_) => say!("SMMUv3 at {smmu:#x} and {engines} engines; the last of {cores} cores is their clock"),
-        None => say!("SMMUv3 at {smmu:#x} and {engines} engines, stepped in traps"),
+        Some(_) => {
+            say!(
+                "SMMUv3 at {smmu:#x}, profile {name}, and {engines} engines; the last of {cores} cores is their clock"
+            );
+        }
+        None => say!("SMMUv3 at {smmu:#x}, profile {name}, and {engines} engines, stepped in traps"),
     }
     Ok(Entry { address: KERNEL, argument: TREE })
 }

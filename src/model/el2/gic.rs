@@ -1,6 +1,6 @@
 //! The GICv3: the machine's interrupts for EL1, and the wake-up of the machine's clock.
 
-use aarch64_cpu::asm::barrier;
+use aarch64_cpu::asm::{self, barrier};
 
 use crate::model::board;
 use crate::model::wire::{Wire, Wires};
@@ -71,6 +71,12 @@ impl Wires for &Distributor {
         let register = GICD_ISPENDR + 4 * u64::from(interrupt / 32);
         // SAFETY: by `new`. Bits written as zero have no effect, so that this needs no lock against EL1.
         unsafe { write(self.base + register, 1 << (interrupt % 32)) };
+    }
+
+    fn send_event(&mut self) {
+        // What the machine wrote is there before the event.
+        barrier::dsb(barrier::ISHST);
+        asm::sev();
     }
 }
 

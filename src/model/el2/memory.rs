@@ -1,7 +1,7 @@
 //! The guest's memory, as the machine's own accesses reach it.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
 
 use heapless::Vec;
 
@@ -63,6 +63,18 @@ impl Memory for GuestMemory {
 
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
         self.word(address)?.store(value, Relaxed);
+        Ok(())
+    }
+
+    fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
+        let place = self.check(address, 4)?;
+        if !place.is_multiple_of(4) {
+            return Err(Abort);
+        }
+        // SAFETY: by `new`, the four bytes just checked are mapped memory without Rust objects; they are aligned.
+        let word = unsafe { AtomicU32::from_ptr(place as *mut u32) };
+        // Pairs with the acquire, or the address dependency through a register, of whoever polls for the message.
+        word.store(value, Release);
         Ok(())
     }
 

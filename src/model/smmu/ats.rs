@@ -1,7 +1,7 @@
 //! ATS: translation requests and translated accesses (3.9.1).
 
 use super::configuration::{Denied, Route};
-use super::registers::{OUTPUT_BITS, cr0};
+use super::registers::cr0;
 use super::{Smmu, events, walk};
 use crate::model::endpoint::{Completion, Response, Transaction};
 use crate::model::memory::Memory;
@@ -22,7 +22,11 @@ impl Smmu {
         wires: &mut impl Wires,
     ) -> Completion {
         let Transaction { stream, substream, address, access } = *transaction;
-        if !self.registers.enabled(cr0::SMMUEN) {
+        if self.failed {
+            return Completion::CompleterAbort;
+        }
+        // Without ATS nothing routes such requests here; they get what a disabled interface answers (6.3.9.6).
+        if !self.registers.enabled(cr0::SMMUEN) || !self.registers.features.ats {
             return self.refuse_translation(transaction, memory, wires);
         }
         match self.ste(transaction.origin(), memory) {
@@ -34,11 +38,11 @@ impl Smmu {
         }
         match self.configure(stream, substream, memory) {
             Err(Denied::Silently | Denied::With(_)) => Completion::CompleterAbort,
-            Ok(Route::Bypass) if address >> OUTPUT_BITS == 0 => {
+            Ok(Route::Bypass) if address >> self.registers.output_bits() == 0 => {
                 Completion::Success { page: PhysAddr(address & !0xfff), read: true, write: true }
             }
             Ok(Route::Bypass) => NO_ACCESS,
-            Ok(Route::Stage1(cd)) => match walk::translate(&cd, address, memory) {
+            Ok(Route::Stage1(cd)) => match walk::translate(&cd, address, self.registers.output_bits(), memory) {
                 Ok(leaf) => Completion::Success {
                     page: leaf.physical(address & !0xfff),
                     read: leaf.grants(Access { read: true, write: false, ..access }),
@@ -62,7 +66,10 @@ impl Smmu {
 
     /// An access to a physical address arrives that a device got by ATS (3.9.1.3).
     pub fn translated(&mut self, transaction: &Transaction, memory: &impl Memory, wires: &mut impl Wires) -> Response {
-        let forbidden = if !self.registers.enabled(cr0::SMMUEN) {
+        if self.failed {
+            return Response::Abort;
+        }
+        let forbidden = if !self.registers.enabled(cr0::SMMUEN) || !self.registers.features.ats {
             true
         } else if !self.registers.enabled(cr0::ATSCHK) {
             false
@@ -77,7 +84,7 @@ impl Smmu {
             self.record(&events::translated_forbidden(transaction), memory, wires);
             return Response::Abort;
         }
-        if transaction.address >> OUTPUT_BITS != 0 {
+        if transaction.address >> self.registers.output_bits() != 0 {
             return Response::Abort;
         }
         Response::Physical(PhysAddr(transaction.address))

@@ -5,12 +5,12 @@ use super::diagnostics::count;
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, State};
 use crate::model::endpoint::{Endpoints, GroupResponse, Invalidation, Response};
-use crate::model::memory::Memory;
+use crate::model::memory::{Abort, Memory};
 use crate::model::wire::{Wire, Wires};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
 use crate::smmuv3::event::Origin;
 use crate::smmuv3::ste::StreamConfig;
-use crate::smmuv3::{PageResponse, Stag, StreamId};
+use crate::smmuv3::{PageResponse, PhysAddr, Stag, StreamId, SubstreamId};
 
 /// The most commands consumed in one tick.
 const COMMANDS_PER_STEP: usize = 32;
@@ -35,48 +35,62 @@ impl Smmu {
         endpoints: &mut E,
     ) -> bool {
         for consumed in 0..COMMANDS_PER_STEP {
-            if !self.registers.enabled(cr0::CMDQEN)
+            if self.failed
+                || !self.registers.enabled(cr0::CMDQEN)
                 || self.registers.error_active(gerror::CMDQ_ERR)
-                || self.registers.commands.is_empty()
+                || !self.registers.commands.is_ready()
             {
                 return consumed > 0;
             }
-            let result = match self.registers.commands.front(memory) {
-                Ok(words) => match Command::decode(words) {
-                    Ok(command) => self.execute(&command, memory, wires, endpoints),
-                    Err(_) => Err(CommandError::Illegal),
-                },
-                Err(_) => Err(CommandError::Abort),
-            };
-            match result {
-                Ok(()) => {
+            let command = self.next_command(memory);
+            match command.and_then(|command| self.execute(&command, memory, endpoints).map(|()| command)) {
+                Ok(command) => {
+                    let was_full = self.registers.commands.is_full();
                     self.registers.commands.pop();
                     count(&mut self.registers.diagnostics.commands, 1);
+                    // Software may wait for space in WFE (4.1.2).
+                    if was_full && self.registers.features.sev {
+                        wires.send_event();
+                    }
+                    // Its completion can be seen, so it may be signalled (3.18).
+                    if let Command::Sync(completion) = command {
+                        self.signal(completion, memory, wires);
+                    }
                 }
                 Err(error) => {
                     count(&mut self.registers.diagnostics.command_errors, 1);
                     self.registers.set_command_error(error as u32);
-                    self.global_error(gerror::CMDQ_ERR, wires);
+                    self.global_error(gerror::CMDQ_ERR, memory, wires);
                 }
             }
         }
         true
     }
 
+    /// The command at CONS, if this SMMU has it. Bits that must be 0 are checked, as 4.1.5 permits.
+    fn next_command(&self, memory: &impl Memory) -> Result<Command, CommandError> {
+        let words = self.registers.commands.front(memory).map_err(|Abort| CommandError::Abort)?;
+        let command = Command::decode(words).map_err(|_| CommandError::Illegal)?;
+        command.check(&self.registers.features).map_err(|_| CommandError::Illegal)?;
+        Ok(command)
+    }
+
+    /// What a command does before it is consumed. Parameters out of range have no effect (4.1.7): no device and no
+    /// transaction has such a StreamID.
     fn execute<E: Endpoints + ?Sized>(
         &mut self,
         command: &Command,
         memory: &impl Memory,
-        wires: &mut impl Wires,
         endpoints: &mut E,
     ) -> Result<(), CommandError> {
         match *command {
             Command::Resume { stream, stag, action } => self.resume(stream, stag, action),
             Command::StallTerm { stream } => self.stall_term(stream, memory),
-            Command::Sync(completion) => self.sync(completion, wires)?,
+            Command::Sync(_) => self.sync()?,
             // The ATS interface is off with the SMMU (6.3.9.6).
             Command::AtcInv { .. } | Command::PriResp { .. } if !self.registers.enabled(cr0::SMMUEN) => {}
             Command::AtcInv { stream, substream, global, address, size } => {
+                let substream = self.presentable(substream);
                 // A span of 4096 << size bytes, aligned to itself; from 2^64 on, everything (4.5.1).
                 let span = 4096u64.checked_shl(size.into()).filter(|_| size < 52).map_or(u64::MAX, |span| span - 1);
                 let invalidation =
@@ -84,6 +98,7 @@ impl Smmu {
                 self.invalidation_timed_out |= !endpoints.invalidate(&invalidation);
             }
             Command::PriResp { stream, substream, group, response } => {
+                let substream = self.presentable(substream);
                 let matched = endpoints.respond(&GroupResponse { stream, substream, group, response });
                 let counters = &mut self.registers.diagnostics;
                 let counter = match (matched, response) {
@@ -94,22 +109,25 @@ impl Smmu {
                 };
                 count(counter, 1);
             }
-            // There is no stage 2 and no EL2 (4.4).
-            Command::TlbiEl2All
-            | Command::TlbiEl2Asid { .. }
-            | Command::TlbiEl2Va { .. }
-            | Command::TlbiEl2Vaa { .. }
-            | Command::TlbiS12VmAll { .. }
-            | Command::TlbiS2Ipa { .. } => return Err(CommandError::Illegal),
             // Nothing is cached, so there is nothing to invalidate or to prefetch.
             _ => {}
         }
         Ok(())
     }
 
+    /// The PASID of a message to a device. A system without them ignores SSV, one of the behaviours that 4.5.1 and 4.5.2
+    /// permit.
+    fn presentable(&self, substream: Option<SubstreamId>) -> Option<SubstreamId> {
+        substream.filter(|_| self.registers.features.ssid_bits > 0)
+    }
+
     fn resume(&mut self, stream: StreamId, stag: Stag, action: ResumeAction) {
         let answer = match action {
             ResumeAction::Retry => State::Retry,
+            // With TERM_MODEL = 1 every termination is an abort (4.7.1).
+            ResumeAction::Terminate if self.registers.features.term_model => {
+                State::Terminate { response: Response::Abort, may_retry: true }
+            }
             ResumeAction::Abort => State::Terminate { response: Response::Abort, may_retry: true },
             ResumeAction::Terminate => State::Terminate { response: Response::Ignored, may_retry: true },
         };
@@ -131,15 +149,37 @@ impl Smmu {
         count(&mut self.registers.diagnostics.stalls_terminated, self.stalls.terminate(Some(stream)));
     }
 
-    fn sync(&mut self, completion: SyncCompletion, wires: &mut impl Wires) -> Result<(), CommandError> {
+    /// Commands, event records and messages are all complete when their tick ends, so that a CMD_SYNC waits for nothing
+    /// but the ATC invalidations before it (4.7.3). A stalled transaction whose record could not be written is always
+    /// retried before it is recorded.
+    fn sync(&mut self) -> Result<(), CommandError> {
         if core::mem::take(&mut self.invalidation_timed_out) {
             return Err(CommandError::InvalidationTimeout);
         }
         count(&mut self.registers.diagnostics.syncs, 1);
-        if let SyncCompletion::Interrupt { .. } = completion {
-            // No MSIs: the wire, whatever address the command gives (4.7.3).
-            wires.raise(Wire::CommandSync);
-        }
         Ok(())
+    }
+
+    /// Signals that a CMD_SYNC is complete (4.7.3).
+    fn signal(&mut self, completion: SyncCompletion, memory: &impl Memory, wires: &mut impl Wires) {
+        match completion {
+            SyncCompletion::None => {}
+            SyncCompletion::Interrupt { msi } => {
+                // The wire, whatever address the command gives.
+                wires.raise(Wire::CommandSync);
+                if let Some(msi) = msi.filter(|_| self.registers.features.msi) {
+                    // That there is a message is decided by the whole address, and then it is truncated to OAS.
+                    let address = self.registers.truncated(msi.address.0);
+                    if memory.write32(PhysAddr(address), msi.data).is_err() {
+                        self.global_error(gerror::MSI_CMDQ_ABT_ERR, memory, wires);
+                    }
+                }
+            }
+            SyncCompletion::Event => {
+                if self.registers.features.sev {
+                    wires.send_event();
+                }
+            }
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::Smmu;
 use super::events::fetch;
-use super::registers::{OUTPUT_BITS, STREAM_BITS, features};
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{Event, Origin};
@@ -25,9 +24,9 @@ pub(super) enum Route {
     Stage1(ContextDescriptor),
 }
 
-/// Reads `words` from `address`: aborts where the address is larger than the SMMU puts out (3.4.3).
-fn fetch_words<const N: usize>(address: u64, memory: &impl Memory) -> Result<[u64; N], Abort> {
-    if address >> OUTPUT_BITS != 0 {
+/// Reads `words` from `address`: aborts where the address is larger than the `output_bits` that the SMMU puts out (3.4.3).
+fn fetch_words<const N: usize>(address: u64, output_bits: u32, memory: &impl Memory) -> Result<[u64; N], Abort> {
+    if address >> output_bits != 0 {
         return Err(Abort);
     }
     let mut words = [0; N];
@@ -49,7 +48,7 @@ impl Smmu {
         let StreamId(stream) = origin.stream;
         let configuration = self.registers.strtab_base_cfg;
         let log2 = configuration & 0x3f;
-        if u64::from(stream) >> log2.min(STREAM_BITS) != 0 {
+        if u64::from(stream) >> log2.min(self.registers.features.sid_bits.into()) != 0 {
             return Err(Event::BadStreamId { origin });
         }
         let base = self.registers.strtab_base & TABLE_ADDRESS;
@@ -58,9 +57,9 @@ impl Smmu {
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
         };
-        let words = fetch_words(address, memory)
+        let words = fetch_words(address, self.registers.output_bits(), memory)
             .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
-        features().and_then(|features| Ste::decode(words, &features).ok()).ok_or(Event::BadSte { origin })
+        Ste::decode(words, &self.registers.features).map_err(|_| Event::BadSte { origin })
     }
 
     /// Where the STE lies in a 2-level table (5.1).
@@ -73,8 +72,8 @@ impl Smmu {
             _ => 6,
         };
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
-        let [descriptor] =
-            fetch_words(at, memory).map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
+        let [descriptor] = fetch_words(at, self.registers.output_bits(), memory)
+            .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
         let index = stream & ((1 << split) - 1);
         // A span that the split does not permit reaches nothing (7.3.3).
         match L1StreamTableDescriptor::decode(descriptor) {
@@ -122,12 +121,11 @@ impl Smmu {
             (None, DefaultSubstream::Terminate) => return Err(Denied::With(Event::StreamDisabled { origin })),
         };
         let address = align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64;
-        let words = fetch_words(address, memory)
+        let words = fetch_words(address, self.registers.output_bits(), memory)
             .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(PhysAddr(address)) }))?;
-        features()
-            .and_then(|features| ContextDescriptor::decode(words, &features, &stage1).ok())
+        ContextDescriptor::decode(words, &self.registers.features, &stage1)
             .map(Route::Stage1)
-            .ok_or(Denied::With(Event::BadCd { origin }))
+            .map_err(|_| Denied::With(Event::BadCd { origin }))
     }
 }
 

@@ -1,12 +1,13 @@
-//! The event queue (7.2 to 7.4) and global errors (7.5).
+//! The event queue (7.2 to 7.4).
 
 use super::Smmu;
 use super::diagnostics::count;
-use super::registers::{cr0, gerror, irq_ctrl};
+use super::msi::Source;
+use super::registers::{cr0, gerror};
 use super::walk;
 use crate::model::endpoint::Transaction;
 use crate::model::memory::Memory;
-use crate::model::wire::{Wire, Wires};
+use crate::model::wire::Wires;
 use crate::smmuv3::PhysAddr;
 use crate::smmuv3::event::{Event, FaultClass, FaultKind, Fetch, Origin, TranslationFault};
 
@@ -17,7 +18,7 @@ impl Smmu {
     }
 
     fn event_queue_is_on(&self) -> bool {
-        self.registers.enabled(cr0::EVENTQEN) && !self.registers.error_active(gerror::EVENTQ_ABT_ERR)
+        !self.failed && self.registers.enabled(cr0::EVENTQEN) && !self.registers.error_active(gerror::EVENTQ_ABT_ERR)
     }
 
     /// Records `event`, which no stalled transaction waits with: where it cannot be written it is lost (7.2.1).
@@ -38,23 +39,16 @@ impl Smmu {
         match self.registers.events.push(memory, &event.encode()) {
             Ok(was_empty) => {
                 count(&mut self.registers.diagnostics.events_recorded, 1);
-                if was_empty && self.registers.interrupt_enabled(irq_ctrl::EVENTQ) {
-                    wires.raise(Wire::EventQueue);
+                if was_empty {
+                    self.interrupt(Source::EventQueue, memory, wires);
                 }
                 true
             }
             Err(_) => {
                 count(&mut self.registers.diagnostics.events_lost, 1);
-                self.global_error(gerror::EVENTQ_ABT_ERR, wires);
+                self.global_error(gerror::EVENTQ_ABT_ERR, memory, wires);
                 false
             }
-        }
-    }
-
-    /// Activates a global error, with its interrupt (7.5.1).
-    pub(super) fn global_error(&mut self, error: u32, wires: &mut impl Wires) {
-        if self.registers.activate(error) && self.registers.interrupt_enabled(irq_ctrl::GERROR) {
-            wires.raise(Wire::GlobalError);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::Smmu;
 use super::diagnostics::count;
-use super::registers::{cr0, gerror, irq_ctrl};
+use super::msi::Source;
+use super::registers::{cr0, gerror};
 use crate::model::endpoint::GroupResponse;
 use crate::model::memory::Memory;
-use crate::model::wire::{Wire, Wires};
+use crate::model::wire::Wires;
 use crate::smmuv3::event::Origin;
 use crate::smmuv3::page_request::PageRequest;
 use crate::smmuv3::{PageResponse, SubstreamId};
@@ -18,14 +19,22 @@ impl Smmu {
         memory: &impl Memory,
         wires: &mut impl Wires,
     ) -> Option<GroupResponse> {
+        // Where there are no substreams, no request has one (8).
+        let substream = request.substream.filter(|_| self.registers.features.ssid_bits > 0);
+        let request = &PageRequest { substream, ..*request };
         let enabled = self.registers.enabled(cr0::PRIQEN) && self.registers.enabled(cr0::SMMUEN);
-        if !enabled || self.registers.error_active(gerror::PRIQ_ABT_ERR) {
+        // Service failure mode is not among the causes of 8.2: it is answered like a queue that is off, since the queue is
+        // not accessed and the device must not wait for ever.
+        if self.failed || !enabled || self.registers.error_active(gerror::PRIQ_ABT_ERR) {
             // Whatever the request: answered with failure and without PASID (8.2).
             return self.discard(request, (!request.is_stop_marker()).then_some((PageResponse::Failure, None)));
         }
         // While an overflow is not acknowledged nothing is written, even if there is space by now (8.1).
         if self.registers.page_requests.overflown() || self.registers.page_requests.is_full() {
             self.registers.page_requests.overflow();
+            if request.last && self.registers.interrupts_on_last_only() {
+                self.interrupt(Source::PriQueue, memory, wires);
+            }
             let answered = request.last && !request.is_stop_marker();
             let response = answered.then(|| self.overflow_response(request, memory));
             return self.discard(request, response);
@@ -36,13 +45,14 @@ impl Smmu {
                     count(&mut self.registers.diagnostics.page_requests, 1);
                     count(&mut self.registers.diagnostics.page_request_groups, u32::from(request.last));
                 }
-                if was_empty && self.registers.interrupt_enabled(irq_ctrl::PRIQ) {
-                    wires.raise(Wire::PriQueue);
+                let occurred = if self.registers.interrupts_on_last_only() { request.last } else { was_empty };
+                if occurred {
+                    self.interrupt(Source::PriQueue, memory, wires);
                 }
                 None
             }
             Err(_) => {
-                self.global_error(gerror::PRIQ_ABT_ERR, wires);
+                self.global_error(gerror::PRIQ_ABT_ERR, memory, wires);
                 self.discard(request, (!request.is_stop_marker()).then_some((PageResponse::Failure, None)))
             }
         }
@@ -50,10 +60,13 @@ impl Smmu {
 
     /// The answer to a last request that overflows the queue, and its PASID (8.1).
     fn overflow_response(&self, request: &PageRequest, memory: &impl Memory) -> (PageResponse, Option<SubstreamId>) {
-        match (request.substream, self.ste(Origin { stream: request.stream, substream: request.substream }, memory)) {
-            (None, _) => (PageResponse::Success, None),
-            (Some(_), Err(_)) => (PageResponse::Failure, None),
-            (substream, Ok(ste)) => (PageResponse::Success, substream.filter(|_| ste.response_with_pasid)),
+        let Some(substream) = request.substream else { return (PageResponse::Success, None) };
+        if self.registers.features.pps {
+            return (PageResponse::Success, Some(substream));
+        }
+        match self.ste(Origin { stream: request.stream, substream: Some(substream) }, memory) {
+            Err(_) => (PageResponse::Failure, None),
+            Ok(ste) => (PageResponse::Success, ste.response_with_pasid.then_some(substream)),
         }
     }
 

@@ -2,64 +2,82 @@
 
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::PhysAddr;
+use crate::smmuv3::queue::{QueueIndex, QueueSize};
 
-/// The bits of BASE that exist: allocation hint, ADDR\[47:5\] (OAS is 48), LOG2SIZE.
-const BASE: u64 = 1 << 62 | 0xffff_ffff_ffe0 | 0x1f;
-/// The bits of an index with its wrap bit.
-const INDEX: u32 = 0xf_ffff;
+/// The allocation hint of BASE and its LOG2SIZE.
+const HINT: u64 = 1 << 62;
+const LOG2SIZE: u64 = 0x1f;
 /// OVFLG of PROD and OVACKFLG of CONS.
 pub(super) const OVERFLOW: u32 = 1 << 31;
 
 /// BASE, PROD and CONS of one queue.
+///
+/// Of an index only the bits up to the wrap bit are kept, as they read as zero above it where the SMMU writes the index
+/// and have no effect where software does (6.3.27, 6.3.28, 6.3.95 to 6.3.98). So a smaller LOG2SIZE truncates them.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) base: u64,
     pub(super) prod: u32,
     pub(super) cons: u32,
-    /// The largest LOG2SIZE, as the ID registers tell.
-    max_log2: u32,
+    /// The largest queue, as the ID registers tell.
+    largest: QueueSize,
+    /// The bits of the address of BASE that exist (6.3.26).
+    address: u64,
 }
 
 impl Queue {
-    pub(super) const fn new(max_log2: u32) -> Self {
-        Self { base: 0, prod: 0, cons: 0, max_log2 }
+    /// A queue of at most `largest` entries in a system with `output_bits` bits of physical address.
+    pub(super) const fn new(largest: QueueSize, output_bits: u32) -> Self {
+        Self { base: 0, prod: 0, cons: 0, largest, address: ((1 << output_bits) - 1) & !LOG2SIZE }
     }
 
     pub(super) fn set_base(&mut self, value: u64) {
-        self.base = value & BASE;
+        self.base = value & (HINT | self.address | LOG2SIZE);
+        self.set_prod(self.prod);
+        self.cons = self.cons & !0xf_ffff | self.index(self.cons).raw();
     }
 
-    /// LOG2SIZE as it is used: larger values count as the largest (6.3.26).
-    fn log2(&self) -> u32 {
-        ((self.base & 0x1f) as u32).min(self.max_log2)
+    /// Takes the index and the flag of `value`.
+    pub(super) fn set_prod(&mut self, value: u32) {
+        self.prod = value & OVERFLOW | self.index(value).raw();
     }
 
-    fn wrap(&self) -> u32 {
-        1 << self.log2()
+    /// Takes the index and the flag of `value`.
+    pub(super) fn set_cons(&mut self, value: u32) {
+        self.cons = value & OVERFLOW | self.index(value).raw();
     }
 
-    /// `index` without the bits that the queue's size leaves out.
-    fn index(&self, index: u32) -> u32 {
-        index & (self.wrap() * 2 - 1) & INDEX
+    /// The size that is used: a larger LOG2SIZE counts as the largest (6.3.26).
+    fn size(&self) -> QueueSize {
+        QueueSize::new((self.base & LOG2SIZE) as u8).map_or(self.largest, |size| size.min(self.largest))
     }
 
-    fn after(&self, index: u32) -> u32 {
-        self.index(self.index(index) + 1)
+    fn index(&self, raw: u32) -> QueueIndex {
+        self.size().index(raw)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.index(self.prod) == self.index(self.cons)
+    /// How many entries there are; `None` while the indices are inconsistent (3.5.1).
+    fn len(&self) -> Option<u32> {
+        self.size().len(self.index(self.prod), self.index(self.cons)).ok()
     }
 
+    /// Whether there is an entry to consume. Of a queue with inconsistent indices nothing is consumed, one of the
+    /// behaviours that 3.5.1 permits.
+    pub(super) fn is_ready(&self) -> bool {
+        self.len().is_some_and(|len| len > 0)
+    }
+
+    /// Whether no entry can be written. A queue with inconsistent indices counts as full, one of the behaviours that 3.5.1
+    /// permits.
     pub(super) fn is_full(&self) -> bool {
-        self.index(self.prod) ^ self.index(self.cons) == self.wrap()
+        self.len().is_none_or(|len| len == self.size().entries())
     }
 
     /// Where the entry of `size` bytes at `index` lies. The base is aligned to the size of the queue (6.3.26).
     fn entry(&self, index: u32, size: u64) -> PhysAddr {
-        let align = (size << self.log2()).max(32);
-        let base = self.base & 0xffff_ffff_ffe0 & !(align - 1);
-        PhysAddr(base + u64::from(index & (self.wrap() - 1)) * size)
+        let align = (size << self.size().log2()).max(32);
+        let base = self.base & self.address & !(align - 1);
+        PhysAddr(base + u64::from(self.size().slot(self.index(index))) * size)
     }
 
     /// The entry at CONS, of 16 bytes.
@@ -70,7 +88,7 @@ impl Queue {
 
     /// Moves CONS past the front entry, and takes `ERR` out of it.
     pub(super) fn pop(&mut self) {
-        self.cons = self.after(self.cons);
+        self.cons = self.size().advance(self.index(self.cons), 1).raw();
     }
 
     /// Writes `entry` at PROD, where there must be space, and moves PROD past it. Returns whether the queue was empty.
@@ -79,8 +97,8 @@ impl Queue {
         for (word, &value) in entry.iter().enumerate() {
             memory.write64(PhysAddr(address + word as u64 * 8), value)?;
         }
-        let was_empty = self.is_empty();
-        self.prod = self.prod & OVERFLOW | self.after(self.prod);
+        let was_empty = !self.is_ready();
+        self.prod = self.prod & OVERFLOW | self.size().advance(self.index(self.prod), 1).raw();
         Ok(was_empty)
     }
 

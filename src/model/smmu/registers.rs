@@ -1,33 +1,13 @@
 //! The register file: what reads and writes of registers do (6.2, 6.3).
 
 use super::diagnostics::{self, Diagnostics};
+use super::msi::{self, Msi};
 use super::queue::{OVERFLOW, Queue};
 use crate::model::machine::Width;
+use crate::model::profile::Profile;
 use crate::smmuv3::features::{Features, IdRegisters};
+use crate::smmuv3::queue::QueueSize;
 use crate::smmuv3::registers::Register;
-
-/// log2 of the largest queues, in entries.
-const QUEUE_LOG2: u32 = 10;
-/// log2 of the number of StreamIDs.
-pub(super) const STREAM_BITS: u32 = 16;
-/// log2 of the number of SubstreamIDs.
-pub(super) const SUBSTREAM_BITS: u32 = 8;
-/// The bits of a physical address: `IDR5.OAS` = 5.
-pub(super) const OUTPUT_BITS: u32 = 48;
-
-/// S1P, TTF = AArch64, COHACC, ATS, ASID16, PRI, TTENDIAN = little, STALL_MODEL = stall and terminate, TERM_MODEL =
-/// abort and RAZ/WI, ST_LEVEL = 2-level.
-pub(super) const IDR0: u32 = 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 12 | 1 << 16 | 2 << 21 | 1 << 27;
-/// SIDSIZE, SSIDSIZE, PRIQS, EVENTQS, CMDQS.
-pub(super) const IDR1: u32 = STREAM_BITS | SUBSTREAM_BITS << 6 | QUEUE_LOG2 << 11 | QUEUE_LOG2 << 16 | QUEUE_LOG2 << 21;
-/// HAD, RIL, BBML = 1. No PPS: `STE.PPAR` decides the PASID of automatic responses.
-pub(super) const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11;
-/// OAS = 48 bits, GRAN4K, STALL_MAX.
-pub(super) const IDR5: u32 = 5 | 1 << 4 | (super::stall::STALL_MAX as u32) << 16;
-/// SMMUv3.2.
-pub(super) const AIDR: u32 = 2;
-/// No implementer claims it.
-const IDS: IdRegisters = IdRegisters { idr0: IDR0, idr1: IDR1, idr3: IDR3, idr5: IDR5, iidr: 0, aidr: AIDR };
 
 /// Fields of CR0 and CR0ACK.
 pub(super) mod cr0 {
@@ -36,7 +16,6 @@ pub(super) mod cr0 {
     pub(in super::super) const EVENTQEN: u32 = 1 << 2;
     pub(in super::super) const CMDQEN: u32 = 1 << 3;
     pub(in super::super) const ATSCHK: u32 = 1 << 4;
-    pub(super) const ALL: u32 = SMMUEN | PRIQEN | EVENTQEN | CMDQEN | ATSCHK;
 }
 
 /// Fields of IRQ_CTRL and IRQ_CTRLACK.
@@ -44,7 +23,6 @@ pub(super) mod irq_ctrl {
     pub(in super::super) const GERROR: u32 = 1 << 0;
     pub(in super::super) const PRIQ: u32 = 1 << 1;
     pub(in super::super) const EVENTQ: u32 = 1 << 2;
-    pub(super) const ALL: u32 = GERROR | PRIQ | EVENTQ;
 }
 
 /// Fields of GERROR and GERRORN.
@@ -52,28 +30,80 @@ pub(super) mod gerror {
     pub(in super::super) const CMDQ_ERR: u32 = 1 << 0;
     pub(in super::super) const EVENTQ_ABT_ERR: u32 = 1 << 2;
     pub(in super::super) const PRIQ_ABT_ERR: u32 = 1 << 3;
-    pub(super) const ALL: u32 = CMDQ_ERR | EVENTQ_ABT_ERR | PRIQ_ABT_ERR;
+    pub(in super::super) const MSI_CMDQ_ABT_ERR: u32 = 1 << 4;
+    pub(in super::super) const MSI_EVENTQ_ABT_ERR: u32 = 1 << 5;
+    pub(in super::super) const MSI_PRIQ_ABT_ERR: u32 = 1 << 6;
+    pub(in super::super) const MSI_GERROR_ABT_ERR: u32 = 1 << 7;
+    pub(in super::super) const SFM_ERR: u32 = 1 << 8;
 }
 
-pub(super) const RECINVSID: u32 = 1 << 1;
-pub(super) const GBPA_ABORT: u32 = 1 << 20;
+const E2H: u32 = 1 << 0;
+const RECINVSID: u32 = 1 << 1;
+const PTM: u32 = 1 << 2;
+const REC_CFG_ATS: u32 = 1 << 3;
+const GBPA_ABORT: u32 = 1 << 20;
 const GBPA_UPDATE: u32 = 1 << 31;
-/// UPDATE aside: ABORT, INSTCFG, PRIVCFG, SHCFG, ALLOCCFG, MTCFG and MemAttr.
+/// UPDATE aside: ABORT, INSTCFG, PRIVCFG, SHCFG, ALLOCCFG, MTCFG and MemAttr. All but ABORT are without effect, as IDR1
+/// offers no override, and read as written (6.3.14).
 const GBPA_FIELDS: u32 = 0x001f_3f1f;
 const CR1_TABLE: u32 = 0xfc0;
 const CR1_QUEUE: u32 = 0x03f;
-const STRTAB_BASE: u64 = 1 << 62 | 0xffff_ffff_ffc0;
-const STRTAB_BASE_CFG: u32 = 0x3_07ff;
-const PROD: u32 = 0xf_ffff;
+const STRTAB_RA: u64 = 1 << 62;
+/// LOG2SIZE of STRTAB_BASE_CFG; FMT and SPLIT.
+const STRTAB_LOG2SIZE: u32 = 0x3f;
+const STRTAB_FORMAT: u32 = 0x3_07c0;
+/// LO of PRIQ_IRQ_CFG2.
+const LAST_ONLY: u32 = 1 << 31;
 /// The ERR field of CMDQ_CONS.
-pub(super) const ERR_SHIFT: u32 = 24;
+const ERR_SHIFT: u32 = 24;
 const ERR: u32 = 0x7f << ERR_SHIFT;
+
+/// `field` where it is `offered`, else nothing.
+const fn when(offered: bool, field: u32) -> u32 {
+    if offered { field } else { 0 }
+}
+
+/// The bits of CR0 that exist (6.3.9).
+const fn cr0_fields(features: &Features) -> u32 {
+    cr0::SMMUEN | cr0::EVENTQEN | cr0::CMDQEN | when(features.pri, cr0::PRIQEN) | when(features.ats, cr0::ATSCHK)
+}
+
+/// The bits of CR2 that exist (6.3.12).
+const fn cr2_fields(features: &Features) -> u32 {
+    RECINVSID
+        | when(features.hyp, E2H)
+        | when(features.broadcast_tlb, PTM)
+        | when(features.ats_record_errors, REC_CFG_ATS)
+}
+
+/// The bits of IRQ_CTRL that exist (6.3.16).
+const fn irq_fields(features: &Features) -> u32 {
+    irq_ctrl::GERROR | irq_ctrl::EVENTQ | when(features.pri, irq_ctrl::PRIQ)
+}
+
+/// The bits of GERROR that exist (6.3.19).
+const fn gerror_fields(features: &Features) -> u32 {
+    let msis = gerror::MSI_CMDQ_ABT_ERR | gerror::MSI_EVENTQ_ABT_ERR | gerror::MSI_GERROR_ABT_ERR;
+    gerror::CMDQ_ERR
+        | gerror::EVENTQ_ABT_ERR
+        | gerror::SFM_ERR
+        | when(features.msi, msis)
+        | when(features.pri, gerror::PRIQ_ABT_ERR)
+        | when(features.msi && features.pri, gerror::MSI_PRIQ_ABT_ERR)
+}
 
 /// The values of all registers. Reads and writes act on these alone: what a write sets going happens in
 /// [`acknowledge`](RegisterFile::acknowledge) and in the other parts of the SMMU.
+///
+/// Every other location reads as zero and ignores writes. These are RES0 because the ID registers do not offer what they
+/// belong to: S2PII, the ATOS, VATOS, MPAM, DPT and ECMDQ registers with IDR6. IDR2 and IDR4 have no field to set, STATUSR
+/// no DORMANT without the hint (6.3.13), AGBPA nothing to pass on (6.3.15), and there are no identification registers at
+/// 0xfd0 (6.2.1). The offsets of page 1 are no aliases in page 0, nor those of page 0 in page 1: either is permitted (6.2),
+/// and this finds drivers that depend on one.
 #[derive(Debug)]
 pub(super) struct RegisterFile {
     ids: IdRegisters,
+    pub(super) features: Features,
     cr0: u32,
     cr0ack: u32,
     cr1: u32,
@@ -84,11 +114,14 @@ pub(super) struct RegisterFile {
     irq_ctrlack: u32,
     gerror: u32,
     gerrorn: u32,
+    pub(super) gerror_msi: Msi,
     pub(super) strtab_base: u64,
     pub(super) strtab_base_cfg: u32,
     pub(super) commands: Queue,
     pub(super) events: Queue,
+    pub(super) event_msi: Msi,
     pub(super) page_requests: Queue,
+    pub(super) page_request_msi: Msi,
     pub(super) diagnostics: Diagnostics,
 }
 
@@ -102,9 +135,17 @@ pub(super) struct Acknowledged {
 }
 
 impl RegisterFile {
-    pub(super) const fn new() -> Self {
+    /// The registers of `profile` after reset. What the architecture leaves unknown is zero.
+    pub(super) const fn new(profile: Profile) -> Self {
+        let features = profile.features();
+        let output_bits = features.oas.bits() as u32;
+        let page_requests = match features.pri_queue {
+            Some(largest) => largest,
+            None => QueueSize::ONE,
+        };
         Self {
-            ids: IDS,
+            ids: profile.id_registers(),
+            features,
             cr0: 0,
             cr0ack: 0,
             cr1: 0,
@@ -115,13 +156,26 @@ impl RegisterFile {
             irq_ctrlack: 0,
             gerror: 0,
             gerrorn: 0,
+            gerror_msi: Msi::new(),
             strtab_base: 0,
             strtab_base_cfg: 0,
-            commands: Queue::new(QUEUE_LOG2),
-            events: Queue::new(QUEUE_LOG2),
-            page_requests: Queue::new(QUEUE_LOG2),
+            commands: Queue::new(features.command_queue, output_bits),
+            events: Queue::new(features.event_queue, output_bits),
+            event_msi: Msi::new(),
+            page_requests: Queue::new(page_requests, output_bits),
+            page_request_msi: Msi::new(),
             diagnostics: Diagnostics::new(),
         }
+    }
+
+    /// The bits of a physical address (`IDR5.OAS`).
+    pub(super) fn output_bits(&self) -> u32 {
+        self.features.oas.bits().into()
+    }
+
+    /// `address` without the bits that no physical address has.
+    pub(super) fn truncated(&self, address: u64) -> u64 {
+        address & ((1 << self.output_bits()) - 1)
     }
 
     /// Whether the CR0 field has taken effect as 1.
@@ -136,6 +190,16 @@ impl RegisterFile {
 
     pub(super) fn interrupt_enabled(&self, field: u32) -> bool {
         self.irq_ctrlack & field != 0
+    }
+
+    /// Whether the interrupt source is off and has been acknowledged as such: what it guards may be written (6.3.21).
+    fn interrupt_disabled(&self, field: u32) -> bool {
+        (self.irq_ctrl | self.irq_ctrlack) & field == 0
+    }
+
+    /// Whether the PRI queue's interrupt comes with a Last (1) instead of when the queue becomes non-empty (6.3.36).
+    pub(super) fn interrupts_on_last_only(&self) -> bool {
+        self.page_request_msi.attributes & LAST_ONLY != 0
     }
 
     pub(super) fn aborts_when_disabled(&self) -> bool {
@@ -161,7 +225,7 @@ impl RegisterFile {
 
     /// Sets the ERR field of CMDQ_CONS.
     pub(super) fn set_command_error(&mut self, code: u32) {
-        self.commands.cons = self.commands.cons & !ERR | code << ERR_SHIFT & ERR;
+        self.commands.cons = self.commands.cons & !ERR | (code << ERR_SHIFT) & ERR;
     }
 
     /// Completes the updates of CR0, IRQ_CTRL and GBPA that were written (6.3.9, 6.3.14, 6.3.16).
@@ -223,8 +287,15 @@ impl RegisterFile {
             Register::PriqBase => self.page_requests.base,
             Register::PriqProd => self.page_requests.prod.into(),
             Register::PriqCons => self.page_requests.cons.into(),
-            // Without MSIs the interrupt configuration is RES0.
-            _ => 0,
+            Register::GerrorIrqCfg0 => self.gerror_msi.address,
+            Register::GerrorIrqCfg1 => self.gerror_msi.data.into(),
+            Register::GerrorIrqCfg2 => self.gerror_msi.attributes.into(),
+            Register::EventqIrqCfg0 => self.event_msi.address,
+            Register::EventqIrqCfg1 => self.event_msi.data.into(),
+            Register::EventqIrqCfg2 => self.event_msi.attributes.into(),
+            Register::PriqIrqCfg0 => self.page_request_msi.address,
+            Register::PriqIrqCfg1 => self.page_request_msi.data.into(),
+            Register::PriqIrqCfg2 => self.page_request_msi.attributes.into(),
         }
     }
 
@@ -258,44 +329,71 @@ impl RegisterFile {
     /// Writes a whole register. Writes to what is guarded are ignored, as SMMUv3.2 has it.
     fn set(&mut self, register: Register, value: u64) {
         let word = value as u32;
+        let features = self.features;
         match register {
-            Register::Cr0 => {
-                // A field whose update is not complete keeps the value that it is being updated to (6.3.9).
-                let pending = self.cr0 ^ self.cr0ack;
-                self.cr0 = self.cr0 & pending | word & cr0::ALL & !pending;
-            }
-            Register::IrqCtrl => {
-                let pending = self.irq_ctrl ^ self.irq_ctrlack;
-                self.irq_ctrl = self.irq_ctrl & pending | word & irq_ctrl::ALL & !pending;
-            }
+            Register::Cr0 => self.cr0 = update(self.cr0, self.cr0ack, word & cr0_fields(&features)),
+            Register::IrqCtrl => self.irq_ctrl = update(self.irq_ctrl, self.irq_ctrlack, word & irq_fields(&features)),
             Register::Cr1 => {
                 let queues = cr0::CMDQEN | cr0::EVENTQEN | cr0::PRIQEN;
-                let tables = if self.disabled(cr0::SMMUEN) { CR1_TABLE } else { 0 };
-                let writable = tables | if self.disabled(queues) { CR1_QUEUE } else { 0 };
+                let writable = when(self.disabled(cr0::SMMUEN), CR1_TABLE) | when(self.disabled(queues), CR1_QUEUE);
                 self.cr1 = self.cr1 & !writable | word & writable;
             }
-            Register::Cr2 if self.disabled(cr0::SMMUEN) => self.cr2 = word & RECINVSID,
+            Register::Cr2 if self.disabled(cr0::SMMUEN) => self.cr2 = word & cr2_fields(&features),
             Register::Gbpa if word & GBPA_UPDATE != 0 && self.gbpa_written & GBPA_UPDATE == 0 => {
                 self.gbpa_written = word & (GBPA_FIELDS | GBPA_UPDATE);
             }
-            Register::Gerrorn => self.gerrorn = word & gerror::ALL,
-            Register::StrtabBase if self.disabled(cr0::SMMUEN) => self.strtab_base = value & STRTAB_BASE,
-            Register::StrtabBaseCfg if self.disabled(cr0::SMMUEN) => self.strtab_base_cfg = word & STRTAB_BASE_CFG,
+            // A toggle of what is inactive makes it active, without an interrupt; this is one of the two behaviours that
+            // 6.3.20 permits.
+            Register::Gerrorn => self.gerrorn = word & gerror_fields(&features),
+            Register::StrtabBase if self.disabled(cr0::SMMUEN) => {
+                self.strtab_base = value & STRTAB_RA | self.truncated(value) & !0x3f;
+            }
+            Register::StrtabBaseCfg if self.disabled(cr0::SMMUEN) => {
+                self.strtab_base_cfg = word & (STRTAB_LOG2SIZE | when(features.two_level, STRTAB_FORMAT));
+            }
             Register::CmdqBase if self.disabled(cr0::CMDQEN) => self.commands.set_base(value),
-            Register::CmdqProd => self.commands.prod = word & PROD,
-            Register::CmdqCons if self.disabled(cr0::CMDQEN) => self.commands.cons = word & PROD,
+            Register::CmdqProd => self.commands.set_prod(word & !OVERFLOW),
+            Register::CmdqCons if self.disabled(cr0::CMDQEN) => {
+                // ERR ignores what is written, which 6.3.28 permits: the reason of an active error stays.
+                let error = self.commands.cons & ERR;
+                self.commands.set_cons(word & !OVERFLOW);
+                self.commands.cons |= error;
+            }
             Register::EventqBase if self.disabled(cr0::EVENTQEN) => self.events.set_base(value),
-            Register::EventqProd if self.disabled(cr0::EVENTQEN) => self.events.prod = word & (PROD | OVERFLOW),
-            Register::EventqCons => self.events.cons = word & (PROD | OVERFLOW),
+            Register::EventqProd if self.disabled(cr0::EVENTQEN) => self.events.set_prod(word),
+            Register::EventqCons => self.events.set_cons(word),
+            Register::GerrorIrqCfg0 | Register::GerrorIrqCfg1 | Register::GerrorIrqCfg2
+                if features.msi && self.interrupt_disabled(irq_ctrl::GERROR) =>
+            {
+                self.gerror_msi.set(register, self.truncated(value));
+            }
+            Register::EventqIrqCfg0 | Register::EventqIrqCfg1 | Register::EventqIrqCfg2
+                if features.msi && self.interrupt_disabled(irq_ctrl::EVENTQ) =>
+            {
+                self.event_msi.set(register, self.truncated(value));
+            }
+            // All registers of the PRI queue are reserved without PRI (6.3.1).
+            _ if !features.pri => {}
             Register::PriqBase if self.disabled(cr0::PRIQEN) => self.page_requests.set_base(value),
-            Register::PriqProd if self.disabled(cr0::PRIQEN) => self.page_requests.prod = word & (PROD | OVERFLOW),
-            Register::PriqCons => self.page_requests.cons = word & (PROD | OVERFLOW),
+            Register::PriqProd if self.disabled(cr0::PRIQEN) => self.page_requests.set_prod(word),
+            Register::PriqCons => self.page_requests.set_cons(word),
+            // LO is there whether there are MSIs or not (6.3.1).
+            Register::PriqIrqCfg2 if self.interrupt_disabled(irq_ctrl::PRIQ) => {
+                self.page_request_msi.attributes = word & (LAST_ONLY | when(features.msi, msi::ATTRIBUTES));
+            }
+            Register::PriqIrqCfg0 | Register::PriqIrqCfg1
+                if features.msi && self.interrupt_disabled(irq_ctrl::PRIQ) =>
+            {
+                self.page_request_msi.set(register, self.truncated(value));
+            }
             _ => {}
         }
     }
 }
 
-/// What the ID registers tell, for the checks of STEs and CDs.
-pub(super) fn features() -> Option<Features> {
-    Features::decode(IDS).ok()
+/// What `written` makes of a register with the value `old`, of which `acknowledged` has taken effect. A field whose update
+/// is not complete keeps the value that it is being updated to (6.3.9).
+const fn update(old: u32, acknowledged: u32, written: u32) -> u32 {
+    let pending = old ^ acknowledged;
+    old & pending | written & !pending
 }

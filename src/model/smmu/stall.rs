@@ -4,7 +4,7 @@ use crate::model::endpoint::{Response, Transaction};
 use crate::smmuv3::{Stag, StreamId};
 
 /// The most transactions that stall at a time: `IDR5.STALL_MAX`.
-pub(super) const STALL_MAX: usize = 64;
+pub(in crate::model) const STALL_MAX: usize = 64;
 
 /// Where a transaction is held. The device that issued it polls with this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! The stage 1 table walk: VMSAv8-64 with a 4 KiB granule.
 
-use super::registers::OUTPUT_BITS;
 use crate::model::memory::Memory;
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::descriptor::{Descriptor, InputSize, PageDescriptor, TableDescriptor};
@@ -42,10 +41,15 @@ impl Leaf {
     }
 }
 
-/// Walks the tables of `cd` for `address`.
-pub(super) fn translate(cd: &ContextDescriptor, address: u64, memory: &impl Memory) -> Result<Leaf, Fault> {
+/// Walks the tables of `cd` for `address`, on an SMMU with `output_bits` bits of physical address.
+pub(super) fn translate(
+    cd: &ContextDescriptor,
+    address: u64,
+    output_bits: u32,
+    memory: &impl Memory,
+) -> Result<Leaf, Fault> {
     let (base, size, input) = select(cd, address).ok_or(Fault::Translation)?;
-    let output_bits = u32::from(cd.output_size.bits()).min(OUTPUT_BITS);
+    let output_bits = u32::from(cd.output_size.bits()).min(output_bits);
     let in_range =
         |PhysAddr(output)| if output >> output_bits == 0 { Ok(PhysAddr(output)) } else { Err(Fault::AddressSize) };
     let mut limits = TableDescriptor::new(PhysAddr(0));

@@ -7,6 +7,7 @@ use crate::model::engine::registers as reg;
 use crate::model::host::HostMemory;
 use crate::model::machine::{Machine, Width};
 use crate::model::memory::Memory;
+use crate::model::profile::Profile;
 use crate::model::wire::{Wire, Wires};
 use crate::smmuv3::PhysAddr;
 
@@ -70,11 +71,19 @@ pub(super) const PAGE_RW: u64 = 0x743;
 pub(super) const PAGE_RO: u64 = 0x7c3;
 
 #[derive(Default)]
-pub(super) struct Raised(pub(super) Vec<Wire>);
+pub(super) struct Raised {
+    pub(super) wires: Vec<Wire>,
+    /// WFE wake-up events.
+    pub(super) events: u32,
+}
 
 impl Wires for Raised {
     fn raise(&mut self, wire: Wire) {
-        self.0.push(wire);
+        self.wires.push(wire);
+    }
+
+    fn send_event(&mut self) {
+        self.events += 1;
     }
 }
 
@@ -90,6 +99,13 @@ impl Bench {
     pub(super) fn reset() -> Self {
         let memory = HostMemory::new((END - 0x4000_0000) as usize);
         Self { machine: Machine::new(), memory, raised: Raised::default(), next_table: TABLES + 0x10_0000 }
+    }
+
+    /// A machine of `profile` after reset.
+    pub(super) fn of(profile: Profile) -> Self {
+        let mut bench = Self::reset();
+        bench.machine.reset(profile);
+        bench
     }
 
     /// A machine with its queues and a linear table of 512 STEs, all enabled, recording bad StreamIDs, interrupts on.
@@ -147,7 +163,7 @@ impl Bench {
     }
 
     pub(super) fn take_raised(&mut self) -> Vec<Wire> {
-        core::mem::take(&mut self.raised.0)
+        core::mem::take(&mut self.raised.wires)
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {

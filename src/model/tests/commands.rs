@@ -80,6 +80,23 @@ fn illegal_commands_stop_the_queue_and_stay_in_it() {
         // SSec on the Non-secure queue (4.1.6).
         [0x03 | 1 << 10, 0],
         [0x44 | 1 << 10, 0],
+        // A granule with neither range nor level, and a level that 16 KiB has with DS only (4.4.1.1).
+        [0x12, 1 << 10],
+        [0x13, 2 << 10 | 1 << 8],
+        // SCALE has 5 bits without DS (4.4.1.1).
+        [0x12 | 1 << 25, 1 << 10],
+        // No MPAM (4.3.5), no DPT (4.6); EL3 is Secure only (4.4.2.5).
+        [0x07, 0],
+        [0x70, 0],
+        [0x73, 0],
+        [0x18, 0],
+        [0x1a, 0],
+        // IMPLEMENTATION DEFINED opcodes, of which there are none.
+        [0x80, 0],
+        // Reserved bits, which the model checks (4.1.5); Size over 52 (4.5.1).
+        [0x03, 2],
+        [0x10 | 1 << 63, 0],
+        [0x40, 53],
         // Resp = 3 (4.5.2), CS = 3 (4.7.3).
         [0x41, 3 << 12],
         [0x3046, 0],
@@ -151,14 +168,71 @@ fn aborted_fetch_is_tried_again_after_the_acknowledgement() {
 fn sync_raises_its_interrupt_only_when_asked() {
     let mut bench = Bench::enabled();
     bench.command(SYNC);
-    // SIG_SEV is as good as none without IDR0.SEV.
+    // SIG_NONE ignores the address.
+    bench.command([0x46 | 7 << 32, DATA]);
     bench.command([0x2046, 0]);
     assert_eq!(bench.take_raised(), []);
     bench.command(SYNC_IRQ);
-    // An MSI address is ignored without MSIs (4.7.3).
-    bench.command([0x1046 | 7 << 32, DATA]);
-    assert_eq!(bench.take_raised(), [Wire::CommandSync, Wire::CommandSync]);
+    assert_eq!(bench.take_raised(), [Wire::CommandSync]);
     assert_eq!(bench.peek(DATA), 0);
+}
+
+#[test]
+fn sync_writes_its_message_and_pulses_the_wire() {
+    let mut bench = Bench::enabled();
+    bench.poke(DATA, u64::MAX);
+    // Bits of the address beyond OAS are dropped (3.4.3), and 32 bits are written.
+    bench.command([0x1046 | 0x1234_5678 << 32, 1 << 50 | (DATA + 4)]);
+    assert_eq!(bench.peek(DATA), 0x1234_5678_ffff_ffff);
+    assert_eq!((bench.take_raised(), bench.read(GERROR)), (std::vec![Wire::CommandSync], 0));
+}
+
+#[test]
+fn aborted_message_of_a_sync_is_a_global_error_and_the_sync_is_consumed() {
+    let mut bench = Bench::enabled();
+    bench.command([0x1046, END]);
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (1, 1 << 4));
+    assert_eq!(bench.take_raised(), [Wire::CommandSync, Wire::GlobalError]);
+    bench.command([0x1046, END]);
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (2, 1 << 4), "not activated again while active (7.5)");
+    assert_eq!(bench.take_raised(), [Wire::CommandSync]);
+    bench.command([0x1046 | 9 << 32, DATA]);
+    assert_eq!(bench.peek(DATA), 9, "an abort does not affect later messages (6.3.19)");
+}
+
+#[test]
+fn events_for_wfe_come_with_sig_sev_and_with_space_in_a_full_queue() {
+    let mut bench = Bench::enabled();
+    bench.command([0x2046, 0]);
+    assert_eq!(bench.raised.events, 1);
+    bench.command(SYNC);
+    assert_eq!(bench.raised.events, 1);
+    for _ in 0..16 {
+        bench.submit(SYNC);
+    }
+    bench.run();
+    assert_eq!(bench.raised.events, 2, "once: it was full before the first command only (4.1.2)");
+}
+
+#[test]
+fn reason_of_an_error_survives_what_software_writes_to_cons() {
+    let mut bench = Bench::enabled();
+    bench.command([0xff, 0]);
+    bench.enable(ALL_ON & !8);
+    bench.write(CMDQ_CONS, 0x7f00_0005);
+    assert_eq!(bench.read(CMDQ_CONS), 1 << 24 | 5, "ERR ignores the write (6.3.28)");
+    assert_eq!(bench.read(GERROR), 1, "CMDQEN neither affects nor acknowledges the error");
+}
+
+#[test]
+fn nothing_is_consumed_while_the_indices_are_inconsistent() {
+    let mut bench = Bench::enabled();
+    bench.enable(ALL_ON & !8);
+    // 17 commands in a queue of 16.
+    bench.write(CMDQ_PROD, 17);
+    bench.enable(ALL_ON);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (0, 0), "3.5.1");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::bench::*;
 use crate::model::board;
 use crate::model::machine::Width;
 use crate::model::memory::Memory;
+use crate::model::profile::Profile;
 use crate::smmuv3::PhysAddr;
 
 /// SplitMix64.
@@ -35,7 +36,7 @@ impl Random {
     }
 }
 
-const REGISTERS: [u64; 25] = [
+const REGISTERS: [u64; 31] = [
     CR0,
     CR0ACK,
     CR1,
@@ -61,11 +62,17 @@ const REGISTERS: [u64; 25] = [
     PRIQ_CONS,
     GERRORN,
     0xe00,
+    0x68,
+    0xb0,
+    0xd0,
+    0xdc,
+    IRQ_CTRL,
+    GERRORN,
 ];
 
 fn touch_register(bench: &mut Bench, random: &mut Random) {
     let base = match random.below(3) {
-        0 => board::SMMU_BASE + REGISTERS[random.below(25) as usize],
+        0 => board::SMMU_BASE + REGISTERS[random.below(31) as usize],
         1 => board::engine_base(random.below(4) as usize) + random.below(0x60) * 4,
         _ => board::WINDOW.start - 8 + random.below(board::WINDOW.end - board::WINDOW.start + 16),
     };
@@ -76,9 +83,9 @@ fn touch_register(bench: &mut Bench, random: &mut Random) {
 
 #[test]
 fn random_registers_and_random_memory_are_survived() {
-    for seed in 0..20 {
+    for seed in 0..24 {
         let mut random = Random(seed);
-        let mut bench = Bench::reset();
+        let mut bench = Bench::of(Profile::ALL[seed as usize % Profile::ALL.len()]);
         for _ in 0..2000 {
             let address = PhysAddr(0x4000_0000 + random.below((END - 0x4000_0000) / 8) * 8);
             bench.memory.write64(address, random.value()).unwrap();

@@ -3,21 +3,6 @@
 use super::bench::*;
 
 #[test]
-fn id_registers_hold_what_the_model_does() {
-    let bench = Bench::reset();
-    // S1P, AArch64 tables, COHACC, ATS, ASID16, PRI, little-endian tables, stall and terminate, 2-level stream table.
-    assert_eq!(bench.read(0x00), 0x0841_141a);
-    // 16 StreamID bits, 8 SubstreamID bits, queues of 2^10.
-    assert_eq!(bench.read(0x04), 0x014a_5210);
-    assert_eq!(bench.read(0x0c), 0x0000_0c04);
-    // 64 stalls, 4 KiB granule, 48 bits out.
-    assert_eq!(bench.read(0x14), 0x0040_0015);
-    assert_eq!(bench.read(0x1c), 2);
-    // IDR2, IDR4 and IIDR hold nothing.
-    assert_eq!((bench.read(0x08), bench.read(0x10), bench.read(0x18)), (0, 0, 0));
-}
-
-#[test]
 fn read_only_registers_and_reserved_bits_ignore_writes() {
     let mut bench = Bench::reset();
     for offset in (0..0x20).step_by(4) {
@@ -25,10 +10,37 @@ fn read_only_registers_and_reserved_bits_ignore_writes() {
         bench.write(offset, !before);
         assert_eq!(bench.read(offset), before, "{offset:#x}");
     }
-    // CR0ACK, IRQ_CTRLACK, GERROR; the MSI registers, which without MSIs are RES0; nothing at all.
-    for offset in
-        [CR0ACK, IRQ_CTRLACK, GERROR, 0x68, 0x6c, 0x70, 0x74, 0xb0, 0xb8, 0xd0, 0xdc, 0xa8, 0xc8, 0x200, 0x10000]
-    {
+    // CR0ACK, IRQ_CTRLACK, GERROR; S2PII, STATUSR, AGBPA, GATOS_*, MPAMIDR, VATOS_SEL, IDR6, DPT_BASE; identification
+    // registers; the aliases of page 1 in page 0, and one of page 0 in page 1; CMDQ_CONTROL_PAGE_BASE0, S_IDR1, S_INIT.
+    for offset in [
+        CR0ACK,
+        IRQ_CTRLACK,
+        GERROR,
+        0x30,
+        0x34,
+        0x40,
+        0x48,
+        0x100,
+        0x108,
+        0x110,
+        0x118,
+        0x130,
+        0x180,
+        0x190,
+        0x200,
+        0xfd0,
+        0xfe0,
+        0xffc,
+        0xa8,
+        0xac,
+        0xc8,
+        0xcc,
+        0x10000,
+        0x10020,
+        0x4000,
+        0x8004,
+        0x803c,
+    ] {
         bench.write(offset, !0);
         assert_eq!(bench.read(offset), 0, "{offset:#x}");
     }
@@ -37,14 +49,28 @@ fn read_only_registers_and_reserved_bits_ignore_writes() {
         (CR1, 0xfff),
         (CR2, 0x2),
         (IRQ_CTRL, 0x7),
-        (GERRORN, 0xd),
+        (GERRORN, 0x1fd),
         (STRTAB_BASE_CFG, 0x3_07ff),
-        (CMDQ_PROD, 0xf_ffff),
-        (CMDQ_CONS, 0xf_ffff),
-        (EVENTQ_PROD, 0x800f_ffff),
-        (EVENTQ_CONS, 0x800f_ffff),
-        (PRIQ_PROD, 0x800f_ffff),
-        (PRIQ_CONS, 0x800f_ffff),
+        // Queues of one entry: an index is its wrap bit (6.3.27, 6.3.28).
+        (CMDQ_PROD, 1),
+        (CMDQ_CONS, 1),
+        (EVENTQ_PROD, 0x8000_0001),
+        (EVENTQ_CONS, 0x8000_0001),
+        (PRIQ_PROD, 0x8000_0001),
+        (PRIQ_CONS, 0x8000_0001),
+        // ADDR[47:2], DATA, SH and MemAttr of each source, and LO (6.3.21 to 6.3.23, 6.3.36).
+        (0x68, 0xffff_fffc),
+        (0x6c, 0xffff),
+        (0x70, 0xffff_ffff),
+        (0x74, 0x3f),
+        (0xb0, 0xffff_fffc),
+        (0xb4, 0xffff),
+        (0xb8, 0xffff_ffff),
+        (0xbc, 0x3f),
+        (0xd0, 0xffff_fffc),
+        (0xd4, 0xffff),
+        (0xd8, 0xffff_ffff),
+        (0xdc, 0x8000_003f),
     ] {
         let mut bench = Bench::reset();
         bench.write(offset, !0);
@@ -159,4 +185,39 @@ fn table_and_queue_attributes_are_guarded_apart() {
     bench.enable(4);
     bench.write(CR1, 0x3f);
     assert_eq!(bench.read(CR1), 0);
+}
+
+#[test]
+fn smaller_queue_truncates_its_indices() {
+    let mut bench = Bench::reset();
+    bench.write64(EVENTQ_BASE, EVENTS | 6);
+    bench.write(EVENTQ_PROD, 0x800f_ff7f);
+    bench.write(EVENTQ_CONS, 0x65);
+    assert_eq!((bench.read(EVENTQ_PROD), bench.read(EVENTQ_CONS)), (0x8000_007f, 0x65));
+    // From the wrap flag downward (6.3.95).
+    bench.write64(EVENTQ_BASE, EVENTS | 4);
+    assert_eq!((bench.read(EVENTQ_PROD), bench.read(EVENTQ_CONS)), (0x8000_001f, 0x5));
+}
+
+#[test]
+fn message_registers_are_guarded_by_their_enable() {
+    for (enable, first) in [(1, 0x68), (2, 0xd0), (4, 0xb0)] {
+        let mut bench = Bench::reset();
+        bench.write64(first, DATA);
+        bench.write(IRQ_CTRL, enable);
+        let written = |bench: &mut Bench| {
+            bench.write64(first, !0);
+            bench.write(first + 8, 7);
+            bench.write(first + 12, 0x8000_003f);
+            (bench.read64(first), bench.read(first + 8), bench.read(first + 12))
+        };
+        assert_eq!(written(&mut bench), (DATA, 0, 0), "the update to 1 is under way");
+        bench.step();
+        assert_eq!(written(&mut bench), (DATA, 0, 0), "enabled");
+        bench.write(IRQ_CTRL, 0);
+        assert_eq!(written(&mut bench), (DATA, 0, 0), "the update to 0 is under way");
+        bench.step();
+        let last_only = if enable == 2 { 1 << 31 } else { 0 };
+        assert_eq!(written(&mut bench), (0xffff_ffff_fffc, 7, last_only | 0x3f));
+    }
 }

@@ -28,7 +28,7 @@ class Smmu:
             value = model_registers()
             for field in register.model:
                 value = value[field]
-            return int(value) if register.model else 0
+            return int(value)
         # 32 bits at a time: QEMU loses 64-bit accesses to most registers.
         words = [memory.read32(self.base + register.offset + 4 * n) for n in range(register.bits // 32)]
         return sum(word << 32 * n for n, word in enumerate(words))

@@ -34,7 +34,7 @@ COMMAND_ERROR = ("none", "illegal command", "abort of the fetch", "ATC invalidat
 
 
 class Register:
-    """One register. `model` is where the model keeps it; a register without that reads as zero there."""
+    """One register. `model` is where the model keeps it."""
 
     def __init__(self, name, offset, bits, layout, *model):
         self.name, self.offset, self.bits, self.fields, self.model = name, offset, bits, layout, model
@@ -130,9 +130,9 @@ ALL = (
     Register("IRQ_CTRLACK", 0x54, 32, IRQ_CTRL, "irq_ctrlack"),
     Register("GERROR", 0x60, 32, GERROR, "gerror"),
     Register("GERRORN", 0x64, 32, GERROR, "gerrorn"),
-    Register("GERROR_IRQ_CFG0", 0x68, 64, IRQ_CFG0),
-    Register("GERROR_IRQ_CFG1", 0x70, 32, IRQ_CFG1),
-    Register("GERROR_IRQ_CFG2", 0x74, 32, IRQ_CFG2),
+    Register("GERROR_IRQ_CFG0", 0x68, 64, IRQ_CFG0, "gerror_msi", "address"),
+    Register("GERROR_IRQ_CFG1", 0x70, 32, IRQ_CFG1, "gerror_msi", "data"),
+    Register("GERROR_IRQ_CFG2", 0x74, 32, IRQ_CFG2, "gerror_msi", "attributes"),
     Register("STRTAB_BASE", 0x80, 64, (address("ADDR", 55, 6), Field("RA", 62)), "strtab_base"),
     Register("STRTAB_BASE_CFG", 0x88, 32, (
         Field("FMT", 17, 16, ("linear", "2-level")),
@@ -143,13 +143,13 @@ ALL = (
     Register("CMDQ_PROD", 0x98, 32, PROD[:1], "commands", "prod"),
     Register("CMDQ_CONS", 0x9C, 32, (Field("RD", 19, 0, decimal=True), Field("ERR", 30, 24, COMMAND_ERROR)), "commands", "cons"),
     Register("EVENTQ_BASE", 0xA0, 64, QUEUE_BASE, "events", "base"),
-    Register("EVENTQ_IRQ_CFG0", 0xB0, 64, IRQ_CFG0),
-    Register("EVENTQ_IRQ_CFG1", 0xB8, 32, IRQ_CFG1),
-    Register("EVENTQ_IRQ_CFG2", 0xBC, 32, IRQ_CFG2),
+    Register("EVENTQ_IRQ_CFG0", 0xB0, 64, IRQ_CFG0, "event_msi", "address"),
+    Register("EVENTQ_IRQ_CFG1", 0xB8, 32, IRQ_CFG1, "event_msi", "data"),
+    Register("EVENTQ_IRQ_CFG2", 0xBC, 32, IRQ_CFG2, "event_msi", "attributes"),
     Register("PRIQ_BASE", 0xC0, 64, QUEUE_BASE, "page_requests", "base"),
-    Register("PRIQ_IRQ_CFG0", 0xD0, 64, IRQ_CFG0),
-    Register("PRIQ_IRQ_CFG1", 0xD8, 32, IRQ_CFG1),
-    Register("PRIQ_IRQ_CFG2", 0xDC, 32, (*IRQ_CFG2, Field("LO", 31, words=("when it becomes non-empty", "on each Last")))),
+    Register("PRIQ_IRQ_CFG0", 0xD0, 64, IRQ_CFG0, "page_request_msi", "address"),
+    Register("PRIQ_IRQ_CFG1", 0xD8, 32, IRQ_CFG1, "page_request_msi", "data"),
+    Register("PRIQ_IRQ_CFG2", 0xDC, 32, (*IRQ_CFG2, Field("LO", 31, words=("when it becomes non-empty", "on each Last"))), "page_request_msi", "attributes"),
     Register("EVENTQ_PROD", 0x100A8, 32, PROD, "events", "prod"),
     Register("EVENTQ_CONS", 0x100AC, 32, CONS, "events", "cons"),
     Register("PRIQ_PROD", 0x100C8, 32, PROD, "page_requests", "prod"),

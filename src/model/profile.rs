@@ -1,0 +1,149 @@
+//! What kind of SMMU the model is: sets of ID registers (6.3.1 to 6.3.8).
+//!
+//! A profile is its ID registers and nothing else. All that the model offers and refuses follows from them through
+//! [`Features`].
+
+use super::board::{self, ENGINES};
+use super::smmu::STALL_MAX;
+use crate::smmuv3::StreamId;
+use crate::smmuv3::features::{Features, IdRegisters};
+
+/// What translation has: an ID register offers nothing that the rest of the model does not do.
+mod translation {
+    /// Stage 2 and the EL2 regimes, which 6.3.1 makes one from SMMUv3.2 on, with the stage 2 features that 6.3.4 then
+    /// demands.
+    pub(super) const STAGE2: bool = false;
+    /// Hardware update of Access flag and dirty state.
+    pub(super) const FLAG_UPDATE: bool = false;
+    /// The 16 KiB and 64 KiB granules, and 52-bit addresses, which need the latter.
+    pub(super) const ALL_GRANULES: bool = false;
+    /// 2-level CD tables.
+    pub(super) const TWO_LEVEL_CD: bool = false;
+}
+
+const fn bit(offered: bool, bit: u32) -> u32 {
+    (offered as u32) << bit
+}
+
+/// S1P, TTF = AArch64, COHACC, ATS, ASID16, MSI, SEV, PRI, VMID16, TTENDIAN = little, STALL_MODEL = stall and terminate,
+/// TERM_MODEL = abort and RAZ/WI, ST_LEVEL = 2-level; S2P, HYP and no split-stage ATS; HTTU = 2; CD2L.
+const IDR0: u32 = 1 << 1
+    | 2 << 2
+    | 1 << 4
+    | ATS
+    | 1 << 12
+    | 1 << 13
+    | 1 << 14
+    | PRI
+    | 1 << 18
+    | 2 << 21
+    | ST_LEVEL
+    | bit(translation::STAGE2, 0)
+    | bit(translation::STAGE2, 9)
+    | bit(translation::STAGE2, 11)
+    | bit(translation::FLAG_UPDATE, 7)
+    | CD2L;
+const ATS: u32 = 1 << 10;
+const PRI: u32 = 1 << 16;
+const CD2L: u32 = bit(translation::TWO_LEVEL_CD, 19);
+const STALL_MODEL_TERMINATE: u32 = 1 << 24;
+const STALL_MODEL_FORCED: u32 = 2 << 24;
+const ST_LEVEL: u32 = 1 << 27;
+
+/// HAD, RIL, BBML = 1; XNX and FWB with stage 2.
+const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11 | bit(translation::STAGE2, 4) | bit(translation::STAGE2, 8);
+
+/// Automatic responses carry the request's PASID; without it `STE.PPAR` decides.
+const PPS: u32 = 1 << 5;
+
+/// GRAN4K, GRAN16K, GRAN64K, STALL_MAX, without OAS.
+const IDR5: u32 = 1 << 4 | bit(translation::ALL_GRANULES, 5) | bit(translation::ALL_GRANULES, 6) | STALL_MAX_FIELD;
+const STALL_MAX_FIELD: u32 = (STALL_MAX as u32) << 16;
+const OAS_48: u32 = 5;
+const OAS_LARGEST: u32 = if translation::ALL_GRANULES { 6 } else { OAS_48 };
+
+/// SMMUv3.2.
+const AIDR: u32 = 2;
+
+/// SIDSIZE, SSIDSIZE and, for PRIQS, EVENTQS and CMDQS alike, log2 of the largest queue.
+const fn idr1(stream_bits: u32, substream_bits: u32, queue_log2: u32) -> u32 {
+    stream_bits | substream_bits << 6 | queue_log2 << 11 | queue_log2 << 16 | queue_log2 << 21
+}
+
+/// IDR1 where nothing speaks against it.
+const IDR1: u32 = idr1(16, 8, 10);
+
+/// Declares the profiles: name, IDR0, IDR1, IDR3, IDR5.
+macro_rules! profiles {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $idr0:expr, $idr1:expr, $idr3:expr, $idr5:expr;)+) => {
+        /// A kind of SMMU.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Profile {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Profile {
+            /// Every profile.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name that selects it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The profile that `name` selects.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The ID registers. No implementer claims them.
+            pub const fn id_registers(self) -> IdRegisters {
+                let (idr0, idr1, idr3, idr5) = match self { $(Self::$variant => ($idr0, $idr1, $idr3, $idr5),)+ };
+                IdRegisters { idr0, idr1, idr3, idr5, iidr: 0, aidr: AIDR }
+            }
+
+            /// What they say.
+            pub const fn features(self) -> Features {
+                match self { $(Self::$variant => const { sound(Self::$variant) },)+ }
+            }
+        }
+    };
+}
+
+profiles! {
+    /// Everything that the model has.
+    Full, "full", IDR0, IDR1, IDR3, IDR5 | OAS_48;
+    /// No stall (STALL_MODEL = 0b01).
+    TerminateOnly, "terminate-only", IDR0 | STALL_MODEL_TERMINATE, IDR1, IDR3, (IDR5 & !STALL_MAX_FIELD) | OAS_48;
+    /// Every fault that may stall does (STALL_MODEL = 0b10). Not for PCIe (6.3.1), so neither ATS nor PRI.
+    ForcedStall, "forced-stall", (IDR0 & !(ATS | PRI)) | STALL_MODEL_FORCED, IDR1, IDR3, IDR5 | OAS_48;
+    /// ATS without PRI.
+    NoPri, "no-pri", IDR0 & !PRI, IDR1, IDR3, IDR5 | OAS_48;
+    /// Neither ATS nor PRI.
+    NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48;
+    /// Linear stream and CD tables only: for at most 6 StreamID bits then (6.3.2).
+    LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48;
+    /// Queues of two entries, 16 StreamIDs, no substreams.
+    Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48;
+    /// Everything as large as the architecture has it, and PPS.
+    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_LARGEST;
+}
+
+/// The features of `profile`. A contradiction in a profile does not compile.
+const fn sound(profile: Profile) -> Features {
+    match Features::decode(profile.id_registers()) {
+        Ok(features) => features,
+        Err(_) => panic!("ID registers that contradict the architecture"),
+    }
+}
+
+impl Profile {
+    /// The StreamID of engine `index`: the board's, of which only the bits that the SMMU has are wired (6.3.2).
+    pub const fn engine_stream(self, index: usize) -> StreamId {
+        let StreamId(stream) = board::engine_stream(index);
+        StreamId((stream as u64 & ((1 << self.features().sid_bits) - 1)) as u32)
+    }
+}
+
+// The engines have a StreamID each, on every profile.
+const _: () = assert!(ENGINES <= 16 && board::FIRST_STREAM.is_multiple_of(16));

@@ -1,0 +1,86 @@
+//! The driver on every kind of SMMU that the model can be: what it serves, and what it refuses by name.
+
+mod driver_bench;
+
+use driver_bench::{Bench, Pager, Space, plain};
+use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
+use smmu_iopf::model::engine::registers::status;
+use smmu_iopf::model::profile::Profile;
+
+const BASE: u64 = 0x1000_0000;
+const BYTES: u64 = 8 * 4096;
+
+/// What the profile lacks for stalls, for page requests and for 16 substreams, in the driver's words.
+fn lacks(profile: Profile) -> [Option<&'static str>; 3] {
+    let (stall, pri, substreams) = (Some("the stall model"), Some("ATS with PRI"), Some("as many substreams"));
+    match profile.name() {
+        "full" | "linear-only" | "big" => [None, None, None],
+        "terminate-only" => [stall, None, None],
+        "forced-stall" | "no-pri" | "no-ats" => [None, pri, None],
+        "small" => [None, None, substreams],
+        other => panic!("a profile that this test does not know: {other}"),
+    }
+}
+
+#[test]
+fn every_profile_comes_up_and_translates() {
+    for &profile in Profile::ALL {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        for address in (BASE..BASE + BYTES).step_by(4096) {
+            space.map(address);
+        }
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(0, BASE, BYTES, 7, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 7), "{}", profile.name());
+    }
+}
+
+#[test]
+fn what_a_profile_lacks_is_refused_by_name() {
+    for &profile in Profile::ALL {
+        let mut bench = Bench::of(profile);
+        let stream = bench.stream(2);
+        let configurations = [
+            plain(FaultMode::Stall),
+            plain(FaultMode::PageRequest),
+            StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) },
+        ];
+        for (config, lack) in configurations.into_iter().zip(lacks(profile)) {
+            let expected = lack.map_or(Ok(()), |what| Err(DriverError::NotSupported { stream, what }));
+            assert_eq!(bench.smmu.attach(&mut bench.cpu, stream, &config), expected, "{}", profile.name());
+            if expected.is_ok() {
+                bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+            }
+        }
+    }
+}
+
+/// Engine `engine` fills pages that are mapped on demand.
+fn faults_are_served(profile: Profile, engine: usize, mode: FaultMode) {
+    let mut bench = Bench::of(profile);
+    let space = Space::new(&bench, 1);
+    let pager = Pager::new(&space, BASE..BASE + BYTES);
+    bench.attach(engine, mode, &space).unwrap();
+    bench.enable(engine, pager).unwrap();
+    bench.fill(engine, BASE, BYTES, 7, None);
+    bench.finish([engine]);
+    assert_eq!((bench.state(engine), space.pages()), (status::DONE, 8), "{}", profile.name());
+    bench.disable(engine).unwrap();
+    assert_eq!(bench.live(), 0, "{}", profile.name());
+}
+
+#[test]
+fn stalls_are_served_wherever_there_are_any() {
+    for &profile in Profile::ALL.iter().filter(|profile| lacks(**profile)[0].is_none()) {
+        faults_are_served(profile, 0, FaultMode::Stall);
+    }
+}
+
+#[test]
+fn page_requests_are_served_wherever_there_are_any() {
+    for &profile in Profile::ALL.iter().filter(|profile| lacks(**profile)[1].is_none()) {
+        faults_are_served(profile, 2, FaultMode::PageRequest);
+    }
+}
