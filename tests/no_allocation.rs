@@ -182,7 +182,7 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
                 bench.smmu.drain_page_requests(masked);
             });
         });
-        in_work += calls(|| pagers.iter().for_each(|pager| drop(pager.work(&bench.cpu))));
+        in_work += calls(|| pagers.iter().for_each(|pager| _ = pager.work(&bench.cpu)));
         rounds += 1;
         assert!(rounds < 100_000, "it does not come to an end");
     }
