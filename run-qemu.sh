@@ -21,6 +21,7 @@ Commands:
 
 Options:
   --smp N           1 to 8 cores (4)
+  --engines N       1 to 64 DMA engines behind the modelled SMMU (4)
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
@@ -41,16 +42,17 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 smmu=both deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines= smmu=both deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
 while [[ ${1:-} == -* ]]; do
     case $1 in
-    --smp | --smmu | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
+    --smp | --engines | --smmu | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
     esac
     case $1 in
     --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
+    --engines) is_between "$2" 1 64 || die "--engines takes 1 to 64, not '$2'"; engines=$((10#$2)); shift ;;
     --smmu) [[ $2 =~ ^(qemu|model|both)$ ]] || die "--smmu takes qemu, model or both, not '$2'"; smmu=$2; shift ;;
     --seed) is_between "$2" 0 999999999 || die "--seed takes 0 to 999999999, not '$2'"; seed=$2; shift ;;
     --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
@@ -134,6 +136,8 @@ image() { # NAME
 compose() {
     local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument
     shift
+    # The model's image reads this one, and what it boots ignores it.
+    [[ -z $engines ]] || set -- "engines=$engines" "$@"
     for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
     local -a images=(-kernel "$elf")

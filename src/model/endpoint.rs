@@ -78,6 +78,10 @@ pub trait Endpoints {
     /// not exist answers Unsupported Request, which counts as completed (3.9.1.5).
     fn invalidate(&mut self, invalidation: &Invalidation) -> bool;
 
+    /// Whether a device has yet to complete an invalidation request that it will complete. A CMD_SYNC waits for that
+    /// (4.5.1).
+    fn is_invalidating(&self) -> bool;
+
     /// Delivers a page request group response. Returns whether a device was waiting for it.
     fn respond(&mut self, response: &GroupResponse) -> bool;
 }

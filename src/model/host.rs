@@ -127,13 +127,21 @@ impl Wires for Raised {
 #[derive(Debug)]
 pub struct HostSmmu {
     memory: Arc<HostMemory>,
-    machine: Mutex<(Machine, Raised)>,
+    /// In a box, since it is large for a stack.
+    machine: Mutex<(Box<Machine>, Raised)>,
 }
 
 impl HostSmmu {
-    /// A machine after reset, in front of `memory`.
+    /// A machine with its usual engines after reset, in front of `memory`.
     pub fn new(memory: Arc<HostMemory>) -> Arc<Self> {
-        Arc::new(Self { memory, machine: Mutex::new((Machine::new(), Raised::default())) })
+        Self::with_engines(memory, board::DEFAULT_ENGINES)
+    }
+
+    /// The same with `engines` engines, 1 to [`board::MAX_ENGINES`].
+    pub fn with_engines(memory: Arc<HostMemory>, engines: usize) -> Arc<Self> {
+        let mut machine = Box::<Machine>::default();
+        machine.set_engines(engines);
+        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())) })
     }
 
     /// The memory.
@@ -142,7 +150,7 @@ impl HostSmmu {
     }
 
     // A test that panicked while it held the machine leaves it as it was between two of its steps.
-    fn lock(&self) -> MutexGuard<'_, (Machine, Raised)> {
+    fn lock(&self) -> MutexGuard<'_, (Box<Machine>, Raised)> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

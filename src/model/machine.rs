@@ -1,7 +1,8 @@
 //! The whole machine: one SMMU, the engines behind it, and the address decoder in front.
 
-use super::board::{self, ENGINES};
+use super::board::{self, DEFAULT_ENGINES, MAX_ENGINES};
 use super::engine::Engine;
+use super::engine::buffers::Buffers;
 use super::memory::Memory;
 use super::smmu::Smmu;
 use super::wire::Wires;
@@ -15,26 +16,60 @@ pub enum Width {
     Double,
 }
 
-/// An SMMU and [`ENGINES`] DMA engines behind it.
+/// An SMMU and 1 to [`MAX_ENGINES`] DMA engines behind it.
 ///
 /// Registers change by [`write`](Machine::write); everything else happens in [`step`](Machine::step), which is the
 /// machine's clock. The caller holds a lock around each call.
 #[derive(Debug)]
 pub struct Machine {
     smmu: Smmu,
-    engines: [Engine; ENGINES],
+    engines: [Engine; MAX_ENGINES],
+    /// How many of the engines there are.
+    count: usize,
+    /// The engines that may have something to do, one bit each: the others cost a step nothing.
+    awake: u64,
+    buffers: Buffers,
 }
 
+const _: () = assert!(MAX_ENGINES as u32 <= u64::BITS);
+
 impl Machine {
-    /// The machine after reset.
+    /// The machine after reset, with [`DEFAULT_ENGINES`] DMA engines.
     pub const fn new() -> Self {
-        Self { smmu: Smmu::new(), engines: [Engine::new(0), Engine::new(1), Engine::new(2), Engine::new(3)] }
+        let mut machine = Self {
+            smmu: Smmu::new(),
+            engines: [const { Engine::new(0) }; MAX_ENGINES],
+            count: DEFAULT_ENGINES,
+            awake: 0,
+            buffers: Buffers::new(),
+        };
+        let mut index = 0;
+        while index < MAX_ENGINES {
+            machine.engines[index] = Engine::new(index);
+            index += 1;
+        }
+        machine
+    }
+
+    /// Changes how many engines there are: 1 to [`MAX_ENGINES`], other numbers are clamped. For a machine that nobody uses
+    /// yet.
+    pub const fn set_engines(&mut self, engines: usize) {
+        self.count = match engines {
+            0 => 1,
+            1..=MAX_ENGINES => engines,
+            _ => MAX_ENGINES,
+        };
+    }
+
+    fn engines(&mut self) -> &mut [Engine] {
+        self.engines.get_mut(..self.count).unwrap_or_default()
     }
 
     /// Reads the register at physical `address`. Where there is none, and for a misaligned access, zero (6.2).
     pub fn read(&self, address: u64, width: Width) -> u64 {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.read(offset, width),
+            Some(Target::Engine(index, _)) if index >= self.count => 0,
             Some(Target::Engine(index, offset)) => self.engines.get(index).map_or(0, |e| e.read(offset, width)),
             None => 0,
         }
@@ -46,8 +81,9 @@ impl Machine {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.write(offset, width, value),
             Some(Target::Engine(index, offset)) => {
-                if let Some(engine) = self.engines.get_mut(index) {
+                if let Some(engine) = self.engines().get_mut(index) {
                     engine.write(offset, width, value);
+                    self.awake |= 1 << index;
                 }
             }
             None => {}
@@ -60,9 +96,17 @@ impl Machine {
     /// Returns whether anything was done or more can be done without the outside: while this is false the clock may
     /// sleep until the next register write.
     pub fn step(&mut self, memory: &impl Memory, wires: &mut impl Wires) -> bool {
-        let mut busy = self.smmu.step(memory, wires, &mut self.engines[..]);
-        for engine in &mut self.engines {
-            busy |= engine.step(&mut self.smmu, memory, wires);
+        let engines = self.engines.get_mut(..self.count).unwrap_or_default();
+        let mut busy = self.smmu.step(memory, wires, engines);
+        let mut rest = self.awake;
+        while rest != 0 {
+            let index = rest.trailing_zeros();
+            rest &= rest - 1;
+            let Some(engine) = engines.get_mut(index as usize) else { break };
+            busy |= engine.step(&mut self.smmu, &mut self.buffers, memory, wires);
+            if engine.is_asleep() {
+                self.awake &= !(1 << index);
+            }
         }
         busy
     }
@@ -90,7 +134,7 @@ fn decode(address: u64, width: Width) -> Option<Target> {
     if let Some(offset) = address.checked_sub(board::ENGINE_BASE) {
         let index = usize::try_from(offset / board::ENGINE_STRIDE).ok()?;
         let offset = offset % board::ENGINE_STRIDE;
-        return (index < ENGINES && offset < board::ENGINE_SIZE).then_some(Target::Engine(index, offset as usize));
+        return (offset < board::ENGINE_SIZE).then_some(Target::Engine(index, offset as usize));
     }
     let offset = address.checked_sub(board::SMMU_BASE)?;
     (offset < board::SMMU_SIZE).then_some(Target::Smmu(offset as usize))

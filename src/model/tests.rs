@@ -7,6 +7,7 @@ mod configuration;
 mod engines;
 mod events;
 mod fuzz;
+mod hostile;
 mod page_requests;
 mod registers;
 mod stalls;

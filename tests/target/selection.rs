@@ -39,6 +39,8 @@ impl<'a> Selection<'a> {
                 // There is one format, and nothing is captured.
                 "--format" if arguments.next() != Some("terse") => return Err(Unusable::Value("--format", "terse")),
                 "--format" | "--format=terse" | "--nocapture" | "--no-capture" => {}
+                // For the model's image, which has read it.
+                engines if engines.starts_with("engines=") => {}
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
             }

@@ -26,6 +26,9 @@ use crate::sync::pause;
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
 
+/// The longest command line that is understood, in bytes.
+const COMMAND_LINE: usize = 1024;
+
 /// A mutex whose waiters [`pause`]. EL2 runs with interrupts masked, so that it needs no proof of that.
 type Mutex<T> = SpinMutex<T, Pause>;
 
@@ -123,6 +126,8 @@ enum Refusal {
     NotFirst { here: u64, first: u64 },
     #[error(transparent)]
     Gic(#[from] GicError),
+    #[error("argument engines= wants 1 to {}", board::MAX_ENGINES)]
+    Engines,
     #[error("nothing is loaded at {KERNEL:#x}: QEMU needs -device loader,file=...")]
     NoKernel,
     #[error("PSCI does not start core {mpidr:#x}: error {error}")]
@@ -140,8 +145,18 @@ pub extern "C" fn start(_index: u64) -> Entry {
     }
 }
 
+/// How many engines the host's command line asks for. One that is missing or too long asks for nothing.
+fn engines() -> Result<usize, Refusal> {
+    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else {
+        return Ok(board::DEFAULT_ENGINES);
+    };
+    let asked = (&arguments).skip(1).find_map(|argument| argument.ok().and_then(|text| text.strip_prefix("engines=")));
+    asked.map_or(Ok(board::DEFAULT_ENGINES), |value| board::parse_engines(value).ok_or(Refusal::Engines))
+}
+
 fn boot() -> Result<Entry, Refusal> {
     cpu::check()?;
+    let engines = engines()?;
 
     // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
     let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };
@@ -154,7 +169,7 @@ fn boot() -> Result<Entry, Refusal> {
     let clock = found.cores.len().checked_sub(1).filter(|last| *last > 0);
     let mut new_tree = NEW_TREE.lock();
     let clock_core = clock.and_then(|index| found.cores.get(index));
-    let length = device_tree::splice(room, &found, IMAGE, clock_core, &mut *new_tree)?;
+    let length = device_tree::splice(room, &found, engines, IMAGE, clock_core, &mut *new_tree)?;
     room[..length].copy_from_slice(&new_tree[..length]);
 
     let visible = found.memory.iter().flat_map(|range| device_tree::without(range, &IMAGE));
@@ -166,6 +181,7 @@ fn boot() -> Result<Entry, Refusal> {
     }
     // SAFETY: the device tree has a GICv3's distributor there, and the first GiB is mapped as device memory.
     let distributor = unsafe { Distributor::new(found.distributor) }?;
+    MACHINE.lock().set_engines(engines);
     let shared = SHARED.call_once(|| Shared {
         waiting: AtomicU32::new(0),
         pulse: Pulse::new(),
@@ -184,7 +200,7 @@ fn boot() -> Result<Entry, Refusal> {
             error => return Err(Refusal::Clock { mpidr, error }),
         }
     }
-    let (smmu, engines, cores) = (board::SMMU_BASE, board::ENGINES, shared.cores.len());
+    let (smmu, cores) = (board::SMMU_BASE, shared.cores.len());
     match clock {
         Some(_) => say!("SMMUv3 at {smmu:#x} and {engines} engines; the last of {cores} cores is their clock"),
         None => say!("SMMUv3 at {smmu:#x} and {engines} engines, stepped in traps"),

@@ -43,6 +43,8 @@ impl Smmu {
             }
             let result = match self.registers.commands.front(memory) {
                 Ok(words) => match Command::decode(words) {
+                    // A CMD_SYNC waits for the invalidation requests before it (4.5.1).
+                    Ok(Command::Sync(_)) if endpoints.is_invalidating() => return consumed > 0,
                     Ok(command) => self.execute(&command, memory, wires, endpoints),
                     Err(_) => Err(CommandError::Illegal),
                 },

@@ -1,5 +1,6 @@
 //! A machine with memory, and the least that a driver does with it.
 
+use std::boxed::Box;
 use std::vec::Vec;
 
 use crate::model::board;
@@ -79,7 +80,7 @@ impl Wires for Raised {
 }
 
 pub(super) struct Bench {
-    pub(super) machine: Machine,
+    pub(super) machine: Box<Machine>,
     pub(super) memory: HostMemory,
     pub(super) raised: Raised,
     next_table: u64,
@@ -89,7 +90,8 @@ impl Bench {
     /// A machine after reset.
     pub(super) fn reset() -> Self {
         let memory = HostMemory::new((END - 0x4000_0000) as usize);
-        Self { machine: Machine::new(), memory, raised: Raised::default(), next_table: TABLES + 0x10_0000 }
+        let machine = Box::default();
+        Self { machine, memory, raised: Raised::default(), next_table: TABLES + 0x10_0000 }
     }
 
     /// A machine with its queues and a linear table of 512 STEs, all enabled, recording bad StreamIDs, interrupts on.
