@@ -31,8 +31,10 @@ pub enum Response {
 pub enum Completion {
     /// Success. Neither `read` nor `write` means that the page cannot be accessed, and `page` means nothing.
     Success {
-        /// The physical address of the 4 KiB page.
+        /// The physical address of what the translation covers.
         page: PhysAddr,
+        /// It covers `1 << bits` bytes, aligned to themselves: a page of 4 KiB or more (3.9.1).
+        bits: u8,
         /// Reads are granted.
         read: bool,
         /// Writes are granted.

@@ -4,6 +4,7 @@
 mod bench;
 mod commands;
 mod configuration;
+mod datasheet;
 mod engines;
 mod events;
 mod fuzz;

@@ -12,9 +12,6 @@ use crate::model::wire::Wires;
 use crate::smmuv3::page_request::PageRequest;
 use crate::smmuv3::{Access, PageResponse, PrgIndex, SubstreamId};
 
-/// The size of what a translation covers, in bits.
-const PAGE_BITS: u8 = 12;
-
 /// What a translation request came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Grant {
@@ -100,9 +97,9 @@ impl Engine {
         request.access.write |= self.ats_control & ats_control::ASK_FOR_WRITE != 0;
         self.counters.translation_requests = self.counters.translation_requests.wrapping_add(1);
         match around.smmu.translation_request(&request, around.memory, around.wires) {
-            Completion::Success { page, read, write } => {
+            Completion::Success { page, bits, read, write } => {
                 if read || write {
-                    let translation = Translation { physical: page, bits: PAGE_BITS, read, write };
+                    let translation = Translation { physical: page, bits, read, write };
                     self.atc.insert(Space::of(transaction), transaction.address, translation);
                 }
                 let access = transaction.access;

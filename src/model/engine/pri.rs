@@ -35,6 +35,12 @@ impl Group {
         self.pages.count_ones()
     }
 
+    /// Whether it asks for `page`.
+    fn asks_for(&self, page: u64) -> bool {
+        let number = page.wrapping_sub(self.first) >> 12;
+        number < 32 && self.pages >> number & 1 != 0
+    }
+
     /// Its pages, ascending.
     pub(super) fn pages(&self) -> impl Iterator<Item = u64> + use<> {
         let Self { first, pages, .. } = *self;
@@ -154,7 +160,7 @@ impl PageRequests {
 
     /// The outstanding group that asked for `page`, for reading or more.
     pub(super) fn asked_for(&self, substream: Option<SubstreamId>, page: u64) -> Option<PrgIndex> {
-        let asks = |group: &&Group| group.substream == substream && group.pages().any(|asked| asked == page);
+        let asks = |group: &&Group| group.substream == substream && group.asks_for(page);
         Some(self.groups.iter().flatten().find(asks)?.index)
     }
 

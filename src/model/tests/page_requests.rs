@@ -608,3 +608,23 @@ fn privileged_page_request_says_so_only_with_a_pasid() {
         assert_eq!(bench.take_page_requests(), [[word, 0x5000]]);
     }
 }
+
+#[test]
+fn translation_of_a_block_serves_all_of_it_until_any_of_it_is_invalidated() {
+    let mut bench = asking();
+    // The level 2 descriptor of 2 MiB at 0x20_0000: valid, block, and otherwise as a page's.
+    bench.leaf_at(0, 0x20_0000);
+    let level2 = bench.peek(TABLES) & !0xfff;
+    bench.poke(level2 + 8, DATA | 0x741);
+    for (address, requests) in [(0x20_0000, 1), (0x20_5000, 1), (0x3f_f000, 1)] {
+        fill(&mut bench, address, 8, false);
+        assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, requests));
+        assert_eq!(bench.peek(DATA + address - 0x20_0000), 0x1122_3344_5566_7788);
+    }
+    bench.command([0x40 | STREAM << 32, 0x40_0000]);
+    fill(&mut bench, 0x20_0000, 8, false);
+    assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 1, "the page behind it is another");
+    bench.command([0x40 | STREAM << 32, 0x20_1000]);
+    fill(&mut bench, 0x20_0000, 8, false);
+    assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 2);
+}
