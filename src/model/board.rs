@@ -31,9 +31,11 @@ pub const SMMU_SPI: u32 = 200;
 /// The SPI of engine 0; the next ones follow up to [`LAST_SPI`].
 pub const ENGINE_SPI: u32 = 208;
 /// The last SPI that the board has.
-pub const LAST_SPI: u32 = 255;
-/// The SPI of the first engine for which none is left behind [`ENGINE_SPI`]; the next ones follow.
-pub const ENGINE_SPI_LOW: u32 = 176;
+pub const LAST_SPI: u32 = 223;
+/// The SPI of the first engine for which none is left behind [`ENGINE_SPI`]; the next ones follow. Those below 176 are
+/// for devices on QEMU's platform bus, of which there are none.
+pub const ENGINE_SPI_LOW: u32 = 152;
+const _: () = assert!(ENGINE_SPI_LOW + MAX_ENGINES as u32 - (LAST_SPI - ENGINE_SPI + 1) <= SMMU_SPI);
 
 /// The compatible string of an engine's device-tree node.
 pub const ENGINE_COMPATIBLE: &str = "smmu-iopf,dma-engine";

@@ -102,9 +102,9 @@ fn sixty_four_engines_have_interrupts_of_their_own() {
     for (path, spi, stream, stalls) in [
         ("/dma@b130000", 211, 0x103, false),
         ("/dma@b140000", 212, 0x104, true),
-        ("/dma@b3f0000", 255, 0x12f, false),
-        ("/dma@b400000", 176, 0x130, true),
-        ("/dma@b4f0000", 191, 0x13f, false),
+        ("/dma@b1f0000", 223, 0x10f, false),
+        ("/dma@b200000", 152, 0x110, true),
+        ("/dma@b4f0000", 199, 0x13f, false),
     ] {
         assert_eq!(property(&tree, path, "interrupts").unwrap(), be(&[0, spi, 1]));
         assert_eq!(property(&tree, path, "iommus").unwrap(), be(&[0x8009, stream]));
