@@ -21,6 +21,7 @@ Commands:
 
 Options:
   --smp N           1 to 8 cores (4)
+  --engines N       1 to 64 DMA engines behind the modelled SMMU (4)
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
   --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small
                     or big (full)
@@ -43,16 +44,17 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 smmu=both profile=full deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines=4 smmu=both profile=full deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
 while [[ ${1:-} == -* ]]; do
     case $1 in
-    --smp | --smmu | --profile | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
+    --smp | --engines | --smmu | --profile | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
     esac
     case $1 in
     --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
+    --engines) is_between "$2" 1 64 || die "--engines takes 1 to 64, not '$2'"; engines=$((10#$2)); shift ;;
     --smmu) [[ $2 =~ ^(qemu|model|both)$ ]] || die "--smmu takes qemu, model or both, not '$2'"; smmu=$2; shift ;;
     --profile)
         [[ $2 =~ ^(full|terminate-only|forced-stall|no-pri|no-ats|linear-only|small|big)$ ]] ||
@@ -144,7 +146,7 @@ compose() {
     shift
     for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
     # For the EL2 image, which has the kernel's command line.
-    [[ $smmu == qemu || $profile == full ]] || arguments+=,arg=profile=$profile
+    [[ $smmu == qemu ]] || arguments+=,arg=profile=$profile,arg=engines=$engines
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
     local -a images=(-kernel "$elf")
     if [[ $smmu != qemu ]]; then

@@ -20,7 +20,7 @@ fn spliced(tree: &[u8]) -> Vec<u8> {
     let machine = survey(tree).unwrap();
     let clock = machine.cores.get(1..).and_then(|others| others.last());
     let mut out = vec![0; 0x1_0000];
-    let length = splice(tree, &machine, 0x7fc0_0000..0x8000_0000, clock, Profile::Full, &mut out).unwrap();
+    let length = splice(tree, &machine, 0x7fc0_0000..0x8000_0000, clock, Profile::Full, 4, &mut out).unwrap();
     out.truncate(length);
     out
 }

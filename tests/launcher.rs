@@ -70,6 +70,9 @@ fn unknown_options_values_and_commands_are_named() {
         (&["--smp", "0"], "'0'"),
         (&["--smp", "two"], "'two'"),
         (&["--smp"], "--smp"),
+        (&["--engines", "0"], "'0'"),
+        (&["--engines", "65"], "'65'"),
+        (&["--engines"], "--engines"),
         (&["--smmu", "amd"], "'amd'"),
         (&["--profile", "huge"], "'huge'"),
         (&["--profile"], "--profile"),
@@ -87,7 +90,9 @@ fn unknown_options_values_and_commands_are_named() {
 fn help_names_every_option() {
     let output = Place::new("help").launch(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for option in ["--smp", "--smmu", "--profile", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"] {
+    for option in
+        ["--smp", "--engines", "--smmu", "--profile", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"]
+    {
         assert!(stdout(&output).contains(option), "{option}");
     }
 }
@@ -112,6 +117,14 @@ fn arguments_reach_the_kernel_unchanged() {
     let place = Place::new("arguments");
     let output = place.launch(&[&place.image(), "--exact", "a,b"]);
     let expected = "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=a,,b";
+    assert!(is_argument(&output, expected), "{}", stdout(&output));
+}
+
+#[test]
+fn number_of_engines_comes_before_the_arguments() {
+    let place = Place::new("engines");
+    let output = place.launch(&["--engines", "064", &place.image(), "--exact", "a"]);
+    let expected = "enable=on,target=native,arg=smmu-iopf,arg=engines=64,arg=--exact,arg=a";
     assert!(is_argument(&output, expected), "{}", stdout(&output));
 }
 

@@ -8,8 +8,10 @@ pub const SMMU_BASE: u64 = 0x0b00_0000;
 /// The size of the SMMU's registers, pages 0 and 1 of 64 KiB each.
 pub const SMMU_SIZE: u64 = 0x2_0000;
 
-/// The number of DMA engines.
-pub const ENGINES: usize = 4;
+/// The number of DMA engines unless somebody chooses another.
+pub const DEFAULT_ENGINES: usize = 4;
+/// The most DMA engines.
+pub const MAX_ENGINES: usize = 64;
 /// The registers of engine 0.
 pub const ENGINE_BASE: u64 = 0x0b10_0000;
 /// From one engine's registers to the next one's.
@@ -17,16 +19,23 @@ pub const ENGINE_STRIDE: u64 = 0x1_0000;
 /// The size of an engine's registers.
 pub const ENGINE_SIZE: u64 = 0x1000;
 
-/// The physical addresses that the machine answers at, end not included.
-pub const WINDOW: core::ops::Range<u64> = SMMU_BASE..ENGINE_BASE + ENGINES as u64 * ENGINE_STRIDE;
+/// The physical addresses that the machine answers at, end not included. Where there is no engine, registers read as
+/// zero and ignore writes.
+pub const WINDOW: core::ops::Range<u64> = SMMU_BASE..ENGINE_BASE + MAX_ENGINES as u64 * ENGINE_STRIDE;
 
 /// The StreamID of engine 0; the next ones follow.
 pub const FIRST_STREAM: u32 = 0x100;
 
 /// The first SPI of the SMMU: event queue, PRI queue, command sync, global error.
 pub const SMMU_SPI: u32 = 200;
-/// The SPI of engine 0; the next ones follow.
+/// The SPI of engine 0; the next ones follow up to [`LAST_SPI`].
 pub const ENGINE_SPI: u32 = 208;
+/// The last SPI that the board has.
+pub const LAST_SPI: u32 = 223;
+/// The SPI of the first engine for which none is left behind [`ENGINE_SPI`]; the next ones follow. Those below 176 are
+/// for devices on QEMU's platform bus, of which there are none.
+pub const ENGINE_SPI_LOW: u32 = 152;
+const _: () = assert!(ENGINE_SPI_LOW + MAX_ENGINES as u32 - (LAST_SPI - ENGINE_SPI + 1) <= SMMU_SPI);
 
 /// The compatible string of an engine's device-tree node.
 pub const ENGINE_COMPATIBLE: &str = "smmu-iopf,dma-engine";
@@ -43,9 +52,20 @@ pub enum EngineKind {
     PageRequest,
 }
 
-/// What engine `index` is.
+/// What engine `index` is: of every four, the first two stall and the others ask for pages.
 pub const fn engine_kind(index: usize) -> EngineKind {
-    if index < 2 { EngineKind::Stall } else { EngineKind::PageRequest }
+    if index % 4 < 2 { EngineKind::Stall } else { EngineKind::PageRequest }
+}
+
+/// Whether engine `index` wants the PASID of a page request back in the response ("PRG Response PASID Required"): of
+/// those that ask for pages, the first two of every four do.
+pub const fn engine_response_needs_pasid(index: usize) -> bool {
+    index % 8 < 4
+}
+
+/// The number of engines that `value`, of an argument `engines=`, asks for: 1 to [`MAX_ENGINES`] in decimal.
+pub fn parse_engines(value: &str) -> Option<usize> {
+    value.parse().ok().filter(|count| (1..=MAX_ENGINES).contains(count))
 }
 
 /// The StreamID of engine `index`, where the SMMU has the bits for it
@@ -66,6 +86,7 @@ pub const fn spi(wire: Wire) -> u32 {
         Wire::PriQueue => SMMU_SPI + 1,
         Wire::CommandSync => SMMU_SPI + 2,
         Wire::GlobalError => SMMU_SPI + 3,
-        Wire::Engine(index) => ENGINE_SPI + index as u32,
+        Wire::Engine(index) if index as u32 <= LAST_SPI - ENGINE_SPI => ENGINE_SPI + index as u32,
+        Wire::Engine(index) => ENGINE_SPI_LOW + index as u32 - (LAST_SPI - ENGINE_SPI + 1),
     }
 }

@@ -177,8 +177,8 @@ pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
     }
 }
 
-/// Writes `tree` to `out` with the nodes of a model of `profile`, without the memory `hidden` and without the core `clock`, and gives
-/// the length of the new tree in bytes. `machine` is what [`survey`] found in the same tree.
+/// Writes `tree` to `out` with the nodes of a model of `profile` with `engines` engines, without the memory `hidden` and without
+/// the core `clock`, and gives the length of the new tree in bytes. `machine` is what [`survey`] found in the same tree.
 ///
 /// # Errors
 ///
@@ -189,6 +189,7 @@ pub fn splice(
     hidden: Range<u64>,
     clock: Option<&Core>,
     profile: Profile,
+    engines: usize,
     out: &mut [u8],
 ) -> Result<usize, TreeError> {
     if !machine.memory.iter().any(|range| range.start <= hidden.start && hidden.end <= range.end) {
@@ -210,7 +211,7 @@ pub fn splice(
                 write_memory(&mut writer, name, value, &hidden)?;
                 continue;
             }
-            (0, Token::End) => write_model(&mut writer, machine.phandle, profile)?,
+            (0, Token::End) => write_model(&mut writer, machine.phandle, profile, engines)?,
             _ => {}
         }
         writer.bytes(&blocks.structure[place])?;
@@ -311,8 +312,8 @@ fn write_memory(writer: &mut Writer<'_, '_>, name: u32, reg: &[u8], hidden: &Ran
     Ok(())
 }
 
-/// Writes the nodes of the SMMU, whose phandle is `phandle`, and of the engines behind it.
-fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile) -> Result<(), TreeError> {
+/// Writes the nodes of the SMMU, whose phandle is `phandle`, and of the `engines` engines behind it.
+fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile, engines: usize) -> Result<(), TreeError> {
     let interrupt = |wire| [GIC_SPI, board::spi(wire), EDGE_RISING];
     let reg = |base: u64, size: u64| [base, size].map(|word| [(word >> 32) as u32, word as u32]);
 
@@ -327,7 +328,7 @@ fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile) -> R
     writer.cells(Name::Phandle, &[phandle])?;
     writer.end()?;
 
-    for index in 0..board::ENGINES {
+    for index in 0..engines.min(board::MAX_ENGINES) {
         writer.begin("dma", board::engine_base(index))?;
         writer.text(Name::Compatible, board::ENGINE_COMPATIBLE)?;
         writer.cells(Name::Reg, reg(board::engine_base(index), board::ENGINE_SIZE).as_flattened())?;

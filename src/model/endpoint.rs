@@ -31,8 +31,10 @@ pub enum Response {
 pub enum Completion {
     /// Success. Neither `read` nor `write` means that the page cannot be accessed, and `page` means nothing.
     Success {
-        /// The physical address of the 4 KiB page.
+        /// The physical address of what the translation covers.
         page: PhysAddr,
+        /// It covers `1 << bits` bytes, aligned to themselves: a page of 4 KiB or more (3.9.1).
+        bits: u8,
         /// Reads are granted.
         read: bool,
         /// Writes are granted.
@@ -77,6 +79,10 @@ pub trait Endpoints {
     /// Invalidates cached translations. Returns whether the device completed the request in time. A device that does
     /// not exist answers Unsupported Request, which counts as completed (3.9.1.5).
     fn invalidate(&mut self, invalidation: &Invalidation) -> bool;
+
+    /// Whether a device has yet to complete an invalidation request that it will complete. A CMD_SYNC waits for that
+    /// (4.5.1).
+    fn is_invalidating(&self) -> bool;
 
     /// Delivers a page request group response. Returns whether a device was waiting for it.
     fn respond(&mut self, response: &GroupResponse) -> bool;

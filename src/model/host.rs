@@ -143,20 +143,21 @@ impl Wires for Raised {
 #[derive(Debug)]
 pub struct HostSmmu {
     memory: Arc<HostMemory>,
-    machine: Mutex<(Machine, Raised)>,
+    /// In a box, since it is large for a stack.
+    machine: Mutex<(Box<Machine>, Raised)>,
 }
 
 impl HostSmmu {
-    /// A machine with everything after reset, in front of `memory`.
+    /// A machine of profile [`Profile::Full`] with its usual engines after reset, in front of `memory`.
     pub fn new(memory: Arc<HostMemory>) -> Arc<Self> {
-        Self::with_profile(memory, Profile::Full)
+        Self::with(memory, Profile::Full, board::DEFAULT_ENGINES)
     }
 
-    /// A machine of this profile after reset, in front of `memory`.
-    pub fn with_profile(memory: Arc<HostMemory>, profile: Profile) -> Arc<Self> {
-        let host = Arc::new(Self { memory, machine: Mutex::new((Machine::new(), Raised::default())) });
-        host.lock().0.reset(profile);
-        host
+    /// A machine of this profile with `engines` engines, 1 to [`board::MAX_ENGINES`], after reset, in front of `memory`.
+    pub fn with(memory: Arc<HostMemory>, profile: Profile, engines: usize) -> Arc<Self> {
+        let mut machine = Box::<Machine>::default();
+        machine.reset(profile, engines);
+        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())) })
     }
 
     /// The memory.
@@ -165,7 +166,7 @@ impl HostSmmu {
     }
 
     // A test that panicked while it held the machine leaves it as it was between two of its steps.
-    fn lock(&self) -> MutexGuard<'_, (Machine, Raised)> {
+    fn lock(&self) -> MutexGuard<'_, (Box<Machine>, Raised)> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,7 +1,8 @@
 //! The whole machine: one SMMU, the engines behind it, and the address decoder in front.
 
-use super::board::{self, ENGINES};
+use super::board::{self, DEFAULT_ENGINES, MAX_ENGINES};
 use super::engine::Engine;
+use super::engine::buffers::Buffers;
 use super::memory::Memory;
 use super::profile::Profile;
 use super::smmu::Smmu;
@@ -16,29 +17,55 @@ pub enum Width {
     Double,
 }
 
-/// An SMMU and [`ENGINES`] DMA engines behind it.
+/// An SMMU and 1 to [`MAX_ENGINES`] DMA engines behind it.
 ///
 /// Registers change by [`write`](Machine::write); everything else happens in [`step`](Machine::step), which is the
 /// machine's clock. The caller holds a lock around each call.
 #[derive(Debug)]
 pub struct Machine {
     smmu: Smmu,
-    engines: [Engine; ENGINES],
+    engines: [Engine; MAX_ENGINES],
+    /// How many of the engines there are.
+    count: usize,
+    /// The engines that may have something to do, one bit each: the others cost a step nothing.
+    awake: u64,
+    buffers: Buffers,
 }
 
+const _: () = assert!(MAX_ENGINES as u32 <= u64::BITS);
+
 impl Machine {
-    /// The machine after reset, of the profile [`Profile::Full`].
+    /// The machine after reset, of the profile [`Profile::Full`], with [`DEFAULT_ENGINES`] DMA engines.
     pub const fn new() -> Self {
-        Self { smmu: Smmu::new(), engines: [Engine::new(0), Engine::new(1), Engine::new(2), Engine::new(3)] }
+        let mut machine = Self {
+            smmu: Smmu::new(),
+            engines: [const { Engine::new(0) }; MAX_ENGINES],
+            count: DEFAULT_ENGINES,
+            awake: 0,
+            buffers: Buffers::new(),
+        };
+        let mut index = 0;
+        while index < MAX_ENGINES {
+            machine.engines[index] = Engine::new(index);
+            index += 1;
+        }
+        machine
     }
 
-    /// Resets everything. From now on the SMMU is one of `profile`, and the engines have the StreamIDs of
-    /// [`Profile::engine_stream`].
-    pub fn reset(&mut self, profile: Profile) {
+    fn engines(&mut self) -> &mut [Engine] {
+        self.engines.get_mut(..self.count).unwrap_or_default()
+    }
+
+    /// Resets everything. From now on the SMMU is one of `profile`, with `engines` engines behind it, 1 to
+    /// [`Profile::max_engines`], which have the StreamIDs of [`Profile::engine_stream`]. Other numbers are clamped.
+    pub fn reset(&mut self, profile: Profile, engines: usize) {
         self.smmu.reset(profile);
         for (index, engine) in self.engines.iter_mut().enumerate() {
-            engine.reset(profile.engine_stream(index));
+            engine.reset(index, profile.engine_stream(index));
         }
+        self.count = engines.clamp(1, profile.max_engines());
+        self.awake = 0;
+        self.buffers = Buffers::new();
     }
 
     /// The SMMU fails: it enters service failure mode, which only [`reset`](Machine::reset) ends (12.3).
@@ -50,6 +77,7 @@ impl Machine {
     pub fn read(&self, address: u64, width: Width) -> u64 {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.read(offset, width),
+            Some(Target::Engine(index, _)) if index >= self.count => 0,
             Some(Target::Engine(index, offset)) => self.engines.get(index).map_or(0, |e| e.read(offset, width)),
             None => 0,
         }
@@ -61,8 +89,9 @@ impl Machine {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.write(offset, width, value),
             Some(Target::Engine(index, offset)) => {
-                if let Some(engine) = self.engines.get_mut(index) {
+                if let Some(engine) = self.engines().get_mut(index) {
                     engine.write(offset, width, value);
+                    self.awake |= 1 << index;
                 }
             }
             None => {}
@@ -75,9 +104,17 @@ impl Machine {
     /// Returns whether anything was done or more can be done without the outside: while this is false the clock may
     /// sleep until the next register write.
     pub fn step(&mut self, memory: &impl Memory, wires: &mut impl Wires) -> bool {
-        let mut busy = self.smmu.step(memory, wires, &mut self.engines[..]);
-        for engine in &mut self.engines {
-            busy |= engine.step(&mut self.smmu, memory, wires);
+        let engines = self.engines.get_mut(..self.count).unwrap_or_default();
+        let mut busy = self.smmu.step(memory, wires, engines);
+        let mut rest = self.awake;
+        while rest != 0 {
+            let index = rest.trailing_zeros();
+            rest &= rest - 1;
+            let Some(engine) = engines.get_mut(index as usize) else { break };
+            busy |= engine.step(&mut self.smmu, &mut self.buffers, memory, wires);
+            if engine.is_asleep() {
+                self.awake &= !(1 << index);
+            }
         }
         busy
     }
@@ -105,7 +142,7 @@ fn decode(address: u64, width: Width) -> Option<Target> {
     if let Some(offset) = address.checked_sub(board::ENGINE_BASE) {
         let index = usize::try_from(offset / board::ENGINE_STRIDE).ok()?;
         let offset = offset % board::ENGINE_STRIDE;
-        return (index < ENGINES && offset < board::ENGINE_SIZE).then_some(Target::Engine(index, offset as usize));
+        return (offset < board::ENGINE_SIZE).then_some(Target::Engine(index, offset as usize));
     }
     let offset = address.checked_sub(board::SMMU_BASE)?;
     (offset < board::SMMU_SIZE).then_some(Target::Smmu(offset as usize))

@@ -3,7 +3,7 @@
 //! A profile is its ID registers and nothing else. All that the model offers and refuses follows from them through
 //! [`Features`].
 
-use super::board::{self, ENGINES};
+use super::board::{self, MAX_ENGINES};
 use super::smmu::STALL_MAX;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::features::{Features, IdRegisters};
@@ -138,6 +138,14 @@ const fn sound(profile: Profile) -> Features {
 }
 
 impl Profile {
+    /// How many engines have a StreamID of their own, at most [`MAX_ENGINES`].
+    pub const fn max_engines(self) -> usize {
+        match self.features().sid_bits {
+            bits @ 0..6 => 1 << bits,
+            _ => MAX_ENGINES,
+        }
+    }
+
     /// The StreamID of engine `index`: the board's, of which only the bits that the SMMU has are wired (6.3.2).
     pub const fn engine_stream(self, index: usize) -> StreamId {
         let StreamId(stream) = board::engine_stream(index);
@@ -145,5 +153,5 @@ impl Profile {
     }
 }
 
-// The engines have a StreamID each, on every profile.
-const _: () = assert!(ENGINES <= 16 && board::FIRST_STREAM.is_multiple_of(16));
+// The usual engines have a StreamID each on every profile, and the low bits of the first one are 0.
+const _: () = assert!(board::DEFAULT_ENGINES <= 16 && board::FIRST_STREAM.is_multiple_of(MAX_ENGINES as u32));

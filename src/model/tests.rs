@@ -4,9 +4,11 @@
 mod bench;
 mod commands;
 mod configuration;
+mod datasheet;
 mod engines;
 mod events;
 mod fuzz;
+mod hostile;
 mod interrupts;
 mod page_requests;
 mod profiles;

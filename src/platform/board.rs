@@ -20,7 +20,7 @@ pub const MAX_STREAM_MAPS: usize = 4;
 /// The most SMMUs.
 pub const MAX_SMMUS: usize = 4;
 /// The most DMA engines.
-pub const MAX_ENGINES: usize = 8;
+pub const MAX_ENGINES: usize = 64;
 
 /// The board. No two windows of registers, nor a window and memory, overlap, and all are whole 4 KiB pages below 2^48.
 #[derive(Clone, Debug, PartialEq, Eq)]

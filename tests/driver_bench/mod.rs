@@ -118,7 +118,7 @@ impl Bench {
 
     fn build(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
-        let host = HostSmmu::with_profile(memory.clone(), profile);
+        let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);

@@ -40,7 +40,7 @@ impl<'a> Selection<'a> {
                 "--format" if arguments.next() != Some("terse") => return Err(Unusable::Value("--format", "terse")),
                 "--format" | "--format=terse" | "--nocapture" | "--no-capture" => {}
                 // For the EL2 image, which has the same command line.
-                profile if profile.starts_with("profile=") => {}
+                option if option.starts_with("profile=") || option.starts_with("engines=") => {}
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
             }

@@ -15,10 +15,14 @@ const HIDDEN: Range<u64> = 0x7fc0_0000..0x8000_0000;
 
 /// The tree with the model, as the EL2 image makes it.
 fn spliced(tree: &[u8], hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
+    spliced_with(tree, 4, hidden)
+}
+
+fn spliced_with(tree: &[u8], engines: usize, hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
     let machine = survey(tree)?;
     let clock = machine.cores.get(1..).and_then(|others| others.last());
     let mut out = std::vec![0xa5; 0x1_0000];
-    let length = splice(tree, &machine, hidden, clock, Profile::Full, &mut out)?;
+    let length = splice(tree, &machine, hidden, clock, Profile::Full, engines, &mut out)?;
     out.truncate(length);
     Ok(out)
 }
@@ -92,6 +96,33 @@ fn engine_nodes_name_their_stream_and_how_they_fault() {
 }
 
 #[test]
+fn sixty_four_engines_have_interrupts_of_their_own() {
+    let bytes = spliced_with(FOUR_CORES, 64, HIDDEN).unwrap();
+    let tree = Fdt::new(&bytes).unwrap();
+    for (path, spi, stream, stalls) in [
+        ("/dma@b130000", 211, 0x103, false),
+        ("/dma@b140000", 212, 0x104, true),
+        ("/dma@b1f0000", 223, 0x10f, false),
+        ("/dma@b200000", 152, 0x110, true),
+        ("/dma@b4f0000", 199, 0x13f, false),
+    ] {
+        assert_eq!(property(&tree, path, "interrupts").unwrap(), be(&[0, spi, 1]));
+        assert_eq!(property(&tree, path, "iommus").unwrap(), be(&[0x8009, stream]));
+        assert_eq!(property(&tree, path, "dma-can-stall").is_some(), stalls);
+        assert_eq!(property(&tree, path, "pasid-num-bits").is_some(), !stalls);
+    }
+    let one = spliced_with(FOUR_CORES, 1, HIDDEN).unwrap();
+    let engines = paths(&Fdt::new(&one).unwrap()).into_iter().filter(|path| path.starts_with("/dma@"));
+    assert_eq!(engines.collect::<Vec<_>>(), ["/dma@b100000"]);
+}
+
+#[test]
+fn number_of_engines_is_one_to_sixty_four() {
+    let parsed = ["1", "4", "64", "0", "65", "-1", "four", "", "4 "].map(board::parse_engines);
+    assert_eq!(parsed, [Some(1), Some(4), Some(64), None, None, None, None, None, None]);
+}
+
+#[test]
 fn clock_core_disappears_and_nothing_else() {
     let before = paths(&Fdt::new(FOUR_CORES).unwrap());
     let bytes = spliced(FOUR_CORES, HIDDEN).unwrap();
@@ -149,7 +180,8 @@ fn every_short_buffer_is_an_error() {
     let machine = survey(ONE_CORE).unwrap();
     let length = spliced(ONE_CORE, HIDDEN).unwrap().len();
     for capacity in (0..length).step_by(7) {
-        let error = splice(ONE_CORE, &machine, HIDDEN, None, Profile::Full, &mut std::vec![0; capacity]).unwrap_err();
+        let error =
+            splice(ONE_CORE, &machine, HIDDEN, None, Profile::Full, 4, &mut std::vec![0; capacity]).unwrap_err();
         assert_eq!(error, TreeError::Full { capacity });
     }
 }

@@ -130,6 +130,10 @@ enum Refusal {
     NotFirst { here: u64, first: u64 },
     #[error(transparent)]
     Gic(#[from] GicError),
+    #[error("argument engines= wants 1 to {}", board::MAX_ENGINES)]
+    Engines,
+    #[error("profile {profile} has StreamIDs for {most} engines")]
+    TooManyEngines { profile: &'static str, most: usize },
     #[error("nothing is loaded at {KERNEL:#x}: QEMU needs -device loader,file=...")]
     NoKernel,
     #[error("PSCI does not start core {mpidr:#x}: error {error}")]
@@ -147,19 +151,31 @@ pub extern "C" fn start(_index: u64) -> Entry {
     }
 }
 
-/// The profile that the command line asks for with `profile=NAME`, or the one with everything. It is the kernel's command
-/// line too; one that is missing or too long asks for nothing.
-fn profile() -> Result<Profile, Refusal> {
-    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else { return Ok(Profile::Full) };
-    let name = (&arguments).filter_map(Result::ok).find_map(|argument| argument.strip_prefix("profile="));
-    let Some(name) = name else { return Ok(Profile::Full) };
-    Profile::from_name(name).ok_or_else(|| Refusal::Profile(name.chars().take(NAME / 4).collect()))
+/// What the command line asks for with `profile=NAME` and `engines=N`: the profile with everything and the usual engines, if it
+/// does not. It is the kernel's command line too; one that is missing or too long asks for nothing.
+fn options() -> Result<(Profile, usize), Refusal> {
+    let (mut profile, mut engines) = (Profile::Full, board::DEFAULT_ENGINES);
+    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else { return Ok((profile, engines)) };
+    for argument in (&arguments).skip(1).filter_map(Result::ok) {
+        match argument.split_once('=') {
+            Some(("profile", name)) => {
+                let unknown = || Refusal::Profile(name.chars().take(NAME / 4).collect());
+                profile = Profile::from_name(name).ok_or_else(unknown)?;
+            }
+            Some(("engines", count)) => engines = board::parse_engines(count).ok_or(Refusal::Engines)?,
+            _ => {}
+        }
+    }
+    if engines > profile.max_engines() {
+        return Err(Refusal::TooManyEngines { profile: profile.name(), most: profile.max_engines() });
+    }
+    Ok((profile, engines))
 }
 
 fn boot() -> Result<Entry, Refusal> {
     cpu::check()?;
-    let profile = profile()?;
-    MACHINE.lock().reset(profile);
+    let (profile, engines) = options()?;
+    MACHINE.lock().reset(profile, engines);
 
     // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
     let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };
@@ -172,7 +188,7 @@ fn boot() -> Result<Entry, Refusal> {
     let clock = found.cores.len().checked_sub(1).filter(|last| *last > 0);
     let mut new_tree = NEW_TREE.lock();
     let clock_core = clock.and_then(|index| found.cores.get(index));
-    let length = device_tree::splice(room, &found, IMAGE, clock_core, profile, &mut *new_tree)?;
+    let length = device_tree::splice(room, &found, IMAGE, clock_core, profile, engines, &mut *new_tree)?;
     room[..length].copy_from_slice(&new_tree[..length]);
 
     let visible = found.memory.iter().flat_map(|range| device_tree::without(range, &IMAGE));
@@ -202,7 +218,7 @@ fn boot() -> Result<Entry, Refusal> {
             error => return Err(Refusal::Clock { mpidr, error }),
         }
     }
-    let (smmu, engines, cores, name) = (board::SMMU_BASE, board::ENGINES, shared.cores.len(), profile.name());
+    let (smmu, cores, name) = (board::SMMU_BASE, shared.cores.len(), profile.name());
     match clock {
         Some(_) => {
             say!(

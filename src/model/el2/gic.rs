@@ -52,10 +52,10 @@ impl Distributor {
     ///
     /// A GICv3's distributor is at `base`, mapped as device memory.
     pub(super) unsafe fn new(base: u64) -> Result<Self, GicError> {
-        let needed = board::spi(Wire::Engine(board::ENGINES as u8 - 1));
+        let needed = board::LAST_SPI;
         // SAFETY: by the caller; reading GICD_TYPER has no effect.
         let lines = unsafe { read(base + GICD_TYPER) } & 0x1f;
-        if 32 * lines < needed { Err(GicError::Interrupts { needed, lines }) } else { Ok(Self { base }) }
+        if 32 * lines <= needed { Err(GicError::Interrupts { needed, lines }) } else { Ok(Self { base }) }
     }
 
     /// Whether EL1 lets interrupts of group 1 pass, and so the one that wakes the clock.

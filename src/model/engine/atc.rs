@@ -1,18 +1,61 @@
 //! The translations that the engine got by ATS (3.9.1), kept until they are invalidated.
 
-use crate::model::endpoint::Invalidation;
-use crate::smmuv3::{Access, PhysAddr, SubstreamId};
+use crate::model::endpoint::{Invalidation, Transaction};
+use crate::smmuv3::{PhysAddr, SubstreamId};
 
-const ENTRIES: usize = 64;
+const ENTRIES: usize = 32;
+
+/// For whom and for what a translation was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Space {
+    substream: Option<SubstreamId>,
+    /// Asked for privileged accesses, or for instruction fetches: the permissions granted are for those alone.
+    privileged: bool,
+    execute: bool,
+}
+
+impl Space {
+    /// The space of `transaction`. Only what carries a PASID says what it is for (13.7).
+    pub(super) fn of(transaction: &Transaction) -> Self {
+        let Transaction { substream, access, .. } = *transaction;
+        let pasid = substream.is_some();
+        Self { substream, privileged: pasid && access.privileged, execute: pasid && access.execute }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    substream: Option<SubstreamId>,
-    /// Input address of the page, in bytes.
-    page: u64,
+    space: Space,
+    /// Input address of the first byte.
+    first: u64,
     physical: PhysAddr,
+    /// Its size is `1 << bits` bytes.
+    bits: u8,
     read: bool,
     write: bool,
+    /// Its completion has arrived. Until then it serves nobody, and an invalidation drops it: what was asked for before
+    /// an invalidation must not be used after it.
+    arrived: bool,
+}
+
+impl Entry {
+    fn offset(&self) -> u64 {
+        (1u64 << self.bits.min(63)) - 1
+    }
+
+    fn covers(&self, space: Space, address: u64) -> bool {
+        self.space == space && address & !self.offset() == self.first
+    }
+}
+
+/// A translation, as a completion has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Translation {
+    pub(super) physical: PhysAddr,
+    /// It is for `1 << bits` bytes, aligned to themselves.
+    pub(super) bits: u8,
+    pub(super) read: bool,
+    pub(super) write: bool,
 }
 
 /// The address translation cache. When it is full, the oldest translation goes.
@@ -27,32 +70,46 @@ impl Atc {
         Self { entries: [None; ENTRIES], next: 0 }
     }
 
-    /// The physical address for an access to `address`, if it is known and the access is granted.
-    pub(super) fn look_up(&self, substream: Option<SubstreamId>, address: u64, access: Access) -> Option<PhysAddr> {
-        let page = address & !0xfff;
-        let entry = self.entries.iter().flatten().find(|entry| entry.substream == substream && entry.page == page)?;
+    /// The physical address for `transaction`, if it is known and the access is granted.
+    pub(super) fn look_up(&self, transaction: &Transaction) -> Option<PhysAddr> {
+        let Transaction { address, access, .. } = *transaction;
+        let space = Space::of(transaction);
+        let mut entries = self.entries.iter().flatten().filter(|entry| entry.arrived);
+        let entry = entries.find(|entry| entry.covers(space, address))?;
         let granted = (entry.read || !access.read) && (entry.write || !access.write);
-        granted.then_some(PhysAddr(entry.physical.0 | address & 0xfff))
+        granted.then_some(PhysAddr(entry.physical.0 | address & entry.offset()))
     }
 
-    /// Keeps the translation of the page at `address`, in the place of an older one.
-    pub(super) fn insert(
-        &mut self,
-        substream: Option<SubstreamId>,
-        address: u64,
-        physical: PhysAddr,
-        read: bool,
-        write: bool,
-    ) {
-        let page = address & !0xfff;
-        let old = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.substream == substream && entry.page == page);
+    /// Keeps the translation of what is around `address`, in the place of an older one. It serves nobody before it has
+    /// [arrived](Atc::arrive).
+    pub(super) fn insert(&mut self, space: Space, address: u64, translation: Translation) {
+        let Translation { physical, bits, read, write } = translation;
+        let mut entry = Entry { space, first: 0, physical, bits, read, write, arrived: false };
+        entry.first = address & !entry.offset();
+        entry.physical.0 &= !entry.offset();
+        let old = |slot: &Option<Entry>| {
+            slot.is_some_and(|slot| slot.covers(space, address) || entry.covers(slot.space, slot.first))
+        };
         let index = self.entries.iter().position(old).unwrap_or_else(|| {
             let index = self.next;
             self.next = (index + 1) % ENTRIES;
             index
         });
-        if let Some(entry) = self.entries.get_mut(index) {
-            *entry = Some(Entry { substream, page, physical, read, write });
+        if let Some(slot) = self.entries.get_mut(index) {
+            *slot = Some(entry);
+        }
+        // A translation of a block leaves no smaller one beside it.
+        for (other, slot) in self.entries.iter_mut().enumerate() {
+            if other != index && slot.is_some_and(|slot| entry.covers(slot.space, slot.first)) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// The completion of the translation around `address` has arrived, unless it was dropped.
+    pub(super) fn arrive(&mut self, space: Space, address: u64) {
+        if let Some(entry) = self.entries.iter_mut().flatten().find(|entry| entry.covers(space, address)) {
+            entry.arrived = true;
         }
     }
 
@@ -60,11 +117,12 @@ impl Atc {
     pub(super) fn invalidate(&mut self, invalidation: &Invalidation) {
         for slot in &mut self.entries {
             let Some(entry) = slot else { continue };
-            let space = match invalidation.substream {
-                Some(_) if invalidation.global => entry.substream.is_some(),
-                substream => entry.substream == substream,
+            let substream = entry.space.substream;
+            let meant = match invalidation.substream {
+                Some(_) if invalidation.global => substream.is_some(),
+                named => substream == named,
             };
-            if space && entry.page <= invalidation.last && entry.page | 0xfff >= invalidation.first {
+            if meant && entry.first <= invalidation.last && entry.first | entry.offset() >= invalidation.first {
                 *slot = None;
             }
         }

@@ -10,8 +10,23 @@ use crate::smmuv3::SubstreamId;
 const PASID_MASK: u32 = (1 << PASID_BITS) - 1;
 
 /// The 64-bit registers.
-const DOUBLES: [usize; 6] =
-    [reg::SOURCE, reg::DESTINATION, reg::LENGTH, reg::PATTERN, reg::FAULT_ADDRESS, reg::BYTES_DONE];
+const DOUBLES: [usize; 8] = [
+    reg::SOURCE,
+    reg::DESTINATION,
+    reg::LENGTH,
+    reg::PATTERN,
+    reg::FAULT_ADDRESS,
+    reg::BYTES_DONE,
+    reg::RESULT,
+    reg::COMPARE,
+];
+
+/// The fields of ATS_CONTROL.
+const ATS_CONTROL: u32 = reg::ats_control::ENABLE
+    | reg::ats_control::INVALIDATIONS_TIME_OUT
+    | reg::ats_control::INVALIDATIONS_LATE
+    | reg::ats_control::ASK_FOR_WRITE
+    | reg::ats_control::LATENCY_MASK << reg::ats_control::LATENCY;
 
 impl Engine {
     /// Reads the register at `offset`, aligned to `width`.
@@ -47,7 +62,10 @@ impl Engine {
     fn capability(&self) -> u32 {
         let kind = match self.kind {
             EngineKind::Stall => capability::CAN_STALL,
-            EngineKind::PageRequest => capability::ATS | capability::PRI | capability::RESPONSE_PASID_REQUIRED,
+            EngineKind::PageRequest if self.response_needs_pasid => {
+                capability::ATS | capability::PRI | capability::RESPONSE_PASID_REQUIRED
+            }
+            EngineKind::PageRequest => capability::ATS | capability::PRI,
         };
         kind | u32::from(PASID_BITS) << capability::PASID_BITS
     }
@@ -71,6 +89,8 @@ impl Engine {
             reg::PATTERN => return self.setup.pattern,
             reg::FAULT_ADDRESS => return self.fault_address,
             reg::BYTES_DONE => return self.bytes_done,
+            reg::RESULT => return self.result,
+            reg::COMPARE => return self.setup.compare,
             _ => {}
         }
         let word = match offset {
@@ -78,6 +98,8 @@ impl Engine {
             reg::STREAM_ID => self.stream.0,
             reg::CAPABILITY => self.capability(),
             reg::PASID => self.setup.pasid,
+            reg::ATTRIBUTES => self.setup.attributes,
+            reg::HOSTILE => self.hostile,
             reg::SEED => self.setup.seed,
             reg::DEPTH => self.setup.depth,
             reg::GROUP_SIZE => self.setup.group_size,
@@ -85,7 +107,7 @@ impl Engine {
             reg::STATUS => self.status(),
             reg::ATS_CONTROL => self.ats_control,
             reg::PRI_CONTROL => self.pri.control(),
-            reg::PRI_STATUS if self.has_ats() => self.pri.status(),
+            reg::PRI_STATUS if self.has_ats() => self.pri.status(self.hostile),
             reg::PRI_CAPACITY if self.has_ats() => reg::MAX_PAGE_REQUESTS,
             reg::PRI_ALLOCATION => self.pri.allocation(),
             reg::STALLS => counters.stalls,
@@ -110,14 +132,18 @@ impl Engine {
         match offset {
             reg::CONTROL => return self.set_control(word),
             reg::ATS_CONTROL if self.has_ats() => {
-                self.ats_control = word & (reg::ats_control::ENABLE | reg::ats_control::INVALIDATIONS_TIME_OUT);
+                self.ats_control = word & ATS_CONTROL;
                 if word & reg::ats_control::ENABLE == 0 {
                     self.atc.clear();
                 }
             }
             reg::PRI_CONTROL if self.has_ats() => {
                 self.pri.set_control(word, SubstreamId::from_low_bits(self.setup.pasid.into()));
+                if word & reg::pri_control::RESET != 0 {
+                    self.resume_forgotten();
+                }
             }
+            reg::HOSTILE => self.hostile = word & reg::hostile::ALL,
             reg::PRI_STATUS => self.pri.clear_status(word),
             reg::PRI_ALLOCATION if self.has_ats() && !self.pri.enabled() => self.pri.set_allocation(word),
             _ => {}
@@ -131,10 +157,12 @@ impl Engine {
             reg::DESTINATION => setup.destination = value,
             reg::LENGTH => setup.length = value,
             reg::PATTERN => setup.pattern = value,
+            reg::COMPARE => setup.compare = value,
+            reg::ATTRIBUTES => setup.attributes = word & (reg::attributes::PRIVILEGED | reg::attributes::INSTRUCTION),
             reg::PASID => setup.pasid = word & PASID_MASK,
             reg::SEED => setup.seed = word,
             reg::DEPTH => setup.depth = word.clamp(1, reg::MAX_DEPTH as u32),
-            reg::GROUP_SIZE => setup.group_size = word.clamp(1, reg::MAX_GROUP_SIZE as u32),
+            reg::GROUP_SIZE => setup.group_size = word.clamp(1, reg::MAX_GROUP_SIZE),
             _ => {}
         }
     }
@@ -144,12 +172,14 @@ impl Engine {
             job.stopping |= word & control::STOP != 0;
             return;
         }
-        self.setup.control = word & (3 << control::OPERATION | control::USE_PASID | control::INTERRUPT);
+        self.setup.control =
+            word & (control::OPERATION_MASK << control::OPERATION | control::USE_PASID | control::INTERRUPT);
         if word & control::START != 0 {
             self.job = Some(Job::new(&self.setup));
             self.bytes_done = 0;
             self.fault_address = 0;
             self.next_lane = 0;
+            self.chance = self.setup.seed;
         }
     }
 

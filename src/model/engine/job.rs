@@ -1,11 +1,14 @@
 //! Which bytes of a job come next.
 
-use super::registers::control;
+use super::registers::{attributes, control, status};
 use super::{End, Setup};
-use crate::smmuv3::SubstreamId;
+use crate::smmuv3::{Access, SubstreamId};
 
 /// The bytes of a window, the unit of order and depth.
 const WINDOW: u64 = 4096;
+
+/// The most bytes of a single access.
+const WORD: u64 = 8;
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,45 @@ pub(super) enum Operation {
     Copy,
     Fill,
     Compare,
+    Read,
+    Write,
+    Add,
+    Swap,
+    CompareSwap,
+}
+
+impl Operation {
+    fn decode(control: u32) -> Option<Self> {
+        Some(match control >> control::OPERATION & control::OPERATION_MASK {
+            control::COPY => Self::Copy,
+            control::FILL => Self::Fill,
+            control::COMPARE => Self::Compare,
+            control::READ => Self::Read,
+            control::WRITE => Self::Write,
+            control::ADD => Self::Add,
+            control::SWAP => Self::Swap,
+            control::COMPARE_SWAP => Self::CompareSwap,
+            _ => return None,
+        })
+    }
+
+    /// Reads its source and keeps the bytes until it accesses its destination.
+    pub(super) fn has_two_sides(self) -> bool {
+        matches!(self, Self::Copy | Self::Compare)
+    }
+
+    fn is_single(self) -> bool {
+        !matches!(self, Self::Copy | Self::Fill | Self::Compare)
+    }
+
+    /// What its access to the destination does, or its only one.
+    fn access(self) -> Access {
+        match self {
+            Self::Compare | Self::Read => Access::READ,
+            Self::Copy | Self::Fill | Self::Write => Access::WRITE,
+            Self::Add | Self::Swap | Self::CompareSwap => Access { read: true, ..Access::WRITE },
+        }
+    }
 }
 
 /// A job under way.
@@ -23,9 +65,11 @@ pub(super) struct Job {
     pub(super) destination: u64,
     pub(super) length: u64,
     pub(super) pattern: u64,
+    pub(super) compare: u64,
     pub(super) substream: Option<SubstreamId>,
+    attributes: u32,
     pub(super) depth: usize,
-    pub(super) group_size: usize,
+    pub(super) group_size: u32,
     pub(super) interrupt: bool,
     pub(super) stopping: bool,
     /// Why the job ends before its time. No new window starts once it is set.
@@ -40,23 +84,21 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(setup: &Setup) -> Self {
-        let operation = match setup.control >> control::OPERATION & 3 {
-            control::COPY => Operation::Copy,
-            control::FILL => Operation::Fill,
-            _ => Operation::Compare,
-        };
+        let operation = Operation::decode(setup.control);
         let windows = setup.length.div_ceil(WINDOW);
         let (first, stride) = order(setup.seed, windows);
-        Self {
-            operation,
+        let mut job = Self {
+            operation: operation.unwrap_or(Operation::Copy),
             source: setup.source,
             destination: setup.destination,
             length: setup.length,
             pattern: setup.pattern,
+            compare: setup.compare,
             substream: (setup.control & control::USE_PASID != 0)
                 .then_some(SubstreamId::from_low_bits(setup.pasid.into())),
+            attributes: setup.attributes,
             depth: setup.depth as usize,
-            group_size: setup.group_size as usize,
+            group_size: setup.group_size,
             interrupt: setup.control & control::INTERRUPT != 0,
             stopping: false,
             end: None,
@@ -64,7 +106,13 @@ impl Job {
             started: 0,
             first,
             stride,
+        };
+        let address = if job.operation == Operation::Read { job.source } else { job.destination };
+        let fits = (1..=WORD).contains(&job.length) && job.length <= WINDOW - address % WINDOW;
+        if operation.is_none() || job.operation.is_single() && !fits {
+            job.end = Some(End { state: status::ABORTED, reason: status::REQUEST, address });
         }
+        job
     }
 
     /// Whether windows are left to start.
@@ -85,10 +133,26 @@ impl Job {
     }
 
     /// The length of the piece at `offset` of a window that ends at `end`: up to the next page boundary on either side.
-    pub(super) fn piece(&self, offset: u64, end: u64) -> u64 {
+    pub(super) fn piece(&self, offset: u64, end: u64) -> usize {
         let room = |base: u64| WINDOW - base.wrapping_add(offset) % WINDOW;
-        let length = (end - offset).min(room(self.destination));
-        if self.operation == Operation::Fill { length } else { length.min(room(self.source)) }
+        let length = match self.operation {
+            Operation::Copy | Operation::Compare => room(self.source).min(room(self.destination)),
+            Operation::Read => room(self.source),
+            _ => room(self.destination),
+        };
+        (end - offset).min(length) as usize
+    }
+
+    /// The base address of an access and what it does: the first one of a piece, or the one to the destination.
+    pub(super) fn side(&self, second: bool) -> (u64, Access) {
+        let (base, access) = match self.operation {
+            operation if operation.has_two_sides() && !second => (self.source, Access::READ),
+            Operation::Read => (self.source, Access::READ),
+            operation => (self.destination, operation.access()),
+        };
+        // What writes is data (13.1.2).
+        let execute = self.attributes & attributes::INSTRUCTION != 0 && !access.write;
+        (base, Access { privileged: self.attributes & attributes::PRIVILEGED != 0, execute, ..access })
     }
 }
 

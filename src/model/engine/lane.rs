@@ -1,25 +1,37 @@
 //! One window of a job under way: the accesses of its pieces, one after the other, and what they wait for.
 
-use super::job::{Job, Operation};
-use super::pri::Group;
-use super::registers::{ats_control, status};
-use super::{End, Engine, PAGE};
-use crate::model::endpoint::{Completion, Response, Transaction};
-use crate::model::memory::{Abort, Memory};
-use crate::model::smmu::{Issued, Polled, Slot, Smmu};
+use super::buffers::{BUFFERS_PER_ENGINE, Buffer};
+use super::job::Job;
+use super::registers::{hostile, status};
+use super::{Engine, PAGE, Surroundings};
+use crate::model::endpoint::{Response, Transaction};
+use crate::model::memory::Memory;
+use crate::model::smmu::{Issued, Polled, Slot};
 use crate::model::wire::Wires;
-use crate::smmuv3::page_request::PageRequest;
-use crate::smmuv3::{Access, PageResponse, PhysAddr, PrgIndex};
+use crate::smmuv3::{Access, PrgIndex};
 
 /// What a lane waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
+pub(super) enum Wait {
     /// Nothing: its next access may start.
     Nothing,
     /// The access is at the SMMU, which holds it.
     Stall(Slot),
+    /// The completion of a translation request, which arrives at this time.
+    Completion { due: u32, denied: bool },
     /// The answer to a page request group.
     Group(PrgIndex),
+}
+
+/// Where the bytes are between the read and the second access of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Nothing was read.
+    Nothing,
+    /// Up to 8 bytes, here.
+    Word([u8; 8]),
+    /// A page that all engines share.
+    Page(Buffer),
 }
 
 /// A window under way.
@@ -29,58 +41,45 @@ pub(super) struct Lane {
     offset: u64,
     /// Offset of the end of the window.
     end: u64,
-    /// The source was read; what is left of the piece is the access to the destination.
-    read: bool,
-    wait: Wait,
+    /// What was read of the piece, the first `length` bytes of it.
+    pub(super) held: Held,
+    length: u16,
+    pub(super) wait: Wait,
 }
 
 /// An access of a lane.
 #[derive(Clone, Copy)]
-struct Step {
-    address: u64,
-    length: usize,
-    access: Access,
+pub(super) struct Step {
+    pub(super) address: u64,
+    pub(super) length: usize,
+    pub(super) access: Access,
     /// The last byte of the range that it is part of.
-    last: u64,
+    pub(super) last: u64,
 }
 
 /// How an attempt at an access went.
-enum Attempt {
+pub(super) enum Attempt {
     /// It has its response.
     Ended(Response),
     /// It waits for this now.
     Waits(Wait),
-    /// Nothing came of it yet, and nothing will before software does something.
+    /// Nothing came of it yet.
     NotYet,
     /// It cannot be made, for this reason: the job is aborted.
     Impossible(u32),
 }
 
-/// What a translation request came to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Translation {
-    /// The access is granted.
-    Granted,
-    /// The access is not granted: a page request may help.
-    Denied,
-    /// The device may not ask.
-    Refused,
-}
-
 impl Lane {
     pub(super) fn new(window: core::ops::Range<u64>) -> Self {
-        Self { offset: window.start, end: window.end, read: false, wait: Wait::Nothing }
+        Self { offset: window.start, end: window.end, held: Held::Nothing, length: 0, wait: Wait::Nothing }
     }
 
-    fn step(&self, job: &Job) -> Step {
-        let (base, access) = match job.operation {
-            Operation::Copy | Operation::Compare if !self.read => (job.source, Access::READ),
-            Operation::Compare => (job.destination, Access::READ),
-            Operation::Copy | Operation::Fill => (job.destination, Access::WRITE),
-        };
+    pub(super) fn step(&self, job: &Job) -> Step {
+        let second = self.held != Held::Nothing;
+        let (base, access) = job.side(second);
         Step {
             address: base.wrapping_add(self.offset),
-            length: job.piece(self.offset, self.end) as usize,
+            length: if second { self.length.into() } else { job.piece(self.offset, self.end) },
             access,
             last: base.saturating_add(job.length - 1),
         }
@@ -89,50 +88,51 @@ impl Lane {
 
 impl Engine {
     /// Gives lane `index` its chance. Returns whether it did anything.
-    pub(super) fn advance(
-        &mut self,
-        index: usize,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
-    ) -> bool {
+    pub(super) fn advance<M: Memory, W: Wires>(&mut self, index: usize, around: &mut Surroundings<'_, M, W>) -> bool {
         let Some(job) = self.job else { return false };
-        let Some(Some(lane)) = self.lanes.get_mut(index) else { return false };
-        let step = lane.step(&job);
+        let Some(Some(lane)) = self.lanes.get(index) else { return false };
+        let (step, wait) = (lane.step(&job), lane.wait);
         let transaction =
             Transaction { stream: self.stream, substream: job.substream, address: step.address, access: step.access };
-        let attempt = match lane.wait {
-            Wait::Stall(slot) => self.poll(slot, smmu, memory, wires),
+        let attempt = match wait {
+            Wait::Stall(slot) => self.poll(slot, around),
             // Nothing of it is outstanding, so it goes when the job ends before its time.
             _ if job.end.is_some() || job.stopping => {
-                self.remove(index);
+                self.remove(index, around);
                 return true;
             }
             Wait::Group(_) => Attempt::NotYet,
-            Wait::Nothing if self.ats_control & ats_control::ENABLE != 0 => {
-                self.access_by_ats(&job, step, &transaction, smmu, memory, wires)
+            Wait::Completion { due, .. } if self.is_before(due) => return false,
+            Wait::Completion { denied, .. } => self.complete(denied, &job, step, &transaction, around),
+            Wait::Nothing if self.is_hostile(hostile::TRANSLATED) => {
+                Attempt::Ended(around.smmu.translated(&transaction, around.memory, around.wires))
             }
-            Wait::Nothing => self.access(&transaction, smmu, memory, wires),
+            Wait::Nothing if self.translates() => self.access_by_ats(&job, step, &transaction, around),
+            Wait::Nothing => self.access(&transaction, around),
         };
         match attempt {
-            Attempt::NotYet => false,
+            Attempt::NotYet => {
+                if let Wait::Completion { .. } = wait {
+                    self.wait(index, Wait::Nothing);
+                }
+                false
+            }
             Attempt::Impossible(reason) => {
                 self.fail(status::ABORTED, reason, step.address);
-                self.remove(index);
+                self.remove(index, around);
                 true
             }
             Attempt::Waits(wait) => {
-                if let Some(Some(lane)) = self.lanes.get_mut(index) {
-                    lane.wait = wait;
-                }
+                self.wait(index, wait);
                 true
             }
             Attempt::Ended(response) => {
-                match self.transfer(index, &job, step, response, memory) {
-                    Ok(()) => self.move_on(index, &job, step),
+                self.wait(index, Wait::Nothing);
+                match self.transfer(index, &job, step, response, around) {
+                    Ok(length) => self.move_on(index, &job, length, around),
                     Err(end) => {
                         self.fail(end.state, end.reason, end.address);
-                        self.remove(index);
+                        self.remove(index, around);
                     }
                 }
                 true
@@ -140,21 +140,47 @@ impl Engine {
         }
     }
 
-    fn remove(&mut self, index: usize) {
+    fn wait(&mut self, index: usize, wait: Wait) {
+        if let Some(Some(lane)) = self.lanes.get_mut(index) {
+            lane.wait = wait;
+        }
+    }
+
+    fn remove<M, W>(&mut self, index: usize, around: &mut Surroundings<'_, M, W>) {
+        self.let_go(index, around);
         if let Some(slot) = self.lanes.get_mut(index) {
             *slot = None;
         }
     }
 
+    /// Lane `index` needs what it read no more.
+    fn let_go<M, W>(&mut self, index: usize, around: &mut Surroundings<'_, M, W>) {
+        let Some(Some(lane)) = self.lanes.get_mut(index) else { return };
+        if let Held::Page(buffer) = core::mem::replace(&mut lane.held, Held::Nothing) {
+            around.buffers.give_back(buffer);
+            self.buffers_held -= 1;
+        }
+    }
+
+    /// Where lane `index` keeps up to `length` bytes: a shared page if one is to be had, else its own word.
+    pub(super) fn hold<M, W>(&mut self, length: usize, around: &mut Surroundings<'_, M, W>) -> Held {
+        let wants = length > 8 && self.buffers_held < BUFFERS_PER_ENGINE;
+        match wants.then(|| around.buffers.take()).flatten() {
+            Some(buffer) => {
+                self.buffers_held += 1;
+                Held::Page(buffer)
+            }
+            None => Held::Word([0; 8]),
+        }
+    }
+
     /// A plain access: the SMMU translates it, or lets it stall.
-    fn access(
+    fn access<M: Memory, W: Wires>(
         &mut self,
         transaction: &Transaction,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
+        around: &mut Surroundings<'_, M, W>,
     ) -> Attempt {
-        match smmu.access(transaction, memory, wires) {
+        match around.smmu.access(transaction, around.memory, around.wires) {
             Issued::Ended(response) => Attempt::Ended(response),
             Issued::Stalled { slot, recorded } => {
                 self.count_record(recorded);
@@ -164,8 +190,8 @@ impl Engine {
         }
     }
 
-    fn poll(&mut self, slot: Slot, smmu: &mut Smmu, memory: &impl Memory, wires: &mut impl Wires) -> Attempt {
-        match smmu.poll(slot, memory, wires) {
+    fn poll<M: Memory, W: Wires>(&mut self, slot: Slot, around: &mut Surroundings<'_, M, W>) -> Attempt {
+        match around.smmu.poll(slot, around.memory, around.wires) {
             Polled::Stalled { recorded } => {
                 self.count_record(recorded);
                 Attempt::NotYet
@@ -185,222 +211,22 @@ impl Engine {
         self.counters.stalls = self.counters.stalls.wrapping_add(recorded.into());
     }
 
-    /// An access to an address that ATS translated; where it does not, a page request.
-    fn access_by_ats(
-        &mut self,
-        job: &Job,
-        step: Step,
-        transaction: &Transaction,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
-    ) -> Attempt {
-        match self.translate(transaction, smmu, memory, wires) {
-            Translation::Granted => {}
-            Translation::Denied => return self.request_pages(job, step, transaction, smmu, memory, wires),
-            Translation::Refused => return Attempt::Impossible(status::TRANSLATION),
-        }
-        let Some(physical) = self.atc.look_up(job.substream, transaction.address, transaction.access) else {
-            return Attempt::NotYet;
-        };
-        let translated = Transaction { address: physical.0, ..*transaction };
-        Attempt::Ended(smmu.translated(&translated, memory, wires))
-    }
-
-    /// Finds out whether `transaction` is granted, from the translations at hand or by a translation request.
-    fn translate(
-        &mut self,
-        transaction: &Transaction,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
-    ) -> Translation {
-        let Transaction { substream, address, access, .. } = *transaction;
-        if self.atc.look_up(substream, address, access).is_some() {
-            return Translation::Granted;
-        }
-        self.counters.translation_requests = self.counters.translation_requests.wrapping_add(1);
-        match smmu.translation_request(transaction, memory, wires) {
-            Completion::Success { page, read, write } => {
-                if read || write {
-                    self.atc.insert(substream, address, page, read, write);
-                }
-                let granted = (read || !access.read) && (write || !access.write);
-                if granted { Translation::Granted } else { Translation::Denied }
-            }
-            Completion::UnsupportedRequest | Completion::CompleterAbort => Translation::Refused,
-        }
-    }
-
-    /// Waits for the page of `transaction`: asks for it, and for those that the job needs after it, in one page request
-    /// group.
-    fn request_pages(
-        &mut self,
-        job: &Job,
-        step: Step,
-        transaction: &Transaction,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
-    ) -> Attempt {
-        let first = transaction.address & !0xfff;
-        if let Some(index) = self.pri.asked_for(job.substream, first) {
-            return Attempt::Waits(Wait::Group(index));
-        }
-        if self.pri.failed() {
-            return Attempt::Impossible(status::PAGE_FAILURE);
-        }
-        if !self.pri.enabled() || self.pri.allocation() == 0 {
-            return Attempt::Impossible(status::TRANSLATION);
-        }
-        let most = job.group_size.min(self.pri.credits());
-        if most == 0 {
-            return Attempt::NotYet;
-        }
-        let mut group = Group::new(job.substream);
-        group.add(first);
-        let next = (1..most as u64).map_while(|number| first.checked_add(number * PAGE as u64));
-        for page in next.take_while(|&page| page <= step.last) {
-            let ahead = Transaction { address: page, ..*transaction };
-            if self.pri.asked_for(job.substream, page).is_none()
-                && self.translate(&ahead, smmu, memory, wires) == Translation::Denied
-            {
-                group.add(page);
-            }
-        }
-        let Some(index) = self.pri.open(group) else { return Attempt::NotYet };
-        self.send_group(index, &group, transaction.access, smmu, memory, wires);
-        if self.pri.is_open(index) {
-            Attempt::Waits(Wait::Group(index))
-        } else if self.pri.failed() {
-            Attempt::Impossible(status::PAGE_FAILURE)
-        } else {
-            // Answered with success because the PRI queue overflows: to be asked again (8.1).
-            Attempt::NotYet
-        }
-    }
-
-    fn send_group(
-        &mut self,
-        index: PrgIndex,
-        group: &Group,
-        access: Access,
-        smmu: &mut Smmu,
-        memory: &impl Memory,
-        wires: &mut impl Wires,
-    ) {
-        self.counters.groups = self.counters.groups.wrapping_add(1);
-        let pages = group.pages();
-        for (number, &address) in pages.iter().enumerate() {
-            self.counters.page_requests = self.counters.page_requests.wrapping_add(1);
-            let last = number + 1 == pages.len();
-            let request =
-                PageRequest { stream: self.stream, substream: group.substream, access, last, group: index, address };
-            if let Some(response) = smmu.page_request(&request, memory, wires) {
-                self.respond(&response);
-                if response.response == PageResponse::Failure {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Lets the lanes that wait for the group `index` go on, or ends the job with the first of them for `reason`.
-    pub(super) fn resume_waiting(&mut self, index: PrgIndex, reason: Option<u32>) {
-        let Some(job) = self.job else { return };
-        let mut first = None;
-        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.wait == Wait::Group(index)) {
-            lane.wait = Wait::Nothing;
-            first.get_or_insert(lane.step(&job).address);
-        }
-        if let (Some(reason), Some(address)) = (reason, first) {
-            self.fail(status::ABORTED, reason, address);
-        }
-    }
-
-    /// Moves the data of `step`, which has its response.
-    fn transfer(
-        &mut self,
-        index: usize,
-        job: &Job,
-        step: Step,
-        response: Response,
-        memory: &impl Memory,
-    ) -> Result<(), End> {
-        let refused = End { state: status::ABORTED, reason: status::ACCESS, address: step.address };
-        let Some(buffer) = self.buffers.get_mut(index).and_then(|buffer| buffer.get_mut(..step.length)) else {
-            return Err(refused);
-        };
-        let second = self.lanes.get(index).is_some_and(|lane| lane.as_ref().is_some_and(|lane| lane.read));
-        let physical = match response {
-            Response::Abort => return Err(refused),
-            Response::Physical(physical) => Some(physical),
-            Response::Ignored => None,
-        };
-        if step.access.write {
-            if job.operation == Operation::Fill {
-                fill(buffer, job.pattern, step.address);
-            }
-            match physical {
-                Some(physical) => memory.write(physical, buffer).map_err(|Abort| refused),
-                None => Ok(()),
-            }
-        } else if second {
-            match first_difference(buffer, physical, memory) {
-                Ok(None) => Ok(()),
-                Ok(Some(at)) => Err(End { state: status::MISMATCH, reason: 0, address: step.address.wrapping_add(at) }),
-                Err(Abort) => Err(refused),
-            }
-        } else {
-            match physical {
-                Some(physical) => memory.read(physical, buffer).map_err(|Abort| refused),
-                None => {
-                    buffer.fill(0);
-                    Ok(())
-                }
-            }
-        }
-    }
-
-    /// `step` of lane `index` is done: on to the destination, the next piece or the end of the window.
-    fn move_on(&mut self, index: usize, job: &Job, step: Step) {
-        let Some(slot) = self.lanes.get_mut(index) else { return };
-        let Some(lane) = slot else { return };
-        lane.wait = Wait::Nothing;
-        if !lane.read && job.operation != Operation::Fill {
-            lane.read = true;
+    /// `length` bytes of lane `index` have been dealt with on one side: on to the destination, the next piece or the end
+    /// of the window.
+    fn move_on<M, W>(&mut self, index: usize, job: &Job, length: usize, around: &mut Surroundings<'_, M, W>) {
+        let Some(Some(lane)) = self.lanes.get_mut(index) else { return };
+        if job.operation.has_two_sides() && lane.length == 0 {
+            lane.length = length.min(PAGE) as u16;
             return;
         }
-        lane.read = false;
-        lane.offset += step.length as u64;
-        self.bytes_done += step.length as u64;
+        self.let_go(index, around);
+        self.bytes_done += length as u64;
+        let Some(slot) = self.lanes.get_mut(index) else { return };
+        let Some(lane) = slot else { return };
+        lane.length = 0;
+        lane.offset += length as u64;
         if lane.offset >= lane.end {
             *slot = None;
         }
     }
-}
-
-/// Fills `buffer`, which goes to `address`, with `pattern`.
-fn fill(buffer: &mut [u8], pattern: u64, address: u64) {
-    let bytes = pattern.to_le_bytes();
-    for (byte, at) in buffer.iter_mut().zip(address % 8..) {
-        *byte = bytes[(at % 8) as usize];
-    }
-}
-
-/// Where `expected` differs from memory at `physical`, or from zeros where that is `None`.
-fn first_difference(expected: &[u8], physical: Option<PhysAddr>, memory: &impl Memory) -> Result<Option<u64>, Abort> {
-    const CHUNK: usize = 256;
-    let mut bytes = [0; CHUNK];
-    for (number, expected) in expected.chunks(CHUNK).enumerate() {
-        let offset = (number * CHUNK) as u64;
-        let actual = bytes.get_mut(..expected.len()).unwrap_or_default();
-        if let Some(physical) = physical {
-            memory.read(PhysAddr(physical.0 + offset), actual)?;
-        }
-        if let Some(at) = expected.iter().zip(&*actual).position(|(a, b)| a != b) {
-            return Ok(Some(offset + at as u64));
-        }
-    }
-    Ok(None)
 }

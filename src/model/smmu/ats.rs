@@ -10,7 +10,7 @@ use crate::smmuv3::ste::{AtsMode, StreamConfig};
 use crate::smmuv3::{Access, PhysAddr};
 
 /// What a device gets for a page that it cannot access.
-const NO_ACCESS: Completion = Completion::Success { page: PhysAddr(0), read: false, write: false };
+const NO_ACCESS: Completion = Completion::Success { page: PhysAddr(0), bits: 12, read: false, write: false };
 
 impl Smmu {
     /// A translation request for the page of `transaction` arrives. Reading is always asked for, writing if the access
@@ -39,12 +39,13 @@ impl Smmu {
         match self.configure(stream, substream, memory) {
             Err(Denied::Silently | Denied::With(_)) => Completion::CompleterAbort,
             Ok(Route::Bypass) if address >> self.registers.output_bits() == 0 => {
-                Completion::Success { page: PhysAddr(address & !0xfff), read: true, write: true }
+                Completion::Success { page: PhysAddr(address & !0xfff), bits: 12, read: true, write: true }
             }
             Ok(Route::Bypass) => NO_ACCESS,
             Ok(Route::Stage1(cd)) => match walk::translate(&cd, address, self.registers.output_bits(), memory) {
                 Ok(leaf) => Completion::Success {
-                    page: leaf.physical(address & !0xfff),
+                    page: leaf.physical(0),
+                    bits: leaf.bits(),
                     read: leaf.grants(Access { read: true, write: false, ..access }),
                     write: access.write && leaf.grants(Access { read: false, write: true, ..access }),
                 },

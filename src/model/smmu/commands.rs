@@ -43,6 +43,10 @@ impl Smmu {
                 return consumed > 0;
             }
             let command = self.next_command(memory);
+            // A CMD_SYNC waits for the invalidation requests before it (4.5.1).
+            if matches!(command, Ok(Command::Sync(_))) && endpoints.is_invalidating() {
+                return consumed > 0;
+            }
             match command.and_then(|command| self.execute(&command, memory, endpoints).map(|()| command)) {
                 Ok(command) => {
                     let was_full = self.registers.commands.is_full();

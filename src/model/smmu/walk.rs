@@ -35,6 +35,11 @@ impl Leaf {
         self.descriptor.permits(access)
     }
 
+    /// It translates `1 << bits` bytes.
+    pub(super) fn bits(&self) -> u8 {
+        self.offset.count_ones() as u8
+    }
+
     /// The physical address of `address`.
     pub(super) fn physical(&self, address: u64) -> PhysAddr {
         PhysAddr(self.descriptor.output.0 | address & self.offset)

@@ -1,5 +1,6 @@
 //! A machine with memory, and the least that a driver does with it.
 
+use std::boxed::Box;
 use std::vec::Vec;
 
 use crate::model::board;
@@ -88,7 +89,7 @@ impl Wires for Raised {
 }
 
 pub(super) struct Bench {
-    pub(super) machine: Machine,
+    pub(super) machine: Box<Machine>,
     pub(super) memory: HostMemory,
     pub(super) raised: Raised,
     next_table: u64,
@@ -98,19 +99,30 @@ impl Bench {
     /// A machine after reset.
     pub(super) fn reset() -> Self {
         let memory = HostMemory::new((END - 0x4000_0000) as usize);
-        Self { machine: Machine::new(), memory, raised: Raised::default(), next_table: TABLES + 0x10_0000 }
+        let machine = Box::default();
+        Self { machine, memory, raised: Raised::default(), next_table: TABLES + 0x10_0000 }
     }
 
     /// A machine of `profile` after reset.
     pub(super) fn of(profile: Profile) -> Self {
+        Self::with(profile, 4)
+    }
+
+    /// A machine of `profile` with `engines` engines after reset.
+    pub(super) fn with(profile: Profile, engines: usize) -> Self {
         let mut bench = Self::reset();
-        bench.machine.reset(profile);
+        bench.machine.reset(profile, engines);
         bench
     }
 
     /// A machine with its queues and a linear table of 512 STEs, all enabled, recording bad StreamIDs, interrupts on.
     pub(super) fn enabled() -> Self {
-        let mut bench = Self::reset();
+        Self::enabled_with(4)
+    }
+
+    /// The same with `engines` engines.
+    pub(super) fn enabled_with(engines: usize) -> Self {
+        let mut bench = Self::with(Profile::Full, engines);
         bench.set_up();
         bench.enable(ALL_ON);
         bench

@@ -184,7 +184,7 @@ fn failed_smmu_aborts_everything_and_touches_no_queue() {
     bench.run();
     bench.write_word(0, 0x5000);
     assert_eq!((bench.state(0), bench.read(CMDQ_CONS)), (3, 0));
-    bench.machine.reset(crate::model::profile::Profile::Full);
+    bench.machine.reset(crate::model::profile::Profile::Full, 4);
     assert_eq!((bench.read(GERROR), bench.read(CR0ACK), bench.state(0)), (0, 0, 0));
     bench.write_word(0, DATA);
     assert_eq!((bench.state(0), bench.peek(DATA)), (2, 0x1122_3344_5566_7788), "bypass after reset (3.11)");

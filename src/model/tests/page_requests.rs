@@ -22,7 +22,7 @@ const SUCCESS: u64 = 2;
 
 /// Engine 2 translates by ATS and may ask for pages; nothing is mapped in its two address spaces.
 fn asking() -> Bench {
-    let mut bench = Bench::enabled();
+    let mut bench = Bench::enabled_with(7);
     bench.set_cd(0, CD_A | CD_R, 0);
     bench.set_cd(1, CD_A | CD_R, 1);
     // Two substreams; accesses without PASID use CD 0 (S1DSS = 2).
@@ -97,11 +97,11 @@ fn group_has_up_to_its_size_of_pages_and_last_on_the_last() {
         bench.map(0, 0x1_0000 + page * 0x1000, DATA + page * 0x1000, PAGE_RW);
     }
     bench.respond(STREAM, None, 0, SUCCESS);
-    assert_eq!(bench.take_page_requests().iter().map(|r| r[1]).collect::<Vec<_>>(), [0x1_8000, 0x1_9000, 0x1_a000]);
+    assert_eq!(bench.take_page_requests().iter().map(|r| r[1]).collect::<Vec<_>>(), [0x1_8001, 0x1_9001, 0x1_a001]);
     for page in 8..11 {
         bench.map(0, 0x1_0000 + page * 0x1000, DATA + page * 0x1000, PAGE_RW);
     }
-    bench.respond(STREAM, None, 0, SUCCESS);
+    bench.respond(STREAM, None, 1, SUCCESS);
     assert_eq!(bench.state(2), 2);
     assert_eq!((bench.engine(2, reg::PAGE_REQUESTS), bench.engine(2, reg::PAGE_REQUEST_GROUPS)), (10, 2));
     assert_eq!(bench.read(diag::PAGE_REQUEST_GROUPS as u64), 2);
@@ -232,7 +232,8 @@ fn overflow_answers_last_with_success_and_writes_nothing_until_acknowledged() {
     bench.run();
     assert_eq!(bench.read(PRIQ_PROD), OVFLG | (ENTRIES + 1));
     bench.map(0, 0x5000, DATA, PAGE_RW);
-    bench.respond(STREAM, None, 0, SUCCESS);
+    let group = bench.peek(PAGE_REQUESTS + 8) & 0x1ff;
+    bench.respond(STREAM, None, group, SUCCESS);
     assert_eq!(bench.state(2), 2);
 }
 
@@ -457,4 +458,172 @@ fn ats_and_pri_registers_of_a_stalling_engine_are_not_there() {
         bench.set_engine(0, offset, !0);
         assert_eq!(bench.engine(0, offset), 0, "{offset:#x}");
     }
+}
+
+#[test]
+fn indices_are_used_in_turn_up_to_511() {
+    let mut bench = asking();
+    for turn in 0..514 {
+        fill(&mut bench, 0x5008, 8, false);
+        let group = turn % 512;
+        assert_eq!(bench.take_page_requests(), [[0x6000_0000_0000_0102, 0x5000 | group]]);
+        bench.respond(STREAM, None, group, INVALID);
+        assert_eq!(bench.state(2), 3);
+    }
+}
+
+#[test]
+fn group_has_up_to_32_pages() {
+    let mut bench = asking();
+    bench.set_engine(2, reg::PRI_CONTROL, 0);
+    bench.set_engine(2, reg::PRI_ALLOCATION, 1025);
+    assert_eq!((bench.engine(2, reg::PRI_ALLOCATION), bench.engine(2, reg::PRI_CAPACITY)), (1024, 1024));
+    bench.set_engine(2, reg::PRI_CONTROL, pri_control::ENABLE);
+    bench.set_engine(2, reg::GROUP_SIZE, 32);
+    fill(&mut bench, 0x1_0000, 0x4_0000, false);
+    assert_eq!(bench.engine(2, reg::PAGE_REQUESTS), 32);
+}
+
+#[test]
+fn engine_that_wants_no_pasid_back_takes_none() {
+    let mut bench = asking();
+    bench.set_ste(0x106, STE0_STAGE1 | CDS | 1 << 59, STE1 | S1STALLD | EATS);
+    bench.set_engine(6, reg::ATS_CONTROL, ats_control::ENABLE);
+    bench.set_engine(6, reg::PRI_ALLOCATION, 1);
+    bench.set_engine(6, reg::PRI_CONTROL, pri_control::ENABLE);
+    bench.set_engine64(6, reg::DESTINATION, 0x5000);
+    bench.set_engine64(6, reg::LENGTH, 8);
+    bench.set_engine(6, reg::PASID, 1);
+    bench.set_engine(6, reg::CONTROL, 0x111);
+    bench.run();
+    assert_eq!(bench.take_page_requests(), [[0xe000_0001_0000_0106, 0x5000]]);
+    bench.map(1, 0x5000, DATA, PAGE_RW);
+    bench.respond(0x106, Some(1), 0, SUCCESS);
+    assert_eq!((bench.state(6), bench.engine(6, reg::RESPONSES_UNEXPECTED)), (1, 1));
+    bench.respond(0x106, None, 0, SUCCESS);
+    assert_eq!(bench.state(6), 2);
+}
+
+#[test]
+fn reset_lets_what_waits_for_a_forgotten_group_end() {
+    let mut bench = asking();
+    fill(&mut bench, 0x5008, 8, false);
+    bench.set_engine(2, reg::PRI_CONTROL, 0);
+    bench.set_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+    bench.run();
+    assert_eq!((bench.state(2), reason(&bench)), (3, status::TRANSLATION));
+    bench.respond(STREAM, None, 0, SUCCESS);
+    assert_eq!(bench.engine(2, reg::RESPONSES_UNEXPECTED), 1);
+}
+
+#[test]
+fn pasid_stops_when_its_groups_are_answered() {
+    let mut bench = asking();
+    bench.set_engine(2, reg::DEPTH, 2);
+    fill(&mut bench, 0x5000, 0x8000, true);
+    assert_eq!(bench.take_page_requests().len(), 2);
+    bench.set_engine(2, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+    bench.run();
+    assert_eq!((bench.state(2), bench.engine(2, reg::PRI_STATUS)), (5, 0), "no access is outstanding, two groups are");
+    bench.respond(STREAM, Some(1), 0, SUCCESS);
+    assert_eq!(bench.take_page_requests().len(), 0);
+    bench.respond(STREAM, Some(1), 1, INVALID);
+    assert_eq!(bench.take_page_requests(), [[0xc000_0001_0000_0102, 0]]);
+    assert_eq!(bench.engine(2, reg::PRI_STATUS), pri_status::PASID_STOPPED);
+    bench.set_engine(2, reg::PRI_STATUS, pri_status::PASID_STOPPED);
+    assert_eq!(bench.engine(2, reg::PRI_STATUS), 0);
+}
+
+#[test]
+fn invalidation_drops_a_translation_that_is_on_its_way() {
+    let mut bench = asking();
+    bench.set_engine(2, reg::ATS_CONTROL, ats_control::ENABLE | 20 << ats_control::LATENCY);
+    bench.map(0, 0x5000, DATA, PAGE_RW);
+    bench.set_engine64(2, reg::DESTINATION, 0x5000);
+    bench.set_engine64(2, reg::LENGTH, 8);
+    bench.set_engine64(2, reg::PATTERN, !0);
+    bench.set_engine(2, reg::CONTROL, 0x11);
+    bench.step();
+    assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 1);
+    bench.map(0, 0x5000, DATA + 0x1000, PAGE_RW);
+    bench.submit([0x40 | STREAM << 32, 0x5000]);
+    bench.run();
+    assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, 2));
+    assert_eq!((bench.peek(DATA), bench.peek(DATA + 0x1000)), (0, !0));
+}
+
+#[test]
+fn sync_waits_for_an_invalidation_that_is_late() {
+    let mut bench = asking();
+    let late = ats_control::ENABLE | ats_control::INVALIDATIONS_LATE | 5 << ats_control::LATENCY;
+    bench.set_engine(2, reg::ATS_CONTROL, late);
+    bench.submit([0x40 | STREAM << 32, 52]);
+    bench.submit([0x46, 0]);
+    let consumed: Vec<u32> = (0..7)
+        .map(|_| {
+            bench.step();
+            bench.read(CMDQ_CONS)
+        })
+        .collect();
+    assert_eq!(consumed, [1, 1, 1, 1, 1, 2, 2]);
+    assert_eq!(bench.read(GERROR), 0);
+}
+
+#[test]
+fn translation_of_a_read_asks_for_write_only_when_told() {
+    for (asks, requests) in [(0, 2), (ats_control::ASK_FOR_WRITE, 1)] {
+        let mut bench = asking();
+        bench.set_engine(2, reg::ATS_CONTROL, ats_control::ENABLE | asks);
+        bench.map(0, 0x5000, DATA, PAGE_RW);
+        bench.copy(2, 0x5000, 0x5800, 8);
+        assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, requests));
+    }
+}
+
+#[test]
+fn translation_for_unprivileged_accesses_does_not_serve_privileged_ones() {
+    let mut bench = asking();
+    bench.map(1, 0x5000, DATA, PAGE_RW);
+    for (attributes, requests) in [(0, 1), (1, 2), (0, 2), (1, 2)] {
+        bench.set_engine(2, reg::ATTRIBUTES, attributes);
+        fill(&mut bench, 0x5000, 8, true);
+        assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, requests));
+    }
+    // Without a PASID there is nothing to tell them apart by.
+    bench.map(0, 0x5000, DATA, PAGE_RW);
+    for attributes in [0, 1] {
+        bench.set_engine(2, reg::ATTRIBUTES, attributes);
+        fill(&mut bench, 0x5000, 8, false);
+        assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 3);
+    }
+}
+
+#[test]
+fn privileged_page_request_says_so_only_with_a_pasid() {
+    for (pasid, word) in [(true, 0xe400_0001_0000_0102), (false, 0x6000_0000_0000_0102)] {
+        let mut bench = asking();
+        bench.set_engine(2, reg::ATTRIBUTES, 1);
+        fill(&mut bench, 0x5000, 8, pasid);
+        assert_eq!(bench.take_page_requests(), [[word, 0x5000]]);
+    }
+}
+
+#[test]
+fn translation_of_a_block_serves_all_of_it_until_any_of_it_is_invalidated() {
+    let mut bench = asking();
+    // The level 2 descriptor of 2 MiB at 0x20_0000: valid, block, and otherwise as a page's.
+    bench.leaf_at(0, 0x20_0000);
+    let level2 = bench.peek(TABLES) & !0xfff;
+    bench.poke(level2 + 8, DATA | 0x741);
+    for (address, requests) in [(0x20_0000, 1), (0x20_5000, 1), (0x3f_f000, 1)] {
+        fill(&mut bench, address, 8, false);
+        assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, requests));
+        assert_eq!(bench.peek(DATA + address - 0x20_0000), 0x1122_3344_5566_7788);
+    }
+    bench.command([0x40 | STREAM << 32, 0x40_0000]);
+    fill(&mut bench, 0x20_0000, 8, false);
+    assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 1, "the page behind it is another");
+    bench.command([0x40 | STREAM << 32, 0x20_1000]);
+    fill(&mut bench, 0x20_0000, 8, false);
+    assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 2);
 }
