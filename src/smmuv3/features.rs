@@ -3,7 +3,8 @@
 mod display;
 
 use thiserror::Error;
-use tock_registers::LocalRegisterCopy;
+use tock_registers::RegisterLongName;
+use tock_registers::fields::Field;
 
 use super::queue::QueueSize;
 use super::registers::Register;
@@ -99,6 +100,12 @@ pub struct Features {
     pub range_invalidation: bool,
     /// Small translation tables (`STT`).
     pub small_tables: bool,
+    /// Hierarchical attributes can be disabled (`HAD`).
+    pub hierarchy_disable: bool,
+    /// Execute-never for each privilege at stage 2 (`XNX`).
+    pub stage2_execute_by_privilege: bool,
+    /// STEs can override whether an access is privileged or an instruction fetch (`ATTR_PERMS_OVR`).
+    pub permission_overrides: bool,
     /// Configuration errors of ATS and PRI can be recorded (`ATSRECERR`).
     pub ats_record_errors: bool,
     /// Output address size (`OAS`).
@@ -177,109 +184,116 @@ impl Features {
     /// # Errors
     ///
     /// [`FeaturesError`] for a reserved value, and for an SMMU that could not translate anything.
-    pub fn decode(ids: IdRegisters) -> Result<Self, FeaturesError> {
-        let idr0 = LocalRegisterCopy::<u32, IDR0::Register>::new(ids.idr0);
-        let idr1 = LocalRegisterCopy::<u32, IDR1::Register>::new(ids.idr1);
-        let idr3 = LocalRegisterCopy::<u32, IDR3::Register>::new(ids.idr3);
-        let idr5 = LocalRegisterCopy::<u32, IDR5::Register>::new(ids.idr5);
-        let reserved = |register, field, value| FeaturesError::Reserved { register, field, value };
-
-        let stage1 = idr0.is_set(IDR0::S1P);
-        let stage2 = idr0.is_set(IDR0::S2P);
+    pub const fn decode(ids: IdRegisters) -> Result<Self, FeaturesError> {
+        let IdRegisters { idr0, idr1, idr3, idr5, iidr, aidr } = ids;
+        let stage1 = is_set(idr0, IDR0::S1P);
+        let stage2 = is_set(idr0, IDR0::S2P);
         if !stage1 && !stage2 {
-            return Err(FeaturesError::NoStage(ids.idr0));
+            return Err(FeaturesError::NoStage(idr0));
         }
-        let formats = idr0.read(IDR0::TTF);
+        let formats = read(idr0, IDR0::TTF);
         if formats == 0 {
-            return Err(reserved(Register::Idr0, "TTF", formats));
+            return reserved(Register::Idr0, "TTF", formats);
         }
-        let table_endianness = match idr0.read(IDR0::TTENDIAN) {
+        let table_endianness = match read(idr0, IDR0::TTENDIAN) {
             0 => TableEndianness::Mixed,
             2 => TableEndianness::Little,
             3 => TableEndianness::Big,
-            value => return Err(reserved(Register::Idr0, "TTENDIAN", value)),
+            value => return reserved(Register::Idr0, "TTENDIAN", value),
         };
-        let stall_model = match idr0.read(IDR0::STALL_MODEL) {
+        let stall_model = match read(idr0, IDR0::STALL_MODEL) {
             0 => StallModel::Configurable,
             1 => StallModel::Terminate,
             2 => StallModel::Forced,
-            value => return Err(reserved(Register::Idr0, "STALL_MODEL", value)),
+            value => return reserved(Register::Idr0, "STALL_MODEL", value),
         };
-        let two_level = match idr0.read(IDR0::ST_LEVEL) {
+        let two_level = match read(idr0, IDR0::ST_LEVEL) {
             0 => false,
             1 => true,
-            value => return Err(reserved(Register::Idr0, "ST_LEVEL", value)),
+            value => return reserved(Register::Idr0, "ST_LEVEL", value),
         };
-        let sid_bits = match idr1.read(IDR1::SIDSIZE) {
+        let sid_bits = match read(idr1, IDR1::SIDSIZE) {
             bits @ 0..=32 => bits as u8,
-            value => return Err(reserved(Register::Idr1, "SIDSIZE", value)),
+            value => return reserved(Register::Idr1, "SIDSIZE", value),
         };
-        let ssid_bits = match idr1.read(IDR1::SSIDSIZE) {
+        let ssid_bits = match read(idr1, IDR1::SSIDSIZE) {
             bits @ 0..=20 => bits as u8,
-            value => return Err(reserved(Register::Idr1, "SSIDSIZE", value)),
+            value => return reserved(Register::Idr1, "SSIDSIZE", value),
         };
-        let queue = |field, log2| QueueSize::new(log2 as u8).ok_or(reserved(Register::Idr1, field, log2));
-        let ats = idr0.is_set(IDR0::ATS);
-        let pri = ats && idr0.is_set(IDR0::PRI);
-        let va_bits = match idr5.read(IDR5::VAX) {
+        let ats = is_set(idr0, IDR0::ATS);
+        let pri = ats && is_set(idr0, IDR0::PRI);
+        let Some(command_queue) = QueueSize::new(read(idr1, IDR1::CMDQS) as u8) else {
+            return reserved(Register::Idr1, "CMDQS", read(idr1, IDR1::CMDQS));
+        };
+        let Some(event_queue) = QueueSize::new(read(idr1, IDR1::EVENTQS) as u8) else {
+            return reserved(Register::Idr1, "EVENTQS", read(idr1, IDR1::EVENTQS));
+        };
+        let pri_queue = QueueSize::new(read(idr1, IDR1::PRIQS) as u8);
+        if pri && pri_queue.is_none() {
+            return reserved(Register::Idr1, "PRIQS", read(idr1, IDR1::PRIQS));
+        }
+        let va_bits = match read(idr5, IDR5::VAX) {
             0 => 48,
             1 => 52,
             2 => 56,
-            value => return Err(reserved(Register::Idr5, "VAX", value)),
+            value => return reserved(Register::Idr5, "VAX", value),
         };
-        if idr5.read(IDR5::GRAN4K) + idr5.read(IDR5::GRAN16K) + idr5.read(IDR5::GRAN64K) == 0 {
-            return Err(FeaturesError::NoGranule(ids.idr5));
+        if read(idr5, IDR5::GRAN4K) + read(idr5, IDR5::GRAN16K) + read(idr5, IDR5::GRAN64K) == 0 {
+            return Err(FeaturesError::NoGranule(idr5));
         }
         Ok(Self {
-            minor: (ids.aidr & 0xf) as u8,
-            implementer: (ids.iidr & 0xfff) as u16,
-            product: (ids.iidr >> 20) as u16,
+            minor: (aidr & 0xf) as u8,
+            implementer: (iidr & 0xfff) as u16,
+            product: (iidr >> 20) as u16,
             stage1,
             stage2,
             aarch64: formats & 2 != 0,
             aarch32: formats & 1 != 0,
             table_endianness,
-            coherent: idr0.is_set(IDR0::COHACC),
-            broadcast_tlb: idr0.is_set(IDR0::BTM),
-            httu: match idr0.read(IDR0::HTTU) {
+            coherent: is_set(idr0, IDR0::COHACC),
+            broadcast_tlb: is_set(idr0, IDR0::BTM),
+            httu: match read(idr0, IDR0::HTTU) {
                 0 => Httu::None,
                 1 => Httu::AccessFlag,
                 2 => Httu::Dirty,
                 _ => Httu::Tables,
             },
-            hyp: stage1 && stage2 && idr0.is_set(IDR0::HYP),
+            hyp: stage1 && stage2 && is_set(idr0, IDR0::HYP),
             ats,
-            split_ats: ats && stage1 && stage2 && !idr0.is_set(IDR0::NS1ATS),
+            split_ats: ats && stage1 && stage2 && !is_set(idr0, IDR0::NS1ATS),
             pri,
-            pps: pri && ssid_bits > 0 && idr3.is_set(IDR3::PPS),
-            asid_bits: if idr0.is_set(IDR0::ASID16) { 16 } else { 8 },
-            vmid_bits: if idr0.is_set(IDR0::VMID16) { 16 } else { 8 },
-            msi: idr0.is_set(IDR0::MSI),
-            sev: idr0.is_set(IDR0::SEV),
+            pps: pri && ssid_bits > 0 && is_set(idr3, IDR3::PPS),
+            asid_bits: if is_set(idr0, IDR0::ASID16) { 16 } else { 8 },
+            vmid_bits: if is_set(idr0, IDR0::VMID16) { 16 } else { 8 },
+            msi: is_set(idr0, IDR0::MSI),
+            sev: is_set(idr0, IDR0::SEV),
             two_level,
-            cd2l: idr0.is_set(IDR0::CD2L),
+            cd2l: is_set(idr0, IDR0::CD2L),
             stall_model,
-            term_model: idr0.is_set(IDR0::TERM_MODEL),
+            term_model: is_set(idr0, IDR0::TERM_MODEL),
             stall_max: match stall_model {
                 StallModel::Terminate => 0,
-                _ => idr5.read(IDR5::STALL_MAX) as u16,
+                _ => read(idr5, IDR5::STALL_MAX) as u16,
             },
             sid_bits,
             ssid_bits,
-            command_queue: queue("CMDQS", idr1.read(IDR1::CMDQS))?,
-            event_queue: queue("EVENTQS", idr1.read(IDR1::EVENTQS))?,
-            pri_queue: if pri { Some(queue("PRIQS", idr1.read(IDR1::PRIQS))?) } else { None },
-            queues_preset: idr1.is_set(IDR1::QUEUES_PRESET),
-            tables_preset: idr1.is_set(IDR1::TABLES_PRESET),
-            range_invalidation: idr3.is_set(IDR3::RIL),
-            small_tables: idr3.is_set(IDR3::STT),
-            ats_record_errors: ats && idr0.is_set(IDR0::ATSRECERR),
-            oas: AddressSize::from_low_bits(idr5.read(IDR5::OAS).into()),
+            command_queue,
+            event_queue,
+            pri_queue: if pri { pri_queue } else { None },
+            queues_preset: is_set(idr1, IDR1::QUEUES_PRESET),
+            tables_preset: is_set(idr1, IDR1::TABLES_PRESET),
+            range_invalidation: is_set(idr3, IDR3::RIL),
+            small_tables: is_set(idr3, IDR3::STT),
+            hierarchy_disable: is_set(idr3, IDR3::HAD),
+            stage2_execute_by_privilege: stage2 && is_set(idr3, IDR3::XNX),
+            permission_overrides: is_set(idr1, IDR1::ATTR_PERMS_OVR),
+            ats_record_errors: ats && is_set(idr0, IDR0::ATSRECERR),
+            oas: AddressSize::from_low_bits(read(idr5, IDR5::OAS) as u64),
             va_bits,
-            granule_4k: idr5.is_set(IDR5::GRAN4K),
-            granule_16k: idr5.is_set(IDR5::GRAN16K),
-            granule_64k: idr5.is_set(IDR5::GRAN64K),
-            ds: idr5.is_set(IDR5::DS),
+            granule_4k: is_set(idr5, IDR5::GRAN4K),
+            granule_16k: is_set(idr5, IDR5::GRAN16K),
+            granule_64k: is_set(idr5, IDR5::GRAN64K),
+            ds: is_set(idr5, IDR5::DS),
         })
     }
 
@@ -301,6 +315,19 @@ impl Features {
             Granule::Size64K => self.granule_64k,
         }
     }
+}
+
+/// The value of `field` in `register`. The accessors of `tock_registers` are not `const`.
+const fn read<R: RegisterLongName>(register: u32, field: Field<u32, R>) -> u32 {
+    register >> field.shift & field.mask
+}
+
+const fn is_set<R: RegisterLongName>(register: u32, field: Field<u32, R>) -> bool {
+    read(register, field) != 0
+}
+
+const fn reserved(register: Register, field: &'static str, value: u32) -> Result<Features, FeaturesError> {
+    Err(FeaturesError::Reserved { register, field, value })
 }
 
 /// The features of an SMMU with stages, stall, ATS, PRI and tables of every kind, for tests.
