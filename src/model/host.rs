@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use embedded_hal::delay::DelayNs;
@@ -78,6 +78,13 @@ impl Memory for HostMemory {
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
         self.aligned(address)?.store(value, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
+        let word = self.aligned(address)?;
+        let held = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Ok(held.unwrap_or_else(|other| other))
     }
 
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {

@@ -1,13 +1,18 @@
 //! The machine as an independent driver sees it: registers by their offsets, structures as raw words, both written down
 //! from the specification and not by the code under test.
 
+mod ats;
 mod bench;
+mod choices;
 mod commands;
 mod configuration;
+mod contexts;
+mod direct;
 mod engines;
 mod events;
 mod fuzz;
 mod page_requests;
 mod registers;
+mod stage2;
 mod stalls;
 mod translation;

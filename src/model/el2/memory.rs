@@ -1,7 +1,11 @@
 //! The guest's memory, as the machine's own accesses reach it.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU8, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 
 use heapless::Vec;
 
@@ -64,6 +68,13 @@ impl Memory for GuestMemory {
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
         self.word(address)?.store(value, Relaxed);
         Ok(())
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
+        let held = self.word(address)?.compare_exchange(expected, new, SeqCst, SeqCst);
+        // Of an exchange alone only the reading half comes before what follows.
+        fence(SeqCst);
+        Ok(held.unwrap_or_else(|other| other))
     }
 
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {

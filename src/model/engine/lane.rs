@@ -221,7 +221,7 @@ impl Engine {
         }
         self.counters.translation_requests = self.counters.translation_requests.wrapping_add(1);
         match smmu.translation_request(transaction, memory, wires) {
-            Completion::Success { page, read, write } => {
+            Completion::Success { page, read, write, .. } => {
                 if read || write {
                     self.atc.insert(substream, address, page, read, write);
                 }

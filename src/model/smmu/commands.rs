@@ -94,13 +94,6 @@ impl Smmu {
                 };
                 count(counter, 1);
             }
-            // There is no stage 2 and no EL2 (4.4).
-            Command::TlbiEl2All
-            | Command::TlbiEl2Asid { .. }
-            | Command::TlbiEl2Va { .. }
-            | Command::TlbiEl2Vaa { .. }
-            | Command::TlbiS12VmAll { .. }
-            | Command::TlbiS2Ipa { .. } => return Err(CommandError::Illegal),
             // Nothing is cached, so there is nothing to invalidate or to prefetch.
             _ => {}
         }

@@ -12,22 +12,37 @@ const QUEUE_LOG2: u32 = 10;
 pub(super) const STREAM_BITS: u32 = 16;
 /// log2 of the number of SubstreamIDs.
 pub(super) const SUBSTREAM_BITS: u32 = 8;
-/// The bits of a physical address: `IDR5.OAS` = 5.
-pub(super) const OUTPUT_BITS: u32 = 48;
+/// `IDR5.OAS`: 48 bits.
+const OAS: u32 = 5;
+
+/// S2P, HTTU = Access flag and dirty state, HYP, NS1ATS = 0, VMID16, CD2L.
+const TRANSLATION0: u32 = 1 << 0 | 2 << 6 | 1 << 9 | 1 << 18 | 1 << 19;
+/// ATTR_PERMS_OVR.
+const TRANSLATION1: u32 = 1 << 26;
+/// XNX.
+const TRANSLATION3: u32 = 1 << 4;
+/// GRAN16K, GRAN64K.
+const TRANSLATION5: u32 = 1 << 5 | 1 << 6;
 
 /// S1P, TTF = AArch64, COHACC, ATS, ASID16, PRI, TTENDIAN = little, STALL_MODEL = stall and terminate, TERM_MODEL =
 /// abort and RAZ/WI, ST_LEVEL = 2-level.
-pub(super) const IDR0: u32 = 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 12 | 1 << 16 | 2 << 21 | 1 << 27;
+pub(super) const IDR0: u32 = 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 12 | 1 << 16 | 2 << 21 | 1 << 27 | TRANSLATION0;
 /// SIDSIZE, SSIDSIZE, PRIQS, EVENTQS, CMDQS.
-pub(super) const IDR1: u32 = STREAM_BITS | SUBSTREAM_BITS << 6 | QUEUE_LOG2 << 11 | QUEUE_LOG2 << 16 | QUEUE_LOG2 << 21;
+pub(super) const IDR1: u32 =
+    STREAM_BITS | SUBSTREAM_BITS << 6 | QUEUE_LOG2 << 11 | QUEUE_LOG2 << 16 | QUEUE_LOG2 << 21 | TRANSLATION1;
 /// HAD, RIL, BBML = 1. No PPS: `STE.PPAR` decides the PASID of automatic responses.
-pub(super) const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11;
+pub(super) const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11 | TRANSLATION3;
 /// OAS = 48 bits, GRAN4K, STALL_MAX.
-pub(super) const IDR5: u32 = 5 | 1 << 4 | (super::stall::STALL_MAX as u32) << 16;
+pub(super) const IDR5: u32 = OAS | 1 << 4 | (super::stall::STALL_MAX as u32) << 16 | TRANSLATION5;
 /// SMMUv3.2.
 pub(super) const AIDR: u32 = 2;
 /// No implementer claims it.
 const IDS: IdRegisters = IdRegisters { idr0: IDR0, idr1: IDR1, idr3: IDR3, idr5: IDR5, iidr: 0, aidr: AIDR };
+/// What they tell.
+const FEATURES: Features = match Features::decode(IDS) {
+    Ok(features) => features,
+    Err(_) => panic!("the model's own ID registers make sense"),
+};
 
 /// Fields of CR0 and CR0ACK.
 pub(super) mod cr0 {
@@ -55,7 +70,9 @@ pub(super) mod gerror {
     pub(super) const ALL: u32 = CMDQ_ERR | EVENTQ_ABT_ERR | PRIQ_ABT_ERR;
 }
 
+const E2H: u32 = 1 << 0;
 pub(super) const RECINVSID: u32 = 1 << 1;
+const REC_CFG_ATS: u32 = 1 << 3;
 pub(super) const GBPA_ABORT: u32 = 1 << 20;
 const GBPA_UPDATE: u32 = 1 << 31;
 /// UPDATE aside: ABORT, INSTCFG, PRIVCFG, SHCFG, ALLOCCFG, MTCFG and MemAttr.
@@ -74,6 +91,7 @@ const ERR: u32 = 0x7f << ERR_SHIFT;
 #[derive(Debug)]
 pub(super) struct RegisterFile {
     ids: IdRegisters,
+    pub(super) features: Features,
     cr0: u32,
     cr0ack: u32,
     cr1: u32,
@@ -105,6 +123,7 @@ impl RegisterFile {
     pub(super) const fn new() -> Self {
         Self {
             ids: IDS,
+            features: FEATURES,
             cr0: 0,
             cr0ack: 0,
             cr1: 0,
@@ -144,6 +163,21 @@ impl RegisterFile {
 
     pub(super) fn records_bad_streams(&self) -> bool {
         self.cr2 & RECINVSID != 0
+    }
+
+    /// Whether streams of EL2 are of EL2 with E2H (6.3.12).
+    pub(super) fn e2h(&self) -> bool {
+        self.cr2 & E2H != 0
+    }
+
+    /// Whether configuration errors of ATS requests and translated transactions are recorded (6.3.12).
+    pub(super) fn records_ats_errors(&self) -> bool {
+        self.features.ats_record_errors && self.cr2 & REC_CFG_ATS != 0
+    }
+
+    /// The bits of a physical address (`IDR5.OAS`).
+    pub(super) fn output_bits(&self) -> u32 {
+        self.features.oas.bits().into()
     }
 
     pub(super) fn error_active(&self, error: u32) -> bool {
@@ -250,8 +284,12 @@ impl RegisterFile {
             && register.is_64bit()
         {
             self.set(register, self.value(register) & 0xffff_ffff | u64::from(value) << 32);
-        } else if offset == diagnostics::CONTROL {
-            self.diagnostics.set_control(value);
+        } else {
+            match offset {
+                diagnostics::CONTROL => self.diagnostics.set_control(value),
+                diagnostics::SEED => self.diagnostics.set_seed(value),
+                _ => {}
+            }
         }
     }
 
@@ -274,7 +312,7 @@ impl RegisterFile {
                 let writable = tables | if self.disabled(queues) { CR1_QUEUE } else { 0 };
                 self.cr1 = self.cr1 & !writable | word & writable;
             }
-            Register::Cr2 if self.disabled(cr0::SMMUEN) => self.cr2 = word & RECINVSID,
+            Register::Cr2 if self.disabled(cr0::SMMUEN) => self.cr2 = word & (E2H | RECINVSID),
             Register::Gbpa if word & GBPA_UPDATE != 0 && self.gbpa_written & GBPA_UPDATE == 0 => {
                 self.gbpa_written = word & (GBPA_FIELDS | GBPA_UPDATE);
             }
@@ -293,9 +331,4 @@ impl RegisterFile {
             _ => {}
         }
     }
-}
-
-/// What the ID registers tell, for the checks of STEs and CDs.
-pub(super) fn features() -> Option<Features> {
-    Features::decode(IDS).ok()
 }

@@ -5,13 +5,15 @@ use super::bench::*;
 #[test]
 fn id_registers_hold_what_the_model_does() {
     let bench = Bench::reset();
-    // S1P, AArch64 tables, COHACC, ATS, ASID16, PRI, little-endian tables, stall and terminate, 2-level stream table.
-    assert_eq!(bench.read(0x00), 0x0841_141a);
-    // 16 StreamID bits, 8 SubstreamID bits, queues of 2^10.
-    assert_eq!(bench.read(0x04), 0x014a_5210);
-    assert_eq!(bench.read(0x0c), 0x0000_0c04);
-    // 64 stalls, 4 KiB granule, 48 bits out.
-    assert_eq!(bench.read(0x14), 0x0040_0015);
+    // Both stages, AArch64 tables, COHACC, HTTU 2, HYP, ATS, ASID16, PRI, VMID16, CD2L, little-endian tables, stall and
+    // terminate, 2-level stream table.
+    assert_eq!(bench.read(0x00), 0x084d_169b);
+    // 16 StreamID bits, 8 SubstreamID bits, queues of 2^10, ATTR_PERMS_OVR.
+    assert_eq!(bench.read(0x04), 0x054a_5210);
+    // HAD, XNX, RIL, BBML 1.
+    assert_eq!(bench.read(0x0c), 0x0000_0c14);
+    // 64 stalls, all granules, 48 bits out.
+    assert_eq!(bench.read(0x14), 0x0040_0075);
     assert_eq!(bench.read(0x1c), 2);
     // IDR2, IDR4 and IIDR hold nothing.
     assert_eq!((bench.read(0x08), bench.read(0x10), bench.read(0x18)), (0, 0, 0));
@@ -35,7 +37,7 @@ fn read_only_registers_and_reserved_bits_ignore_writes() {
     for (offset, bits) in [
         (CR0, 0x1f),
         (CR1, 0xfff),
-        (CR2, 0x2),
+        (CR2, 0x3),
         (IRQ_CTRL, 0x7),
         (GERRORN, 0xd),
         (STRTAB_BASE_CFG, 0x3_07ff),
