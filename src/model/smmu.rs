@@ -290,8 +290,7 @@ fn effective(access: Access, ste: &Ste) -> Access {
     Access { read: reads && !fetch, write: false, execute: reads && fetch, privileged }
 }
 
-/// What becomes of a transaction that finds no translation, as the stage of the fault has it (3.12, 5.5). Only a stage 1
-/// fault has a `cd`'s word.
+/// What becomes of a transaction that finds no translation, as `cd` or `ste` has it for the stage of the fault (3.12, 5.5).
 fn denied(
     transaction: &Transaction,
     access: Access,
