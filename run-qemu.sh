@@ -44,7 +44,7 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 engines=4 smmu=both profile=full deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines= smmu=both profile= deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
@@ -145,8 +145,8 @@ compose() {
     local elf=$1 machine=virt,gic-version=3 arguments=arg=smmu-iopf argument
     shift
     for argument in "$@"; do arguments+=,arg=${argument//,/,,}; done
-    # For the EL2 image, which has the kernel's command line.
-    [[ $smmu == qemu ]] || arguments+=,arg=profile=$profile,arg=engines=$engines
+    # For the model's image, which has the kernel's command line.
+    arguments+=${profile:+,arg=profile=$profile}${engines:+,arg=engines=$engines}
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
     local -a images=(-kernel "$elf")
     if [[ $smmu != qemu ]]; then

@@ -2,7 +2,7 @@
 //!
 //! Section numbers in this room's documentation are sections of that specification.
 
-mod bits;
+pub(crate) mod bits;
 pub mod cd;
 pub mod command;
 pub mod descriptor;

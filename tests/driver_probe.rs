@@ -75,7 +75,8 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
         (Register::Cr0Ack, 0, 8),
         (Register::IrqCtrlAck, 7, 0),
         (Register::IrqCtrlAck, 0, 7),
-        (Register::CmdqCons, 0, 3),
+        // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL and SYNC.
+        (Register::CmdqCons, 0, 4),
     ] {
         let timeout = Timeout { register, expected, actual, waited_us: 100 };
         assert_eq!(probe_stuck(register, actual), Err(DriverError::Timeout(timeout)), "{}", register.name());

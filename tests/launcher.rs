@@ -121,10 +121,10 @@ fn arguments_reach_the_kernel_unchanged() {
 }
 
 #[test]
-fn number_of_engines_comes_before_the_arguments() {
-    let place = Place::new("engines");
-    let output = place.launch(&["--engines", "064", &place.image(), "--exact", "a"]);
-    let expected = "enable=on,target=native,arg=smmu-iopf,arg=engines=64,arg=--exact,arg=a";
+fn options_of_the_model_come_after_the_arguments() {
+    let place = Place::new("model");
+    let output = place.launch(&["--engines", "064", "--profile", "small", &place.image(), "--exact", "a"]);
+    let expected = "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=a,arg=profile=small,arg=engines=64";
     assert!(is_argument(&output, expected), "{}", stdout(&output));
 }
 

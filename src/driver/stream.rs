@@ -200,6 +200,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             granule: Granule::Size4K,
             attributes: TableAttributes::COHERENT,
             ignore_top_byte: false,
+            hierarchy_disabled: false,
         };
         ContextDescriptor {
             ttb0: Some(lower),
@@ -209,6 +210,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             output_size: self.features.oas.min(AddressSize::Bits48),
             access_flag_fault_disabled: false,
             flag_update: FlagUpdate::None,
+            write_execute_never: false,
+            privileged_access_never: false,
             stall: faults == FaultMode::Stall || self.features.stall_model == StallModel::Forced,
             record: true,
             abort: true,

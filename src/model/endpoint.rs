@@ -29,16 +29,21 @@ pub enum Response {
 /// What the SMMU answers to an ATS translation request (3.9.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion {
-    /// Success. Neither `read` nor `write` means that the page cannot be accessed, and `page` means nothing.
+    /// Success. Neither `read` nor `write` means that the page cannot be accessed, and `page` means nothing. The bits
+    /// Global, No-snoop and Untranslated-only of a completion are always 0 (3.9.1, 13.6).
     Success {
-        /// The physical address of what the translation covers.
+        /// Where the 4 KiB page leads to that was asked for: a physical address, or an IPA with split-stage ATS.
         page: PhysAddr,
-        /// It covers `1 << bits` bytes, aligned to themselves: a page of 4 KiB or more (3.9.1).
-        bits: u8,
+        /// log2 of the bytes, aligned in input and output, around the page for which the answer holds, at least 12.
+        span: u8,
         /// Reads are granted.
         read: bool,
         /// Writes are granted.
         write: bool,
+        /// Instruction fetches are granted.
+        execute: bool,
+        /// To privileged accesses, as was asked for, else to unprivileged ones.
+        privileged: bool,
     },
     /// Unsupported Request: ATS is not for this device.
     UnsupportedRequest,

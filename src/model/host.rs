@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use embedded_hal::delay::DelayNs;
@@ -91,6 +91,13 @@ impl Memory for HostMemory {
         // The closure always gives a value, so this cannot fail.
         let _ = word.fetch_update(Ordering::Release, Ordering::Relaxed, merge);
         Ok(())
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
+        let word = self.aligned(address)?;
+        let held = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Ok(held.unwrap_or_else(|other| other))
     }
 
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {

@@ -33,6 +33,14 @@ pub trait Memory {
     /// [`Abort`] where there is no memory, or `address` is not aligned.
     fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort>;
 
+    /// Writes `new` to the 64-bit word at `address`, a multiple of 8, if it holds `expected`, as one access with the look
+    /// at it. Returns what the word held. Whoever sees a later access of the machine sees the new word (3.13).
+    ///
+    /// # Errors
+    ///
+    /// [`Abort`] where there is no memory, or `address` is not aligned.
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort>;
+
     /// Reads `bytes.len()` bytes from `address` on.
     ///
     /// # Errors

@@ -8,66 +8,49 @@ use super::smmu::STALL_MAX;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::features::{Features, IdRegisters};
 
-/// What translation has: an ID register offers nothing that the rest of the model does not do.
-mod translation {
-    /// Stage 2 and the EL2 regimes, which 6.3.1 makes one from SMMUv3.2 on, with the stage 2 features that 6.3.4 then
-    /// demands.
-    pub(super) const STAGE2: bool = false;
-    /// Hardware update of Access flag and dirty state.
-    pub(super) const FLAG_UPDATE: bool = false;
-    /// The 16 KiB and 64 KiB granules, and 52-bit addresses, which need the latter.
-    pub(super) const ALL_GRANULES: bool = false;
-    /// 2-level CD tables.
-    pub(super) const TWO_LEVEL_CD: bool = false;
-}
-
-const fn bit(offered: bool, bit: u32) -> u32 {
-    (offered as u32) << bit
-}
-
-/// S1P, TTF = AArch64, COHACC, ATS, ASID16, MSI, SEV, PRI, VMID16, TTENDIAN = little, STALL_MODEL = stall and terminate,
-/// TERM_MODEL = abort and RAZ/WI, ST_LEVEL = 2-level; S2P, HYP and no split-stage ATS; HTTU = 2; CD2L.
-const IDR0: u32 = 1 << 1
+/// S2P, S1P, TTF = AArch64, COHACC, HTTU = Access flag and dirty state, HYP, ATS, split-stage too (NS1ATS = 0), ASID16, MSI,
+/// SEV, PRI, VMID16, CD2L, TTENDIAN = little, STALL_MODEL = stall and terminate, TERM_MODEL = abort and RAZ/WI, ST_LEVEL =
+/// 2-level. From SMMUv3.2 on both stages and EL2 come together (6.3.1).
+const IDR0: u32 = 1 << 0
+    | 1 << 1
     | 2 << 2
     | 1 << 4
+    | 2 << 6
+    | 1 << 9
     | ATS
     | 1 << 12
     | 1 << 13
     | 1 << 14
     | PRI
     | 1 << 18
+    | CD2L
     | 2 << 21
-    | ST_LEVEL
-    | bit(translation::STAGE2, 0)
-    | bit(translation::STAGE2, 9)
-    | bit(translation::STAGE2, 11)
-    | bit(translation::FLAG_UPDATE, 7)
-    | CD2L;
+    | ST_LEVEL;
 const ATS: u32 = 1 << 10;
 const PRI: u32 = 1 << 16;
-const CD2L: u32 = bit(translation::TWO_LEVEL_CD, 19);
+const CD2L: u32 = 1 << 19;
 const STALL_MODEL_TERMINATE: u32 = 1 << 24;
 const STALL_MODEL_FORCED: u32 = 2 << 24;
 const ST_LEVEL: u32 = 1 << 27;
 
-/// HAD, RIL, BBML = 1; XNX and FWB with stage 2.
-const IDR3: u32 = 1 << 2 | 1 << 10 | 1 << 11 | bit(translation::STAGE2, 4) | bit(translation::STAGE2, 8);
+/// HAD, XNX, FWB, RIL, BBML = 1. Memory attributes have no effect here, so FWB has none.
+const IDR3: u32 = 1 << 2 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Automatic responses carry the request's PASID; without it `STE.PPAR` decides.
 const PPS: u32 = 1 << 5;
 
 /// GRAN4K, GRAN16K, GRAN64K, STALL_MAX, without OAS.
-const IDR5: u32 = 1 << 4 | bit(translation::ALL_GRANULES, 5) | bit(translation::ALL_GRANULES, 6) | STALL_MAX_FIELD;
+const IDR5: u32 = 1 << 4 | 1 << 5 | 1 << 6 | STALL_MAX_FIELD;
 const STALL_MAX_FIELD: u32 = (STALL_MAX as u32) << 16;
 const OAS_48: u32 = 5;
-const OAS_LARGEST: u32 = if translation::ALL_GRANULES { 6 } else { OAS_48 };
+const OAS_52: u32 = 6;
 
 /// SMMUv3.2.
 const AIDR: u32 = 2;
 
-/// SIDSIZE, SSIDSIZE and, for PRIQS, EVENTQS and CMDQS alike, log2 of the largest queue.
+/// SIDSIZE, SSIDSIZE and, for PRIQS, EVENTQS and CMDQS alike, log2 of the largest queue; ATTR_PERMS_OVR.
 const fn idr1(stream_bits: u32, substream_bits: u32, queue_log2: u32) -> u32 {
-    stream_bits | substream_bits << 6 | queue_log2 << 11 | queue_log2 << 16 | queue_log2 << 21
+    stream_bits | substream_bits << 6 | queue_log2 << 11 | queue_log2 << 16 | queue_log2 << 21 | 1 << 26
 }
 
 /// IDR1 where nothing speaks against it.
@@ -126,7 +109,7 @@ profiles! {
     /// Queues of two entries, 16 StreamIDs, no substreams.
     Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48;
     /// Everything as large as the architecture has it, and PPS.
-    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_LARGEST;
+    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52;
 }
 
 /// The features of `profile`. A contradiction in a profile does not compile.

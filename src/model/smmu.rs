@@ -8,7 +8,7 @@
 //! | `events` | the event queue |
 //! | `msi` | interrupts by wire and message, global errors |
 //! | `configuration` | from StreamID and SubstreamID to STE and CD |
-//! | `walk` | stage 1 translation tables |
+//! | `translation` | translation tables of both stages |
 //! | `stall` | transactions that stall |
 //! | `ats` | translation requests and translated accesses |
 //! | `page_requests` | the PRI queue and automatic responses |
@@ -24,21 +24,24 @@ mod page_requests;
 mod queue;
 mod registers;
 mod stall;
-mod walk;
+mod translation;
 
-use self::configuration::{Denied, Route};
+use self::configuration::Denied;
 use self::diagnostics::count;
 use self::registers::{RegisterFile, cr0, gerror};
 pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
+use self::translation::{Fault, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
 use super::memory::Memory;
 use super::profile::Profile;
 use super::wire::Wires;
-use crate::smmuv3::PhysAddr;
+use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
+use crate::smmuv3::ste::{InstructionOverride, PrivilegeOverride, Ste, StreamConfig};
+use crate::smmuv3::{Access, PhysAddr};
 
 /// An SMMUv3.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Smmu {
     invalidation_timed_out: bool,
     /// Service failure mode (12.3).
     failed: bool,
+    /// The youngest event record, and `EVENTQ_PROD` after it.
+    last_record: Option<(Event, u32)>,
 }
 
 /// How an access goes on that was just issued.
@@ -97,6 +102,7 @@ impl Smmu {
             stalls: Stalls::new(),
             invalidation_timed_out: false,
             failed: false,
+            last_record: None,
         }
     }
 
@@ -106,6 +112,7 @@ impl Smmu {
         self.stalls = Stalls::new();
         self.invalidation_timed_out = false;
         self.failed = false;
+        self.last_record = None;
     }
 
     /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
@@ -175,7 +182,7 @@ impl Smmu {
             State::Held if self.event_queue_is_writable() => self.retry(slot, &transaction, memory, wires),
             State::Held => Polled::Stalled { recorded: false },
             State::Recorded | State::Suppressed(_) | State::Terminate { may_retry: true, .. }
-                if self.registers.diagnostics.is_set(diagnostics::control::EARLY_RETRY) =>
+                if self.registers.diagnostics.takes(diagnostics::control::EARLY_RETRY) =>
             {
                 self.retry_early(slot, &transaction, state, memory)
             }
@@ -232,8 +239,8 @@ impl Smmu {
         memory: &impl Memory,
         wires: &mut impl Wires,
     ) -> bool {
-        if self.registers.diagnostics.is_set(diagnostics::control::SUPPRESS_DUPLICATES)
-            && let Some(first) = self.stalls.duplicate_of(transaction)
+        if let Some(first) = self.stalls.duplicate_of(transaction)
+            && self.registers.diagnostics.takes(diagnostics::control::SUPPRESS_DUPLICATES)
         {
             count(&mut self.registers.diagnostics.stalls_suppressed, 1);
             self.stalls.set(slot, State::Suppressed(first));
@@ -252,45 +259,98 @@ impl Smmu {
 
     /// The way of an access through the SMMU (15): configuration, then translation.
     fn translate(&self, transaction: &Transaction, memory: &impl Memory) -> Outcome {
-        let Transaction { stream, substream, address, access } = *transaction;
+        let address = transaction.address;
         if !self.registers.enabled(cr0::SMMUEN) {
             // Without a translation there is no record of an address beyond the output size (3.4).
             let aborts = self.registers.aborts_when_disabled() || address >> self.registers.output_bits() != 0;
             return Outcome::Ended(if aborts { Response::Abort } else { Response::Physical(PhysAddr(address)) });
         }
-        let route = match self.configure(stream, substream, memory) {
-            Ok(route) => route,
-            Err(Denied::Silently) => return Outcome::Ended(Response::Abort),
-            Err(Denied::With(event)) => return Outcome::Recorded(event, Response::Abort),
+        let ste = match self.ste(transaction.origin(), memory) {
+            Ok(ste) if ste.config == StreamConfig::Abort => return Outcome::Ended(Response::Abort),
+            Ok(ste) => ste,
+            Err(Event::BadStreamId { .. }) if !self.registers.records_bad_streams() => {
+                return Outcome::Ended(Response::Abort);
+            }
+            Err(event) => return Outcome::Recorded(event, Response::Abort),
         };
-        match route {
-            Route::Bypass if address >> self.registers.output_bits() == 0 => {
-                Outcome::Ended(Response::Physical(PhysAddr(address)))
-            }
-            Route::Bypass => {
-                let fault = events::stage1_fault(transaction, FaultKind::AddressSize);
-                Outcome::Recorded(Event::Fault(fault), Response::Abort)
-            }
-            Route::Stage1(cd) => {
-                let fault = match walk::translate(&cd, address, self.registers.output_bits(), memory) {
-                    Ok(leaf) if leaf.grants(access) => {
-                        return Outcome::Ended(Response::Physical(leaf.physical(address)));
-                    }
-                    Ok(_) => walk::Fault::Permission,
-                    Err(fault) => fault,
-                };
-                let kind = match events::fault_kind(fault) {
-                    Ok(kind) => kind,
-                    Err(fetch) => return Outcome::Recorded(events::walk_abort(transaction, fetch), Response::Abort),
-                };
-                let fault = events::stage1_fault(transaction, kind);
-                if cd.stall {
-                    return Outcome::Stalled(fault);
-                }
-                let response = if cd.abort { Response::Abort } else { Response::Ignored };
-                if cd.record { Outcome::Recorded(Event::Fault(fault), response) } else { Outcome::Ended(response) }
-            }
+        let access = effective(transaction.access, &ste);
+        let context = match self.context(&ste, transaction.origin(), memory) {
+            Ok(context) => context,
+            Err(Denied::With(event)) => return Outcome::Recorded(event, Response::Abort),
+            Err(Denied::Fault(fault)) => return denied(transaction, access, &fault, &ste, None),
+        };
+        let cd = context.as_ref().map(|(cd, _)| cd);
+        if cd.is_none() && !self.bypass_reaches(&ste, address) {
+            let fault = events::describe(transaction, access, &Fault::stage1(FaultKind::AddressSize));
+            // Whatever the faults of translation are set up to do (3.12).
+            let event = fault.map_or_else(|event| event, Event::Fault);
+            return Outcome::Recorded(event, Response::Abort);
         }
+        match self.walker(&ste, memory, true).translate(context.as_ref(), address, access) {
+            Ok(translation) => Outcome::Ended(Response::Physical(translation.output)),
+            Err(fault) => denied(transaction, access, &fault, &ste, cd),
+        }
+    }
+
+    /// What walks the tables of a stream with this STE, and whether it updates flags in them.
+    fn walker<'a, M: Memory>(&'a self, ste: &'a Ste, memory: &'a M, update: bool) -> Walker<'a, M> {
+        Walker { features: &self.registers.features, memory, stage2: ste.stage2(), update }
+    }
+
+    /// Whether an address that bypasses stage 1 is one that there can be: of an IPA if stage 2 translates, else of a
+    /// physical address (3.4).
+    fn bypass_reaches(&self, ste: &Ste, address: u64) -> bool {
+        let features = &self.registers.features;
+        let bits = if ste.stage2().is_some() { features.ias() } else { features.oas.bits() };
+        address >> bits == 0
+    }
+}
+
+/// What an access counts as: an instruction fetch is no read of data, every write is of data, and the STE may override what
+/// else comes with it (13.1.2, 13.1.4).
+fn effective(access: Access, ste: &Ste) -> Access {
+    let privileged = match ste.privilege {
+        PrivilegeOverride::Incoming => access.privileged,
+        PrivilegeOverride::Unprivileged => false,
+        PrivilegeOverride::Privileged => true,
+    };
+    if access.write {
+        return Access { execute: false, privileged, ..access };
+    }
+    let fetch = match ste.instruction {
+        InstructionOverride::Incoming => access.execute,
+        InstructionOverride::Data => false,
+        InstructionOverride::Instruction => true,
+    };
+    let reads = access.read || access.execute;
+    Access { read: reads && !fetch, write: false, execute: reads && fetch, privileged }
+}
+
+/// What becomes of a transaction that finds no translation, as `cd` or `ste` has it for the stage of the fault (3.12, 5.5).
+fn denied(
+    transaction: &Transaction,
+    access: Access,
+    fault: &Fault,
+    ste: &Ste,
+    cd: Option<&ContextDescriptor>,
+) -> Outcome {
+    let description = match events::describe(transaction, access, fault) {
+        Ok(description) => description,
+        Err(event) => return Outcome::Recorded(event, Response::Abort),
+    };
+    let (stall, record, response) = match (fault.ipa, ste.stage2(), cd) {
+        // Stage 2 always aborts what it terminates.
+        (Some(_), Some(stage2), _) => (stage2.stall, stage2.record, Response::Abort),
+        (None, _, Some(cd)) if !cd.abort => (cd.stall, cd.record, Response::Ignored),
+        (None, _, Some(cd)) => (cd.stall, cd.record, Response::Abort),
+        _ => (false, true, Response::Abort),
+    };
+    if stall {
+        Outcome::Stalled(description)
+    } else if record {
+        Outcome::Recorded(Event::Fault(description), response)
+    } else {
+        Outcome::Ended(response)
     }
 }
 

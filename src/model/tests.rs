@@ -1,10 +1,14 @@
 //! The machine as an independent driver sees it: registers by their offsets, structures as raw words, both written down
 //! from the specification and not by the code under test.
 
+mod ats;
 mod bench;
+mod choices;
 mod commands;
 mod configuration;
+mod contexts;
 mod datasheet;
+mod direct;
 mod engines;
 mod events;
 mod fuzz;
@@ -13,5 +17,6 @@ mod interrupts;
 mod page_requests;
 mod profiles;
 mod registers;
+mod stage2;
 mod stalls;
 mod translation;

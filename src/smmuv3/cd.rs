@@ -9,8 +9,7 @@ use super::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, TableAttributes};
 
 /// A context descriptor: one address space of a stream, with VMSAv8-64 tables (5.4).
 ///
-/// What it does not express is 0 when encoded and ignored when decoded: WXN and PAN controls, hierarchical attribute
-/// disables, MPAM, and everything after SMMUv3.2.
+/// What it does not express is 0 when encoded and ignored when decoded: MPAM, and everything after SMMUv3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextDescriptor {
     /// The tables for addresses whose high bits are 0; `None`: every such address faults (`TTB0`, `EPD0`).
@@ -25,6 +24,10 @@ pub struct ContextDescriptor {
     pub access_flag_fault_disabled: bool,
     /// Which flags the SMMU updates (`HA`, `HD`).
     pub flag_update: FlagUpdate,
+    /// What can be written cannot be executed (`WXN`).
+    pub write_execute_never: bool,
+    /// Privileged accesses to data do not reach what can be accessed unprivileged (`PAN`).
+    pub privileged_access_never: bool,
     /// Faults stall (`S`).
     pub stall: bool,
     /// Faults that do not stall are recorded (`R`).
@@ -53,6 +56,8 @@ pub struct TableBase {
     pub attributes: TableAttributes,
     /// The top byte of an address is ignored (`TBIx`).
     pub ignore_top_byte: bool,
+    /// Table descriptors limit nothing; only with `IDR3.HAD` (`HADx`).
+    pub hierarchy_disabled: bool,
 }
 
 /// Why a CD cannot be used: the transaction gets `C_BAD_CD` (7.3.11).

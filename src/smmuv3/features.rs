@@ -100,6 +100,12 @@ pub struct Features {
     pub range_invalidation: bool,
     /// Small translation tables (`STT`).
     pub small_tables: bool,
+    /// Hierarchical attributes can be disabled (`HAD`).
+    pub hierarchy_disable: bool,
+    /// Execute-never for each privilege at stage 2 (`XNX`).
+    pub stage2_execute_by_privilege: bool,
+    /// STEs can override whether an access is privileged or an instruction fetch (`ATTR_PERMS_OVR`).
+    pub permission_overrides: bool,
     /// Configuration errors of ATS and PRI can be recorded (`ATSRECERR`).
     pub ats_record_errors: bool,
     /// Output address size (`OAS`).
@@ -278,6 +284,9 @@ impl Features {
             tables_preset: is_set(idr1, IDR1::TABLES_PRESET),
             range_invalidation: is_set(idr3, IDR3::RIL),
             small_tables: is_set(idr3, IDR3::STT),
+            hierarchy_disable: is_set(idr3, IDR3::HAD),
+            stage2_execute_by_privilege: stage2 && is_set(idr3, IDR3::XNX),
+            permission_overrides: is_set(idr1, IDR1::ATTR_PERMS_OVR),
             ats_record_errors: ats && is_set(idr0, IDR0::ATSRECERR),
             oas: AddressSize::from_low_bits(read(idr5, IDR5::OAS) as u64),
             va_bits,

@@ -10,7 +10,7 @@ use super::{AddressSize, FlagUpdate, Granule, PhysAddr, TableAttributes, Vmid};
 
 /// A stream table entry: what happens to the transactions of one stream (5.2).
 ///
-/// What it does not express is 0 when encoded and ignored when decoded: overrides of incoming attributes, MPAM, and
+/// What it does not express is 0 when encoded and ignored when decoded: overrides of incoming memory types, MPAM, and
 /// everything after SMMUv3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ste {
@@ -25,6 +25,10 @@ pub struct Ste {
     /// Untranslated transactions keep their shareability instead of becoming non-shareable; only with
     /// `IDR1.ATTR_TYPES_OVR` (`SHCFG`).
     pub incoming_shareability: bool,
+    /// Whether accesses count as privileged; only with `IDR1.ATTR_PERMS_OVR` (`PRIVCFG`).
+    pub privilege: PrivilegeOverride,
+    /// Whether reads count as instruction fetches; only with `IDR1.ATTR_PERMS_OVR` (`INSTCFG`).
+    pub instruction: InstructionOverride,
     /// Tags the translations of EL1 streams, where stage 2 is supported (`S2VMID`).
     pub vmid: Vmid,
 }
@@ -86,13 +90,39 @@ pub enum DefaultSubstream {
     Substream0 = 2,
 }
 
-/// Whose translation regime a stage 1 stream belongs to. Numbered as `STRW`.
+/// What an STE makes of the privilege of an access. Numbered as `PRIVCFG`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrivilegeOverride {
+    /// It stays as it comes.
+    #[default]
+    Incoming = 0,
+    /// Every access is unprivileged.
+    Unprivileged = 2,
+    /// Every access is privileged.
+    Privileged = 3,
+}
+
+/// What an STE makes of reads. Writes are always of data (13.1.2). Numbered as `INSTCFG`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InstructionOverride {
+    /// They stay as they come.
+    #[default]
+    Incoming = 0,
+    /// Every read is of data.
+    Data = 2,
+    /// Every read is an instruction fetch.
+    Instruction = 3,
+}
+
+/// Whose translation regime a stage 1 stream belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamWorld {
     /// EL1's.
-    El1 = 0,
-    /// EL2's, or with `CR2.E2H` that of EL2 with E2H.
-    El2 = 2,
+    El1,
+    /// EL2's: one half, one privilege, no ASIDs.
+    El2,
+    /// That of EL2 with E2H. It has the same `STRW` as EL2, so what decodes as EL2 is this where `CR2.E2H` is 1.
+    El2E2h,
 }
 
 /// What a stream may do by ATS. Numbered as `EATS`.
@@ -166,6 +196,8 @@ impl Ste {
             response_with_pasid: false,
             merge_events: false,
             incoming_shareability: false,
+            privilege: PrivilegeOverride::Incoming,
+            instruction: InstructionOverride::Incoming,
             vmid: Vmid(0),
         }
     }

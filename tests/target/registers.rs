@@ -28,9 +28,9 @@ fn smmu(kernel: &Kernel, base: u64) -> Result<Mmio, Failure> {
 
 test!(fn the_model_identifies_itself_through_the_trap(kernel, _) {
     let registers = SmmuRegisters::new(smmu(kernel, MODEL)?)?;
-    // S1P, TTF AArch64, COHACC, ATS, ASID16, MSI, SEV, PRI, VMID16, TTENDIAN little, two-level stream table; stall model
-    // 0b00: the profile "full".
-    equal("IDR0", 0x0845_741a, registers.read32(Register::Idr0))
+    // S2P, S1P, TTF AArch64, COHACC, HTTU 2, HYP, ATS, ASID16, MSI, SEV, PRI, VMID16, CD2L, TTENDIAN little, two-level stream
+    // table; stall model 0b00: the profile "full".
+    equal("IDR0", 0x084d_769b, registers.read32(Register::Idr0))
 });
 
 test!(fn every_trapped_read_gets_its_value(kernel, _) {

@@ -139,12 +139,12 @@ expect "iopf table" "$not_up"
 expect "grace" "error: the kernel has not booted yet: let it run, for instance to a breakpoint"
 
 expect "smmu regs#2" "$qemu" "$model" \
-    "IDR0            0x00000 0x0845741a  S2P=0 (no)  S1P=1 (yes)  TTF=2 (AArch64)  COHACC=1 (yes)  BTM=0 (no)" \
+    "IDR0            0x00000 0x084d769b  S2P=1 (yes)  S1P=1 (yes)  TTF=2 (AArch64)  COHACC=1 (yes)  BTM=0 (no)" \
     "STALL_MODEL=0 (stall and terminate)  TERM_MODEL=0 (abort or RAZ/WI)" \
     "STALL_MODEL=1 (terminate only)  TERM_MODEL=1 (abort)" \
-    "IDR1            0x00004 0x014a5210  SIDSIZE=16  SSIDSIZE=8  PRIQS=10  EVENTQS=10  CMDQS=10" \
+    "IDR1            0x00004 0x054a5210  SIDSIZE=16  SSIDSIZE=8  PRIQS=10  EVENTQS=10  CMDQS=10" \
     "IDR1            0x00004 0x02730010  SIDSIZE=16  SSIDSIZE=0  PRIQS=0  EVENTQS=19  CMDQS=19" \
-    "IDR5            0x00014 0x00400015  OAS=5 (48 bits)  GRAN4K=1 (yes)  GRAN16K=0 (no)  GRAN64K=0 (no)" \
+    "IDR5            0x00014 0x00400075  OAS=5 (48 bits)  GRAN4K=1 (yes)  GRAN16K=1 (yes)  GRAN64K=1 (yes)" \
     "VAX=0 (48 bits)  STALL_MAX=64" \
     "CR0             0x00020 0x0000001f  SMMUEN=1  PRIQEN=1  EVENTQEN=1  CMDQEN=1  ATSCHK=1  VMW=0" \
     "CR0ACK          0x00024 0x0000001f  SMMUEN=1  PRIQEN=1  EVENTQEN=1  CMDQEN=1  ATSCHK=1  VMW=0" \

@@ -1,7 +1,11 @@
 //! The guest's memory, as the machine's own accesses reach it.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, Release, SeqCst},
+    fence,
+};
 
 use heapless::Vec;
 
@@ -76,6 +80,13 @@ impl Memory for GuestMemory {
         // Pairs with the acquire, or the address dependency through a register, of whoever polls for the message.
         word.store(value, Release);
         Ok(())
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
+        let held = self.word(address)?.compare_exchange(expected, new, SeqCst, SeqCst);
+        // Of an exchange alone only the reading half comes before what follows.
+        fence(SeqCst);
+        Ok(held.unwrap_or_else(|other| other))
     }
 
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {

@@ -28,23 +28,15 @@ struct Entry {
     space: Space,
     /// Input address of the first byte.
     first: u64,
-    physical: PhysAddr,
-    /// Its size is `1 << bits` bytes.
-    bits: u8,
-    read: bool,
-    write: bool,
+    translation: Translation,
     /// Its completion has arrived. Until then it serves nobody, and an invalidation drops it: what was asked for before
     /// an invalidation must not be used after it.
     arrived: bool,
 }
 
 impl Entry {
-    fn offset(&self) -> u64 {
-        (1u64 << self.bits.min(63)) - 1
-    }
-
     fn covers(&self, space: Space, address: u64) -> bool {
-        self.space == space && address & !self.offset() == self.first
+        self.space == space && address & !self.translation.offset() == self.first
     }
 }
 
@@ -56,6 +48,21 @@ pub(super) struct Translation {
     pub(super) bits: u8,
     pub(super) read: bool,
     pub(super) write: bool,
+    pub(super) execute: bool,
+}
+
+impl Translation {
+    /// The bits of an address within it.
+    fn offset(&self) -> u64 {
+        (1u64 << self.bits.min(63)) - 1
+    }
+
+    /// Whether `transaction` may use it.
+    pub(super) fn grants(&self, transaction: &Transaction) -> bool {
+        let access = transaction.access;
+        let execute = Space::of(transaction).execute;
+        (self.read || !access.read) && (self.write || !access.write) && (self.execute || !execute)
+    }
 }
 
 /// The address translation cache. When it is full, the oldest translation goes.
@@ -72,21 +79,19 @@ impl Atc {
 
     /// The physical address for `transaction`, if it is known and the access is granted.
     pub(super) fn look_up(&self, transaction: &Transaction) -> Option<PhysAddr> {
-        let Transaction { address, access, .. } = *transaction;
+        let address = transaction.address;
         let space = Space::of(transaction);
         let mut entries = self.entries.iter().flatten().filter(|entry| entry.arrived);
-        let entry = entries.find(|entry| entry.covers(space, address))?;
-        let granted = (entry.read || !access.read) && (entry.write || !access.write);
-        granted.then_some(PhysAddr(entry.physical.0 | address & entry.offset()))
+        let translation = entries.find(|entry| entry.covers(space, address))?.translation;
+        let physical = PhysAddr(translation.physical.0 | address & translation.offset());
+        translation.grants(transaction).then_some(physical)
     }
 
     /// Keeps the translation of what is around `address`, in the place of an older one. It serves nobody before it has
     /// [arrived](Atc::arrive).
-    pub(super) fn insert(&mut self, space: Space, address: u64, translation: Translation) {
-        let Translation { physical, bits, read, write } = translation;
-        let mut entry = Entry { space, first: 0, physical, bits, read, write, arrived: false };
-        entry.first = address & !entry.offset();
-        entry.physical.0 &= !entry.offset();
+    pub(super) fn insert(&mut self, space: Space, address: u64, mut translation: Translation) {
+        translation.physical.0 &= !translation.offset();
+        let entry = Entry { space, first: address & !translation.offset(), translation, arrived: false };
         let old = |slot: &Option<Entry>| {
             slot.is_some_and(|slot| slot.covers(space, address) || entry.covers(slot.space, slot.first))
         };
@@ -122,7 +127,10 @@ impl Atc {
                 Some(_) if invalidation.global => substream.is_some(),
                 named => substream == named,
             };
-            if meant && entry.first <= invalidation.last && entry.first | entry.offset() >= invalidation.first {
+            if meant
+                && entry.first <= invalidation.last
+                && entry.first | entry.translation.offset() >= invalidation.first
+            {
                 *slot = None;
             }
         }

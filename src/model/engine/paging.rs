@@ -97,14 +97,12 @@ impl Engine {
         request.access.write |= self.ats_control & ats_control::ASK_FOR_WRITE != 0;
         self.counters.translation_requests = self.counters.translation_requests.wrapping_add(1);
         match around.smmu.translation_request(&request, around.memory, around.wires) {
-            Completion::Success { page, bits, read, write } => {
+            Completion::Success { page, span, read, write, execute, .. } => {
+                let translation = Translation { physical: page, bits: span, read, write, execute };
                 if read || write {
-                    let translation = Translation { physical: page, bits, read, write };
                     self.atc.insert(Space::of(transaction), transaction.address, translation);
                 }
-                let access = transaction.access;
-                let granted = (read || !access.read) && (write || !access.write);
-                if granted { Grant::Granted } else { Grant::Denied }
+                if translation.grants(transaction) { Grant::Granted } else { Grant::Denied }
             }
             Completion::UnsupportedRequest | Completion::CompleterAbort => Grant::Refused,
         }

@@ -2,29 +2,22 @@
 
 use super::Smmu;
 use super::events::fetch;
+use super::translation::{Fault, Walker};
 use crate::model::memory::{Abort, Memory};
-use crate::smmuv3::cd::ContextDescriptor;
-use crate::smmuv3::event::{Event, Origin};
-use crate::smmuv3::ste::{DefaultSubstream, L1StreamTableDescriptor, Ste, StreamConfig};
+use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
+use crate::smmuv3::event::{Event, FaultClass, Origin};
+use crate::smmuv3::ste::{ContextTableFormat, DefaultSubstream, L1StreamTableDescriptor, Stage1, Ste, StreamWorld};
 use crate::smmuv3::{PhysAddr, StreamId, SubstreamId};
 
-/// Why a transaction gets no route. It is aborted.
+/// Why a transaction finds no context.
 pub(super) enum Denied {
-    /// Without a record.
-    Silently,
-    /// With this record.
+    /// An error of the configuration: it is aborted with this record.
     With(Event),
+    /// Stage 2 does not lead to its CD.
+    Fault(Fault),
 }
 
-/// The way of a transaction.
-pub(super) enum Route {
-    /// No translation.
-    Bypass,
-    /// Stage 1 with this CD.
-    Stage1(ContextDescriptor),
-}
-
-/// Reads `words` from `address`: aborts where the address is larger than the `output_bits` that the SMMU puts out (3.4.3).
+/// Reads words from `address`: aborts where it is larger than the `output_bits` that the SMMU puts out (3.4.3).
 fn fetch_words<const N: usize>(address: u64, output_bits: u32, memory: &impl Memory) -> Result<[u64; N], Abort> {
     if address >> output_bits != 0 {
         return Err(Abort);
@@ -84,32 +77,19 @@ impl Smmu {
         }
     }
 
-    /// The way of a transaction, by its STE and CD, with the checks in the order of 7.3.22.
-    pub(super) fn configure(
+    /// The context that stage 1 translates a transaction in, or `None` if it does not, with the checks in the order of
+    /// 7.3.22. The STE is not one that aborts.
+    pub(super) fn context(
         &self,
-        stream: StreamId,
-        substream: Option<SubstreamId>,
+        ste: &Ste,
+        origin: Origin,
         memory: &impl Memory,
-    ) -> Result<Route, Denied> {
-        let origin = Origin { stream, substream };
-        let ste = self.ste(origin, memory).map_err(|event| match event {
-            Event::BadStreamId { .. } if !self.registers.records_bad_streams() => Denied::Silently,
-            event => Denied::With(event),
-        })?;
-        let stage1 = match ste.config {
-            StreamConfig::Stage1(stage1) => stage1,
-            StreamConfig::Abort => return Err(Denied::Silently),
-            // There is no stage 2: an STE with it is ILLEGAL.
-            StreamConfig::Bypass | StreamConfig::Stage2(_) | StreamConfig::Nested(..) => {
-                return match substream {
-                    Some(substream) => Err(Denied::With(Event::BadSubstreamId { stream, substream })),
-                    None => Ok(Route::Bypass),
-                };
-            }
-        };
-        let index = match (substream, stage1.default_substream) {
-            (Some(substream), _) if substream.get() >> stage1.cd_max != 0 || stage1.cd_max == 0 => {
-                return Err(Denied::With(Event::BadSubstreamId { stream, substream }));
+    ) -> Result<Option<(ContextDescriptor, StreamWorld)>, Denied> {
+        let bad_substream = |substream| Denied::With(Event::BadSubstreamId { stream: origin.stream, substream });
+        let Some(stage1) = ste.stage1() else { return origin.substream.map_or(Ok(None), |id| Err(bad_substream(id))) };
+        let index = match (origin.substream, stage1.default_substream) {
+            (Some(substream), _) if stage1.cd_max == 0 || substream.get() >> stage1.cd_max != 0 => {
+                return Err(bad_substream(substream));
             }
             (Some(substream), DefaultSubstream::Substream0) if substream.get() == 0 => {
                 return Err(Denied::With(Event::StreamDisabled { origin }));
@@ -117,16 +97,67 @@ impl Smmu {
             (Some(substream), _) => substream.get(),
             (None, _) if stage1.cd_max == 0 => 0,
             (None, DefaultSubstream::Substream0) => 0,
-            (None, DefaultSubstream::Bypass) => return Ok(Route::Bypass),
+            (None, DefaultSubstream::Bypass) => return Ok(None),
             (None, DefaultSubstream::Terminate) => return Err(Denied::With(Event::StreamDisabled { origin })),
         };
-        let address = align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64;
-        let words = fetch_words(address, self.registers.output_bits(), memory)
-            .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(PhysAddr(address)) }))?;
-        ContextDescriptor::decode(words, &self.registers.features, &stage1)
-            .map(Route::Stage1)
+        let walker = self.walker(ste, memory, true);
+        let address = self.cd_address(stage1, origin, index, &walker)?;
+        let words = fetch_own(address, origin, &walker)?;
+        let world = self.world(stage1);
+        ContextDescriptor::decode(words, walker.features, &Stage1 { world, ..*stage1 })
+            .map(|cd| Some((cd, world)))
             .map_err(|_| Denied::With(Event::BadCd { origin }))
     }
+
+    /// Where CD number `index` lies: an IPA if stage 2 translates (5.2, S1Fmt; 5.3).
+    fn cd_address(
+        &self,
+        stage1: &Stage1,
+        origin: Origin,
+        index: u32,
+        walker: &Walker<'_, impl Memory>,
+    ) -> Result<u64, Denied> {
+        let split = match stage1.format {
+            ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
+            ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
+            _ => return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
+        };
+        let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
+        let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker)?;
+        let bits = match walker.stage2 {
+            Some(_) => walker.features.ias(),
+            None => walker.features.oas.bits(),
+        };
+        // Of the three behaviours that 3.4.3 permits for an IPA out of range the one that is also the one for a PA.
+        match L1ContextDescriptor::decode(word) {
+            Some(level2) if level2.table.0 >> bits == 0 => {
+                Ok(align(level2.table.0, 64, split) + u64::from(index & ((1 << split) - 1)) * 64)
+            }
+            _ => {
+                let substream = SubstreamId::from_low_bits(index.into());
+                Err(Denied::With(Event::BadSubstreamId { stream: origin.stream, substream }))
+            }
+        }
+    }
+
+    /// Whose translation regime it is (5.2, STRW).
+    pub(super) fn world(&self, stage1: &Stage1) -> StreamWorld {
+        match stage1.world {
+            StreamWorld::El2 if self.registers.e2h() => StreamWorld::El2E2h,
+            world => world,
+        }
+    }
+}
+
+/// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates.
+fn fetch_own<const N: usize, M: Memory>(
+    address: u64,
+    origin: Origin,
+    walker: &Walker<'_, M>,
+) -> Result<[u64; N], Denied> {
+    let physical = walker.own_read(address, FaultClass::ContextDescriptor).map_err(Denied::Fault)?;
+    fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory)
+        .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(physical) }))
 }
 
 /// `base` aligned down to a table of 2^`log2` entries of `size` bytes, at least 64 bytes.

@@ -5,6 +5,9 @@
 pub const CONTROL: usize = 0xe00;
 /// Transactions that are held because they stall. Not a counter.
 pub const STALLED: usize = 0xe04;
+/// Seed of the choices that [`CONTROL`] permits: with 0 every opportunity is taken, with another value each one or not,
+/// as a generator decides that begins with it. Reads as where the generator is. Zero after reset.
+pub const SEED: usize = 0xe08;
 
 /// Bits of [`CONTROL`]: what the architecture permits an SMMU to do and this one does only when told.
 pub mod control {
@@ -12,6 +15,8 @@ pub mod control {
     pub const SUPPRESS_DUPLICATES: u32 = 1 << 0;
     /// Stalled transactions try again on their own (3.12.2.2).
     pub const EARLY_RETRY: u32 = 1 << 1;
+    /// One record stands for like events of a stream whose STE permits it (7.3.1).
+    pub const MERGE_EVENTS: u32 = 1 << 2;
 }
 
 /// Declares the counters: name and offset.
@@ -23,12 +28,13 @@ macro_rules! counters {
         #[derive(Debug)]
         pub(super) struct Diagnostics {
             control: u32,
+            seed: u32,
             $(pub(super) $field: u32,)+
         }
 
         impl Diagnostics {
             pub(super) const fn new() -> Self {
-                Self { control: 0, $($field: 0,)+ }
+                Self { control: 0, seed: 0, $($field: 0,)+ }
             }
 
             /// The register at `offset`; `stalled` is what [`STALLED`] reads as.
@@ -36,6 +42,7 @@ macro_rules! counters {
                 match offset {
                     CONTROL => self.control,
                     STALLED => stalled,
+                    SEED => self.seed,
                     $($offset => self.$field,)+
                     _ => 0,
                 }
@@ -95,15 +102,32 @@ counters! {
     command_errors, COMMAND_ERRORS = 0xe6c;
     /// CMD_STALL_TERM consumed for a stream whose STE does not abort (4.7.2).
     early_stall_terms, EARLY_STALL_TERMS = 0xe70;
+    /// Events that the record before stands for.
+    events_merged, EVENTS_MERGED = 0xe74;
 }
 
 impl Diagnostics {
     pub(super) fn set_control(&mut self, value: u32) {
-        self.control = value & (control::SUPPRESS_DUPLICATES | control::EARLY_RETRY);
+        self.control = value & (control::SUPPRESS_DUPLICATES | control::EARLY_RETRY | control::MERGE_EVENTS);
     }
 
-    pub(super) fn is_set(&self, switch: u32) -> bool {
-        self.control & switch != 0
+    pub(super) fn set_seed(&mut self, value: u32) {
+        self.seed = value;
+    }
+
+    /// Whether an opportunity that `switch` permits is taken.
+    pub(super) fn takes(&mut self, switch: u32) -> bool {
+        if self.control & switch == 0 {
+            return false;
+        }
+        if self.seed == 0 {
+            return true;
+        }
+        // Xorshift (Marsaglia 2003), which never comes to 0.
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 17;
+        self.seed ^= self.seed << 5;
+        self.seed >> 31 != 0
     }
 }
 

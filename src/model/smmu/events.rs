@@ -1,15 +1,15 @@
 //! The event queue (7.2 to 7.4).
 
 use super::Smmu;
-use super::diagnostics::count;
+use super::diagnostics::{control, count};
 use super::msi::Source;
 use super::registers::{cr0, gerror};
-use super::walk;
+use super::translation::{Cause, Fault};
 use crate::model::endpoint::Transaction;
 use crate::model::memory::Memory;
 use crate::model::wire::Wires;
-use crate::smmuv3::PhysAddr;
-use crate::smmuv3::event::{Event, FaultClass, FaultKind, Fetch, Origin, TranslationFault};
+use crate::smmuv3::event::{Event, Fetch, Origin, TranslationFault};
+use crate::smmuv3::{Access, PhysAddr};
 
 impl Smmu {
     /// Whether a record could be written now (7.2.1).
@@ -23,6 +23,10 @@ impl Smmu {
 
     /// Records `event`, which no stalled transaction waits with: where it cannot be written it is lost (7.2.1).
     pub(super) fn record(&mut self, event: &Event, memory: &impl Memory, wires: &mut impl Wires) {
+        if self.merges(event, memory) {
+            count(&mut self.registers.diagnostics.events_merged, 1);
+            return;
+        }
         if self.event_queue_is_writable() {
             self.write_event(event, memory, wires);
             return;
@@ -34,10 +38,28 @@ impl Smmu {
         }
     }
 
+    /// Whether the youngest record stands for `event` too, whose stream permits it (7.3.1): it tells the same but for the
+    /// place in the page, does not stall, and software has not read it yet.
+    fn merges(&mut self, event: &Event, memory: &impl Memory) -> bool {
+        let Some((last, prod)) = self.last_record else { return false };
+        let unread = self.registers.events.prod == prod && self.registers.events.is_ready();
+        if !unread || mergeable(&last) != mergeable(event) {
+            return false;
+        }
+        let permitted = match event {
+            Event::Uut { .. } | Event::BadStreamId { .. } | Event::SteFetch { .. } | Event::BadSte { .. } => true,
+            event => event.stream().is_some_and(|stream| {
+                self.ste(Origin { stream, substream: None }, memory).is_ok_and(|ste| ste.merge_events)
+            }),
+        };
+        permitted && self.registers.diagnostics.takes(control::MERGE_EVENTS)
+    }
+
     /// Writes `event` to the queue, which is writable. Returns whether it got there.
     pub(super) fn write_event(&mut self, event: &Event, memory: &impl Memory, wires: &mut impl Wires) -> bool {
         match self.registers.events.push(memory, &event.encode()) {
             Ok(was_empty) => {
+                self.last_record = Some((*event, self.registers.events.prod));
                 count(&mut self.registers.diagnostics.events_recorded, 1);
                 if was_empty {
                     self.interrupt(Source::EventQueue, memory, wires);
@@ -53,6 +75,22 @@ impl Smmu {
     }
 }
 
+/// What has to be the same for two records to be one. A stall is like nothing else.
+fn mergeable(event: &Event) -> Option<Event> {
+    const PAGE: u64 = !0xfff;
+    match *event {
+        Event::Fault(fault) if fault.stag.is_some() => None,
+        Event::Fault(fault) => Some(Event::Fault(TranslationFault { address: fault.address & PAGE, ..fault })),
+        Event::WalkEabt { origin, access, class, stage2, address, fetch } => {
+            Some(Event::WalkEabt { origin, access, class, stage2, address: address & PAGE, fetch })
+        }
+        Event::TranslForbidden { origin, write, address } => {
+            Some(Event::TranslForbidden { origin, write, address: address & PAGE })
+        }
+        event => Some(event),
+    }
+}
+
 impl Transaction {
     pub(super) fn origin(&self) -> Origin {
         Origin { stream: self.stream, substream: self.substream }
@@ -64,42 +102,31 @@ pub(super) fn fetch(PhysAddr(address): PhysAddr) -> Fetch {
     Fetch { reason: 0, granule_protection: false, address }
 }
 
-/// The fault of stage 1 that ends `transaction` or stalls it.
-pub(super) fn stage1_fault(transaction: &Transaction, kind: FaultKind) -> TranslationFault {
-    TranslationFault {
-        kind,
-        stream: transaction.stream,
-        substream: transaction.substream,
-        stag: None,
-        access: transaction.access,
-        class: FaultClass::Input,
-        ipa: None,
-        table_write: false,
-        address: transaction.address,
-    }
-}
-
-/// What a record tells about `fault`, which translation found: the kind of a translation-related fault, or where a
-/// table could not be read.
-pub(super) fn fault_kind(fault: walk::Fault) -> Result<FaultKind, PhysAddr> {
-    match fault {
-        walk::Fault::Translation => Ok(FaultKind::Translation),
-        walk::Fault::AddressSize => Ok(FaultKind::AddressSize),
-        walk::Fault::Access => Ok(FaultKind::Access),
-        walk::Fault::Permission => Ok(FaultKind::Permission),
-        walk::Fault::Abort(address) => Err(address),
-    }
-}
-
-/// `F_WALK_EABT` for a stage 1 table at `address` (7.3.12).
-pub(super) fn walk_abort(transaction: &Transaction, address: PhysAddr) -> Event {
-    Event::WalkEabt {
-        origin: transaction.origin(),
-        access: transaction.access,
-        class: FaultClass::TableDescriptor,
-        stage2: false,
-        address: transaction.address,
-        fetch: fetch(address),
+/// What a record tells about `fault` of `transaction`, whose attributes are those of `access` after the STE's overrides:
+/// a translation-related fault, which may stall (7.3.13 to 7.3.16), or `F_WALK_EABT` (7.3.12).
+pub(super) fn describe(transaction: &Transaction, access: Access, fault: &Fault) -> Result<TranslationFault, Event> {
+    let class = fault.class;
+    match fault.cause {
+        Cause::Related(kind) => Ok(TranslationFault {
+            kind,
+            stream: transaction.stream,
+            substream: transaction.substream,
+            stag: None,
+            // RnW of an atomic access is 1 only if writing alone was permitted (13.1.1).
+            access: Access { write: access.write && !fault.read_only, ..access },
+            class,
+            ipa: fault.ipa,
+            table_write: fault.table_write,
+            address: transaction.address,
+        }),
+        Cause::Walk(address) => Err(Event::WalkEabt {
+            origin: transaction.origin(),
+            access,
+            class,
+            stage2: fault.ipa.is_some(),
+            address: transaction.address,
+            fetch: fetch(address),
+        }),
     }
 }
 

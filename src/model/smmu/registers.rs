@@ -210,6 +210,16 @@ impl RegisterFile {
         self.cr2 & RECINVSID != 0
     }
 
+    /// Whether streams of EL2 are of EL2 with E2H (6.3.12).
+    pub(super) fn e2h(&self) -> bool {
+        self.cr2 & E2H != 0
+    }
+
+    /// Whether configuration errors of ATS requests and translated transactions are recorded (6.3.12).
+    pub(super) fn records_ats_errors(&self) -> bool {
+        self.features.ats_record_errors && self.cr2 & REC_CFG_ATS != 0
+    }
+
     pub(super) fn error_active(&self, error: u32) -> bool {
         (self.gerror ^ self.gerrorn) & error != 0
     }
@@ -321,8 +331,12 @@ impl RegisterFile {
             && register.is_64bit()
         {
             self.set(register, self.value(register) & 0xffff_ffff | u64::from(value) << 32);
-        } else if offset == diagnostics::CONTROL {
-            self.diagnostics.set_control(value);
+        } else {
+            match offset {
+                diagnostics::CONTROL => self.diagnostics.set_control(value),
+                diagnostics::SEED => self.diagnostics.set_seed(value),
+                _ => {}
+            }
         }
     }
 

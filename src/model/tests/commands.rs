@@ -70,13 +70,6 @@ fn illegal_commands_stop_the_queue_and_stay_in_it() {
         // Secure commands.
         [0x50, 0],
         [0x60, 0],
-        // EL2 and stage 2, which IDR0 does not have (4.4).
-        [0x20, 0],
-        [0x21, 0],
-        [0x22, 0],
-        [0x23, 0],
-        [0x28, 0],
-        [0x2a, 0],
         // SSec on the Non-secure queue (4.1.6).
         [0x03 | 1 << 10, 0],
         [0x44 | 1 << 10, 0],

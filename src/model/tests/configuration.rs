@@ -52,13 +52,11 @@ fn invalid_and_illegal_stes_are_c_bad_ste() {
     let words = [
         // V = 0.
         (0, 0),
-        // Stage 2, which is not there.
+        // Stage 2 with VMSAv8-32 tables, which are not there.
         (1 | 6 << 1, 0),
         (1 | 7 << 1, 0),
         // More substreams than IDR1.SSIDSIZE.
         (STE0_STAGE1 | CDS | 9 << 59, STE1),
-        // A 2-level context table without IDR0.CD2L.
-        (STE0_STAGE1 | CDS | 4 << 59 | 1 << 4, STE1),
         // A context pointer beyond 48 bits.
         (STE0_STAGE1 | CDS | 1 << 50, STE1),
     ];
@@ -161,17 +159,15 @@ fn cd_that_cannot_be_read_is_f_cd_fetch() {
 
 #[test]
 fn invalid_and_illegal_cds_are_c_bad_cd() {
-    let words: [(u64, u64); 7] = [
+    let words: [(u64, u64); 6] = [
         (0, TABLES),
         // AA64 = 0.
         (CD0 & !(1 << 41), TABLES),
-        // A 64 KiB granule, which is not there.
-        (CD0 | 1 << 6, TABLES),
+        // A reserved granule.
+        (CD0 | 3 << 6, TABLES),
         // T0SZ = 10 and T0SZ = 40: more than 48 and fewer than 25 bits.
         (CD0 & !0x3f | 10, TABLES),
         (CD0 & !0x3f | 40, TABLES),
-        // HA without HTTU.
-        (CD0 | 1 << 43, TABLES),
         // A table beyond 48 bits.
         (CD0, 1 << 50),
     ];

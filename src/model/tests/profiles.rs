@@ -14,22 +14,24 @@ use crate::smmuv3::{Access, PageResponse, PhysAddr, PrgIndex, StreamId, Substrea
 
 #[test]
 fn every_profile_has_its_id_registers() {
-    // S1P, AArch64 tables, COHACC, ATS, ASID16, MSI, SEV, PRI, VMID16, little-endian tables, 2-level stream table.
-    let full = [0x0845_741a, 0x014a_5210, 0x0c04, 0x0040_0015];
+    // S2P, S1P, AArch64 tables, COHACC, HTTU 2, HYP, ATS, ASID16, MSI, SEV, PRI, VMID16, CD2L, little-endian tables, 2-level
+    // stream table; 16 StreamID bits, 8 SubstreamID bits, queues of 2^10, ATTR_PERMS_OVR; HAD, XNX, FWB, RIL, BBML 1; all
+    // granules, 48 bits out, 64 stalls.
+    let full = [0x084d_769b, 0x054a_5210, 0x0d14, 0x0040_0075];
     let [idr0, idr1, idr3, idr5] = full;
     for (name, ids) in [
         ("full", full),
         // STALL_MODEL 0b01, and STALL_MAX is RES0 then (6.3.6).
-        ("terminate-only", [0x0945_741a, idr1, idr3, 0x15]),
+        ("terminate-only", [0x094d_769b, idr1, idr3, 0x75]),
         // STALL_MODEL 0b10, not with PCIe (6.3.1).
-        ("forced-stall", [0x0a44_701a, idr1, idr3, idr5]),
-        ("no-pri", [0x0844_741a, idr1, idr3, idr5]),
-        ("no-ats", [0x0844_701a, idr1, idr3, idr5]),
+        ("forced-stall", [0x0a4c_729b, idr1, idr3, idr5]),
+        ("no-pri", [0x084c_769b, idr1, idr3, idr5]),
+        ("no-ats", [0x084c_729b, idr1, idr3, idr5]),
         // SIDSIZE 6, since 7 and more need ST_LEVEL (6.3.2).
-        ("linear-only", [0x0045_741a, 0x014a_5206, idr3, idr5]),
-        ("small", [idr0, 0x0021_0804, idr3, idr5]),
-        // 32 and 20 bits, queues of 2^19, PPS.
-        ("big", [idr0, 0x0273_9d20, 0x0c24, idr5]),
+        ("linear-only", [0x0045_769b, 0x054a_5206, idr3, idr5]),
+        ("small", [0x0845_769b, 0x0421_0804, idr3, idr5]),
+        // 32 and 20 bits, queues of 2^19, PPS, 52 bits out.
+        ("big", [idr0, 0x0673_9d20, 0x0d34, 0x0040_0076]),
     ] {
         let profile = Profile::from_name(name).unwrap();
         assert_eq!(profile.name(), name);

@@ -47,7 +47,7 @@ fn read_only_registers_and_reserved_bits_ignore_writes() {
     for (offset, bits) in [
         (CR0, 0x1f),
         (CR1, 0xfff),
-        (CR2, 0x2),
+        (CR2, 0x3),
         (IRQ_CTRL, 0x7),
         (GERRORN, 0x1fd),
         (STRTAB_BASE_CFG, 0x3_07ff),

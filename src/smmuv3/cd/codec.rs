@@ -16,6 +16,8 @@ struct Half {
     shareability: Field,
     disabled: Field,
     ignore_top_byte: Field,
+    /// In the word of the table.
+    hierarchy_disabled: Field,
     granules: [Option<Granule>; 4],
 }
 
@@ -28,6 +30,7 @@ const LOWER: Half = Half {
     shareability: Field::new(13, 12),
     disabled: Field::bit(14),
     ignore_top_byte: Field::bit(38),
+    hierarchy_disabled: Field::bit(1),
     granules: [Some(Granule::Size4K), Some(Granule::Size64K), Some(Granule::Size16K), None],
 };
 
@@ -40,6 +43,7 @@ const UPPER: Half = Half {
     shareability: Field::new(29, 28),
     disabled: Field::bit(30),
     ignore_top_byte: Field::bit(39),
+    hierarchy_disabled: Field::bit(1),
     granules: [None, Some(Granule::Size16K), Some(Granule::Size4K), Some(Granule::Size64K)],
 };
 
@@ -48,6 +52,8 @@ const BIG_ENDIAN: Field = Field::bit(15);
 const VALID: Field = Field::bit(31);
 const OUTPUT_SIZE: Field = Field::new(34, 32);
 const ACCESS_FLAG_FAULT_DISABLED: Field = Field::bit(35);
+const WRITE_EXECUTE_NEVER: Field = Field::bit(36);
+const PRIVILEGED_ACCESS_NEVER: Field = Field::bit(40);
 const AARCH64: Field = Field::bit(41);
 const HARDWARE_DIRTY: Field = Field::bit(42);
 const HARDWARE_ACCESS: Field = Field::bit(43);
@@ -75,6 +81,8 @@ impl ContextDescriptor {
             | VALID.mask()
             | OUTPUT_SIZE.put(self.output_size as u64)
             | ACCESS_FLAG_FAULT_DISABLED.flag(self.access_flag_fault_disabled)
+            | WRITE_EXECUTE_NEVER.flag(self.write_execute_never)
+            | PRIVILEGED_ACCESS_NEVER.flag(self.privileged_access_never)
             | AARCH64.mask()
             | HARDWARE_DIRTY.flag(self.flag_update == FlagUpdate::AccessFlagAndDirty)
             | HARDWARE_ACCESS.flag(self.flag_update != FlagUpdate::None)
@@ -124,19 +132,19 @@ impl ContextDescriptor {
         if hardware_dirty && features.httu < Httu::Dirty {
             return Err(illegal("HD", 1));
         }
-        let el1 = stream.world == StreamWorld::El1;
+        // EL2 without E2H has one half, one privilege and no ASID (5.4.1).
+        let single = stream.world == StreamWorld::El2;
         let asid = match ASID.get(first) {
-            asid @ 0x100.. if el1 && features.asid_bits == 8 => return Err(illegal("ASID", asid)),
+            asid @ 0x100.. if !single && features.asid_bits == 8 => return Err(illegal("ASID", asid)),
             asid => Asid(asid as u16),
         };
         let output_size = AddressSize::from_low_bits(OUTPUT_SIZE.get(first));
-        // EL2 without E2H has one half and cannot disable it (5.4, EPD0).
-        let ttb0 = if el1 && LOWER.disabled.is_set(first) {
+        let ttb0 = if !single && LOWER.disabled.is_set(first) {
             None
         } else {
             Some(LOWER.get(first, ttb0, output_size, features)?)
         };
-        let ttb1 = if !el1 || UPPER.disabled.is_set(first) {
+        let ttb1 = if single || UPPER.disabled.is_set(first) {
             None
         } else {
             Some(UPPER.get(first, ttb1, output_size, features)?)
@@ -157,6 +165,8 @@ impl ContextDescriptor {
             output_size,
             access_flag_fault_disabled: ACCESS_FLAG_FAULT_DISABLED.is_set(first),
             flag_update: FlagUpdate::new(hardware_access, hardware_dirty),
+            write_execute_never: WRITE_EXECUTE_NEVER.is_set(first),
+            privileged_access_never: !single && PRIVILEGED_ACCESS_NEVER.is_set(first),
             stall,
             record: RECORD.is_set(first),
             abort,
@@ -179,7 +189,7 @@ impl Half {
                 | self.outer.put(base.attributes.outer as u64)
                 | self.shareability.put(base.attributes.shareability as u64)
                 | self.ignore_top_byte.flag(base.ignore_top_byte),
-            TABLE.address(base.table.0),
+            TABLE.address(base.table.0) | self.hierarchy_disabled.flag(base.hierarchy_disabled),
         ]
     }
 
@@ -207,6 +217,7 @@ impl Half {
         if !(smallest..=largest).contains(&tsz) {
             return Err(illegal(tsz_name, tsz.into()));
         }
+        let hierarchy_disabled = features.hierarchy_disable && self.hierarchy_disabled.is_set(table);
         let table = TABLE.address(table);
         // Small granules describe 48 address bits (5.4, TTB0).
         let address_bits = output_size.min(features.oas).bits().min(if large { 52 } else { 48 });
@@ -223,6 +234,7 @@ impl Half {
                 shareability: Shareability::from_low_bits(self.shareability.get(first)),
             },
             ignore_top_byte: self.ignore_top_byte.is_set(first),
+            hierarchy_disabled,
         })
     }
 }

@@ -26,12 +26,15 @@ fn lower() -> ContextDescriptor {
             granule: Granule::Size4K,
             attributes: TableAttributes::COHERENT,
             ignore_top_byte: false,
+            hierarchy_disabled: false,
         }),
         ttb1: None,
         big_endian: false,
         output_size: AddressSize::Bits44,
         access_flag_fault_disabled: false,
         flag_update: FlagUpdate::None,
+        write_execute_never: false,
+        privileged_access_never: false,
         stall: true,
         record: true,
         abort: true,
@@ -83,6 +86,7 @@ fn the_upper_half_is_described_as_5_4_says() {
                 shareability: Shareability::OuterShareable,
             },
             ignore_top_byte: true,
+            hierarchy_disabled: false,
         }),
         access_flag_fault_disabled: true,
         flag_update: FlagUpdate::AccessFlagAndDirty,
@@ -160,6 +164,32 @@ fn rules_of_5_4_2_hold() {
     // EPD0 = 1 makes T0SZ, TG0 and TTB0 ignored.
     let disabled = ContextDescriptor::decode(lower_with(0, 1 << 14 | 3 << 6), &full, &STREAM);
     assert_eq!(disabled, Ok(ContextDescriptor { ttb0: None, ..lower() }));
+}
+
+#[test]
+fn permission_controls_are_bits_36_40_and_bit_1_of_the_tables() {
+    // HAD0 is bit 65 and counts only with IDR3.HAD.
+    let mut words = lower_with(0, 1 << 36 | 1 << 40);
+    words[1] |= 2;
+    let features = Features { hierarchy_disable: true, ..test_features() };
+    let ttb0 = Some(TableBase { hierarchy_disabled: true, ..lower().ttb0.unwrap() });
+    let cd = ContextDescriptor { ttb0, write_execute_never: true, privileged_access_never: true, ..lower() };
+    assert_eq!(cd.encode(), words);
+    assert_eq!(ContextDescriptor::decode(words, &features, &STREAM), Ok(cd));
+    let without = ContextDescriptor::decode(words, &test_features(), &STREAM).unwrap();
+    assert!(!without.ttb0.unwrap().hierarchy_disabled);
+    // EL2 has one privilege, so PAN means nothing there.
+    let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
+    assert!(!ContextDescriptor::decode(words, &features, &el2).unwrap().privileged_access_never);
+}
+
+#[test]
+fn el2_with_e2h_has_both_halves_and_asids() {
+    let e2h = Stage1 { world: StreamWorld::El2E2h, ..STREAM };
+    assert_eq!(ContextDescriptor::decode(LOWER, &test_features(), &e2h), Ok(lower()));
+    let narrow = Features { asid_bits: 8, ..test_features() };
+    let refused = ContextDescriptor::decode(LOWER, &narrow, &e2h);
+    assert_eq!(refused, Err(ContextError::Illegal { field: "ASID", value: 0x1234 }));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The words of an STE (5.2, 5.2.2).
 
-use super::{AtsMode, ContextTableFormat, DefaultSubstream, Stage1, Stage2, Ste, SteError, StreamConfig, StreamWorld};
+use super::{
+    AtsMode, ContextTableFormat, DefaultSubstream, InstructionOverride, PrivilegeOverride, Stage1, Stage2, Ste,
+    SteError, StreamConfig, StreamWorld,
+};
 use crate::smmuv3::bits::Field;
 use crate::smmuv3::features::{Features, StallModel};
 use crate::smmuv3::{Cacheability, PhysAddr, Shareability, TableAttributes, Vmid};
@@ -22,6 +25,8 @@ const S1_STALL_DISABLED: Field = Field::bit(27);
 const EATS: Field = Field::new(29, 28);
 const STRW: Field = Field::new(31, 30);
 const SHCFG: Field = Field::new(45, 44);
+const PRIVCFG: Field = Field::new(49, 48);
+const INSTCFG: Field = Field::new(51, 50);
 // Word 2; the rest of it is in `stage2`.
 const VMID: Field = Field::new(15, 0);
 
@@ -61,7 +66,9 @@ impl Ste {
         words[1] |= PPAR.flag(self.response_with_pasid)
             | MEV.flag(self.merge_events)
             | EATS.put(self.ats as u64)
-            | SHCFG.put(if self.incoming_shareability { INCOMING } else { 0 });
+            | SHCFG.put(if self.incoming_shareability { INCOMING } else { 0 })
+            | PRIVCFG.put(self.privilege as u64)
+            | INSTCFG.put(self.instruction as u64);
         words[2] |= VMID.put(self.vmid.0 as u64);
         words
     }
@@ -99,6 +106,16 @@ impl Ste {
             response_with_pasid: PPAR.is_set(second),
             merge_events: MEV.is_set(second),
             incoming_shareability: SHCFG.get(second) == INCOMING,
+            privilege: match PRIVCFG.get(second) {
+                2 if features.permission_overrides => PrivilegeOverride::Unprivileged,
+                3 if features.permission_overrides => PrivilegeOverride::Privileged,
+                _ => PrivilegeOverride::Incoming,
+            },
+            instruction: match INSTCFG.get(second) {
+                2 if features.permission_overrides => InstructionOverride::Data,
+                3 if features.permission_overrides => InstructionOverride::Instruction,
+                _ => InstructionOverride::Incoming,
+            },
             vmid: decode_vmid(VMID.get(third), &config, features)?,
         })
     }
@@ -143,7 +160,10 @@ impl Stage1 {
                 | S1_OUTER.put(self.attributes.outer as u64)
                 | S1_SHAREABILITY.put(self.attributes.shareability as u64)
                 | S1_STALL_DISABLED.flag(self.stall_disabled)
-                | STRW.put(self.world as u64),
+                | STRW.put(match self.world {
+                    StreamWorld::El1 => 0,
+                    StreamWorld::El2 | StreamWorld::El2E2h => 2,
+                }),
         ]
     }
 

@@ -77,6 +77,8 @@ fn stage_1_is_config_5() {
             response_with_pasid: true,
             merge_events: true,
             incoming_shareability: true,
+            privilege: PrivilegeOverride::Incoming,
+            instruction: InstructionOverride::Incoming,
             vmid: Vmid(0xffee),
         },
     );
@@ -269,4 +271,21 @@ fn level_1_descriptors_are_those_of_5_1() {
     for span in [0, 12, 31] {
         assert_eq!(L1StreamTableDescriptor::decode(0x8000_0000 | span), None);
     }
+}
+
+#[test]
+fn overrides_of_permissions_are_bits_48_to_51_of_word_1() {
+    let features = Features { permission_overrides: true, ..test_features() };
+    let ste = Ste {
+        privilege: PrivilegeOverride::Privileged,
+        instruction: InstructionOverride::Data,
+        ..Ste::new(StreamConfig::Bypass)
+    };
+    let words = [0x9, 0x000b_0000_0000_0000, 0, 0, 0, 0, 0, 0];
+    assert_eq!(ste.encode(), words);
+    assert_eq!(Ste::decode(words, &features), Ok(ste));
+    // Reserved values, and a machine without the overrides, keep what comes (5.2).
+    let incoming = Ok(Ste::new(StreamConfig::Bypass));
+    assert_eq!(Ste::decode([0x9, 0x0005_0000_0000_0000, 0, 0, 0, 0, 0, 0], &features), incoming);
+    assert_eq!(Ste::decode(words, &test_features()), incoming);
 }

@@ -1,0 +1,235 @@
+//! ATS translation requests and translated accesses: 3.9.1, 3.13.7, 13.6, 13.7.
+
+use super::bench::*;
+use super::direct::*;
+use crate::model::endpoint::{Completion, Response};
+use crate::smmuv3::{Access, PhysAddr};
+
+/// ATSCHK beside all queues.
+const CHECKED: u32 = ALL_ON | 1 << 4;
+const SPLIT: u64 = 2 << 28;
+const NOTHING: Completion =
+    Completion::Success { page: PhysAddr(0), span: 12, read: false, write: false, execute: false, privileged: false };
+
+/// A page of 4 KiB, unprivileged, not to be executed.
+fn page(output: u64, write: bool) -> Completion {
+    Completion::Success { page: PhysAddr(output), span: 12, read: true, write, execute: false, privileged: false }
+}
+
+#[test]
+fn disabled_ats_is_refused_with_a_record_where_3_9_1_2_says_so() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    for (word0, word1, record) in [
+        // EATS = 0; bypass; split-stage without ATSCHK; abort.
+        (STE0_STAGE1 | CDS, 0, true),
+        (9, EATS, true),
+        (0xf | CDS, SPLIT, true),
+        (1, EATS, false),
+    ] {
+        direct.set_ste(word0, STE1 | word1, STE2);
+        direct.set_cd(CD_A, TABLES);
+        assert_eq!(direct.request(0x5678, READ, None), Completion::UnsupportedRequest);
+        let records = direct.take_events();
+        assert_eq!(records.len(), usize::from(record), "{word0:x} {word1:x}");
+        assert!(records.iter().all(|record| *record == [0x100_0000_0005, 0, 0x5000, 0]));
+    }
+}
+
+#[test]
+fn configuration_errors_abort_without_a_record() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(0, 0, 0);
+    assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
+    direct.stage1(EATS, 0);
+    direct.poke(CDS, 0);
+    assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
+    assert_eq!(direct.request(0x5000, READ, Some(1)), Completion::CompleterAbort);
+    direct.stage1(EATS, CD_A);
+    direct.poke(TABLES, END | 3);
+    assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort, "F_WALK_EABT");
+    assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn faults_grant_nothing_and_leave_no_record() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.nest(EATS, S2R, CD_R | CD_A);
+    direct.leaf_at(0);
+    assert_eq!(direct.request(0x5000, READ, None), NOTHING);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    assert_eq!(direct.request(0x5000, READ, None), NOTHING);
+    // Stage 2 does not lead to the CD.
+    direct.set_ste(0xf | 0xa000, STE1 | EATS, STE2 | S2R);
+    assert_eq!(direct.request(0x5000, READ, None), NOTHING);
+    assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn nested_translation_gives_what_both_stages_permit() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.nest(EATS, S2R, CD_A);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+    // NW = 1: writing is not asked for.
+    assert_eq!(direct.request(0x5123, READ, None), page(DATA, false));
+    direct.map2(0x9000, DATA, S2_RW & !(1 << 7));
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, false));
+    direct.map(0x5000, 0x9000, PAGE_RO);
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, false));
+}
+
+#[test]
+fn size_is_the_smaller_of_both_stages() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.nest(EATS, S2R, CD_A);
+    // Stage 1: 2 MiB at 0x20_0000 to 0x4020_0000; stage 2: 1 GiB.
+    direct.leaf_at(0);
+    direct.poke(TABLES + 0x1008, DATA | PAGE_RW & !2);
+    let Completion::Success { page, span, .. } = direct.request(0x23_4567, READ, None) else { panic!() };
+    assert_eq!((page, span), (PhysAddr(0x4023_4000), 21));
+}
+
+#[test]
+fn execution_and_privilege_are_asked_for_with_a_pasid_alone() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2, 0);
+    direct.set_cd(CD_A, TABLES);
+    direct.map(0x5000, DATA, PAGE_RO & !(1 << 6));
+    let fetch = privileged(FETCH);
+    assert_eq!(direct.request(0x5000, fetch, None), NOTHING);
+    let cd = direct.peek(CDS);
+    direct.poke(CDS + 0x40, cd);
+    direct.poke(CDS + 0x48, TABLES);
+    assert_eq!(
+        direct.request(0x5000, fetch, Some(1)),
+        Completion::Success {
+            page: PhysAddr(DATA),
+            span: 12,
+            read: true,
+            write: false,
+            execute: true,
+            privileged: true
+        }
+    );
+    // PXN: not to be executed, and Priv is as it came.
+    direct.map(0x5000, DATA, PAGE_RO & !(1 << 6) | 1 << 53);
+    assert_eq!(
+        direct.request(0x5000, fetch, Some(1)),
+        Completion::Success {
+            page: PhysAddr(DATA),
+            span: 12,
+            read: true,
+            write: false,
+            execute: false,
+            privileged: true
+        }
+    );
+}
+
+#[test]
+fn overrides_decide_what_is_granted_but_not_priv() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    // The example of 13.7.1: PRIVCFG = unprivileged, User-RO, Priv=1 asked.
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2 | 2 << 48, 0);
+    for cd in [CDS, CDS + 0x40] {
+        direct.poke(cd + 8, TABLES);
+        direct.poke(cd, CD0 | CD_A);
+    }
+    direct.map(0x5000, DATA, PAGE_RO | 1 << 54);
+    let asked = privileged(WRITE);
+    let expected = |execute| Completion::Success {
+        page: PhysAddr(DATA),
+        span: 12,
+        read: true,
+        write: false,
+        execute,
+        privileged: true,
+    };
+    assert_eq!(direct.request(0x5000, asked, Some(1)), expected(false));
+    // INSTCFG = data: what can be read can be executed.
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2 | 2 << 48 | 2 << 50, 0);
+    assert_eq!(direct.request(0x5000, Access { execute: true, ..asked }, Some(1)), expected(true));
+}
+
+#[test]
+fn flags_are_updated_when_translation_is_granted() {
+    const AF: u64 = 1 << 10;
+    const CLEAN: u64 = PAGE_RO | 1 << 51;
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    // HD and HA; S2HD and S2HA.
+    direct.nest(EATS, S2R | S2HA | S2HD, CD_A | 3 << 42);
+    direct.map(0x5000, 0x9000, CLEAN & !AF);
+    direct.map2(0x9000, DATA, S2_RW & !(1 << 7) | 1 << 51);
+    assert_eq!(direct.request(0x5000, READ, None), page(DATA, false));
+    assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | CLEAN, "a request with NW = 1 makes nothing dirty");
+    assert_eq!(direct.request(0x5000, WRITE, None), page(DATA, true));
+    assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | PAGE_RW | 1 << 51);
+    assert_eq!(direct.peek(STAGE2_PAGES + 0x48), DATA | S2_RW | 1 << 51);
+    // Read-only at stage 1: stage 2 stays clean.
+    direct.map(0x5000, 0x9000, PAGE_RO);
+    direct.map2(0x9000, DATA, S2_RW & !(1 << 7) | 1 << 51);
+    assert_eq!(direct.request(0x5000, WRITE, None), page(DATA, false));
+    assert_eq!(direct.peek(STAGE2_PAGES + 0x48) & 1 << 7, 0);
+    // Nothing granted: nothing touched.
+    direct.map(0x5000, 0x9000, CLEAN & !AF & !(1 << 6));
+    assert_eq!(direct.request(0x5000, WRITE, None), NOTHING);
+    assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | CLEAN & !AF & !(1 << 6));
+}
+
+#[test]
+fn split_stage_gives_ipas_which_stage2_translates_later() {
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.nest(SPLIT, S2R, CD_A);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    // The combination of permissions counts all the same (13.6.3).
+    direct.map2(0x9000, DATA, S2_RW & !(1 << 7));
+    assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, false));
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, true));
+    assert_eq!(direct.translated(0x9008, WRITE), Response::Physical(PhysAddr(DATA + 8)));
+    direct.map2(0x9000, DATA, 0);
+    assert_eq!(direct.translated(0x9008, WRITE), Response::Abort);
+    assert_eq!(direct.take_event(), [0x100_0000_0010, 0x280_0000_0000, 0x9008, 0x9000]);
+    assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
+    assert_eq!(direct.take_event(), [0x100_0000_0011, 0x208_0000_0000, 1 << 48, 0]);
+}
+
+#[test]
+fn skipped_stage1_is_answered_with_the_address_itself() {
+    // S1CDMax 1, S1DSS 1.
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 1, 0);
+    assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
+    assert_eq!(direct.request(1 << 48, WRITE, None), NOTHING);
+    // Full ATS through stage 2 alone; split-stage ATS: the IPA.
+    direct.map2(0x5000, DATA, S2_RW);
+    direct.set_ste(0xf | CDS | 1 << 59, STE1 | EATS | 1, STE2 | S2R);
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+    direct.set_ste(0xf | CDS | 1 << 59, STE1 | SPLIT | 1, STE2 | S2R);
+    assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
+}
+
+#[test]
+fn translated_accesses_are_checked_only_with_atschk() {
+    for (cr0, checked) in [(ALL_ON, false), (CHECKED, true)] {
+        let mut direct = Direct::enabled(cr0, 0);
+        // EATS = 0: F_TRANSL_FORBIDDEN.
+        direct.stage1(0, CD_A);
+        assert_eq!(direct.translated(DATA, WRITE) == Response::Abort, checked);
+        let records = direct.take_events();
+        assert_eq!(records.len(), usize::from(checked));
+        assert!(records.iter().all(|record| *record == [0x100_0000_0007, 0, DATA, 0]));
+        // An STE that aborts or is not valid: silently.
+        for word0 in [1, 0] {
+            direct.set_ste(word0, 0, 0);
+            assert_eq!(direct.translated(DATA, READ) == Response::Abort, checked);
+        }
+        // Full ATS: only the size is looked at, silently.
+        direct.stage1(EATS, CD_A);
+        assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
+        assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
+        assert_eq!(direct.take_events().len(), 0);
+    }
+}

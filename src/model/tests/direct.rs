@@ -1,0 +1,233 @@
+//! An SMMU without engines: accesses with any attributes, and ATS requests, straight into it.
+
+use std::vec::Vec;
+
+use super::bench::*;
+use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
+use crate::model::host::HostMemory;
+use crate::model::machine::Width;
+use crate::model::memory::Memory;
+use crate::model::smmu::{Issued, Polled, Slot, Smmu};
+use crate::smmuv3::{Access, PhysAddr, StreamId, SubstreamId};
+
+/// The stream of all accesses, and the same in word 0 of a record.
+pub(super) const STREAM: u64 = 0x100;
+
+/// The level 1 table of stage 2, the level 2 table for its first GiB, and the level 3 table for the first 2 MiB.
+pub(super) const STAGE2: u64 = 0x4018_0000;
+/// The level 3 table of stage 2.
+pub(super) const STAGE2_PAGES: u64 = STAGE2 + 0x2000;
+/// Stage 2 leaf flags: valid block, all memory attributes normal, reads and writes, inner shareable, Access flag.
+pub(super) const BLOCK_RW: u64 = 0x7fd;
+/// The same for a page.
+pub(super) const S2_RW: u64 = 0x7ff;
+
+/// Word 2 of an STE (5.2): VMID 7, S2T0SZ 25, S2SL0 1, write-back, inner shareable, 4 KiB, S2PS 48 bits, S2AA64.
+pub(super) const STE2: u64 = 0x000d_3559_0000_0007;
+pub(super) const S2PTW: u64 = 1 << 54;
+pub(super) const S2HD: u64 = 1 << 55;
+pub(super) const S2HA: u64 = 1 << 56;
+pub(super) const S2S: u64 = 1 << 57;
+pub(super) const S2R: u64 = 1 << 58;
+
+pub(super) const READ: Access = Access::READ;
+pub(super) const WRITE: Access = Access::WRITE;
+pub(super) const FETCH: Access = Access { read: false, write: false, execute: true, privileged: false };
+
+/// This access, privileged.
+pub(super) fn privileged(access: Access) -> Access {
+    Access { privileged: true, ..access }
+}
+
+struct Nobody;
+
+impl Endpoints for Nobody {
+    fn invalidate(&mut self, _: &Invalidation) -> bool {
+        true
+    }
+
+    fn is_invalidating(&self) -> bool {
+        false
+    }
+
+    fn respond(&mut self, _: &GroupResponse) -> bool {
+        false
+    }
+}
+
+pub(super) struct Direct {
+    smmu: Smmu,
+    memory: HostMemory,
+    raised: Raised,
+}
+
+impl Direct {
+    /// An SMMU with its queues and a linear table of 512 STEs, all enabled with the fields `cr0`, and the fields `cr2`
+    /// beside RECINVSID. Stage 2 maps the second GiB, where all memory is, to itself.
+    pub(super) fn enabled(cr0: u32, cr2: u32) -> Self {
+        let memory = HostMemory::new((END - 0x4000_0000) as usize);
+        let mut direct = Self { smmu: Smmu::new(), memory, raised: Raised::default() };
+        direct.write64(STRTAB_BASE, STREAMS);
+        direct.write(STRTAB_BASE_CFG, 9);
+        direct.write(CR2, 2 | cr2);
+        direct.write64(CMDQ_BASE, COMMANDS | 4);
+        direct.write64(EVENTQ_BASE, EVENTS | 4);
+        direct.write(CR0, cr0);
+        direct.step();
+        direct.poke(STAGE2, (STAGE2 + 0x1000) | 3);
+        direct.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
+        direct.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);
+        direct
+    }
+
+    pub(super) fn write(&mut self, offset: u64, value: u32) {
+        self.smmu.write(offset as usize, Width::Word, value.into());
+    }
+
+    fn write64(&mut self, offset: u64, value: u64) {
+        self.smmu.write(offset as usize, Width::Double, value);
+    }
+
+    pub(super) fn read(&self, offset: u64) -> u32 {
+        self.smmu.read(offset as usize, Width::Word) as u32
+    }
+
+    pub(super) fn step(&mut self) {
+        while self.smmu.step(&self.memory, &mut self.raised, &mut Nobody) {}
+    }
+
+    pub(super) fn peek(&self, address: u64) -> u64 {
+        self.memory.read64(PhysAddr(address)).unwrap()
+    }
+
+    pub(super) fn poke(&self, address: u64, value: u64) {
+        self.memory.write64(PhysAddr(address), value).unwrap();
+    }
+
+    /// Writes the STE: words 0 and 1, and word 2 with the stage 2 tables.
+    pub(super) fn set_ste(&self, word0: u64, word1: u64, word2: u64) {
+        for (word, value) in [word0, word1, word2, STAGE2].into_iter().enumerate() {
+            self.poke(STREAMS + STREAM * 64 + word as u64 * 8, value);
+        }
+    }
+
+    /// The STE for both stages with one CD, the CD at [`CDS`], and stage 1 tables at [`TABLES`].
+    pub(super) fn nest(&self, word1: u64, word2: u64, cd: u64) {
+        self.set_ste(0xf | CDS, STE1 | word1, STE2 | word2);
+        self.set_cd(cd, TABLES);
+    }
+
+    /// The STE for stage 1 alone.
+    pub(super) fn stage1(&self, word1: u64, cd: u64) {
+        self.set_ste(STE0_STAGE1 | CDS, STE1 | word1, 0);
+        self.set_cd(cd, TABLES);
+    }
+
+    pub(super) fn set_cd(&self, flags: u64, table: u64) {
+        self.poke(CDS + 8, table);
+        self.poke(CDS + 24, 0xff);
+        self.poke(CDS, CD0 | flags);
+    }
+
+    /// Where the stage 1 leaf of `address`, below 2 MiB, lies; makes the tables above it.
+    pub(super) fn leaf_at(&self, address: u64) -> u64 {
+        self.poke(TABLES, (TABLES + 0x1000) | 3);
+        self.poke(TABLES + 0x1000, (TABLES + 0x2000) | 3);
+        TABLES + 0x2000 + (address >> 12) * 8
+    }
+
+    /// Maps the page at `address`, below 2 MiB, at stage 1.
+    pub(super) fn map(&self, address: u64, output: u64, flags: u64) {
+        self.poke(self.leaf_at(address), output | flags);
+    }
+
+    /// Maps the page at `ipa`, below 2 MiB, at stage 2.
+    pub(super) fn map2(&self, ipa: u64, output: u64, flags: u64) {
+        self.poke(STAGE2_PAGES + (ipa >> 12) * 8, output | flags);
+    }
+
+    fn transaction(address: u64, access: Access, substream: Option<u32>) -> Transaction {
+        let substream = substream.and_then(SubstreamId::new);
+        Transaction { stream: StreamId(STREAM as u32), substream, address, access }
+    }
+
+    pub(super) fn issue(&mut self, address: u64, access: Access, substream: Option<u32>) -> Issued {
+        self.smmu.access(&Self::transaction(address, access, substream), &self.memory, &mut self.raised)
+    }
+
+    /// An access that does not stall.
+    #[track_caller]
+    pub(super) fn access(&mut self, address: u64, access: Access) -> Response {
+        match self.issue(address, access, None) {
+            Issued::Ended(response) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where the access ends.
+    #[track_caller]
+    pub(super) fn reaches(&mut self, address: u64, access: Access) -> u64 {
+        match self.access(address, access) {
+            Response::Physical(PhysAddr(physical)) => physical,
+            other => panic!("{other:?}: {:x?}", self.take_events()),
+        }
+    }
+
+    /// The record of an access that is aborted.
+    #[track_caller]
+    pub(super) fn fault(&mut self, address: u64, access: Access) -> [u64; 4] {
+        assert_eq!(self.access(address, access), Response::Abort);
+        self.take_event()
+    }
+
+    /// The slot of an access that stalls and is recorded.
+    #[track_caller]
+    pub(super) fn stall(&mut self, address: u64, access: Access) -> Slot {
+        match self.issue(address, access, None) {
+            Issued::Stalled { slot, recorded: true } => slot,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn poll(&mut self, slot: Slot) -> Polled {
+        self.smmu.poll(slot, &self.memory, &mut self.raised)
+    }
+
+    pub(super) fn request(&mut self, address: u64, access: Access, substream: Option<u32>) -> Completion {
+        let transaction = Self::transaction(address, access, substream);
+        self.smmu.translation_request(&transaction, &self.memory, &mut self.raised)
+    }
+
+    pub(super) fn translated(&mut self, address: u64, access: Access) -> Response {
+        self.smmu.translated(&Self::transaction(address, access, None), &self.memory, &mut self.raised)
+    }
+
+    /// Submits one command.
+    pub(super) fn command(&mut self, words: [u64; 2]) {
+        let prod = self.read(CMDQ_PROD);
+        let slot = COMMANDS + u64::from(prod & 0xf) * 16;
+        self.poke(slot, words[0]);
+        self.poke(slot + 8, words[1]);
+        self.write(CMDQ_PROD, (prod + 1) & 0x1f);
+        self.step();
+    }
+
+    pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {
+        let (prod, mut cons) = (self.read(EVENTQ_PROD), self.read(EVENTQ_CONS));
+        let mut records = Vec::new();
+        while (prod ^ cons) & 0x1f != 0 {
+            let at = EVENTS + u64::from(cons & 0xf) * 32;
+            records.push([0, 8, 16, 24].map(|word| self.peek(at + word)));
+            cons = (cons + 1) & 0x1f;
+        }
+        self.write(EVENTQ_CONS, prod);
+        records
+    }
+
+    #[track_caller]
+    pub(super) fn take_event(&mut self) -> [u64; 4] {
+        let records = self.take_events();
+        assert_eq!(records.len(), 1, "{records:x?}");
+        records[0]
+    }
+}
