@@ -140,7 +140,8 @@ expect "grace" "error: the kernel has not booted yet: let it run, for instance t
 
 expect "smmu regs#2" "$qemu" "$model" \
     "IDR0            0x00000 0x084d769b  S2P=1 (yes)  S1P=1 (yes)  TTF=2 (AArch64)  COHACC=1 (yes)  BTM=0 (no)" \
-    "STALL_MODEL=0 (stall and terminate)  TERM_MODEL=0 (abort or RAZ/WI)" \
+    "TTENDIAN=2 (little)  STALL_MODEL=0 (stall and terminate)" \
+    "TERM_MODEL=0 (abort or RAZ/WI)  ST_LEVEL=1 (linear or 2-level)" \
     "STALL_MODEL=1 (terminate only)  TERM_MODEL=1 (abort)" \
     "IDR1            0x00004 0x054a5210  SIDSIZE=16  SSIDSIZE=8  PRIQS=10  EVENTQS=10  CMDQS=10" \
     "IDR1            0x00004 0x02730010  SIDSIZE=16  SSIDSIZE=0  PRIQS=0  EVENTQS=19  CMDQS=19" \
@@ -176,9 +177,9 @@ expect "smmu queues#2" "$qemu" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "[1] consumed: F_PERMISSION  StreamID=0x8  Stall=0  RnW=0 (write) ..." \
     "PRIQ, page requests: none, this SMMU has no PRI" "$model" \
     "CMDQ, commands: 256 entries at 0x4..., empty" \
-    "PROD 9 wrap 0   CONS 9 wrap 0   ERR 0" \
-    "[8] consumed: CMD_SYNC  CS=0 (no completion signal)" \
-    "[7] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=0" \
+    "PROD 10 wrap 0   CONS 10 wrap 0   ERR 0" \
+    "[9] consumed: CMD_SYNC  CS=0 (no completion signal)" \
+    "[8] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=0" \
     "EVENTQ, events: 512 entries at 0x4..., 1 to consume" \
     "PROD 1 wrap 0   CONS 0 wrap 0   OVFLG 0 OVACKFLG 0: no overflow" \
     "[0] F_TRANSLATION  StreamID=0x100  Stall=1  STAG=0x40  RnW=1 (read)  PnU=0 (unprivileged)  InD=0 (data)  \
