@@ -64,6 +64,15 @@ pub(super) struct Expected {
     pub(super) model: bool,
 }
 
+/// Why a part of the main job has no engine to work with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lack {
+    /// There is none of its kind.
+    Engine,
+    /// The SMMU in front of it lacks this.
+    Feature(&'static str),
+}
+
 /// The machine, ready for work.
 pub(super) struct Bench {
     pub(super) kernel: &'static Kernel,
@@ -102,9 +111,12 @@ impl Bench {
         if expected { report.error(what, why) } else { report.not_checked(what, why) }
     }
 
-    /// As [`Bench::lacks`], for want of an engine behind the modelled SMMU.
-    pub(super) fn lacks_engine(&self, report: &mut Report, what: &str) {
-        self.lacks(report, self.expected.model, what, "this machine has no engine for it");
+    /// As [`Bench::lacks`], for want of an engine behind the modelled SMMU, or of what the SMMU would need for it.
+    pub(super) fn lacks_engine(&self, report: &mut Report, what: &str, lack: Lack) {
+        match lack {
+            Lack::Engine => self.lacks(report, self.expected.model, what, "this machine has no engine for it"),
+            Lack::Feature(why) => report.not_checked(what, why),
+        }
     }
 
     /// The next number of the seed's sequence (SplitMix64).
@@ -140,9 +152,20 @@ impl Bench {
         Ok(Arc::new(AddressSpace::new(asid, regions, self.frames.clone())?))
     }
 
-    /// The engine number `index` among those that stall, or among those that send page requests.
-    pub(super) fn engine(&self, can_stall: bool, index: usize) -> Option<&'static EngineUnit> {
-        self.devices.engines.iter().filter(|unit| unit.description.can_stall == can_stall).nth(index)
+    /// The engine number `index` among those that stall, or among those that send page requests with a PASID, if the SMMU
+    /// in front of it can do that.
+    pub(super) fn engine(&self, can_stall: bool, index: usize) -> Result<&'static EngineUnit, Lack> {
+        let mut engines = self.devices.engines.iter().filter(|unit| unit.description.can_stall == can_stall);
+        let unit = engines.nth(index).ok_or(Lack::Engine)?;
+        let features = self.devices.smmu_of(unit).ok_or(Lack::Engine)?.smmu.features();
+        match can_stall {
+            true if !features.can_stall() => Err(Lack::Feature("its SMMU never stalls")),
+            false if !features.pri => Err(Lack::Feature("its SMMU takes no page requests")),
+            false if features.ssid_bits < unit.description.pasid_bits => {
+                Err(Lack::Feature("its SMMU has fewer SubstreamIDs than the engine has PASIDs"))
+            }
+            _ => Ok(unit),
+        }
     }
 
     /// Attaches the stream of `unit` to `spaces` and has a pager serve its faults, called through what `wrap` makes of it.

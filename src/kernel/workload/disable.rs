@@ -30,16 +30,16 @@ const PARKED: Duration = Duration::from_millis(20);
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     match bench.engine(true, 0) {
-        Some(unit) => {
+        Ok(unit) => {
             pending_faults(bench, report, unit, "stalls")?;
             parked_reader(bench, report, unit)?;
         }
-        None => bench.lacks_engine(report, "disabling with stalls"),
+        Err(lack) => bench.lacks_engine(report, "disabling with stalls", lack),
     }
     match bench.engine(false, 0) {
-        Some(unit) => pending_faults(bench, report, unit, "page requests"),
-        None => {
-            bench.lacks_engine(report, "disabling with page requests");
+        Ok(unit) => pending_faults(bench, report, unit, "page requests"),
+        Err(lack) => {
+            bench.lacks_engine(report, "disabling with page requests", lack);
             Ok(())
         }
     }

@@ -14,9 +14,12 @@ const BYTES: u64 = 4 << 20;
 const GROUP: u32 = 8;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
-    let Some(unit) = bench.engine(false, 0) else {
-        bench.lacks_engine(report, "page requests");
-        return Ok(());
+    let unit = match bench.engine(false, 0) {
+        Ok(unit) => unit,
+        Err(lack) => {
+            bench.lacks_engine(report, "page requests", lack);
+            return Ok(());
+        }
     };
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));
     let mut spaces = Vec::new();

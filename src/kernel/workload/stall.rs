@@ -8,9 +8,12 @@ use crate::kernel::report::Report;
 const BYTES: u64 = 4 << 20;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
-    let Some(unit) = bench.engine(true, 0) else {
-        bench.lacks_engine(report, "stall");
-        return Ok(());
+    let unit = match bench.engine(true, 0) {
+        Ok(unit) => unit,
+        Err(lack) => {
+            bench.lacks_engine(report, "stall", lack);
+            return Ok(());
+        }
     };
     let data = bench.random_memory(BYTES)?;
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));

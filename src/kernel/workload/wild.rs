@@ -26,9 +26,12 @@ impl FaultHandler for Deferring {
 }
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
-    let (Some(wild), Some(neighbour)) = (bench.engine(true, 0), bench.engine(true, 1)) else {
-        bench.lacks_engine(report, "wild addresses");
-        return Ok(());
+    let (wild, neighbour) = match (bench.engine(true, 0), bench.engine(true, 1)) {
+        (Ok(wild), Ok(neighbour)) => (wild, neighbour),
+        (Err(lack), _) | (_, Err(lack)) => {
+            bench.lacks_engine(report, "wild addresses", lack);
+            return Ok(());
+        }
     };
     let data = bench.random_memory(BYTES)?;
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));
