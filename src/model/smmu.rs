@@ -14,6 +14,7 @@
 //! | [`diagnostics`] | what the model counts, and its switches |
 
 mod ats;
+mod cache;
 mod commands;
 mod configuration;
 pub mod diagnostics;
