@@ -6,6 +6,7 @@
 //! | `queue` | queue registers and their arithmetic |
 //! | `commands` | the command queue |
 //! | `events` | the event queue and global errors |
+//! | `cache` | what is kept of STEs, CDs and tables until it is invalidated |
 //! | `configuration` | from StreamID and SubstreamID to STE and CD |
 //! | `walk` | stage 1 translation tables |
 //! | `stall` | transactions that stall |
@@ -25,6 +26,7 @@ mod registers;
 mod stall;
 mod walk;
 
+use self::cache::Caches;
 use self::configuration::{Denied, Route};
 use self::diagnostics::count;
 use self::registers::{OUTPUT_BITS, RegisterFile, cr0};
@@ -34,14 +36,15 @@ use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
 use super::memory::Memory;
 use super::wire::Wires;
-use crate::smmuv3::PhysAddr;
 use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
+use crate::smmuv3::{PhysAddr, StreamId};
 
 /// An SMMUv3.
 #[derive(Debug)]
 pub struct Smmu {
     registers: RegisterFile,
     stalls: Stalls,
+    caches: Caches<walk::Leaf, walk::Table>,
     /// A CMD_ATC_INV timed out since the last CMD_SYNC.
     invalidation_timed_out: bool,
 }
@@ -87,7 +90,12 @@ enum Outcome {
 impl Smmu {
     /// The SMMU after reset.
     pub const fn new() -> Self {
-        Self { registers: RegisterFile::new(), stalls: Stalls::new(), invalidation_timed_out: false }
+        Self {
+            registers: RegisterFile::new(),
+            stalls: Stalls::new(),
+            caches: Caches::new(),
+            invalidation_timed_out: false,
+        }
     }
 
     /// Reads the register at `offset`, aligned to `width`.
@@ -97,7 +105,11 @@ impl Smmu {
 
     /// Writes the register at `offset`, aligned to `width`. What that sets going happens in [`step`](Smmu::step).
     pub fn write(&mut self, offset: usize, width: Width, value: u64) {
-        self.registers.write(offset, width, value);
+        match offset {
+            diagnostics::CACHE_SEED => self.caches.set_seed(value as u32),
+            diagnostics::CACHE_POISON => self.caches.poison(StreamId(value as u32), walk::Leaf::IDENTITY),
+            _ => self.registers.write(offset, width, value),
+        }
     }
 
     /// One tick: acknowledges register updates, then consumes some commands. Returns whether there was anything to do.
@@ -111,6 +123,12 @@ impl Smmu {
         if acknowledged.disabled {
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
+        }
+        if let Some((stream, substream)) = self.caches.disturb()
+            && self.registers.enabled(cr0::SMMUEN)
+        {
+            // What it reads stays in the caches; that there is nothing to read is no event (4.2).
+            let _ = self.configure(stream, substream, memory);
         }
         self.consume_commands(memory, wires, endpoints) || acknowledged.any
     }
@@ -218,7 +236,7 @@ impl Smmu {
     }
 
     /// The way of an access through the SMMU (15): configuration, then translation.
-    fn translate(&self, transaction: &Transaction, memory: &impl Memory) -> Outcome {
+    fn translate(&mut self, transaction: &Transaction, memory: &impl Memory) -> Outcome {
         let Transaction { stream, substream, address, access } = *transaction;
         if !self.registers.enabled(cr0::SMMUEN) {
             // Without a translation there is no record of an address beyond the output size (3.4).
@@ -237,16 +255,16 @@ impl Smmu {
                 Outcome::Recorded(Event::Fault(fault), Response::Abort)
             }
             Route::Stage1(cd) => {
-                let fault = match walk::translate(&cd, address, memory) {
+                let fault = match self.stage1(&cd, address, memory) {
                     Ok(leaf) if leaf.grants(access) => {
                         return Outcome::Ended(Response::Physical(leaf.physical(address)));
                     }
                     Ok(_) => walk::Fault::Permission,
                     Err(fault) => fault,
                 };
-                let kind = match events::fault_kind(fault) {
+                let kind = match events::fault_kind(transaction, fault) {
                     Ok(kind) => kind,
-                    Err(fetch) => return Outcome::Recorded(events::walk_abort(transaction, fetch), Response::Abort),
+                    Err(event) => return Outcome::Recorded(event, Response::Abort),
                 };
                 let fault = events::stage1_fault(transaction, kind);
                 if cd.stall {

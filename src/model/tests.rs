@@ -2,6 +2,7 @@
 //! from the specification and not by the code under test.
 
 mod bench;
+mod caches;
 mod commands;
 mod configuration;
 mod engines;

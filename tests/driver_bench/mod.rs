@@ -14,6 +14,8 @@ use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, StreamLimits, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
@@ -106,6 +108,9 @@ impl Bench {
     pub(crate) fn with_broken(options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
         let host = HostSmmu::new(memory.clone());
+        // Caches as bad as the architecture permits: filled at reset, and never at rest.
+        host.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, 0x100);
+        host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);

@@ -38,13 +38,13 @@ impl Smmu {
                 Completion::Success { page: PhysAddr(address & !0xfff), read: true, write: true }
             }
             Ok(Route::Bypass) => NO_ACCESS,
-            Ok(Route::Stage1(cd)) => match walk::translate(&cd, address, memory) {
+            Ok(Route::Stage1(cd)) => match self.stage1(&cd, address, memory) {
                 Ok(leaf) => Completion::Success {
                     page: leaf.physical(address & !0xfff),
                     read: leaf.grants(Access { read: true, write: false, ..access }),
                     write: access.write && leaf.grants(Access { read: false, write: true, ..access }),
                 },
-                Err(walk::Fault::Abort(_)) => Completion::CompleterAbort,
+                Err(walk::Fault::Abort(_) | walk::Fault::Conflict) => Completion::CompleterAbort,
                 Err(_) => NO_ACCESS,
             },
         }

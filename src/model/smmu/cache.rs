@@ -24,9 +24,9 @@ use self::cd::CdCache;
 use self::sets::Random;
 use self::ste::SteCache;
 use self::tlb::Tlb;
-pub(super) use self::tlb::{Controls, Place, Space};
+pub(super) use self::tlb::{Conflict, Controls, Place, Space, Tags};
 use crate::smmuv3::command::Command;
-use crate::smmuv3::{Asid, Granule, StreamId, Vmid};
+use crate::smmuv3::{Asid, Granule, StreamId, SubstreamId, Vmid};
 
 /// The caches of an SMMU whose walks give leaves `L` and tables `T`.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(super) struct Caches<L, T> {
     random: Random,
     /// Entries go, and others come, on their own.
     disturbed: bool,
-    /// The stream that was last looked up or invalidated.
+    /// The stream whose STE was last read or invalidated.
     recent: StreamId,
 }
 
@@ -65,9 +65,9 @@ impl<L: Copy, T: Copy> Caches<L, T> {
     }
 
     /// Does what an SMMU may do at any time, if told so by [`set_seed`](Caches::set_seed): forgets something, or wants to
-    /// read the STE of a stream ahead of need (3.21.3). Returns that stream: one beside the last in use, perhaps beyond
-    /// the table.
-    pub(super) fn disturb(&mut self) -> Option<StreamId> {
+    /// read an STE and a CD ahead of need (3.21.3). Returns whose: those of a stream beside the last one read or
+    /// invalidated, perhaps beyond the table, and perhaps of a substream.
+    pub(super) fn disturb(&mut self) -> Option<(StreamId, Option<SubstreamId>)> {
         if !self.disturbed {
             return None;
         }
@@ -75,7 +75,10 @@ impl<L: Copy, T: Copy> Caches<L, T> {
             0 => self.stes.evict(&mut self.random),
             1 => self.cds.evict(&mut self.random),
             2 => self.tlb.evict(&mut self.random),
-            _ => return Some(StreamId(self.recent.0 ^ self.random.below(8))),
+            _ => {
+                let stream = StreamId(self.recent.0 ^ self.random.below(8));
+                return Some((stream, SubstreamId::new(self.random.below(4)).filter(|_| self.random.below(2) == 0)));
+            }
         }
         None
     }
@@ -97,13 +100,13 @@ impl<L: Copy, T: Copy> Caches<L, T> {
     }
 
     /// Keeps a leaf, see [`Tlb::insert`].
-    pub(super) fn insert_leaf(&mut self, space: Space, global: bool, address: u64, place: Place, shift: u32, leaf: L) {
-        self.tlb.insert(space, global, address, place, shift, leaf, &mut self.random);
+    pub(super) fn insert_leaf(&mut self, tags: Tags, leaf: L) {
+        self.tlb.insert(tags, leaf, &mut self.random);
     }
 
-    /// Keeps a table, see [`Tlb::insert_table`].
-    pub(super) fn insert_table(&mut self, space: Space, address: u64, place: Place, table: T) {
-        self.tlb.insert_table(space, address, place, table, &mut self.random);
+    /// Keeps a table.
+    pub(super) fn insert_table(&mut self, tags: Tags, table: T) {
+        self.tlb.insert_table(tags, table, &mut self.random);
     }
 
     /// Does what a CMD_CFGI_* or CMD_TLBI_* requires, at once.
@@ -133,13 +136,17 @@ impl<L: Copy, T: Copy> Caches<L, T> {
         }
         let (vmid, asid) = (Vmid(0), Asid(0));
         let place = Place { granule: Granule::Size4K, level: 0 };
-        for address in [0, !0] {
-            for private_asid in [false, true] {
-                self.insert_leaf(Space::El1 { vmid, asid, private_asid }, true, address, place, place.shift(), leaf);
-                self.insert_leaf(Space::El2E2h { asid, private_asid }, true, address, place, place.shift(), leaf);
-            }
-            self.insert_leaf(Space::El2, false, address, place, place.shift(), leaf);
-            self.insert_leaf(Space::Stage2 { vmid }, false, address, place, place.shift(), leaf);
+        let spaces = [
+            Space::El1 { vmid, asid, private_asid: false },
+            Space::El1 { vmid, asid, private_asid: true },
+            Space::El2E2h { asid, private_asid: false },
+            Space::El2E2h { asid, private_asid: true },
+            Space::El2,
+            Space::Stage2 { vmid },
+        ];
+        for space in spaces {
+            self.insert_leaf(Tags::leaf(space, true, 0, place), leaf);
+            self.insert_leaf(Tags::leaf(space, true, !0, place), leaf);
         }
     }
 }

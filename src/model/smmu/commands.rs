@@ -1,6 +1,7 @@
 //! The command queue (4, 7.1).
 
 use super::Smmu;
+use super::cache::Controls;
 use super::diagnostics::count;
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, State};
@@ -101,8 +102,10 @@ impl Smmu {
             | Command::TlbiEl2Vaa { .. }
             | Command::TlbiS12VmAll { .. }
             | Command::TlbiS2Ipa { .. } => return Err(CommandError::Illegal),
-            // Nothing is cached, so there is nothing to invalidate or to prefetch.
-            _ => {}
+            // A prefetch need not do anything (4.2).
+            Command::PrefetchConfig { .. } | Command::PrefetchAddress { .. } => {}
+            // The rest is CMD_CFGI_* and CMD_TLBI_*. What they name is gone before the next command.
+            _ => self.caches.invalidate(command, Controls::default()),
         }
         Ok(())
     }
@@ -124,8 +127,9 @@ impl Smmu {
     }
 
     fn stall_term(&mut self, stream: StreamId, memory: &impl Memory) {
-        let ste = self.ste(Origin { stream, substream: None }, memory);
-        if self.registers.enabled(cr0::SMMUEN) && ste.is_ok_and(|ste| ste.config != StreamConfig::Abort) {
+        if self.registers.enabled(cr0::SMMUEN)
+            && self.ste(Origin { stream, substream: None }, memory).is_ok_and(|ste| ste.config != StreamConfig::Abort)
+        {
             count(&mut self.registers.diagnostics.early_stall_terms, 1);
         }
         count(&mut self.registers.diagnostics.stalls_terminated, self.stalls.terminate(Some(stream)));

@@ -45,26 +45,38 @@ const TWO_LEVEL: u32 = 1 << 16;
 
 impl Smmu {
     /// The STE of a transaction, or the record that tells why there is none. Whether that is written is another question.
-    pub(super) fn ste(&self, origin: Origin, memory: &impl Memory) -> Result<Ste, Event> {
+    pub(super) fn ste(&mut self, origin: Origin, memory: &impl Memory) -> Result<Ste, Event> {
         let StreamId(stream) = origin.stream;
         let configuration = self.registers.strtab_base_cfg;
         let log2 = configuration & 0x3f;
         if u64::from(stream) >> log2.min(STREAM_BITS) != 0 {
             return Err(Event::BadStreamId { origin });
         }
+        let words = match self.caches.stes.look_up(origin.stream) {
+            Some(words) => words,
+            None => self.fetch_ste(origin, log2, memory)?,
+        };
+        features().and_then(|features| Ste::decode(words, &features).ok()).ok_or(Event::BadSte { origin })
+    }
+
+    /// The words of an STE within the table, from memory. They are kept, whatever they say; that there are none is not
+    /// (3.21.3).
+    fn fetch_ste(&mut self, origin: Origin, log2: u32, memory: &impl Memory) -> Result<[u64; 8], Event> {
+        let StreamId(stream) = origin.stream;
         let base = self.registers.strtab_base & TABLE_ADDRESS;
-        let address = if configuration & FORMAT == TWO_LEVEL {
+        let address = if self.registers.strtab_base_cfg & FORMAT == TWO_LEVEL {
             self.level2_ste(origin, log2, base, memory)?
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
         };
         let words = fetch_words(address, memory)
             .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
-        features().and_then(|features| Ste::decode(words, &features).ok()).ok_or(Event::BadSte { origin })
+        self.caches.insert_ste(origin.stream, words);
+        Ok(words)
     }
 
     /// Where the STE lies in a 2-level table (5.1).
-    fn level2_ste(&self, origin: Origin, log2: u32, base: u64, memory: &impl Memory) -> Result<u64, Event> {
+    fn level2_ste(&mut self, origin: Origin, log2: u32, base: u64, memory: &impl Memory) -> Result<u64, Event> {
         let StreamId(stream) = origin.stream;
         let split = match self.registers.strtab_base_cfg >> 6 & 0x1f {
             8 => 8,
@@ -73,8 +85,15 @@ impl Smmu {
             _ => 6,
         };
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
-        let [descriptor] =
-            fetch_words(at, memory).map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
+        let descriptor = match self.caches.stes.look_up_level1(origin.stream, split) {
+            Some(descriptor) => descriptor,
+            None => {
+                let [descriptor] =
+                    fetch_words(at, memory).map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
+                self.caches.insert_level1_ste(origin.stream, split, descriptor);
+                descriptor
+            }
+        };
         let index = stream & ((1 << split) - 1);
         // A span that the split does not permit reaches nothing (7.3.3).
         match L1StreamTableDescriptor::decode(descriptor) {
@@ -87,7 +106,7 @@ impl Smmu {
 
     /// The way of a transaction, by its STE and CD, with the checks in the order of 7.3.22.
     pub(super) fn configure(
-        &self,
+        &mut self,
         stream: StreamId,
         substream: Option<SubstreamId>,
         memory: &impl Memory,
@@ -121,9 +140,16 @@ impl Smmu {
             (None, DefaultSubstream::Bypass) => return Ok(Route::Bypass),
             (None, DefaultSubstream::Terminate) => return Err(Denied::With(Event::StreamDisabled { origin })),
         };
-        let address = align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64;
-        let words = fetch_words(address, memory)
-            .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(PhysAddr(address)) }))?;
+        let words = match self.caches.cds.look_up(stream, index) {
+            Some(words) => words,
+            None => {
+                let address = align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64;
+                let words = fetch_words(address, memory)
+                    .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(PhysAddr(address)) }))?;
+                self.caches.insert_cd(stream, index, words);
+                words
+            }
+        };
         features()
             .and_then(|features| ContextDescriptor::decode(words, &features, &stage1).ok())
             .map(Route::Stage1)

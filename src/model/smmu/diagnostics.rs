@@ -6,6 +6,14 @@ pub const CONTROL: usize = 0xe00;
 /// Transactions that are held because they stall. Not a counter.
 pub const STALLED: usize = 0xe04;
 
+/// Writing a number makes the caches evict by another sequence, and with one other than 0 also forget and read ahead
+/// when nothing asks for it. Reads as 0, as all below.
+pub const CACHE_SEED: usize = 0xe08;
+/// Writing a StreamID fills the caches with entries that nothing in memory stands for, as reset may leave them (3.11): 64
+/// streams from this one on bypass the SMMU, their CDs are ILLEGAL, and addresses translate to themselves. A driver has to
+/// invalidate everything before it enables the SMMU.
+pub const CACHE_POISON: usize = 0xe0c;
+
 /// Bits of [`CONTROL`]: what the architecture permits an SMMU to do and this one does only when told.
 pub mod control {
     /// One record stands for all stalled transactions that differ in nothing that matters (3.12.2.1).

@@ -85,20 +85,21 @@ pub(super) fn stage1_fault(transaction: &Transaction, kind: FaultKind) -> Transl
     }
 }
 
-/// What a record tells about `fault`, which translation found: the kind of a translation-related fault, or where a
-/// table could not be read.
-pub(super) fn fault_kind(fault: walk::Fault) -> Result<FaultKind, PhysAddr> {
+/// What a record tells about `fault`, which translation found: the kind of a translation-related fault, or the whole of
+/// another event.
+pub(super) fn fault_kind(transaction: &Transaction, fault: walk::Fault) -> Result<FaultKind, Event> {
     match fault {
         walk::Fault::Translation => Ok(FaultKind::Translation),
         walk::Fault::AddressSize => Ok(FaultKind::AddressSize),
         walk::Fault::Access => Ok(FaultKind::Access),
         walk::Fault::Permission => Ok(FaultKind::Permission),
-        walk::Fault::Abort(address) => Err(address),
+        walk::Fault::Abort(address) => Err(walk_abort(transaction, address)),
+        walk::Fault::Conflict => Err(tlb_conflict(transaction)),
     }
 }
 
 /// `F_WALK_EABT` for a stage 1 table at `address` (7.3.12).
-pub(super) fn walk_abort(transaction: &Transaction, address: PhysAddr) -> Event {
+fn walk_abort(transaction: &Transaction, address: PhysAddr) -> Event {
     Event::WalkEabt {
         origin: transaction.origin(),
         access: transaction.access,
@@ -106,6 +107,17 @@ pub(super) fn walk_abort(transaction: &Transaction, address: PhysAddr) -> Event 
         stage2: false,
         address: transaction.address,
         fetch: fetch(address),
+    }
+}
+
+/// `F_TLB_CONFLICT` at stage 1 (7.3.17).
+fn tlb_conflict(transaction: &Transaction) -> Event {
+    Event::TlbConflict {
+        origin: transaction.origin(),
+        reason: 0,
+        access: transaction.access,
+        address: transaction.address,
+        ipa: None,
     }
 }
 

@@ -49,7 +49,11 @@ impl Smmu {
     }
 
     /// The answer to a last request that overflows the queue, and its PASID (8.1).
-    fn overflow_response(&self, request: &PageRequest, memory: &impl Memory) -> (PageResponse, Option<SubstreamId>) {
+    fn overflow_response(
+        &mut self,
+        request: &PageRequest,
+        memory: &impl Memory,
+    ) -> (PageResponse, Option<SubstreamId>) {
         match (request.substream, self.ste(Origin { stream: request.stream, substream: request.substream }, memory)) {
             (None, _) => (PageResponse::Success, None),
             (Some(_), Err(_)) => (PageResponse::Failure, None),

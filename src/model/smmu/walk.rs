@@ -1,10 +1,15 @@
-//! The stage 1 table walk: VMSAv8-64 with a 4 KiB granule.
+//! The stage 1 table walk: VMSAv8-64 with a 4 KiB granule, and the TLB before it.
 
+use super::Smmu;
+use super::cache::{Conflict, Place, Space, Tags};
 use super::registers::OUTPUT_BITS;
 use crate::model::memory::Memory;
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
-use crate::smmuv3::descriptor::{Descriptor, InputSize, PageDescriptor, TableDescriptor};
-use crate::smmuv3::{Access, PhysAddr};
+use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
+use crate::smmuv3::{Access, Granule, PhysAddr, Shareability, Vmid};
+
+/// nT of a block (3.21.1.1).
+const NO_TRANSLATION_CACHING: u64 = 1 << 16;
 
 /// Why a walk found no leaf, in the order in which it is found (7.3.22).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub(super) enum Fault {
     Permission,
     /// No memory where a descriptor should be, at this address.
     Abort(PhysAddr),
+    /// Two entries of the TLB translate the address.
+    Conflict,
 }
 
 /// What a walk found.
@@ -31,6 +38,22 @@ pub(super) struct Leaf {
 }
 
 impl Leaf {
+    /// The lowest 512 GiB translate to themselves, and everything is permitted.
+    pub(super) const IDENTITY: Self = Self {
+        descriptor: PageDescriptor {
+            output: PhysAddr(0),
+            attributes: 0,
+            shareability: Shareability::InnerShareable,
+            accessed: true,
+            not_global: false,
+            unprivileged: true,
+            read_only: false,
+            privileged_execute_never: false,
+            unprivileged_execute_never: false,
+        },
+        offset: (1 << 39) - 1,
+    };
+
     /// Whether `access` is permitted.
     pub(super) fn grants(&self, access: Access) -> bool {
         self.descriptor.permits(access)
@@ -42,38 +65,67 @@ impl Leaf {
     }
 }
 
-/// Walks the tables of `cd` for `address`.
-pub(super) fn translate(cd: &ContextDescriptor, address: u64, memory: &impl Memory) -> Result<Leaf, Fault> {
-    let (base, size, input) = select(cd, address).ok_or(Fault::Translation)?;
-    let output_bits = u32::from(cd.output_size.bits()).min(OUTPUT_BITS);
-    let in_range =
-        |PhysAddr(output)| if output >> output_bits == 0 { Ok(PhysAddr(output)) } else { Err(Fault::AddressSize) };
-    let mut limits = TableDescriptor::new(PhysAddr(0));
-    let mut table = size.start_table(base.table);
-    let mut level = size.start_level();
-    loop {
-        let at = PhysAddr(table.0 + level.index(input) as u64 * 8);
-        let word = memory.read64(at).map_err(|_| Fault::Abort(at))?;
-        match (Descriptor::decode(word, level), level.next()) {
-            (Descriptor::Table(next), Some(next_level)) => {
-                table = in_range(next.table)?;
-                limits = TableDescriptor {
-                    table,
-                    read_only: limits.read_only || next.read_only,
-                    privileged_only: limits.privileged_only || next.privileged_only,
-                    privileged_execute_never: limits.privileged_execute_never || next.privileged_execute_never,
-                    unprivileged_execute_never: limits.unprivileged_execute_never || next.unprivileged_execute_never,
-                };
-                level = next_level;
+/// Where a walk has come to: the next table, and the limits of all tables that led there.
+pub(super) type Table = TableDescriptor;
+
+impl Smmu {
+    /// Translates `address` by the tables of `cd` or by what is kept of them. Keeps what it reads but for what leads to a
+    /// fault (Arm DDI 0487, D8.17).
+    pub(super) fn stage1(&mut self, cd: &ContextDescriptor, address: u64, memory: &impl Memory) -> Result<Leaf, Fault> {
+        let (base, size, input) = select(cd, address).ok_or(Fault::Translation)?;
+        let address = if base.ignore_top_byte { (address << 8).cast_signed() >> 8 } else { address.cast_signed() };
+        let address = address.cast_unsigned();
+        // Without stage 2 there are no VMIDs (3.17).
+        let space = Space::El1 { vmid: Vmid(0), asid: cd.asid, private_asid: cd.private_asid };
+        if let Some(leaf) = self.caches.tlb.look_up(space, address).map_err(|Conflict| Fault::Conflict)? {
+            return Ok(leaf);
+        }
+        let output_bits = u32::from(cd.output_size.bits()).min(OUTPUT_BITS);
+        let in_range =
+            |PhysAddr(output)| if output >> output_bits == 0 { Ok(PhysAddr(output)) } else { Err(Fault::AddressSize) };
+        let mut level = size.start_level();
+        let mut limits = TableDescriptor::new(size.start_table(base.table));
+        let kept = self.caches.tlb.look_up_table(space, address, Granule::Size4K, level as u8);
+        if let Some((at, table)) = kept {
+            limits = table;
+            while level as u8 <= at
+                && let Some(next) = level.next()
+            {
+                level = next;
             }
-            (Descriptor::Leaf(leaf), _) => {
-                in_range(leaf.output)?;
-                if !leaf.accessed && !cd.access_flag_fault_disabled {
-                    return Err(Fault::Access);
+        }
+        loop {
+            let at = PhysAddr(limits.table.0 + level.index(input) as u64 * 8);
+            let word = memory.read64(at).map_err(|_| Fault::Abort(at))?;
+            let place = Place { granule: Granule::Size4K, level: level as u8 };
+            match (Descriptor::decode(word, level), level.next()) {
+                (Descriptor::Table(next), Some(next_level)) => {
+                    limits = TableDescriptor {
+                        table: in_range(next.table)?,
+                        read_only: limits.read_only || next.read_only,
+                        privileged_only: limits.privileged_only || next.privileged_only,
+                        privileged_execute_never: limits.privileged_execute_never || next.privileged_execute_never,
+                        unprivileged_execute_never: limits.unprivileged_execute_never
+                            || next.unprivileged_execute_never,
+                    };
+                    self.caches.insert_table(Tags::table(space, address, place), limits);
+                    level = next_level;
                 }
-                return Ok(Leaf { descriptor: leaf.limited_by(&limits), offset: (1 << level.shift()) - 1 });
+                (Descriptor::Leaf(descriptor), _) => {
+                    in_range(descriptor.output)?;
+                    if !descriptor.accessed && !cd.access_flag_fault_disabled {
+                        return Err(Fault::Access);
+                    }
+                    let leaf = Leaf { descriptor: descriptor.limited_by(&limits), offset: (1 << level.shift()) - 1 };
+                    // A block on its way to another size is not kept (3.21.1.2).
+                    if level == Level::Three || word & NO_TRANSLATION_CACHING == 0 {
+                        let global = !descriptor.not_global;
+                        self.caches.insert_leaf(Tags::leaf(space, global, address, place), leaf);
+                    }
+                    return Ok(leaf);
+                }
+                _ => return Err(Fault::Translation),
             }
-            _ => return Err(Fault::Translation),
         }
     }
 }

@@ -35,7 +35,7 @@ impl Random {
     }
 }
 
-const REGISTERS: [u64; 25] = [
+const REGISTERS: [u64; 27] = [
     CR0,
     CR0ACK,
     CR1,
@@ -61,11 +61,13 @@ const REGISTERS: [u64; 25] = [
     PRIQ_CONS,
     GERRORN,
     0xe00,
+    0xe08,
+    0xe0c,
 ];
 
 fn touch_register(bench: &mut Bench, random: &mut Random) {
     let base = match random.below(3) {
-        0 => board::SMMU_BASE + REGISTERS[random.below(25) as usize],
+        0 => board::SMMU_BASE + REGISTERS[random.below(27) as usize],
         1 => board::engine_base(random.below(4) as usize) + random.below(0x60) * 4,
         _ => board::WINDOW.start - 8 + random.below(board::WINDOW.end - board::WINDOW.start + 16),
     };

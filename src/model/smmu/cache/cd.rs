@@ -51,6 +51,7 @@ impl CdCache {
     }
 
     /// The level 1 descriptor for CD `index` of `stream` in a table that splits SubstreamIDs at bit `split`, 6 or 10.
+    #[cfg_attr(not(test), expect(dead_code, reason = "without IDR0.CD2L there are no level 1 descriptors"))]
     pub(in crate::model::smmu) fn look_up_level1(
         &self,
         StreamId(stream): StreamId,
@@ -63,6 +64,7 @@ impl CdCache {
     }
 
     /// Keeps the level 1 descriptor that was read for CD `index` of `stream`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "without IDR0.CD2L there are no level 1 descriptors"))]
     pub(super) fn insert_level1(
         &mut self,
         StreamId(stream): StreamId,
@@ -122,6 +124,8 @@ mod tests {
     const KEYS: [(u32, u32); 7] = [(0x100, 0), (0x100, 1), (0x100, 65), (0x101, 1), (0x102, 0), (0x103, 1), (0x110, 1)];
     const LEVEL1: [(u32, u32); 4] = [(0x100, 0), (0x100, 64), (0x101, 0), (0x110, 0)];
 
+    type Left = std::vec::Vec<(u32, u32)>;
+
     fn filled() -> CdCache {
         let (mut cache, mut random) = (CdCache::new(), Random::new(1));
         for (stream, index) in KEYS {
@@ -134,7 +138,7 @@ mod tests {
     }
 
     /// What is left after `command`, and which level 1 descriptors.
-    fn after(command: Command) -> (std::vec::Vec<(u32, u32)>, std::vec::Vec<(u32, u32)>) {
+    fn after(command: Command) -> (Left, Left) {
         let mut cache = filled();
         cache.invalidate(&command);
         (

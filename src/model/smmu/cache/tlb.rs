@@ -69,8 +69,9 @@ pub(in crate::model::smmu) struct Controls {
     pub(in crate::model::smmu) vmid_wildcard: u8,
 }
 
+/// What an entry matches by, in look-ups and invalidations.
 #[derive(Clone, Copy, Debug)]
-struct Tags {
+pub(in crate::model::smmu) struct Tags {
     space: Space,
     /// It matches every ASID of the same ASET (3.17.1). Never set for a table.
     global: bool,
@@ -140,49 +141,15 @@ impl<L: Copy, T: Copy> Tlb<L, T> {
         })
     }
 
-    /// Keeps the leaf at `place` that translates `address`. `global` is the opposite of the descriptor's nG and means
-    /// nothing at EL2 and at stage 2 (3.17.1). `shift` is log2 of the bytes for which the value holds: fewer than the
-    /// descriptor translates if stage 2 maps less at once.
-    ///
-    /// A block with nT set is not to be kept (3.21.1.2).
-    pub(in crate::model::smmu) fn insert(
-        &mut self,
-        space: Space,
-        global: bool,
-        address: u64,
-        place: Place,
-        shift: u32,
-        value: L,
-        random: &mut Random,
-    ) {
-        let shift = shift.min(place.shift());
-        let tags = Tags { space, global: global && space.has_asid(), address: floor(address, shift), shift, place };
-        self.sizes |= 1 << shift;
-        self.leaves.insert(
-            number(space, address, shift),
-            Entry { tags, value },
-            |old| old.tags.replaced_by(&tags),
-            random,
-        );
+    /// Keeps the leaf that `tags` tells of. A block with nT set is not to be kept (3.21.1.2).
+    pub(super) fn insert(&mut self, tags: Tags, value: L, random: &mut Random) {
+        self.sizes |= 1 << tags.shift;
+        self.leaves.insert(tags.number(), Entry { tags, value }, |old| old.tags.replaced_by(&tags), random);
     }
 
-    /// Keeps the table that the descriptor at `place` for `address` leads to.
-    pub(in crate::model::smmu) fn insert_table(
-        &mut self,
-        space: Space,
-        address: u64,
-        place: Place,
-        value: T,
-        random: &mut Random,
-    ) {
-        let shift = place.shift();
-        let tags = Tags { space, global: false, address: floor(address, shift), shift, place };
-        self.tables.insert(
-            number(space, address, shift),
-            Entry { tags, value },
-            |old| old.tags.replaced_by(&tags),
-            random,
-        );
+    /// Keeps the table that the descriptor of `tags` leads to.
+    pub(super) fn insert_table(&mut self, tags: Tags, value: T, random: &mut Random) {
+        self.tables.insert(tags.number(), Entry { tags, value }, |old| old.tags.replaced_by(&tags), random);
     }
 
     /// Drops what a CMD_TLBI_* names and nothing else.
@@ -225,6 +192,30 @@ impl Space {
 }
 
 impl Tags {
+    /// Of the leaf at `place` that translates `address`. `global` is the opposite of the descriptor's nG and means nothing
+    /// at EL2 and at stage 2 (3.17.1).
+    pub(in crate::model::smmu) fn leaf(space: Space, global: bool, address: u64, place: Place) -> Self {
+        Self { global: global && space.has_asid(), ..Self::table(space, address, place) }
+    }
+
+    /// Of the table that the descriptor at `place` for `address` leads to.
+    pub(in crate::model::smmu) fn table(space: Space, address: u64, place: Place) -> Self {
+        let shift = place.shift();
+        Self { space, global: false, address: floor(address, shift), shift, place }
+    }
+
+    /// Of the part of 2^`shift` bytes around `address`, for which alone the entry holds because stage 2 maps no more at
+    /// once.
+    #[cfg_attr(not(test), expect(dead_code, reason = "without stage 2 entries hold as far as descriptors do"))]
+    pub(in crate::model::smmu) fn part(self, address: u64, shift: u32) -> Self {
+        let shift = shift.min(self.shift);
+        Self { address: floor(address, shift), shift, ..self }
+    }
+
+    fn number(&self) -> u64 {
+        number(self.space, self.address, self.shift)
+    }
+
     fn translates(&self, space: Space, address: u64) -> bool {
         floor(address, self.shift) == self.address && self.space.serves(self.global, space)
     }

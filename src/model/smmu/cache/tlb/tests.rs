@@ -42,13 +42,13 @@ impl Bench {
     }
 
     fn leaf(&mut self, space: Space, global: bool, address: u64, place: Place) -> &mut Self {
-        self.tlb.insert(space, global, address, place, place.shift(), self.count, &mut self.random);
+        self.tlb.insert(Tags::leaf(space, global, address, place), self.count, &mut self.random);
         self.count += 1;
         self
     }
 
     fn table(&mut self, space: Space, address: u64, place: Place) -> &mut Self {
-        self.tlb.insert_table(space, address, place, self.count, &mut self.random);
+        self.tlb.insert_table(Tags::table(space, address, place), self.count, &mut self.random);
         self.count += 1;
         self
     }
@@ -311,7 +311,8 @@ fn smaller_entry_goes_with_the_whole_of_its_stage_1_block() {
     // Arm DDI 0487, D8.17: all entries with the stage 1 information of the block, whichever part of it is named.
     let mut bench = Bench::new();
     let mut random = Random::new(1);
-    bench.tlb.insert(el1(1, 1), false, 0x40_3000, BLOCK_2M, 12, 7, &mut random);
+    let tags = Tags::leaf(el1(1, 1), false, 0x40_3000, BLOCK_2M).part(0x40_3000, 12);
+    bench.tlb.insert(tags, 7, &mut random);
     assert_eq!(bench.tlb.look_up(el1(1, 1), 0x40_3fff), Ok(Some(7)));
     assert_eq!(bench.tlb.look_up(el1(1, 1), 0x40_4000), Ok(None));
     bench.after(Command::TlbiNhVa { vmid: Vmid(1), asid: Asid(1), range: at(0x60_0000, true) });
