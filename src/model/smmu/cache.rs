@@ -28,6 +28,9 @@ pub(super) use self::tlb::{Conflict, Controls, Place, Space, Tags};
 use crate::smmuv3::command::Command;
 use crate::smmuv3::{Asid, Granule, StreamId, SubstreamId, Vmid};
 
+/// The most invalidations that wait for a CMD_SYNC.
+const PENDING: usize = 16;
+
 /// The caches of an SMMU whose walks give leaves `L` and tables `T`.
 #[derive(Debug)]
 pub(super) struct Caches<L, T> {
@@ -42,6 +45,8 @@ pub(super) struct Caches<L, T> {
     disturbed: bool,
     /// The stream whose STE was last read or invalidated.
     recent: StreamId,
+    /// Invalidations that were consumed and are not complete.
+    pending: [Option<(Command, Controls)>; PENDING],
 }
 
 impl<L: Copy, T: Copy> Caches<L, T> {
@@ -54,12 +59,14 @@ impl<L: Copy, T: Copy> Caches<L, T> {
             random: Random::new(0),
             disturbed: false,
             recent: StreamId(0),
+            pending: [None; PENDING],
         }
     }
 
     /// Begins another sequence of evictions; with a `seed` other than 0 also such that nothing asks for, see
-    /// [`disturb`](Caches::disturb).
-    pub(super) const fn set_seed(&mut self, seed: u32) {
+    /// [`disturb`](Caches::disturb), and invalidations that wait for a CMD_SYNC.
+    pub(super) fn set_seed(&mut self, seed: u32) {
+        self.complete();
         self.random = Random::new(seed);
         self.disturbed = seed != 0;
     }
@@ -109,8 +116,23 @@ impl<L: Copy, T: Copy> Caches<L, T> {
         self.tlb.insert_table(tags, table, &mut self.random);
     }
 
-    /// Does what a CMD_CFGI_* or CMD_TLBI_* requires, at once.
+    /// Does what a CMD_CFGI_* or CMD_TLBI_* requires: at once, or when the caches are disturbed as late as the architecture
+    /// permits, since their consumption means nothing (4.8).
     pub(super) fn invalidate(&mut self, command: &Command, controls: Controls) {
+        match self.pending.iter_mut().find(|place| place.is_none()) {
+            Some(place) if self.disturbed => *place = Some((*command, controls)),
+            _ => self.drop_named(command, controls),
+        }
+    }
+
+    /// A CMD_SYNC is about to be consumed: the invalidations before it are complete (4.7.3).
+    pub(super) fn complete(&mut self) {
+        for (command, controls) in core::mem::replace(&mut self.pending, [None; PENDING]).into_iter().flatten() {
+            self.drop_named(&command, controls);
+        }
+    }
+
+    fn drop_named(&mut self, command: &Command, controls: Controls) {
         if let Command::CfgiSte { stream, .. } = *command {
             self.recent = stream;
         }

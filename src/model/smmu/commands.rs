@@ -104,7 +104,7 @@ impl Smmu {
             | Command::TlbiS2Ipa { .. } => return Err(CommandError::Illegal),
             // A prefetch need not do anything (4.2).
             Command::PrefetchConfig { .. } | Command::PrefetchAddress { .. } => {}
-            // The rest is CMD_CFGI_* and CMD_TLBI_*. What they name is gone before the next command.
+            // The rest is CMD_CFGI_* and CMD_TLBI_*. What they name is gone by the next CMD_SYNC.
             _ => self.caches.invalidate(command, Controls::default()),
         }
         Ok(())
@@ -136,6 +136,7 @@ impl Smmu {
     }
 
     fn sync(&mut self, completion: SyncCompletion, wires: &mut impl Wires) -> Result<(), CommandError> {
+        self.caches.complete();
         if core::mem::take(&mut self.invalidation_timed_out) {
             return Err(CommandError::InvalidationTimeout);
         }

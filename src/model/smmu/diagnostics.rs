@@ -7,7 +7,7 @@ pub const CONTROL: usize = 0xe00;
 pub const STALLED: usize = 0xe04;
 
 /// Writing a number makes the caches evict by another sequence, and with one other than 0 also forget and read ahead
-/// when nothing asks for it. Reads as 0, as all below.
+/// when nothing asks for it, and complete invalidations no earlier than CMD_SYNC. Reads as 0, as all below.
 pub const CACHE_SEED: usize = 0xe08;
 /// Writing a StreamID fills the caches with entries that nothing in memory stands for, as reset may leave them (3.11): 64
 /// streams from this one on bypass the SMMU, their CDs are ILLEGAL, and addresses translate to themselves. A driver has to

@@ -249,6 +249,7 @@ fn nothing_is_read_ahead_while_the_smmu_is_off() {
     bench.write(CACHE_SEED, 1);
     for _ in 0..1000 {
         bench.forget_configuration(STREAM);
+        bench.command([0x46, 0]);
         bench.command([0x01 | STREAM << 32, 0]);
         bench.command([0x45 | STREAM << 32, 0]);
     }
@@ -291,6 +292,7 @@ fn structure_read_ahead_catches_a_missing_invalidation() {
     bench.map(0, 0x5000, DATA, NG | PAGE_RW);
     bench.write(CACHE_SEED, 5);
     bench.forget_configuration(STREAM);
+    bench.command([0x46, 0]);
     for _ in 0..200 {
         bench.step();
     }
@@ -301,6 +303,23 @@ fn structure_read_ahead_catches_a_missing_invalidation() {
     bench.forget_configuration(STREAM);
     bench.write_word(0, 0x5000);
     assert_eq!(bench.state(0), 2);
+}
+
+#[test]
+fn invalidation_is_not_complete_before_the_sync() {
+    // 4.8: the consumption of CMD_CFGI_* and CMD_TLBI_* means nothing; 4.7.3: that of a later CMD_SYNC does.
+    let mut stale = 0;
+    for seed in 1..20 {
+        let mut bench = attached();
+        assert_eq!(written_page(&mut bench), Some(0));
+        bench.write(CACHE_SEED, seed);
+        bench.map(0, 0x5000, DATA + 0x1000, NG | PAGE_RW);
+        bench.forget_translations();
+        stale += u32::from(written_page(&mut bench) == Some(0));
+        bench.command([0x46, 0]);
+        assert_eq!(written_page(&mut bench), Some(1));
+    }
+    assert!(stale > 10, "{stale}");
 }
 
 #[test]
