@@ -200,6 +200,19 @@ fn el2_has_one_half_that_cannot_be_disabled() {
 }
 
 #[test]
+fn access_flags_of_tables_need_those_of_leaves() {
+    // HAFT is w1[3]; it counts only where IDR0.HTTU is 3 (5.4).
+    let mut words = LOWER;
+    words[1] |= 1 << 3;
+    let tables = Features { httu: Httu::Tables, ..test_features() };
+    illegal(words, tables, "HAFT", 1);
+    words[0] |= 1 << 43;
+    assert!(ContextDescriptor::decode(words, &tables, &STREAM).is_ok());
+    words[0] = LOWER[0];
+    assert!(ContextDescriptor::decode(words, &Features { httu: Httu::Dirty, ..tables }, &STREAM).is_ok());
+}
+
+#[test]
 fn level_1_descriptors_are_those_of_5_3() {
     let descriptor = L1ContextDescriptor { table: PhysAddr(0x00ab_8000_5000) };
     assert_eq!(descriptor.encode(), 0x00ab_8000_5001);

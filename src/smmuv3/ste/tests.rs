@@ -233,6 +233,16 @@ fn stage_2_rules_of_5_2_hold() {
 }
 
 #[test]
+fn stage_2_access_flags_of_tables_need_those_of_leaves() {
+    // S2HAFT is w2[59]; it counts only where IDR0.HTTU is 3 (5.2).
+    let tables = Features { httu: Httu::Tables, ..test_features() };
+    let words = set(STAGE2, 2, 1 << 59);
+    illegal(words, tables, "S2HAFT", 1);
+    assert!(Ste::decode(set(words, 2, 1 << 56), &tables).is_ok());
+    assert!(Ste::decode(words, &Features { httu: Httu::Dirty, ..tables }).is_ok());
+}
+
+#[test]
 fn stage_2_sizes_and_first_levels_must_agree() {
     let full = test_features();
     let words = |t0sz: u64, sl0: u64, granule: u64| {
