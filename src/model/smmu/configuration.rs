@@ -98,7 +98,9 @@ impl Smmu {
             (None, _) if stage1.cd_max == 0 => 0,
             (None, DefaultSubstream::Substream0) => 0,
             (None, DefaultSubstream::Bypass) => return Ok(None),
-            (None, DefaultSubstream::Terminate) => return Err(Denied::With(Event::StreamDisabled { stream: origin.stream })),
+            (None, DefaultSubstream::Terminate) => {
+                return Err(Denied::With(Event::StreamDisabled { stream: origin.stream }));
+            }
         };
         let walker = self.walker(ste, memory, true);
         let address = self.cd_address(stage1, origin, index, &walker)?;

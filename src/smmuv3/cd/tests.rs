@@ -187,6 +187,11 @@ fn permission_controls_are_bits_36_40_and_bit_1_of_the_tables() {
 fn el2_with_e2h_has_both_halves_and_asids() {
     let e2h = Stage1 { world: StreamWorld::El2E2h, ..STREAM };
     assert_eq!(ContextDescriptor::decode(LOWER, &test_features(), &e2h), Ok(lower()));
+    let disabled = ContextDescriptor::decode(lower_with(0, 1 << 14), &test_features(), &e2h);
+    assert_eq!(disabled, Ok(ContextDescriptor { ttb0: None, ..lower() }));
+    // EPD1 = 0 makes TTB1 count: TG1 0 is reserved.
+    let upper = ContextDescriptor::decode(lower_with(1 << 30, 0), &test_features(), &e2h);
+    assert_eq!(upper, Err(ContextError::Illegal { field: "TG1", value: 0 }));
     let narrow = Features { asid_bits: 8, ..test_features() };
     let refused = ContextDescriptor::decode(LOWER, &narrow, &e2h);
     assert_eq!(refused, Err(ContextError::Illegal { field: "ASID", value: 0x1234 }));
