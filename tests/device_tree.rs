@@ -56,6 +56,7 @@ fn qemus_tree_gives_the_board() {
     assert_eq!(board.psci, PsciMethod::Smc);
     assert_eq!(board.gic.distributor, 0x0800_0000..0x0801_0000);
     assert_eq!(*board.gic.redistributors, *from_ref(&(0x080a_0000..0x0900_0000)));
+    assert_eq!(board.control, None);
     assert_eq!(board.timer, Interrupt { intid: 27, trigger: Trigger::Level });
     assert_eq!(board.uart, 0x0900_0000..0x0900_1000);
     assert!(board.engines.is_empty());

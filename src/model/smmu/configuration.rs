@@ -2,6 +2,7 @@
 
 use super::Smmu;
 use super::events::fetch;
+use super::injection::Point;
 use super::translation::{Fault, Walker};
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
@@ -50,7 +51,9 @@ impl Smmu {
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
         };
-        let words = fetch_words(address, self.registers.output_bits(), memory)
+        let passes = self.injection.passes(Point::SteFetch);
+        let words = passes
+            .and_then(|()| fetch_words(address, self.registers.output_bits(), memory))
             .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
         Ste::decode(words, &self.registers.features).map_err(|_| Event::BadSte { origin })
     }
@@ -102,7 +105,7 @@ impl Smmu {
         };
         let walker = self.walker(ste, memory, true);
         let address = self.cd_address(stage1, origin, index, &walker)?;
-        let words = fetch_own(address, origin, &walker)?;
+        let words = fetch_own(address, origin, &walker, || self.injection.passes(Point::CdFetch))?;
         let world = self.world(stage1);
         ContextDescriptor::decode(words, walker.features, &Stage1 { world, ..*stage1 })
             .map(|cd| Some((cd, world)))
@@ -123,7 +126,7 @@ impl Smmu {
             _ => return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
         };
         let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
-        let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker)?;
+        let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker, || Ok(()))?;
         let bits = match walker.stage2 {
             Some(_) => walker.features.ias(),
             None => walker.features.oas.bits(),
@@ -149,14 +152,16 @@ impl Smmu {
     }
 }
 
-/// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates.
+/// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates, unless it does not `pass`.
 fn fetch_own<const N: usize, M: Memory>(
     address: u64,
     origin: Origin,
     walker: &Walker<'_, M>,
+    pass: impl FnOnce() -> Result<(), Abort>,
 ) -> Result<[u64; N], Denied> {
     let physical = walker.own_read(address, FaultClass::ContextDescriptor).map_err(Denied::Fault)?;
-    fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory)
+    pass()
+        .and_then(|()| fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory))
         .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(physical) }))
 }
 

@@ -15,7 +15,8 @@ mod stage2;
 mod tests;
 
 pub(super) use self::permissions::{Permissions, Rights};
-use crate::model::memory::Memory;
+use super::injection::{Injection, Point};
+use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::features::Features;
@@ -107,6 +108,7 @@ pub(super) struct Translation {
 /// Reads translation tables, and updates their flags.
 pub(super) struct Walker<'a, M> {
     pub(super) features: &'a Features,
+    pub(super) injection: &'a Injection,
     pub(super) memory: &'a M,
     /// Stage 2, if it translates.
     pub(super) stage2: Option<&'a Stage2>,
@@ -136,6 +138,12 @@ impl<M: Memory> Walker<'_, M> {
                 .stage2(stage2, address, class, Some(Access::READ))
                 .map(|mapping| PhysAddr(mapping.translate(address))),
         }
+    }
+
+    /// Reads a descriptor.
+    fn descriptor(&self, at: PhysAddr) -> Result<u64, Abort> {
+        self.injection.passes(Point::TableFetch)?;
+        self.memory.read64(at)
     }
 
     fn update(&self, at: PhysAddr, old: u64, new: u64, big_endian: bool) -> Result<(), Stop> {

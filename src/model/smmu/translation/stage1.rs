@@ -78,7 +78,7 @@ impl<M: Memory> Walker<'_, M> {
 
     fn read_stage1(&self, at: u64, big_endian: bool) -> Result<u64, Fault> {
         let physical = self.own_read(at, FaultClass::TableDescriptor)?;
-        let word = self.memory.read64(physical).map_err(|_| Fault::stage1_walk(physical))?;
+        let word = self.descriptor(physical).map_err(|_| Fault::stage1_walk(physical))?;
         Ok(if big_endian { word.swap_bytes() } else { word })
     }
 

@@ -36,7 +36,7 @@ impl<M: Memory> Walker<'_, M> {
         let wide = self.features.oas.bits() >= 52 && stage2.granule == Granule::Size64K;
         let output_bits = u32::from(stage2.output_size.min(self.features.oas).bits()).min(if wide { 52 } else { 48 });
         let tables = Tables::new(stage2.granule, input_bits, start, stage2.table.0, output_bits, wide);
-        let read = |at| match self.memory.read64(PhysAddr(at)) {
+        let read = |at| match self.descriptor(PhysAddr(at)) {
             Ok(word) if stage2.big_endian => Ok(word.swap_bytes()),
             Ok(word) => Ok(word),
             Err(_) => Err(walk_fault(PhysAddr(at))),

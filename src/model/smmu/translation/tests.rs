@@ -33,7 +33,12 @@ fn cd(features: &Features, word0: u64, table: u64) -> ContextDescriptor {
 }
 
 fn stage1(features: &Features, memory: &HostMemory, cd: &ContextDescriptor, address: u64) -> Result<Mapping, Fault> {
-    Walker { features, memory, stage2: None, update: true }.stage1(cd, StreamWorld::El1, address, Some(Access::READ))
+    Walker { features, injection: &Injection::new(), memory, stage2: None, update: true }.stage1(
+        cd,
+        StreamWorld::El1,
+        address,
+        Some(Access::READ),
+    )
 }
 
 #[test]
@@ -87,14 +92,16 @@ fn mapping_stays_clean_until_a_write_walks() {
     // AP[2] and DBM.
     let clean = 0x4008_0000 | PAGE | 1 << 7 | 1 << 51;
     memory.write64(PhysAddr(TABLES + 0x1_0000), clean).unwrap();
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+    let walker =
+        Walker { features: &features, injection: &Injection::new(), memory: &memory, stage2: None, update: true };
     let read = walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap();
     assert!(read.clean && read.permissions.unprivileged.write);
     // A look alone changes nothing.
     let look = Walker { update: false, ..walker }.stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap();
     assert!(look.clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean);
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+    let walker =
+        Walker { features: &features, injection: &Injection::new(), memory: &memory, stage2: None, update: true };
     assert!(!walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap().clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean & !(1 << 7));
 }
@@ -142,7 +149,8 @@ fn descriptor_that_never_holds_still_ends_the_walk() {
     let cd = cd(&features, CD0 | 1 << 43, TABLES);
     memory.write64(PhysAddr(TABLES), (TABLES + 0x1_0000) | 3).unwrap();
     memory.write64(PhysAddr(TABLES + 0x1_0000), 0x4008_0000 | PAGE & !0x400).unwrap();
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+    let walker =
+        Walker { features: &features, injection: &Injection::new(), memory: &memory, stage2: None, update: true };
     let fault = walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap_err();
     assert_eq!(fault.cause, Cause::Walk(PhysAddr(TABLES + 0x1_0000)));
 }
@@ -158,7 +166,13 @@ fn every_stage2_word_is_walked_within_bounds() {
                 let third = t0sz << 32 | sl0 << 38 | granule << 46 | 6 << 48 | 1 << 51;
                 let Ok(ste) = Ste::decode([0xd, 0, third, TABLES, 0, 0, 0, 0], &features) else { continue };
                 let StreamConfig::Stage2(stage2) = ste.config else { panic!() };
-                let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+                let walker = Walker {
+                    features: &features,
+                    injection: &Injection::new(),
+                    memory: &memory,
+                    stage2: None,
+                    update: true,
+                };
                 for ipa in [0, (1 << (64 - t0sz)) - 1, u64::MAX] {
                     assert!(walker.stage2(&stage2, ipa, FaultClass::Input, Some(Access::READ)).is_err());
                 }
