@@ -117,6 +117,7 @@ fn the_models_nodes_are_found_and_its_share_is_gone() {
     let faults: Vec<_> = board.engines.iter().map(|engine| (engine.can_stall, engine.pasid_bits)).collect();
     assert_eq!(faults, [(true, 0), (true, 0), (false, 8), (false, 8)]);
     assert!(board.engines.iter().all(|engine| engine.smmu == Phandle(0x8009)));
+    assert_eq!(board.control, Some(0x0b08_0000..0x0b08_1000));
 }
 
 #[test]
