@@ -142,15 +142,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// [`FaultTable::expire`].
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
         let expired = self.faults.expire(cpu, now_us);
-        // Only the drainer of a queue empties it, and sends its answers: records before `produced` whose answers wait are
-        // not dealt with either.
-        for queue in [OutputQueue::Events, OutputQueue::PageRequests] {
-            cpu.masked(|masked| {
-                if self.records(queue) < self.produced(masked, queue) {
-                    self.hooks.wake.wake(masked, queue);
-                }
-            });
-        }
+        // Only the drainer of a queue takes its records out and sends its answers.
+        cpu.masked(|masked| {
+            if self.events.is_waiting(&self.hardware, masked) {
+                self.hooks.wake.wake(masked, OutputQueue::Events);
+            }
+            if self.page_requests.as_ref().is_some_and(|queue| queue.is_waiting(&self.hardware, masked)) {
+                self.hooks.wake.wake(masked, OutputQueue::PageRequests);
+            }
+        });
         expired
     }
 

@@ -56,15 +56,18 @@ impl Times {
         self.count
     }
 
-    /// A power of two of counts that `percent` of them stay below.
-    fn below(&self, percent: u64) -> u64 {
+    /// What `percent` of them do not exceed: a power of two of counts, or the longest.
+    fn within(&self, percent: u64) -> u64 {
         let wanted = (u64::from(self.count) * percent).div_ceil(100);
         let mut seen = 0;
         let reached = |bucket: &u32| {
             seen += u64::from(*bucket);
             seen >= wanted
         };
-        1 << self.buckets.iter().position(reached).unwrap_or(reg::BUCKETS - 1)
+        match self.buckets.iter().position(reached) {
+            Some(number) if number < reg::BUCKETS - 1 => self.longest.min(1 << number),
+            _ => self.longest,
+        }
     }
 }
 
@@ -74,13 +77,13 @@ impl fmt::Display for Times {
         let us = |count: u64| (u128::from(count) * 1_000_000).div_ceil(frequency.into());
         write!(
             f,
-            "{} times, {} to {} us, mean {} us, half below {} us, 99 of 100 below {} us",
+            "{} times, {} to {} us, mean {} us, half within {} us, 99 of 100 within {} us",
             self.count,
             us(self.shortest),
             us(self.longest),
             us(self.sum / u64::from(self.count.max(1))),
-            us(self.below(50)),
-            us(self.below(99)),
+            us(self.within(50)),
+            us(self.within(99)),
         )
     }
 }

@@ -218,8 +218,10 @@ impl Injection {
     /// Whether time alone changes something.
     pub(super) fn waits(&self) -> bool {
         let holds = ((1 << HOLDS) - 1) << FIRST_HOLD;
-        self.late.is_some_and(|late| late.due != u64::MAX)
-            || self.is_active(holds) && self.holds.iter().any(|hold| hold.until.is_some_and(|until| until != u64::MAX))
+        let ends = |tick: u64| tick != u64::MAX;
+        self.is_active(holds | LATE_INTERRUPT)
+            && (self.late.is_some_and(|late| ends(late.due))
+                || self.holds.iter().any(|hold| hold.until.is_some_and(ends)))
     }
 
     /// Whether an interrupt by `wire` with `message` arrives now.
