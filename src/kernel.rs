@@ -5,6 +5,7 @@ pub mod devices;
 pub mod engine;
 pub mod fatal;
 pub mod interrupts;
+pub mod model_times;
 pub mod report;
 pub mod runtime;
 pub mod workload;

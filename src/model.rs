@@ -13,6 +13,7 @@
 //! | [`machine`] | the SMMU, the engines and the address decoder |
 //! | [`smmu`] | the SMMU: registers, queues, translation, stalls, page requests |
 //! | [`engine`] | a DMA engine: a device that copies, fills and compares |
+//! | [`control`] | what tests let go wrong, and how long faults take |
 //! | [`board`] | where all this lies in the memory map, and its interrupts |
 //! | [`device_tree`] | tells the board's device tree about it |
 //! | [`el2`] | runs it below a kernel on QEMU |
@@ -23,6 +24,8 @@
 
 #[forbid(unsafe_code)]
 pub mod board;
+#[forbid(unsafe_code)]
+pub mod control;
 #[forbid(unsafe_code)]
 pub mod device_tree;
 pub mod el2;

@@ -56,6 +56,7 @@ fn qemus_tree_gives_the_board() {
     assert_eq!(board.psci, PsciMethod::Smc);
     assert_eq!(board.gic.distributor, 0x0800_0000..0x0801_0000);
     assert_eq!(*board.gic.redistributors, *from_ref(&(0x080a_0000..0x0900_0000)));
+    assert_eq!(board.control, None);
     assert_eq!(board.timer, Interrupt { intid: 27, trigger: Trigger::Level });
     assert_eq!(board.uart, 0x0900_0000..0x0900_1000);
     assert!(board.engines.is_empty());
@@ -116,6 +117,7 @@ fn the_models_nodes_are_found_and_its_share_is_gone() {
     let faults: Vec<_> = board.engines.iter().map(|engine| (engine.can_stall, engine.pasid_bits)).collect();
     assert_eq!(faults, [(true, 0), (true, 0), (false, 8), (false, 8)]);
     assert!(board.engines.iter().all(|engine| engine.smmu == Phandle(0x8009)));
+    assert_eq!(board.control, Some(0x0b08_0000..0x0b08_1000));
 }
 
 #[test]

@@ -145,10 +145,12 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
         let gbpa = LocalRegisterCopy::<u32, GBPA::Register>::new(self.read(Register::Gbpa));
         self.write(Register::Gbpa, (GBPA::ABORT::SET + GBPA::UPDATE::SET).modify(gbpa.get()));
         self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
-        self.write(Register::Cr0, 0);
-        self.poll(cpu, Register::Cr0Ack, u32::MAX, 0)?;
-        self.write(Register::IrqCtrl, 0);
-        self.poll(cpu, Register::IrqCtrlAck, u32::MAX, 0)?;
+        for (register, acknowledged) in [(Register::Cr0, Register::Cr0Ack), (Register::IrqCtrl, Register::IrqCtrlAck)] {
+            // While an earlier owner's update is under way, a write may have no effect (6.3.9, 6.3.16).
+            self.poll(cpu, acknowledged, u32::MAX, self.read(register))?;
+            self.write(register, 0);
+            self.poll(cpu, acknowledged, u32::MAX, 0)?;
+        }
         Ok(())
     }
 

@@ -233,6 +233,9 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
 
     /// Repairs a command queue error if one is active: replaces an illegal command by a SYNC, acknowledges, and with that
     /// restarts consumption (7.1). Returns whether there was one.
+    ///
+    /// A command that ends stalls or page requests has nobody who waits for its SYNC, and what it was to end would wait
+    /// for ever. So it stays, and is replaced only when it is refused again.
     pub(super) fn repair(&self, masked: &Masked) -> bool {
         let repaired = self.hardware.acknowledge(masked, GERROR::CMDQ_ERR::SET.mask(), |_| {
             let cons = Cons::new(self.ring.observe(|| self.hardware.read(Register::CmdqCons)));
@@ -246,10 +249,13 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             };
             let failure = CommandFailure { error, words: self.read(position), position };
             log::error!("command queue error {error:?} at command {position}: {}", Named(failure.words));
-            if error == CommandError::Illegal {
+            let mut failures = self.failures.lock(masked);
+            let refused =
+                |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
+            if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
                 self.write(position, Command::Sync(SyncCompletion::None).encode());
             }
-            self.failures.lock(masked).write(failure);
+            failures.write(failure);
             self.errors.fetch_add(1, Ordering::Release);
         });
         repaired != 0
@@ -438,6 +444,21 @@ mod tests {
         let words = CFGI_STE_0X10_LEAF;
         assert_eq!(failure, Some(CommandFailure { error: CommandError::Illegal, words, position: 0 }));
         assert_eq!(bench.queue.execute(&mut cpu, &[cfgi()]), Ok(()), "others are not blamed");
+    }
+
+    #[test]
+    fn an_answer_that_is_refused_is_fetched_once_more_before_it_is_replaced() {
+        let bench = bench(3, |_, _, _| {});
+        let mut cpu = fake::cpu();
+        let retry = Command::Resume { stream: StreamId(2), stag: Stag(7), action: ResumeAction::Retry };
+        bench.queue.submit(&mut cpu, &[retry]).unwrap();
+        for (gerror, left) in [(1, [0x2_0000_1044, 7]), (0, SYNC)] {
+            bench.fake.set(Register::CmdqCons, 1 << 24);
+            bench.fake.set(Register::Gerror, gerror);
+            assert!(cpu.masked(|masked| bench.queue.repair(masked)));
+            assert_eq!(bench.queue.read(0), left);
+        }
+        assert_eq!(bench.queue.counts().errors, 2);
     }
 
     #[test]

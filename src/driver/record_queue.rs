@@ -174,6 +174,15 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         state.next + self.pending(self.prod(hardware), state.next).unwrap_or(0)
     }
 
+    /// Whether there is something for a drainer to do, and none at work.
+    pub(super) fn is_waiting<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) -> bool {
+        self.state.try_lock(masked).is_some_and(|state| {
+            let prod = self.prod(hardware);
+            let drained = self.pending(prod, state.next) == Some(0) && prod.overflow == state.acknowledged;
+            !drained || !state.unsent.is_empty()
+        })
+    }
+
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2).
     pub(super) fn discard<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) {
         let mut state = self.state.lock(masked);

@@ -137,16 +137,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.trace.as_ref().map(|trace| trace.value(masked))
     }
 
-    /// Answers the groups whose time is over, and tries again to send what found no room in the command queue. To be called
-    /// every few milliseconds. `now_us` and the result are those of [`FaultTable::expire`].
+    /// Answers the groups whose time is over, tries again to send what found no room in the command queue, and has records
+    /// taken out whose interrupt was lost. To be called every few milliseconds. `now_us` and the result are those of
+    /// [`FaultTable::expire`].
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
         let expired = self.faults.expire(cpu, now_us);
-        // Only the drainer of a queue sends its answers.
-        let queues =
-            [(OutputQueue::Events, self.event_counts()), (OutputQueue::PageRequests, self.page_request_counts())];
-        for (queue, _) in queues.iter().filter(|(_, counts)| counts.unsent > 0) {
-            cpu.masked(|masked| self.hooks.wake.wake(masked, *queue));
-        }
+        // Only the drainer of a queue takes its records out and sends its answers.
+        cpu.masked(|masked| {
+            if self.events.is_waiting(&self.hardware, masked) {
+                self.hooks.wake.wake(masked, OutputQueue::Events);
+            }
+            if self.page_requests.as_ref().is_some_and(|queue| queue.is_waiting(&self.hardware, masked)) {
+                self.hooks.wake.wake(masked, OutputQueue::PageRequests);
+            }
+        });
         expired
     }
 

@@ -8,6 +8,7 @@ mod stall;
 mod wild;
 
 use super::devices::Devices;
+use super::model_times::ModelTimes;
 use super::report::Report;
 use super::runtime::Kernel;
 use crate::iopf::Totals;
@@ -80,6 +81,7 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
     );
     report.equal("global errors", 0, devices.smmus.iter().map(|unit| unit.events.global_errors()).sum::<u64>());
     print_totals(&bench, heap_before);
+    print_times(&bench);
     if report.failed() == 0 {
         log::info!("{} checks: all checks held", report.held());
         0
@@ -123,4 +125,18 @@ fn print_totals(bench: &Bench, heap_before: usize) {
         heap_before,
         bench.frames.in_use(),
     );
+}
+
+/// What the model says about the time that faults took. It varies from run to run, so nothing is checked.
+fn print_times(bench: &Bench) {
+    let board = &bench.kernel.board;
+    let page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ModelTimes::new);
+    for (page, unit) in page.iter().flat_map(|page| bench.devices.engines.iter().map(move |unit| (page, unit))) {
+        let [answers, retries] = page.of(unit.engine.stream());
+        for (what, times) in [("fault to answer", answers), ("answer to retry", retries)] {
+            if times.count() > 0 {
+                log::info!("{what}, by the model: {:?}, {times}", unit.engine.stream());
+            }
+        }
+    }
 }

@@ -8,6 +8,11 @@ pub const SMMU_BASE: u64 = 0x0b00_0000;
 /// The size of the SMMU's registers, pages 0 and 1 of 64 KiB each.
 pub const SMMU_SIZE: u64 = 0x2_0000;
 
+/// The [control page](super::control).
+pub const CONTROL_BASE: u64 = 0x0b08_0000;
+/// The size of the control page.
+pub const CONTROL_SIZE: u64 = 0x1000;
+
 /// The number of DMA engines unless somebody chooses another.
 pub const DEFAULT_ENGINES: usize = 4;
 /// The most DMA engines.
@@ -39,6 +44,9 @@ const _: () = assert!(ENGINE_SPI_LOW + MAX_ENGINES as u32 - (LAST_SPI - ENGINE_S
 
 /// The compatible string of an engine's device-tree node.
 pub const ENGINE_COMPATIBLE: &str = "smmu-iopf,dma-engine";
+
+/// The compatible string of the control page's device-tree node.
+pub const CONTROL_COMPATIBLE: &str = "smmu-iopf,model-control";
 
 /// The width of the engines' PASIDs, in bits.
 pub const PASID_BITS: u8 = 8;

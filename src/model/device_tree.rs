@@ -312,7 +312,7 @@ fn write_memory(writer: &mut Writer<'_, '_>, name: u32, reg: &[u8], hidden: &Ran
     Ok(())
 }
 
-/// Writes the nodes of the SMMU, whose phandle is `phandle`, and of the `engines` engines behind it.
+/// Writes the nodes of the SMMU, whose phandle is `phandle`, of the control page, and of the `engines` engines.
 fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile, engines: usize) -> Result<(), TreeError> {
     let interrupt = |wire| [GIC_SPI, board::spi(wire), EDGE_RISING];
     let reg = |base: u64, size: u64| [base, size].map(|word| [(word >> 32) as u32, word as u32]);
@@ -326,6 +326,11 @@ fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile, engi
     writer.property(Name::DmaCoherent, b"")?;
     writer.cells(Name::IommuCells, &[1])?;
     writer.cells(Name::Phandle, &[phandle])?;
+    writer.end()?;
+
+    writer.begin("control", board::CONTROL_BASE)?;
+    writer.text(Name::Compatible, board::CONTROL_COMPATIBLE)?;
+    writer.cells(Name::Reg, reg(board::CONTROL_BASE, board::CONTROL_SIZE).as_flattened())?;
     writer.end()?;
 
     for index in 0..engines.min(board::MAX_ENGINES) {

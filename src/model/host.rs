@@ -229,6 +229,16 @@ impl HostSmmu {
         self.write(board::engine_base(engine) + offset as u64, Width::Double, value);
     }
 
+    /// Reads 32 bits of the [control page](super::control) at `offset`.
+    pub fn read_control(&self, offset: usize) -> u32 {
+        self.read(board::CONTROL_BASE + offset as u64, Width::Word) as u32
+    }
+
+    /// Writes 32 bits to the [control page](super::control) at `offset`.
+    pub fn write_control(&self, offset: usize, value: u32) {
+        self.write(board::CONTROL_BASE + offset as u64, Width::Word, value.into());
+    }
+
     /// A delay that steps the machine: once for each call, whatever its length.
     pub fn delay(self: &Arc<Self>) -> HostDelay {
         HostDelay(self.clone())

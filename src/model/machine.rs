@@ -77,6 +77,12 @@ impl Machine {
     pub fn read(&self, address: u64, width: Width) -> u64 {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.read(offset, width),
+            Some(Target::Control(offset)) => match width {
+                Width::Word => self.smmu.read_control(offset).into(),
+                Width::Double => {
+                    u64::from(self.smmu.read_control(offset)) | u64::from(self.smmu.read_control(offset + 4)) << 32
+                }
+            },
             Some(Target::Engine(index, _)) if index >= self.count => 0,
             Some(Target::Engine(index, offset)) => self.engines.get(index).map_or(0, |e| e.read(offset, width)),
             None => 0,
@@ -88,6 +94,12 @@ impl Machine {
     pub fn write(&mut self, address: u64, width: Width, value: u64) {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.write(offset, width, value),
+            Some(Target::Control(offset)) => {
+                self.smmu.write_control(offset, value as u32);
+                if width == Width::Double {
+                    self.smmu.write_control(offset + 4, (value >> 32) as u32);
+                }
+            }
             Some(Target::Engine(index, offset)) => {
                 if let Some(engine) = self.engines().get_mut(index) {
                     engine.write(offset, width, value);
@@ -106,7 +118,7 @@ impl Machine {
     pub fn step(&mut self, memory: &impl Memory, wires: &mut impl Wires) -> bool {
         let engines = self.engines.get_mut(..self.count).unwrap_or_default();
         let mut busy = self.smmu.step(memory, wires, engines);
-        let mut rest = self.awake;
+        let mut rest = self.awake & !self.smmu.held_engines();
         while rest != 0 {
             let index = rest.trailing_zeros();
             rest &= rest - 1;
@@ -128,6 +140,7 @@ impl Default for Machine {
 
 enum Target {
     Smmu(usize),
+    Control(usize),
     Engine(usize, usize),
 }
 
@@ -143,6 +156,9 @@ fn decode(address: u64, width: Width) -> Option<Target> {
         let index = usize::try_from(offset / board::ENGINE_STRIDE).ok()?;
         let offset = offset % board::ENGINE_STRIDE;
         return (offset < board::ENGINE_SIZE).then_some(Target::Engine(index, offset as usize));
+    }
+    if let Some(offset) = address.checked_sub(board::CONTROL_BASE) {
+        return (offset < board::CONTROL_SIZE).then_some(Target::Control(offset as usize));
     }
     let offset = address.checked_sub(board::SMMU_BASE)?;
     (offset < board::SMMU_SIZE).then_some(Target::Smmu(offset as usize))

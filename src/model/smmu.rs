@@ -13,6 +13,8 @@
 //! | `stall` | transactions that stall |
 //! | `ats` | translation requests and translated accesses |
 //! | `page_requests` | the PRI queue and automatic responses |
+//! | `injection` | what goes wrong on request |
+//! | `times` | how long faults take |
 //! | [`diagnostics`] | what the model counts, and its switches |
 
 mod ats;
@@ -21,20 +23,24 @@ mod commands;
 mod configuration;
 pub mod diagnostics;
 mod events;
+mod injection;
 mod msi;
 mod page_requests;
 mod queue;
 mod registers;
 mod stall;
+mod times;
 mod translation;
 
 use self::cache::Caches;
 use self::configuration::Denied;
 use self::diagnostics::count;
+use self::injection::{Injection, Late};
 use self::registers::{RegisterFile, cr0, gerror};
 pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
+use self::times::Times;
 use self::translation::{Fault, Table, Translation, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
@@ -58,6 +64,8 @@ pub struct Smmu {
     failed: bool,
     /// The youngest event record, and `EVENTQ_PROD` after it.
     last_record: Option<(Event, u32)>,
+    injection: Injection,
+    times: Times,
 }
 
 /// How an access goes on that was just issued.
@@ -108,6 +116,8 @@ impl Smmu {
             invalidation_timed_out: false,
             failed: false,
             last_record: None,
+            injection: Injection::new(),
+            times: Times::new(),
         }
     }
 
@@ -120,6 +130,8 @@ impl Smmu {
         self.invalidation_timed_out = false;
         self.failed = false;
         self.last_record = None;
+        self.injection = Injection::new();
+        self.times.reset();
     }
 
     /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
@@ -159,7 +171,11 @@ impl Smmu {
         wires: &mut impl Wires,
         endpoints: &mut E,
     ) -> bool {
-        let acknowledged = self.registers.acknowledge();
+        self.injection.tick();
+        let pending = self.registers.pending();
+        let updates = pending & !self.injection.late_updates(pending);
+        self.inject(updates, memory, wires);
+        let acknowledged = self.registers.acknowledge(updates);
         if acknowledged.disabled {
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
@@ -172,7 +188,13 @@ impl Smmu {
             let origin = Origin { stream, substream };
             let _ = self.ste(origin, memory).map(|ste| self.context(&ste, origin, memory).is_ok());
         }
-        self.consume_commands(memory, wires, endpoints) || acknowledged.any
+        let consumed = !self.injection.holds(Late::Commands) && self.consume_commands(memory, wires, endpoints);
+        consumed || acknowledged.any || self.injection.waits()
+    }
+
+    /// The engines that do nothing in this tick, a bit each, as the [control page](super::control) asks.
+    pub fn held_engines(&mut self) -> u64 {
+        self.injection.held_engines()
     }
 
     /// An access of a device arrives.
@@ -205,7 +227,11 @@ impl Smmu {
             return Polled::Ended(Response::Abort);
         }
         match state {
-            State::Retry => self.retry(slot, &transaction, memory, wires),
+            State::Retry => {
+                let now = self.time(wires);
+                self.times.stall_retried(transaction.stream, slot, now);
+                self.retry(slot, &transaction, memory, wires)
+            }
             State::Held if self.event_queue_is_writable() => self.retry(slot, &transaction, memory, wires),
             State::Held => Polled::Stalled { recorded: false },
             State::Recorded | State::Suppressed(_) | State::Terminate { may_retry: true, .. }
@@ -271,6 +297,7 @@ impl Smmu {
         {
             count(&mut self.registers.diagnostics.stalls_suppressed, 1);
             self.stalls.set(slot, State::Suppressed(first));
+            self.times.stall_unrecorded(slot);
             return false;
         }
         if !self.event_queue_is_writable() {
@@ -281,6 +308,10 @@ impl Smmu {
         self.stalls.set(slot, State::Recorded);
         let recorded = self.write_event(&Event::Fault(TranslationFault { stag: Some(stag), ..fault }), memory, wires);
         count(&mut self.registers.diagnostics.stalls_recorded, u32::from(recorded));
+        if recorded {
+            let now = self.time(wires);
+            self.times.stall_recorded(slot, now);
+        }
         recorded
     }
 
@@ -324,6 +355,7 @@ impl Smmu {
         Walker {
             features: &self.registers.features,
             caches: &mut self.caches,
+            injection: &self.injection,
             memory,
             vmid: ste.vmid,
             stage2: ste.stage2(),

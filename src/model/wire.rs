@@ -20,6 +20,11 @@ pub trait Wires {
     /// Pulses `wire`.
     fn raise(&mut self, wire: Wire);
 
+    /// A counter that goes on while the machine stands still, to tell how long faults take. Without one its ticks do.
+    fn counter(&self) -> Option<u64> {
+        None
+    }
+
     /// Wakes the cores that wait in WFE (4.7.3, SIG_SEV; 4.1.2).
     fn send_event(&mut self);
 }

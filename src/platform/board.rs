@@ -45,6 +45,8 @@ pub struct Board {
     pub smmus: Vec<Smmu, MAX_SMMUS>,
     /// The DMA engines, in the tree's order.
     pub engines: Vec<Engine, MAX_ENGINES>,
+    /// The control page of the model.
+    pub control: Option<Range<u64>>,
 }
 
 impl Board {
@@ -65,6 +67,7 @@ impl Board {
             .chain(pcie)
             .chain(self.smmus.iter().map(|smmu| ("SMMU", &smmu.window)))
             .chain(self.engines.iter().map(|engine| ("DMA engine", &engine.window)))
+            .chain(self.control.iter().map(|window| ("control page", window)))
     }
 }
 

@@ -129,6 +129,7 @@ impl Board {
             pcie: root.compatible("pci-host-ecam-generic").next().map(pcie).transpose()?,
             smmus: collect("SMMUs", root.compatible("arm,smmu-v3").map(smmu))?,
             engines: collect("DMA engines", root.compatible("smmu-iopf,dma-engine").map(engine))?,
+            control: root.compatible("smmu-iopf,model-control").next().map(|node| node.window(0x1000)).transpose()?,
         };
         check_overlaps(&board)?;
         check_smmus(&board)?;

@@ -120,9 +120,15 @@ impl Bench {
 
     fn build(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
-        let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
+        Self::on(HostSmmu::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
+    }
+
+    /// A bench on a machine that is there already.
+    pub(crate) fn on(host: Arc<HostSmmu>, options: Options, bad: u64) -> Result<Self, DriverError> {
+        let memory = host.memory().clone();
         // Caches as bad as the architecture permits: filled at reset, and never at rest.
-        host.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, profile.engine_stream(0).0.into());
+        let first = host.read_engine(0, reg::STREAM_ID);
+        host.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, first.into());
         host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
@@ -131,9 +137,9 @@ impl Bench {
         let sink = Arc::new(Sink::default());
         let hooks = Hooks { wake: wake.clone(), events: sink.clone() };
         let broken = Arc::new(Broken { memory, count: AtomicU64::new(0), bad });
-        let smmu = Smmu::probe(&mut cpu, host.clone(), broken, domain.clone(), host.delay(), hooks, options).unwrap();
+        let smmu = Smmu::probe(&mut cpu, host.clone(), broken, domain.clone(), host.delay(), hooks, options)?;
         *wake.0.lock().unwrap() = Arc::downgrade(&smmu);
-        Self { host, smmu, domain, sink, cpu }
+        Ok(Self { host, smmu, domain, sink, cpu })
     }
 
     /// What the interrupts would do: drains both queues.

@@ -12,6 +12,7 @@ use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::interrupts::ConnectError;
+use smmu_iopf::model::engine::registers as engine;
 use smmu_iopf::platform::board::Smmu;
 use smmu_iopf::platform::smmu_registers::SmmuRegisters;
 use smmu_iopf::smmuv3::registers::Register;
@@ -177,5 +178,68 @@ test!(fn a_running_core_is_not_started_again(kernel, _) {
     for core in &kernel.board.cores {
         equal("CPU_ON of a core that runs", Err(AlreadyOn), psci::cpu_on::<Smc>(core.0, 0x4020_0000, 0))?;
     }
+    Ok(())
+});
+
+// Of the control page (docs/control.md): the Nth write of an event record aborts, and how often that happened.
+const EVENT_WRITE: usize = 0x100;
+const EVENT_WRITES_ABORTED: usize = 0x104;
+
+/// EVENTQ_ABT_ERR of GERROR.
+const EVENTQ_ABT_ERR: u32 = 1 << 2;
+
+test!(fn the_control_page_aborts_one_write_of_an_event_record(kernel, _) {
+    let commands = Commands::new(kernel)?;
+    let registers = &commands.registers;
+    let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
+    let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
+    let unit = kernel.board.engines.first().ok_or(Failure::NotHere("DMA engine"))?;
+    let device = kernel.board.registers(&unit.window).ok_or("the engine is not mapped")?;
+
+    // A stream table without a valid entry: every access is C_BAD_STE (7.3.5).
+    let table = kernel.device_memory.allocate(64 << 9, 64 << 9)?;
+    let events = kernel.device_memory.allocate(32 << 4, 32 << 4)?;
+    let enable = |cr0| {
+        registers.write32(Register::Cr0, cr0);
+        wait::until(&mut Timer, 1_000_000, || match registers.read32(Register::Cr0Ack) {
+            ack if ack == cr0 => Ok(()),
+            ack => Err(ack),
+        })
+        .map_err(|expired| format!("CR0ACK is {:#x}", expired.last))
+    };
+    enable(0)?;
+    registers.write64(Register::StrtabBase, table.phys.0);
+    registers.write32(Register::StrtabBaseCfg, 9);
+    registers.write64(Register::EventqBase, events.phys.0 | 4);
+    registers.write32(Register::EventqProd, 0);
+    registers.write32(Register::EventqCons, 0);
+    registers.write32(Register::Gerrorn, registers.read32(Register::Gerror));
+    let access = || {
+        device.write64(engine::DESTINATION, 0x5000);
+        device.write64(engine::LENGTH, 8);
+        // START, fill.
+        device.write32(engine::CONTROL, 0x11);
+        wait::until(&mut Timer, 1_000_000, || match device.read32(engine::STATUS) & 0xf {
+            3 => Ok(()),
+            state => Err(state),
+        })
+        .map_err(|expired| format!("the engine's state is {}", expired.last))
+    };
+    enable(1 << 2 | 1)?; // EVENTQEN, SMMUEN
+    control.write32(EVENT_WRITE, 2);
+    let before = registers.read32(Register::Gerror);
+    access()?;
+    equal("records after one access", 1, registers.read32(Register::EventqProd))?;
+    equal("GERROR", before, registers.read32(Register::Gerror))?;
+    access()?;
+    equal("records after the aborted write", 1, registers.read32(Register::EventqProd))?;
+    equal("GERROR", before ^ EVENTQ_ABT_ERR, registers.read32(Register::Gerror))?;
+    equal("EVENT_WRITE", 0, control.read32(EVENT_WRITE))?;
+    equal("aborted writes", 1, control.read32(EVENT_WRITES_ABORTED))?;
+    registers.write32(Register::Gerrorn, registers.read32(Register::Gerror));
+    access()?;
+    equal("records after the acknowledgement", 2, registers.read32(Register::EventqProd))?;
+    equal("the record", 0x100_0000_0004, events.words[4].load(Acquire))?;
+    enable(0)?;
     Ok(())
 });

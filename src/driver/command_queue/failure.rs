@@ -10,7 +10,8 @@ use crate::smmuv3::command::Command;
 /// Why command consumption stopped (`CMDQ_CONS.ERR`, 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// CERROR_ILL: the command is illegal. A SYNC took its place.
+    /// CERROR_ILL: the command is illegal. A SYNC took its place, of a command that ends stalls or page requests only if it
+    /// was refused twice.
     Illegal,
     /// CERROR_ABT: fetching the command aborted. It is fetched again.
     FetchAborted,
@@ -29,6 +30,16 @@ pub struct CommandFailure {
     pub words: [u64; WORDS],
     /// Which command it was, counted from the start of the queue's life.
     pub position: u64,
+}
+
+impl CommandFailure {
+    /// Whether the command was to end stalls or page requests.
+    pub(super) fn is_of_answer(&self) -> bool {
+        matches!(
+            Command::decode(self.words),
+            Ok(Command::Resume { .. } | Command::StallTerm { .. } | Command::PriResp { .. })
+        )
+    }
 }
 
 /// The last failures, newest last.

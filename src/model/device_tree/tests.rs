@@ -96,6 +96,14 @@ fn engine_nodes_name_their_stream_and_how_they_fault() {
 }
 
 #[test]
+fn control_page_has_a_node() {
+    let bytes = spliced(FOUR_CORES, HIDDEN).unwrap();
+    let tree = Fdt::new(&bytes).unwrap();
+    assert_eq!(property(&tree, "/control@b080000", "compatible").unwrap(), b"smmu-iopf,model-control\0");
+    assert_eq!(property(&tree, "/control@b080000", "reg").unwrap(), be(&[0, 0x0b08_0000, 0, 0x1000]));
+}
+
+#[test]
 fn sixty_four_engines_have_interrupts_of_their_own() {
     let bytes = spliced_with(FOUR_CORES, 64, HIDDEN).unwrap();
     let tree = Fdt::new(&bytes).unwrap();
@@ -130,7 +138,10 @@ fn clock_core_disappears_and_nothing_else() {
     let gone: Vec<_> = before.iter().filter(|path| !after.contains(path)).collect();
     assert_eq!(gone, ["/cpus/cpu-map/socket0/cluster0/core3", "/cpus/cpu@3"]);
     let new: Vec<_> = after.iter().filter(|path| !before.contains(path)).collect();
-    assert_eq!(new, ["/iommu@b000000", "/dma@b100000", "/dma@b110000", "/dma@b120000", "/dma@b130000"]);
+    assert_eq!(
+        new,
+        ["/iommu@b000000", "/control@b080000", "/dma@b100000", "/dma@b110000", "/dma@b120000", "/dma@b130000"]
+    );
 }
 
 #[test]

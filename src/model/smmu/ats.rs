@@ -70,6 +70,7 @@ impl Smmu {
         wires: &mut impl Wires,
     ) -> Completion {
         let asked = asked(transaction);
+        self.note_translation_request(transaction.stream, wires);
         if self.failed {
             return Completion::CompleterAbort;
         }

@@ -3,8 +3,9 @@
 use super::Smmu;
 use super::cache::Controls;
 use super::diagnostics::count;
+use super::injection::Point;
 use super::registers::{cr0, gerror};
-use super::stall::{Resumed, State};
+use super::stall::{Resumed, Slot, State};
 use crate::model::endpoint::{Endpoints, GroupResponse, Invalidation, Response};
 use crate::model::memory::{Abort, Memory};
 use crate::model::wire::{Wire, Wires};
@@ -48,7 +49,13 @@ impl Smmu {
             if matches!(command, Ok(Command::Sync(_))) && endpoints.is_invalidating() {
                 return consumed > 0;
             }
-            match command.and_then(|command| self.execute(&command, memory, endpoints).map(|()| command)) {
+            // Only for an answer is it worth a look at the clock.
+            let now = match command {
+                Ok(Command::Resume { .. } | Command::PriResp { .. }) => self.time(wires),
+                _ => 0,
+            };
+            let command = self.injected(command);
+            match command.and_then(|command| self.execute(&command, memory, endpoints, now).map(|()| command)) {
                 Ok(command) => {
                     let was_full = self.registers.commands.is_full();
                     self.registers.commands.pop();
@@ -80,16 +87,25 @@ impl Smmu {
         Ok(command)
     }
 
-    /// What a command does before it is consumed. Parameters out of range have no effect (4.1.7): no device and no
+    /// `command`, which is about to be carried out, or what goes wrong instead.
+    fn injected(&self, command: Result<Command, CommandError>) -> Result<Command, CommandError> {
+        let command = command?;
+        self.injection.passes(Point::CommandFetch).map_err(|Abort| CommandError::Abort)?;
+        self.injection.passes(Point::CommandIllegal).map_err(|Abort| CommandError::Illegal)?;
+        Ok(command)
+    }
+
+    /// What a command does before it is consumed; `now` is the time of an answer. Parameters out of range have no effect (4.1.7): no device and no
     /// transaction has such a StreamID.
     fn execute<E: Endpoints + ?Sized>(
         &mut self,
         command: &Command,
         memory: &impl Memory,
         endpoints: &mut E,
+        now: u64,
     ) -> Result<(), CommandError> {
         match *command {
-            Command::Resume { stream, stag, action } => self.resume(stream, stag, action),
+            Command::Resume { stream, stag, action } => self.resume(stream, stag, action, now),
             Command::StallTerm { stream } => self.stall_term(stream, memory),
             Command::Sync(_) => self.sync()?,
             // The ATS interface is off with the SMMU (6.3.9.6).
@@ -101,10 +117,14 @@ impl Smmu {
                 let invalidation =
                     Invalidation { stream, substream, global, first: address & !span, last: address | span };
                 self.invalidation_timed_out |= !endpoints.invalidate(&invalidation);
+                self.invalidation_timed_out |= self.injection.strikes(Point::AtcInvalidation);
             }
             Command::PriResp { stream, substream, group, response } => {
                 let substream = self.presentable(substream);
                 let matched = endpoints.respond(&GroupResponse { stream, substream, group, response });
+                if matched {
+                    self.times.group_answered(stream, group, response == PageResponse::Success, now);
+                }
                 let counters = &mut self.registers.diagnostics;
                 let counter = match (matched, response) {
                     (false, _) => &mut counters.responded_nothing,
@@ -131,7 +151,7 @@ impl Smmu {
         substream.filter(|_| self.registers.features.ssid_bits > 0)
     }
 
-    fn resume(&mut self, stream: StreamId, stag: Stag, action: ResumeAction) {
+    fn resume(&mut self, stream: StreamId, stag: Stag, action: ResumeAction, now: u64) {
         let answer = match action {
             ResumeAction::Retry => State::Retry,
             // With TERM_MODEL = 1 every termination is an abort (4.7.1).
@@ -141,8 +161,12 @@ impl Smmu {
             ResumeAction::Abort => State::Terminate { response: Response::Abort, may_retry: true },
             ResumeAction::Terminate => State::Terminate { response: Response::Ignored, may_retry: true },
         };
+        let resumed = self.stalls.resume(stream, stag, answer);
+        if resumed == Resumed::Match {
+            self.times.stall_answered(stream, Slot::of(stag), action == ResumeAction::Retry, now);
+        }
         let counters = &mut self.registers.diagnostics;
-        let counter = match (self.stalls.resume(stream, stag, answer), action) {
+        let counter = match (resumed, action) {
             (Resumed::Nothing, _) => &mut counters.resumed_nothing,
             (Resumed::Match, ResumeAction::Retry) => &mut counters.resumed_retry,
             (Resumed::Match, ResumeAction::Abort) => &mut counters.resumed_abort,
@@ -177,15 +201,12 @@ impl Smmu {
         match completion {
             SyncCompletion::None => {}
             SyncCompletion::Interrupt { msi } => {
+                // That there is a message is decided by the whole address, and then it is truncated to OAS.
+                let message = msi
+                    .filter(|_| self.registers.features.msi)
+                    .map(|msi| (PhysAddr(self.registers.truncated(msi.address.0)), msi.data));
                 // The wire, whatever address the command gives.
-                wires.raise(Wire::CommandSync);
-                if let Some(msi) = msi.filter(|_| self.registers.features.msi) {
-                    // That there is a message is decided by the whole address, and then it is truncated to OAS.
-                    let address = self.registers.truncated(msi.address.0);
-                    if memory.write32(PhysAddr(address), msi.data).is_err() {
-                        self.global_error(gerror::MSI_CMDQ_ABT_ERR, memory, wires);
-                    }
-                }
+                self.send(Wire::CommandSync, message, memory, wires);
             }
             SyncCompletion::Event => {
                 if self.registers.features.sev {

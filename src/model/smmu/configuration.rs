@@ -2,6 +2,7 @@
 
 use super::Smmu;
 use super::events::fetch;
+use super::injection::{Injection, Point};
 use super::registers::cr0;
 use super::translation::{Fault, Walker};
 use crate::model::memory::{Abort, Memory};
@@ -62,7 +63,9 @@ impl Smmu {
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
         };
-        let words = fetch_words(address, self.registers.output_bits(), memory)
+        let passes = self.injection.passes(Point::SteFetch);
+        let words = passes
+            .and_then(|()| fetch_words(address, self.registers.output_bits(), memory))
             .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
         if self.registers.enabled(cr0::SMMUEN) {
             self.caches.insert_ste(origin.stream, words);
@@ -131,7 +134,7 @@ impl Smmu {
             None => {
                 let mut walker = self.walker(ste, memory, true);
                 let address = cd_address(stage1, origin, index, &mut walker)?;
-                let words = fetch_own(address, origin, &mut walker)?;
+                let words = fetch_own(address, origin, &mut walker, |injection| injection.passes(Point::CdFetch))?;
                 walker.caches.insert_cd(origin.stream, index, words);
                 words
             }
@@ -167,7 +170,7 @@ fn cd_address(
     let word = match walker.caches.cds.look_up_level1(origin.stream, index, split) {
         Some(word) => word,
         None => {
-            let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker)?;
+            let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker, |_| Ok(()))?;
             walker.caches.insert_level1_cd(origin.stream, index, split, word);
             word
         }
@@ -188,14 +191,16 @@ fn cd_address(
     }
 }
 
-/// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates.
+/// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates, unless it does not `pass`.
 fn fetch_own<const N: usize, M: Memory>(
     address: u64,
     origin: Origin,
     walker: &mut Walker<'_, M>,
+    pass: impl FnOnce(&Injection) -> Result<(), Abort>,
 ) -> Result<[u64; N], Denied> {
     let physical = walker.own_read(address, FaultClass::ContextDescriptor).map_err(Denied::Fault)?;
-    fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory)
+    pass(walker.injection)
+        .and_then(|()| fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory))
         .map_err(|Abort| Denied::With(Event::CdFetch { origin, fetch: fetch(physical) }))
 }
 

@@ -2,6 +2,7 @@
 
 use super::Smmu;
 use super::diagnostics::{control, count};
+use super::injection::{Point, Records};
 use super::msi::Source;
 use super::registers::{cr0, gerror};
 use super::translation::{Cause, Fault};
@@ -57,9 +58,14 @@ impl Smmu {
 
     /// Writes `event` to the queue, which is writable. Returns whether it got there.
     pub(super) fn write_event(&mut self, event: &Event, memory: &impl Memory, wires: &mut impl Wires) -> bool {
-        match self.registers.events.push(memory, &event.encode()) {
+        let queue = &mut self.registers.events;
+        match self.injection.passes(Point::EventWrite).and_then(|()| queue.push(memory, &event.encode())) {
             Ok(was_empty) => {
-                self.last_record = Some((*event, self.registers.events.prod));
+                self.last_record = Some((*event, queue.prod));
+                if self.injection.swaps(Records::Events, event.stream()) {
+                    queue.swap_youngest::<4>(memory);
+                    self.last_record = None;
+                }
                 count(&mut self.registers.diagnostics.events_recorded, 1);
                 if was_empty {
                     self.interrupt(Source::EventQueue, memory, wires);

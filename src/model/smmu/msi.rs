@@ -47,18 +47,14 @@ impl Smmu {
     /// The source's interrupt, if it is enabled: an edge on its wire, and its message if it has an address (3.18.2).
     pub(super) fn interrupt(&mut self, source: Source, memory: &impl Memory, wires: &mut impl Wires) {
         let registers = &self.registers;
-        let (enable, wire, msi, error) = match source {
-            Source::EventQueue => (irq_ctrl::EVENTQ, Wire::EventQueue, registers.event_msi, gerror::MSI_EVENTQ_ABT_ERR),
-            Source::PriQueue => (irq_ctrl::PRIQ, Wire::PriQueue, registers.page_request_msi, gerror::MSI_PRIQ_ABT_ERR),
-            Source::GlobalError => {
-                (irq_ctrl::GERROR, Wire::GlobalError, registers.gerror_msi, gerror::MSI_GERROR_ABT_ERR)
-            }
+        let (enable, wire, msi) = match source {
+            Source::EventQueue => (irq_ctrl::EVENTQ, Wire::EventQueue, registers.event_msi),
+            Source::PriQueue => (irq_ctrl::PRIQ, Wire::PriQueue, registers.page_request_msi),
+            Source::GlobalError => (irq_ctrl::GERROR, Wire::GlobalError, registers.gerror_msi),
         };
         if registers.interrupt_enabled(enable) {
-            wires.raise(wire);
-            if msi.address != 0 && memory.write32(PhysAddr(msi.address), msi.data).is_err() {
-                self.global_error(error, memory, wires);
-            }
+            let message = (msi.address != 0).then_some((PhysAddr(msi.address), msi.data));
+            self.send(wire, message, memory, wires);
         }
     }
 

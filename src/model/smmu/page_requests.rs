@@ -2,6 +2,7 @@
 
 use super::Smmu;
 use super::diagnostics::count;
+use super::injection::{Point, Records};
 use super::msi::Source;
 use super::registers::{cr0, gerror};
 use crate::model::endpoint::GroupResponse;
@@ -39,9 +40,17 @@ impl Smmu {
             let response = answered.then(|| self.overflow_response(request, memory));
             return self.discard(request, response);
         }
-        match self.registers.page_requests.push(memory, &request.encode()) {
+        let queue = &mut self.registers.page_requests;
+        match self.injection.passes(Point::PageRequestWrite).and_then(|()| queue.push(memory, &request.encode())) {
             Ok(was_empty) => {
+                if self.injection.swaps(Records::PageRequests, Some(request.stream)) {
+                    queue.swap_youngest::<2>(memory);
+                }
                 if !request.is_stop_marker() {
+                    if request.last {
+                        let now = self.time(wires);
+                        self.times.group_recorded(request.stream, request.group, now);
+                    }
                     count(&mut self.registers.diagnostics.page_requests, 1);
                     count(&mut self.registers.diagnostics.page_request_groups, u32::from(request.last));
                 }

@@ -102,6 +102,22 @@ impl Queue {
         Ok(was_empty)
     }
 
+    /// Lets the two youngest entries, of `N` words, change places. Software has not seen them yet.
+    pub(super) fn swap_youngest<const N: usize>(&mut self, memory: &impl Memory) {
+        let before = |count| {
+            let index = self.size().advance(self.index(self.prod), 2 * self.size().entries() - count);
+            self.entry(index.raw(), N as u64 * 8)
+        };
+        let (PhysAddr(youngest), PhysAddr(older)) = (before(1), before(2));
+        for offset in (0..N as u64).map(|word| word * 8) {
+            let (one, other) = (PhysAddr(youngest + offset), PhysAddr(older + offset));
+            // Both were written just now.
+            if let (Ok(first), Ok(second)) = (memory.read64(one), memory.read64(other)) {
+                let _ = memory.write64(one, second).and_then(|()| memory.write64(other, first));
+            }
+        }
+    }
+
     /// Whether an overflow is not yet acknowledged (7.4, 8.1).
     pub(super) fn overflown(&self) -> bool {
         (self.prod ^ self.cons) & OVERFLOW != 0

@@ -38,6 +38,13 @@ pub(super) mod gerror {
     pub(in super::super) const SFM_ERR: u32 = 1 << 8;
 }
 
+/// Updates of registers that are not acknowledged.
+pub(super) mod pending {
+    pub(in super::super) const CR0: u32 = 1 << 0;
+    pub(in super::super) const IRQ_CTRL: u32 = 1 << 1;
+    pub(in super::super) const GBPA: u32 = 1 << 2;
+}
+
 const E2H: u32 = 1 << 0;
 const RECINVSID: u32 = 1 << 1;
 const PTM: u32 = 1 << 2;
@@ -248,15 +255,28 @@ impl RegisterFile {
         self.commands.cons = self.commands.cons & !ERR | (code << ERR_SHIFT) & ERR;
     }
 
-    /// Completes the updates of CR0, IRQ_CTRL and GBPA that were written (6.3.9, 6.3.14, 6.3.16).
-    pub(super) fn acknowledge(&mut self) -> Acknowledged {
-        let any = self.cr0 != self.cr0ack || self.irq_ctrl != self.irq_ctrlack || self.gbpa != self.gbpa_written;
-        let disabled = self.cr0ack & !self.cr0 & cr0::SMMUEN != 0;
-        self.cr0ack = self.cr0;
-        self.irq_ctrlack = self.irq_ctrl;
-        self.gbpa_written &= !GBPA_UPDATE;
-        self.gbpa = self.gbpa_written;
-        Acknowledged { any, disabled }
+    /// The updates of CR0, IRQ_CTRL and GBPA that were written and are not complete: bits of [`pending`].
+    pub(super) fn pending(&self) -> u32 {
+        when(self.cr0 != self.cr0ack, pending::CR0)
+            | when(self.irq_ctrl != self.irq_ctrlack, pending::IRQ_CTRL)
+            | when(self.gbpa != self.gbpa_written, pending::GBPA)
+    }
+
+    /// Completes these updates (6.3.9, 6.3.14, 6.3.16).
+    pub(super) fn acknowledge(&mut self, updates: u32) -> Acknowledged {
+        let mut disabled = false;
+        if updates & pending::CR0 != 0 {
+            disabled = self.cr0ack & !self.cr0 & cr0::SMMUEN != 0;
+            self.cr0ack = self.cr0;
+        }
+        if updates & pending::IRQ_CTRL != 0 {
+            self.irq_ctrlack = self.irq_ctrl;
+        }
+        if updates & pending::GBPA != 0 {
+            self.gbpa_written &= !GBPA_UPDATE;
+            self.gbpa = self.gbpa_written;
+        }
+        Acknowledged { any: updates != 0, disabled }
     }
 
     pub(super) fn read(&self, offset: usize, width: Width, stalled: u32) -> u64 {

@@ -10,6 +10,18 @@ pub(in crate::model) const STALL_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u8);
 
+impl Slot {
+    /// The slot of the transaction that `stag` names.
+    pub(super) const fn of(stag: Stag) -> Self {
+        Self((stag.0 % STALL_MAX as u16) as u8)
+    }
+
+    /// Below [`STALL_MAX`].
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What has become of a stalled transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -120,7 +132,7 @@ impl Stalls {
     /// CMD_RESUME: the transaction that `stream` and `stag` name goes on as `answer` says, and the duplicates that were
     /// suppressed for it try again (3.12.2.1, 4.7.1).
     pub(super) fn resume(&mut self, stream: StreamId, stag: Stag, answer: State) -> Resumed {
-        let slot = Slot((stag.0 % STALL_MAX as u16) as u8);
+        let slot = Slot::of(stag);
         let Some((transaction, state)) = self.get(slot) else { return Resumed::Nothing };
         if transaction.stream != stream || self.stag(slot) != stag {
             return Resumed::Nothing;

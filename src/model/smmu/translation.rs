@@ -19,7 +19,8 @@ mod tests;
 use self::permissions::Limits;
 pub(super) use self::permissions::{Permissions, Rights};
 use super::cache::{Caches, Space};
-use crate::model::memory::Memory;
+use super::injection::{Injection, Point};
+use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::features::Features;
@@ -144,6 +145,7 @@ pub(super) struct Table {
 pub(super) struct Walker<'a, M> {
     pub(super) features: &'a Features,
     pub(super) caches: &'a mut Caches<Translation, Table>,
+    pub(super) injection: &'a Injection,
     pub(super) memory: &'a M,
     /// `STE.S2VMID`.
     pub(super) vmid: Vmid,
@@ -152,6 +154,12 @@ pub(super) struct Walker<'a, M> {
     /// Flags in memory are updated where they should be, and what is read is kept. If not, a walk does as if flags had
     /// been, and leaves no trace.
     pub(super) update: bool,
+}
+
+/// Reads a descriptor.
+fn read_descriptor(at: PhysAddr, injection: &Injection, memory: &impl Memory) -> Result<u64, Abort> {
+    injection.passes(Point::TableFetch)?;
+    memory.read64(at)
 }
 
 impl<M: Memory> Walker<'_, M> {

@@ -34,6 +34,9 @@ pub(super) const PRIQ_BASE: u64 = 0xc0;
 pub(super) const PRIQ_PROD: u64 = 0x100c8;
 pub(super) const PRIQ_CONS: u64 = 0x100cc;
 
+/// The control page.
+const CONTROL: u64 = 0x0b08_0000;
+
 // Where the bench puts things.
 pub(super) const STREAMS: u64 = 0x4001_0000;
 pub(super) const COMMANDS: u64 = 0x4008_0000;
@@ -158,6 +161,19 @@ impl Bench {
 
     pub(super) fn write64(&mut self, offset: u64, value: u64) {
         self.machine.write(board::SMMU_BASE + offset, Width::Double, value);
+    }
+
+    pub(super) fn control(&self, offset: u64) -> u32 {
+        self.machine.read(CONTROL + offset, Width::Word) as u32
+    }
+
+    pub(super) fn control64(&self, offset: u64) -> u64 {
+        self.machine.read(CONTROL + offset, Width::Double)
+    }
+
+    /// Writes a register of the control page.
+    pub(super) fn set_control(&mut self, offset: u64, value: u32) {
+        self.machine.write(CONTROL + offset, Width::Word, value.into());
     }
 
     pub(super) fn step(&mut self) -> bool {

@@ -1,4 +1,4 @@
-//! `docs/engine.md` and the constants of the engine's registers say the same.
+//! `docs/engine.md` and `docs/control.md` say the same as the constants of the registers.
 
 use std::collections::BTreeMap;
 use std::string::{String, ToString};
@@ -6,10 +6,12 @@ use std::vec::Vec;
 
 const DOCUMENT: &str = include_str!("../../../docs/engine.md");
 const SOURCE: &str = include_str!("../engine/registers.rs");
+const CONTROL_DOCUMENT: &str = include_str!("../../../docs/control.md");
+const CONTROL_SOURCE: &str = include_str!("../control.rs");
 
-/// The cells of each row of the document's tables.
-fn rows() -> impl Iterator<Item = Vec<&'static str>> {
-    let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| ").or(line.strip_prefix('|')));
+/// The cells of each row of a document's tables.
+fn rows(document: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| ").or(line.strip_prefix('|')));
     rows.map(|row| row.split('|').map(str::trim).collect())
 }
 
@@ -17,17 +19,28 @@ fn hexadecimal(text: &str) -> Option<usize> {
     usize::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
+/// The registers that the document tells of: offset and name.
+fn documented(document: &'static str) -> BTreeMap<usize, String> {
+    let rows = rows(document).filter(|row| row.len() > 4);
+    rows.filter_map(|row| Some((hexadecimal(row[0])?, row[1].to_string()))).collect()
+}
+
+/// The registers that the source has constants for.
+fn defined(source: &'static str) -> BTreeMap<usize, String> {
+    let constants = source.lines().filter_map(|line| line.strip_prefix("pub const ")?.split_once(": usize = "));
+    constants.filter_map(|(name, value)| Some((hexadecimal(value.strip_suffix(';')?)?, name.to_string()))).collect()
+}
+
 #[test]
 fn registers_have_the_same_names_and_offsets() {
-    let documented: BTreeMap<usize, String> =
-        rows().filter(|row| row.len() > 4).filter_map(|row| Some((hexadecimal(row[0])?, row[1].to_string()))).collect();
-    let defined: BTreeMap<usize, String> = SOURCE
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": usize = "))
-        .filter_map(|(name, value)| Some((hexadecimal(value.strip_suffix(';')?)?, name.to_string())))
-        .collect();
-    assert_eq!(documented, defined);
-    assert_eq!(documented.len(), 36);
+    assert_eq!(documented(DOCUMENT), defined(SOURCE));
+    assert_eq!(documented(DOCUMENT).len(), 36);
+}
+
+#[test]
+fn registers_of_the_control_page_have_the_same_names_and_offsets() {
+    assert_eq!(documented(CONTROL_DOCUMENT), defined(CONTROL_SOURCE));
+    assert_eq!(documented(CONTROL_DOCUMENT).len(), 37);
 }
 
 #[test]
@@ -46,7 +59,7 @@ fn single_bits_have_the_same_names_and_places() {
     }
     let mut documented = BTreeMap::new();
     let (mut register, mut is_hostile) = (String::new(), false);
-    for row in rows() {
+    for row in rows(DOCUMENT) {
         is_hostile |= row[0] == "bit";
         let (bit, name) = match row.len() {
             _ if is_hostile => (row[0], row[1]),

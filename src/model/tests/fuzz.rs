@@ -74,9 +74,10 @@ const REGISTERS: [u64; 34] = [
 ];
 
 fn touch_register(bench: &mut Bench, random: &mut Random) {
-    let base = match random.below(3) {
+    let base = match random.below(4) {
         0 => board::SMMU_BASE + REGISTERS[random.below(34) as usize],
         1 => board::engine_base(random.below(4) as usize) + random.below(0x60) * 4,
+        2 => board::CONTROL_BASE + random.below(0x100) * 4,
         _ => board::WINDOW.start - 8 + random.below(board::WINDOW.end - board::WINDOW.start + 16),
     };
     let width = if random.below(4) == 0 { Width::Double } else { Width::Word };

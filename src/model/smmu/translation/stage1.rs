@@ -2,8 +2,8 @@
 
 use super::descriptor::{ACCESSED, DIRTY_BIT_MODIFIER, NOT_GLOBAL, READ_ONLY};
 use super::permissions::Permissions;
-use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Stop, Tables, Walker, descriptor};
-use crate::model::memory::Memory;
+use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Stop, Tables, Walker, descriptor, read_descriptor};
+use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::ste::StreamWorld;
@@ -84,7 +84,8 @@ impl<M: Memory> Walker<'_, M> {
 
     fn read_stage1(&mut self, at: u64, big_endian: bool) -> Result<u64, Fault> {
         let physical = self.own_read(at, FaultClass::TableDescriptor)?;
-        let word = self.memory.read64(physical).map_err(|_| Fault::stage1_walk(physical))?;
+        let word = read_descriptor(physical, self.injection, self.memory);
+        let word = word.map_err(|Abort| Fault::stage1_walk(physical))?;
         Ok(if big_endian { word.swap_bytes() } else { word })
     }
 

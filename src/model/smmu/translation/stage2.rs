@@ -2,8 +2,8 @@
 
 use super::descriptor::{ACCESSED, DIRTY_BIT_MODIFIER, STAGE2_DEVICE_OR_NOT, STAGE2_WRITE};
 use super::permissions::Permissions;
-use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Space, Stop, Tables, Walker, descriptor};
-use crate::model::memory::Memory;
+use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Space, Stop, Tables, Walker, descriptor, read_descriptor};
+use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::ste::Stage2;
 use crate::smmuv3::{Access, FlagUpdate, Granule, PhysAddr};
@@ -87,11 +87,11 @@ impl<M: Memory> Walker<'_, M> {
             unlimited: true,
         }
         .aligned();
-        let memory = self.memory;
-        let read = |at| match memory.read64(PhysAddr(at)) {
+        let (injection, memory) = (self.injection, self.memory);
+        let read = |at| match read_descriptor(PhysAddr(at), injection, memory) {
             Ok(word) if stage2.big_endian => Ok(word.swap_bytes()),
             Ok(word) => Ok(word),
-            Err(_) => Err(walk_fault(PhysAddr(at))),
+            Err(Abort) => Err(walk_fault(PhysAddr(at))),
         };
         let space = Space::Stage2 { vmid: self.vmid };
         let mut changed = PhysAddr(0);

@@ -1,5 +1,7 @@
 //! Walks by features that the model's own ID registers do not offer, and what a walk's result tells a TLB.
 
+use alloc::boxed::Box;
+
 use super::*;
 use crate::model::host::HostMemory;
 use crate::smmuv3::AddressSize;
@@ -38,7 +40,9 @@ fn walker<'a, M>(
     memory: &'a M,
     update: bool,
 ) -> Walker<'a, M> {
-    Walker { features, caches, memory, vmid: Vmid(0), stage2: None, update }
+    // Nothing fails on request.
+    let injection = Box::leak(Box::new(Injection::new()));
+    Walker { features, caches, injection, memory, vmid: Vmid(0), stage2: None, update }
 }
 
 fn stage1(features: &Features, memory: &HostMemory, cd: &ContextDescriptor, address: u64) -> Result<Mapping, Fault> {
