@@ -1,6 +1,7 @@
 //! The machine as an independent driver sees it: registers by their offsets, structures as raw words, both written down
 //! from the specification and not by the code under test.
 
+mod answer_rules;
 mod ats;
 mod bench;
 mod choices;
@@ -11,12 +12,15 @@ mod datasheet;
 mod direct;
 mod engines;
 mod events;
+mod fault_rules;
 mod fuzz;
 mod hostile;
 mod interrupts;
 mod page_requests;
+mod pri_rules;
 mod profiles;
 mod registers;
 mod stage2;
+mod stall_rules;
 mod stalls;
 mod translation;
