@@ -3,6 +3,7 @@
 
 mod answer_rules;
 mod ats;
+mod ats_rules;
 mod bench;
 mod choices;
 mod commands;
