@@ -24,4 +24,5 @@ mod registers;
 mod stage2;
 mod stall_rules;
 mod stalls;
+mod sync_rules;
 mod translation;
