@@ -3,8 +3,8 @@
 use std::vec::Vec;
 
 use super::bench::*;
+use super::watched::Watched;
 use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
-use crate::model::host::HostMemory;
 use crate::model::machine::Width;
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
@@ -109,14 +109,14 @@ impl Endpoints for Devices {
 
 pub(super) struct Direct {
     smmu: Smmu,
-    pub(super) memory: HostMemory,
+    pub(super) memory: Watched,
     pub(super) raised: Raised,
     pub(super) devices: Devices,
 }
 
 impl Direct {
     fn of(smmu: Smmu) -> Self {
-        let memory = HostMemory::new((END - 0x4000_0000) as usize);
+        let memory = Watched::new();
         Self { smmu, memory, raised: Raised::default(), devices: Devices::default() }
     }
 
@@ -204,11 +204,11 @@ impl Direct {
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {
-        self.memory.read64(PhysAddr(address)).unwrap()
+        self.memory.inner.read64(PhysAddr(address)).unwrap()
     }
 
     pub(super) fn poke(&self, address: u64, value: u64) {
-        self.memory.write64(PhysAddr(address), value).unwrap();
+        self.memory.inner.write64(PhysAddr(address), value).unwrap();
     }
 
     /// Writes the STE: words 0 and 1, and word 2 with the stage 2 tables.

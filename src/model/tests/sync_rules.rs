@@ -12,6 +12,8 @@ use crate::model::wire::Wire;
 const SYNC: [u64; 2] = [0x46, 0];
 /// CS = 1 with MSI data 7, before the address.
 const MESSAGE: u64 = 0x1046 | 7 << 32;
+/// nG of a page.
+const NOT_GLOBAL: u64 = 1 << 11;
 
 #[test]
 fn message_needs_an_address_in_any_of_its_bits() {
@@ -63,7 +65,7 @@ fn filling() -> Bench {
     bench.attach(0x100, 0, 0, CD_A);
     for (space, physical) in [(0, DATA), (1, DATA + 0x8_0000)] {
         for page in 0..16 {
-            bench.map(space, 0x1_0000 + page * 0x1000, physical + page * 0x1000, PAGE_RW);
+            bench.map(space, 0x1_0000 + page * 0x1000, physical + page * 0x1000, PAGE_RW | NOT_GLOBAL);
         }
     }
     bench.set_engine64(0, reg::DESTINATION, 0x1_0000);
@@ -106,7 +108,7 @@ fn no_access_through_an_old_translation_comes_after_tlbi_and_sync() {
     for command in [[0x10, 0], [0x11 | 1 << 48, 0], [0x30, 0]] {
         let mut bench = filling();
         for page in 0..16 {
-            bench.map(0, 0x1_0000 + page * 0x1000, DATA + 0x8_0000 + page * 0x1000, PAGE_RW);
+            bench.map(0, 0x1_0000 + page * 0x1000, DATA + 0x8_0000 + page * 0x1000, PAGE_RW | NOT_GLOBAL);
         }
         nothing_old_after(&mut bench, &[command, SYNC]);
     }
