@@ -23,6 +23,7 @@ mod pri_rules;
 mod profiles;
 mod reach_rules;
 mod registers;
+mod request_rules;
 mod stage2;
 mod stall_rules;
 mod stalls;
