@@ -286,6 +286,15 @@ impl Direct {
         }
     }
 
+    /// Where an access of another stream ends.
+    #[track_caller]
+    pub(super) fn reaches_from(&mut self, stream: u64, address: u64, access: Access) -> u64 {
+        match self.issue_from(stream, address, access) {
+            Issued::Ended(Response::Physical(PhysAddr(physical))) => physical,
+            other => panic!("{other:?}: {:x?}", self.take_events()),
+        }
+    }
+
     /// The record of an access that is aborted.
     #[track_caller]
     pub(super) fn fault(&mut self, address: u64, access: Access) -> [u64; 4] {
