@@ -51,6 +51,32 @@ fn global_page_is_named_by_every_asid_and_by_none() {
 }
 
 #[test]
+fn aset_does_not_matter_for_a_command() {
+    // ASET is bit 47 of a CD.
+    for aset in [0, 1 << 47] {
+        for command in [[0x11 | 1 << 48, 0], [0x12 | 1 << 48, 0x5000]] {
+            let mut direct = Direct::enabled(ALL_ON, 0);
+            direct.stage1(0, CD_A);
+            direct.poke(CDS, (CD0 | CD_A) & !(1 << 47) | aset);
+            brings_the_new_page(&mut direct, PAGE_RW | NOT_GLOBAL, &[command]);
+        }
+    }
+}
+
+#[test]
+fn page_of_stage_1_under_stage_2_is_named_with_the_vmid() {
+    // VMID 7: CMD_TLBI_NH_ALL, NH_ASID, NH_VA, NH_VAA.
+    let vmid = 7 << 32;
+    for command in
+        [[0x10 | vmid, 0], [0x11 | vmid | 1 << 48, 0], [0x12 | vmid | 1 << 48, 0x5000], [0x13 | vmid, 0x5000]]
+    {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.nest(0, S2R, CD_A);
+        brings_the_new_page(&mut direct, PAGE_RW | NOT_GLOBAL, &[command]);
+    }
+}
+
+#[test]
 fn page_of_el2_is_looked_up_again_after_each_command_that_names_it() {
     let mut direct = Direct::enabled(ALL_ON, 0);
     direct.stage1(EL2, CD_A);
