@@ -150,7 +150,7 @@ fn prefetch_of_what_cannot_be_translated_leaves_no_record() {
     direct.invalidate();
     direct.command([0x01 | STREAM << 32, 0]);
     direct.command([0x02 | STREAM << 32, 0x5000]);
-    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.take_events().len()), (12, 0, 0));
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.take_events().len()), (13, 0, 0));
     assert_eq!(direct.read(crate::model::smmu::diagnostics::STALLED as u64), 0);
 }
 

@@ -357,11 +357,12 @@ impl Direct {
         records
     }
 
-    /// What a driver does after it changed STEs, CDs or tables: CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_SYNC.
+    /// What a driver does after it changed STEs, CDs or tables: CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_TLBI_EL2_ALL,
+    /// CMD_SYNC.
     pub(super) fn invalidate(&mut self) {
-        self.command([0x04, 31]);
-        self.command([0x30, 0]);
-        self.command([0x46, 0]);
+        for command in [[0x04, 31], [0x30, 0], [0x20, 0], [0x46, 0]] {
+            self.command(command);
+        }
     }
 
     /// CMD_RESUME.
