@@ -123,13 +123,13 @@ fn combined_translation_is_as_wide_as_the_narrower_stage() {
 fn combined_translation_knows_which_stage_denies() {
     let mut direct = nested();
     direct.map2(0x9000, DATA, S2_RW & !(1 << 7));
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     // Stage 2, though memory would permit it by now: S2, CLASS = IN, the IPA.
     direct.map2(0x9000, DATA, S2_RW);
     assert_eq!(direct.fault(0x5008, WRITE), [0x100_0000_0013, 1 << 39 | 2 << 40, 0x5008, 0x9000]);
     direct.map(0x5000, 0x9000, PAGE_RO | NG);
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     direct.map(0x5000, 0x9000, PAGE_RW | NG);
     assert_eq!(direct.fault(0x5008, WRITE), [0x100_0000_0013, 2 << 40, 0x5008, 0]);
@@ -142,7 +142,7 @@ fn walk_of_stage1_uses_what_is_kept_of_stage2() {
     direct.poke(TABLES + 0x1000, 0xb000 | 3);
     direct.poke(TABLES + 0x3028, (DATA + 0x1000) | PAGE_RW | NG);
     direct.map2(0xb000, TABLES + 0x2000, S2_RW);
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     direct.map2(0xb000, TABLES + 0x3000, S2_RW);
     direct.command([NH_ALL | VMID, 0]);
@@ -159,7 +159,7 @@ fn fetch_of_a_cd_uses_what_is_kept_of_stage2() {
     let mut direct = nested();
     direct.set_ste(0xf | 0xa000, STE1, STE2 | S2R);
     direct.map2(0xa000, CDS, S2_RW);
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     direct.map2(0xa000, DATA, S2_RW);
     direct.command([CFGI_CD, 1]);
@@ -256,7 +256,7 @@ fn write_makes_a_clean_page_of_stage2_dirty_under_a_combined_translation() {
     let mut direct = nested();
     direct.set_ste(0xf | CDS, STE1, STE2 | S2R | S2HA | S2HD);
     direct.map2(0x9000, DATA, S2_RW & !(1 << 7) | DBM);
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     assert_eq!(direct.peek(STAGE2_PAGES + 0x48), DATA | S2_RW & !(1 << 7) | DBM);
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
@@ -334,7 +334,7 @@ fn block_of_stage2_with_nt_is_not_kept_under_stage1_either() {
     // 3.21.1.2.
     let mut direct = nested();
     direct.poke(STAGE2 + 0x1000, DATA | BLOCK_RW | 1 << 16);
-    direct.forget();
+    direct.invalidate();
     assert_eq!(direct.reaches(0x5000, READ), DATA + 0x9000);
     direct.poke(STAGE2 + 0x1000, 0x4000_0000 | BLOCK_RW | 1 << 16);
     assert_eq!(direct.reaches(0x5000, READ), 0x4000_9000);
