@@ -6,6 +6,7 @@ use super::engine::buffers::Buffers;
 use super::memory::Memory;
 use super::profile::Profile;
 use super::smmu::Smmu;
+use super::smmu::strict::{Story, Violation};
 use super::wire::Wires;
 
 /// How wide a register access is.
@@ -94,8 +95,23 @@ impl Machine {
                     self.awake |= 1 << index;
                 }
             }
-            None => {}
+            None => {
+                if let Some(offset) = address.checked_sub(board::SMMU_BASE).filter(|offset| *offset < board::SMMU_SIZE)
+                {
+                    self.smmu.misaligned_write(offset as usize, width, value);
+                }
+            }
         }
+    }
+
+    /// The first violation that strict mode found, with what led to it.
+    pub fn violation(&self) -> Option<Story<'_>> {
+        self.smmu.violation()
+    }
+
+    /// Takes the first violation: the next one is the first again.
+    pub fn take_violation(&mut self) -> Option<Violation> {
+        self.smmu.take_violation()
     }
 
     /// One tick: the SMMU acknowledges register updates and consumes some commands, and each engine makes at most a

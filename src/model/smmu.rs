@@ -13,6 +13,7 @@
 //! | `ats` | translation requests and translated accesses |
 //! | `page_requests` | the PRI queue and automatic responses |
 //! | [`diagnostics`] | what the model counts, and its switches |
+//! | [`strict`] | names the mistakes of a driver |
 
 mod ats;
 mod commands;
@@ -24,6 +25,7 @@ mod page_requests;
 mod queue;
 mod registers;
 mod stall;
+pub mod strict;
 mod translation;
 
 use self::configuration::Denied;
@@ -32,6 +34,7 @@ use self::registers::{RegisterFile, cr0, gerror};
 pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
+use self::strict::Strict;
 use self::translation::{Fault, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
@@ -54,6 +57,7 @@ pub struct Smmu {
     failed: bool,
     /// The youngest event record, and `EVENTQ_PROD` after it.
     last_record: Option<(Event, u32)>,
+    strict: Strict,
 }
 
 /// How an access goes on that was just issued.
@@ -103,6 +107,7 @@ impl Smmu {
             invalidation_timed_out: false,
             failed: false,
             last_record: None,
+            strict: Strict::new(),
         }
     }
 
@@ -113,6 +118,7 @@ impl Smmu {
         self.invalidation_timed_out = false;
         self.failed = false;
         self.last_record = None;
+        self.strict = Strict::new();
     }
 
     /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
@@ -130,7 +136,9 @@ impl Smmu {
 
     /// Writes the register at `offset`, aligned to `width`. What that sets going happens in [`step`](Smmu::step).
     pub fn write(&mut self, offset: usize, width: Width, value: u64) {
+        self.check_write(offset, width, value);
         self.registers.write(offset, width, value);
+        self.strict.turn(self.registers.diagnostics.is_strict());
     }
 
     /// One tick: acknowledges register updates, then consumes some commands. Returns whether there was anything to do.
@@ -140,8 +148,10 @@ impl Smmu {
         wires: &mut impl Wires,
         endpoints: &mut E,
     ) -> bool {
+        self.watch_commands(memory);
         let acknowledged = self.registers.acknowledge();
         if acknowledged.disabled {
+            self.strict.disabled(endpoints.is_ats_enabled());
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
         }
@@ -153,6 +163,7 @@ impl Smmu {
         if self.failed {
             return Issued::Ended(Response::Abort);
         }
+        self.watch_structures(transaction.origin(), memory);
         match self.translate(transaction, memory) {
             Outcome::Ended(response) => Issued::Ended(response),
             Outcome::Recorded(event, response) => {

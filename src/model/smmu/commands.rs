@@ -42,10 +42,14 @@ impl Smmu {
             {
                 return consumed > 0;
             }
-            let command = self.next_command(memory);
+            let words = self.registers.commands.front(memory);
+            let command = self.decode(words);
             // A CMD_SYNC waits for the invalidation requests before it (4.5.1).
             if matches!(command, Ok(Command::Sync(_))) && endpoints.is_invalidating() {
                 return consumed > 0;
+            }
+            if let Ok(words) = words {
+                self.check_fetched(words);
             }
             match command.and_then(|command| self.execute(&command, memory, endpoints).map(|()| command)) {
                 Ok(command) => {
@@ -62,6 +66,7 @@ impl Smmu {
                     }
                 }
                 Err(error) => {
+                    self.check_error(words.ok().filter(|_| matches!(error, CommandError::Illegal)));
                     count(&mut self.registers.diagnostics.command_errors, 1);
                     self.registers.set_command_error(error as u32);
                     self.global_error(gerror::CMDQ_ERR, memory, wires);
@@ -71,9 +76,9 @@ impl Smmu {
         true
     }
 
-    /// The command at CONS, if this SMMU has it. Bits that must be 0 are checked, as 4.1.5 permits.
-    fn next_command(&self, memory: &impl Memory) -> Result<Command, CommandError> {
-        let words = self.registers.commands.front(memory).map_err(|Abort| CommandError::Abort)?;
+    /// The command that was fetched, if this SMMU has it. Bits that must be 0 are checked, as 4.1.5 permits.
+    fn decode(&self, words: Result<[u64; 2], Abort>) -> Result<Command, CommandError> {
+        let words = words.map_err(|Abort| CommandError::Abort)?;
         let command = Command::decode(words).map_err(|_| CommandError::Illegal)?;
         command.check(&self.registers.features).map_err(|_| CommandError::Illegal)?;
         Ok(command)
@@ -87,6 +92,7 @@ impl Smmu {
         memory: &impl Memory,
         endpoints: &mut E,
     ) -> Result<(), CommandError> {
+        self.check_command(command, memory);
         match *command {
             Command::Resume { stream, stag, action } => self.resume(stream, stag, action),
             Command::StallTerm { stream } => self.stall_term(stream, memory),
@@ -135,8 +141,10 @@ impl Smmu {
             ResumeAction::Abort => State::Terminate { response: Response::Abort, may_retry: true },
             ResumeAction::Terminate => State::Terminate { response: Response::Ignored, may_retry: true },
         };
+        let resumed = self.stalls.resume(stream, stag, answer);
+        self.check_resume(stream, stag, resumed == Resumed::Match);
         let counters = &mut self.registers.diagnostics;
-        let counter = match (self.stalls.resume(stream, stag, answer), action) {
+        let counter = match (resumed, action) {
             (Resumed::Nothing, _) => &mut counters.resumed_nothing,
             (Resumed::Match, ResumeAction::Retry) => &mut counters.resumed_retry,
             (Resumed::Match, ResumeAction::Abort) => &mut counters.resumed_abort,

@@ -61,6 +61,7 @@ impl Smmu {
             Ok(was_empty) => {
                 self.last_record = Some((*event, self.registers.events.prod));
                 count(&mut self.registers.diagnostics.events_recorded, 1);
+                self.strict.event(event);
                 if was_empty {
                     self.interrupt(Source::EventQueue, memory, wires);
                 }

@@ -41,6 +41,7 @@ impl Smmu {
         }
         match self.registers.page_requests.push(memory, &request.encode()) {
             Ok(was_empty) => {
+                self.note_request(request);
                 if !request.is_stop_marker() {
                     count(&mut self.registers.diagnostics.page_requests, 1);
                     count(&mut self.registers.diagnostics.page_request_groups, u32::from(request.last));
@@ -83,6 +84,7 @@ impl Smmu {
         };
         count(counter, 1);
         let (response, substream) = response?;
+        self.note_automatic(request);
         Some(GroupResponse { stream: request.stream, substream, group: request.group, response })
     }
 }

@@ -42,6 +42,10 @@ pub(super) fn privileged(access: Access) -> Access {
 struct Nobody;
 
 impl Endpoints for Nobody {
+    fn is_ats_enabled(&self) -> bool {
+        false
+    }
+
     fn invalidate(&mut self, _: &Invalidation) -> bool {
         true
     }
