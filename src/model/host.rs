@@ -19,7 +19,6 @@ use super::board;
 use super::machine::{Machine, Width};
 use super::memory::{Abort, Memory};
 use super::profile::Profile;
-use super::smmu::diagnostics;
 use super::smmu::strict::Violation;
 use super::wire::{Wire, Wires};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
@@ -172,8 +171,7 @@ impl HostSmmu {
     pub fn with(memory: Arc<HostMemory>, profile: Profile, engines: usize) -> Arc<Self> {
         let mut machine = Box::<Machine>::default();
         machine.reset(profile, engines);
-        let control = board::SMMU_BASE + diagnostics::CONTROL as u64;
-        machine.write(control, Width::Word, diagnostics::control::STRICT.into());
+        machine.be_strict();
         let keeps_violations = AtomicBool::new(false);
         Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())), keeps_violations })
     }

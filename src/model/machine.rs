@@ -5,8 +5,8 @@ use super::engine::Engine;
 use super::engine::buffers::Buffers;
 use super::memory::Memory;
 use super::profile::Profile;
-use super::smmu::Smmu;
 use super::smmu::strict::{Story, Violation};
+use super::smmu::{Smmu, diagnostics};
 use super::wire::Wires;
 
 /// How wide a register access is.
@@ -102,6 +102,13 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Turns strict mode on, until the next reset: a driver's first mistake is a [`violation`](Machine::violation). What
+    /// happened before is not known to it.
+    pub fn be_strict(&mut self) {
+        let control = board::SMMU_BASE + diagnostics::CONTROL as u64;
+        self.write(control, Width::Word, diagnostics::control::STRICT.into());
     }
 
     /// The first violation that strict mode found, with what led to it.

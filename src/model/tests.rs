@@ -19,4 +19,5 @@ mod profiles;
 mod registers;
 mod stage2;
 mod stalls;
+mod strict;
 mod translation;

@@ -37,6 +37,9 @@ impl Smmu {
             }
             let answered = request.last && !request.is_stop_marker();
             let response = answered.then(|| self.overflow_response(request, memory));
+            if answered {
+                self.note_automatic(request);
+            }
             return self.discard(request, response);
         }
         match self.registers.page_requests.push(memory, &request.encode()) {
@@ -84,7 +87,6 @@ impl Smmu {
         };
         count(counter, 1);
         let (response, substream) = response?;
-        self.note_automatic(request);
         Some(GroupResponse { stream: request.stream, substream, group: request.group, response })
     }
 }

@@ -158,7 +158,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// A page request was written to the queue, or as its last one answered by the SMMU on its own.
+    /// A page request was written to the queue, or the Last of a group was answered by the SMMU.
     fn requested(&mut self, request: &PageRequest, fate: GroupFate) {
         let PageRequest { stream, group: index, substream, .. } = *request;
         let begun = |group: &&mut Group| group.stream == stream && group.index == index;
@@ -224,7 +224,7 @@ impl Smmu {
         }
     }
 
-    /// The SMMU answers a page request on its own.
+    /// The SMMU answers the Last of a group on its own, since the queue overflows (8.1).
     pub(in crate::model::smmu) fn note_automatic(&mut self, request: &PageRequest) {
         if self.strict.on {
             self.strict.answers.groups.requested(request, GroupFate::Automatic);

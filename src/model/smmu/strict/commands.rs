@@ -1,7 +1,7 @@
 //! Rules about the command queue (3.11, 3.21.2, 4, 7.1).
 
 use super::super::Smmu;
-use super::super::registers::cr0;
+use super::super::registers::{cr0, gerror};
 use super::{Entry, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
@@ -79,7 +79,9 @@ impl Smmu {
         }
         let queue = &self.registers.commands;
         let published = &mut self.strict.published;
-        let Some(len) = queue.len().filter(|_| self.registers.enabled(cr0::CMDQEN)) else {
+        // While the queue is disabled or in error, software may change what is in it.
+        let runs = self.registers.enabled(cr0::CMDQEN) && !self.registers.error_active(gerror::CMDQ_ERR);
+        let Some(len) = queue.len().filter(|_| runs) else {
             published.seen = None;
             return;
         };
@@ -117,7 +119,7 @@ impl Smmu {
 
     /// The command queue stops; `illegal` is the command at CONS if that is why (7.1).
     pub(in crate::model::smmu) fn check_error(&mut self, illegal: Option<[u64; 2]>) {
-        // While the error is active, the commands from CONS on may change (7.1).
+        // Until the error is acknowledged, the commands from CONS on may change (7.1).
         self.strict.published.seen = None;
         let Some(words) = illegal.filter(|_| self.strict.on) else { return };
         let cons = self.registers.commands.index(self.registers.commands.cons).raw();
