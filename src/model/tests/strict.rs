@@ -5,11 +5,16 @@ mod commands;
 mod registers;
 mod structures;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::vec::Vec;
 
 use super::bench::*;
+use crate::driver::registers::Registers;
+use crate::model::host::{HostMemory, HostSmmu};
 use crate::model::smmu::strict::Rule;
+use crate::smmuv3::registers::Register;
 
 /// The diagnostics' control register, and its bit STRICT.
 const CONTROL: u64 = 0xe00;
@@ -125,7 +130,7 @@ fn story_tells_what_was_due_and_what_came_before() {
     // Oldest first: the record, that it was read, and each RESUME behind its PROD.
     let last: Vec<String> = lines[lines.len() - 6..].iter().map(|line| line[9..].chars().take(34).collect()).collect();
     let starts = [
-        "event    Fault(TranslationFault { k",
+        "event    Translation StreamId(100)",
         "write    EVENTQ_CONS = 0x1 (32 bit",
         "write    CMDQ_PROD = 0x5 (32 bits)",
         "command  Resume { stream: StreamId",
@@ -136,6 +141,28 @@ fn story_tells_what_was_due_and_what_came_before() {
     bench.write64(STRTAB_BASE, 0);
     let story = bench.machine.violation().unwrap().to_string();
     assert!(story.ends_with("write    STRTAB_BASE = 0x0 (64 bits)"), "{story}");
+}
+
+#[test]
+fn mistake_on_the_host_panics_with_the_story() {
+    let host = HostSmmu::new(Arc::new(HostMemory::new(0x1000)));
+    host.write32(Register::Gbpa, 1 << 31);
+    host.step();
+    let panic = catch_unwind(AssertUnwindSafe(|| host.write32(Register::Gbpa, 0))).unwrap_err();
+    let story = panic.downcast_ref::<String>().unwrap();
+    assert!(story.starts_with("the driver broke gbpa-without-update (6.3.14.1): register 0x44"), "{story}");
+    assert!(story.contains("write    GBPA = 0x80000000 (32 bits)"), "{story}");
+}
+
+#[test]
+fn mistake_on_the_host_that_is_meant_waits_to_be_taken() {
+    let host = HostSmmu::new(Arc::new(HostMemory::new(0x1000)));
+    host.keep_violations();
+    host.write32(Register::Gbpa, 1 << 20);
+    let violation = host.take_violation().unwrap();
+    assert_eq!(violation.rule, Rule::GbpaWithoutUpdate);
+    assert_eq!(violation.details[2], Some(("written", 1 << 20)));
+    assert_eq!(host.take_violation(), None);
 }
 
 #[test]

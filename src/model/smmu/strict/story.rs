@@ -4,8 +4,9 @@ use core::fmt;
 
 use super::{Recent, Violation};
 use crate::model::machine::Width;
+use crate::smmuv3::Access;
 use crate::smmuv3::command::Command;
-use crate::smmuv3::event::Event;
+use crate::smmuv3::event::{Event, TranslationFault};
 use crate::smmuv3::page_request::PageRequest;
 use crate::smmuv3::registers::Register;
 
@@ -64,7 +65,7 @@ impl fmt::Display for Story<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the driver broke {}", self.violation)?;
         writeln!(f, "  due: {}", self.violation.rule.due())?;
-        write!(f, "  before, the last {KEPT} writes, commands and records:")?;
+        write!(f, "  before, the last {KEPT} writes, commands and records, all numbers but the first in hexadecimal:")?;
         let Journal { writes, commands, records, next } = self.journal;
         let mut kinds = [writes, commands, records].map(|kind| kind.iter().peekable());
         // The age, so that the count may wrap.
@@ -102,10 +103,22 @@ impl fmt::Display for Entry {
                 Err(_) => write!(f, "command  {words:#x?}"),
             },
             Self::Event(words) => match Event::decode(words) {
+                Ok(Event::Fault(TranslationFault { kind, stream, stag, access, address, .. })) => {
+                    let wanted = match access {
+                        Access { write: true, .. } => "write",
+                        Access { execute: true, .. } => "fetch",
+                        _ => "read",
+                    };
+                    write!(f, "event    {kind:?} {stream:x?} {stag:x?} {wanted} at {address:#x}")
+                }
                 Ok(event) => write!(f, "event    {event:x?}"),
                 Err(_) => write!(f, "event    {words:x?}"),
             },
-            Self::PageRequest(words) => write!(f, "request  {:x?}", PageRequest::decode(words)),
+            Self::PageRequest(words) => {
+                let PageRequest { stream, substream, last, group, address, .. } = PageRequest::decode(words);
+                let last = if last { " Last" } else { "" };
+                write!(f, "request  {stream:x?} {substream:x?} {group:x?}{last} at {address:#x}")
+            }
         }
     }
 }
