@@ -50,10 +50,10 @@ const CR1_TABLE: u32 = 0xfc0;
 const CR1_QUEUE: u32 = 0x03f;
 const STRTAB_RA: u64 = 1 << 62;
 /// LOG2SIZE of STRTAB_BASE_CFG; FMT and SPLIT.
-const STRTAB_LOG2SIZE: u32 = 0x3f;
-const STRTAB_FORMAT: u32 = 0x3_07c0;
+pub(super) const STRTAB_LOG2SIZE: u32 = 0x3f;
+pub(super) const STRTAB_FORMAT: u32 = 0x3_07c0;
 /// LO of PRIQ_IRQ_CFG2.
-const LAST_ONLY: u32 = 1 << 31;
+pub(super) const LAST_ONLY: u32 = 1 << 31;
 /// The ERR field of CMDQ_CONS.
 const ERR_SHIFT: u32 = 24;
 const ERR: u32 = 0x7f << ERR_SHIFT;

@@ -131,16 +131,16 @@ fn story_tells_what_was_due_and_what_came_before() {
     let last: Vec<String> = lines[lines.len() - 6..].iter().map(|line| line[9..].chars().take(34).collect()).collect();
     let starts = [
         "event    Translation StreamId(100)",
-        "write    EVENTQ_CONS = 0x1 (32 bit",
-        "write    CMDQ_PROD = 0x5 (32 bits)",
+        "write    EVENTQ_CONS = 0x1",
+        "write    CMDQ_PROD = 0x5",
         "command  Resume { stream: StreamId",
-        "write    CMDQ_PROD = 0x6 (32 bits)",
+        "write    CMDQ_PROD = 0x6",
         "command  Resume { stream: StreamId",
     ];
     last.iter().zip(starts).for_each(|(line, start)| assert!(start.starts_with(line.as_str()), "{line}"));
     bench.write64(STRTAB_BASE, 0);
     let story = bench.machine.violation().unwrap().to_string();
-    assert!(story.ends_with("write    STRTAB_BASE = 0x0 (64 bits)"), "{story}");
+    assert!(story.ends_with("write    STRTAB_BASE = 0x0, 64 bits"), "{story}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn mistake_on_the_host_panics_with_the_story() {
     let panic = catch_unwind(AssertUnwindSafe(|| host.write32(Register::Gbpa, 0))).unwrap_err();
     let story = panic.downcast_ref::<String>().unwrap();
     assert!(story.starts_with("the driver broke gbpa-without-update (6.3.14.1): register 0x44"), "{story}");
-    assert!(story.contains("write    GBPA = 0x80000000 (32 bits)"), "{story}");
+    assert!(story.contains("write    GBPA = 0x80000000\n"), "{story}");
 }
 
 #[test]

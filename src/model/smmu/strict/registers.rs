@@ -1,7 +1,9 @@
 //! Rules about writes to registers (3.5.1, 6.2, 6.3).
 
 use super::super::queue::{OVERFLOW, Queue};
-use super::super::registers::{cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl, when};
+use super::super::registers::{
+    LAST_ONLY, STRTAB_FORMAT, STRTAB_LOG2SIZE, cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl, when,
+};
 use super::super::{Smmu, msi};
 use super::{Entry, Rule};
 use crate::model::machine::Width;
@@ -51,46 +53,46 @@ impl Smmu {
     /// A guarded field may change only while its guard is 0 and acknowledged as 0 (6.2). A write that changes nothing is
     /// permitted.
     fn check_guard(&mut self, register: Register, value: u64) {
-        let registers = &self.registers;
-        let (address, queues) = (registers.truncated(!0), cr0::CMDQEN | cr0::EVENTQEN | cr0::PRIQEN);
-        let queue = 1 << 62 | address;
-        // What of the register each enable of CR0 guards, and which enable of IRQ_CTRL guards all of it.
-        let (guards, interrupt) = match register {
-            Register::Cr1 => ([(cr0::SMMUEN, 0xfc0), (queues, 0x3f)], None),
-            Register::Cr2 => ([(cr0::SMMUEN, cr2_fields(&registers.features).into()), (0, 0)], None),
-            Register::StrtabBase => ([(cr0::SMMUEN, 1 << 62 | address & !0x3f), (0, 0)], None),
-            Register::StrtabBaseCfg => {
-                ([(cr0::SMMUEN, 0x3f | u64::from(when(registers.features.two_level, 0x3_07c0))), (0, 0)], None)
-            }
-            Register::CmdqBase => ([(cr0::CMDQEN, queue), (0, 0)], None),
-            Register::EventqBase => ([(cr0::EVENTQEN, queue), (0, 0)], None),
-            Register::PriqBase => ([(cr0::PRIQEN, queue), (0, 0)], None),
-            Register::CmdqCons => ([(cr0::CMDQEN, registers.commands.index(!0).raw().into()), (0, 0)], None),
-            Register::EventqProd => ([(cr0::EVENTQEN, registers.events.index(!0).raw().into()), (0, 0)], None),
-            Register::PriqProd => ([(cr0::PRIQEN, registers.page_requests.index(!0).raw().into()), (0, 0)], None),
-            Register::GerrorIrqCfg0 | Register::GerrorIrqCfg1 | Register::GerrorIrqCfg2 => {
-                ([(0, 0); 2], Some(irq_ctrl::GERROR))
-            }
-            Register::EventqIrqCfg0 | Register::EventqIrqCfg1 | Register::EventqIrqCfg2 => {
-                ([(0, 0); 2], Some(irq_ctrl::EVENTQ))
-            }
-            Register::PriqIrqCfg0 | Register::PriqIrqCfg1 | Register::PriqIrqCfg2 => {
-                ([(0, 0); 2], Some(irq_ctrl::PRIQ))
-            }
-            _ => return,
-        };
-        let changed = registers.value(register) ^ value;
-        let fields = match register {
-            Register::GerrorIrqCfg0 | Register::EventqIrqCfg0 | Register::PriqIrqCfg0 => address & !3,
-            Register::GerrorIrqCfg1 | Register::EventqIrqCfg1 | Register::PriqIrqCfg1 => 0xffff_ffff,
-            _ => (msi::ATTRIBUTES | if register == Register::PriqIrqCfg2 { 1 << 31 } else { 0 }).into(),
-        };
-        // Without MSIs only the PRI queue's LO is guarded (6.3.16).
-        let fields = if registers.features.msi { fields } else { fields & 1 << 31 };
-        let broken = guards.iter().any(|&(guard, fields)| changed & fields != 0 && !registers.disabled(guard))
-            || interrupt.is_some_and(|guard| changed & fields != 0 && !registers.interrupt_disabled(guard));
-        if broken {
+        if (self.registers.value(register) ^ value) & self.guarded(register) != 0 {
             self.violate_by(Rule::GuardedField, register, value);
+        }
+    }
+
+    /// The fields of `register` that may not change now.
+    fn guarded(&self, register: Register) -> u64 {
+        let registers = &self.registers;
+        let features = &registers.features;
+        let enable = |guard: u32, fields: u64| if registers.disabled(guard) { 0 } else { fields };
+        let queue = |guard: u32| enable(guard, 1 << 62 | registers.truncated(!0));
+        let index = |guard: u32, queue: &Queue| enable(guard, queue.index(!0).raw().into());
+        let interrupt = |guard: u32, fields: u64| if registers.interrupt_disabled(guard) { 0 } else { fields };
+        // Messages are guarded where there are any (6.3.16).
+        let message = |guard: u32, fields: u64| if features.msi { interrupt(guard, fields) } else { 0 };
+        let (target, attributes) = (registers.truncated(!3), msi::ATTRIBUTES.into());
+        match register {
+            Register::Cr1 => enable(cr0::SMMUEN, 0xfc0) | enable(cr0::CMDQEN | cr0::EVENTQEN | cr0::PRIQEN, 0x3f),
+            Register::Cr2 => enable(cr0::SMMUEN, cr2_fields(features).into()),
+            Register::StrtabBase => enable(cr0::SMMUEN, 1 << 62 | registers.truncated(!0x3f)),
+            Register::StrtabBaseCfg => {
+                enable(cr0::SMMUEN, (STRTAB_LOG2SIZE | when(features.two_level, STRTAB_FORMAT)).into())
+            }
+            Register::CmdqBase => queue(cr0::CMDQEN),
+            Register::EventqBase => queue(cr0::EVENTQEN),
+            Register::PriqBase => queue(cr0::PRIQEN),
+            Register::CmdqCons => index(cr0::CMDQEN, &registers.commands),
+            Register::EventqProd => index(cr0::EVENTQEN, &registers.events),
+            Register::PriqProd => index(cr0::PRIQEN, &registers.page_requests),
+            Register::GerrorIrqCfg0 => message(irq_ctrl::GERROR, target),
+            Register::GerrorIrqCfg1 => message(irq_ctrl::GERROR, u32::MAX.into()),
+            Register::GerrorIrqCfg2 => message(irq_ctrl::GERROR, attributes),
+            Register::EventqIrqCfg0 => message(irq_ctrl::EVENTQ, target),
+            Register::EventqIrqCfg1 => message(irq_ctrl::EVENTQ, u32::MAX.into()),
+            Register::EventqIrqCfg2 => message(irq_ctrl::EVENTQ, attributes),
+            Register::PriqIrqCfg0 => message(irq_ctrl::PRIQ, target),
+            Register::PriqIrqCfg1 => message(irq_ctrl::PRIQ, u32::MAX.into()),
+            // LO is there whether there are messages or not (6.3.1).
+            Register::PriqIrqCfg2 => message(irq_ctrl::PRIQ, attributes) | interrupt(irq_ctrl::PRIQ, LAST_ONLY.into()),
+            _ => 0,
         }
     }
 

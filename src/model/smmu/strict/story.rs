@@ -65,7 +65,7 @@ impl fmt::Display for Story<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "the driver broke {}", self.violation)?;
         writeln!(f, "  due: {}", self.violation.rule.due())?;
-        write!(f, "  before, the last {KEPT} writes, commands and records, all numbers but the first in hexadecimal:")?;
+        write!(f, "  before, the last {KEPT} writes, commands and records, their words in hexadecimal:")?;
         let Journal { writes, commands, records, next } = self.journal;
         let mut kinds = [writes, commands, records].map(|kind| kind.iter().peekable());
         // The age, so that the count may wrap.
@@ -87,16 +87,12 @@ impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Write { offset, width, value } => {
-                let bits = match width {
-                    Width::Word => 32,
-                    Width::Double => 64,
-                };
                 match (Register::from_offset(offset), offset.checked_sub(4).and_then(Register::from_offset)) {
                     (Some(register), _) => write!(f, "write    {}", register.name())?,
                     (None, Some(register)) if register.is_64bit() => write!(f, "write    {}[63:32]", register.name())?,
                     _ => write!(f, "write    {offset:#x}")?,
                 }
-                write!(f, " = {value:#x} ({bits} bits)")
+                write!(f, " = {value:#x}{}", if width == Width::Double { ", 64 bits" } else { "" })
             }
             Self::Command(words) => match Command::decode(words) {
                 Ok(command) => write!(f, "command  {command:x?}"),

@@ -155,7 +155,7 @@ fn queue_that_is_not_aligned_to_its_size_is_named() {
         bench.enable(enable);
         assert_eq!(broken(&mut bench), None);
         bench.enable(0);
-        bench.write64(offset, DATA | size / 2 | 4);
+        bench.write64(offset, DATA | (size / 2) | 4);
         bench.enable(enable);
         assert_eq!(broken(&mut bench), Some(("queue-misaligned", "6.3.26")), "{offset:#x}");
     }
@@ -291,7 +291,7 @@ fn stream_table_that_is_not_aligned_to_its_size_is_named() {
             continue;
         }
         bench.enable(ALL_ON & !1);
-        bench.write64(STRTAB_BASE, DATA | aligned / 2);
+        bench.write64(STRTAB_BASE, DATA | (aligned / 2));
         bench.write(CR0, ALL_ON);
         assert_eq!(broken(&mut bench), Some(("stream-table-misaligned", "6.3.24")), "{configuration:#x}");
     }
