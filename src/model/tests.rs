@@ -3,6 +3,8 @@
 
 mod ats;
 mod bench;
+mod cached_stages;
+mod caches;
 mod choices;
 mod commands;
 mod configuration;

@@ -216,6 +216,14 @@ impl Direct {
         self.step();
     }
 
+    /// What a driver does after it has changed anything: CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_TLBI_EL2_ALL (4.3.6, 4.4.4.1,
+    /// 4.4.2.7).
+    pub(super) fn forget(&mut self) {
+        self.command([0x04, 31]);
+        self.command([0x30, 0]);
+        self.command([0x20, 0]);
+    }
+
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {
         let (prod, mut cons) = (self.read(EVENTQ_PROD), self.read(EVENTQ_CONS));
         let mut records = Vec::new();

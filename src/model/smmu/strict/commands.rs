@@ -6,7 +6,6 @@ use super::{Entry, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::command::Command;
-use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::StreamConfig;
 
@@ -176,8 +175,9 @@ impl Smmu {
 
     fn check_stall_term(&mut self, stream: StreamId, memory: &impl Memory) {
         let about = [("StreamID", stream.0.into())];
-        let ste = self.ste(Origin { stream, substream: None }, memory);
-        if self.registers.enabled(cr0::SMMUEN) && ste.is_ok_and(|ste| ste.config != StreamConfig::Abort) {
+        // What memory says: whether the caches know of it is the other rule's.
+        let ste = self.ste_in_memory(stream, memory);
+        if self.registers.enabled(cr0::SMMUEN) && ste.is_some_and(|ste| ste.config != StreamConfig::Abort) {
             self.strict.violate(Rule::TerminateNotAborting, about);
         }
         if self.strict.answers.stalls.terminated(stream) {

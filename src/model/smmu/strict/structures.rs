@@ -105,6 +105,12 @@ impl Smmu {
         (index < level2.entries()).then_some(level2.table.0 + u64::from(index) * 64)
     }
 
+    /// The STE of `stream` as it is in memory, if it is one.
+    pub(super) fn ste_in_memory(&self, stream: StreamId, memory: &impl Memory) -> Option<Ste> {
+        let words = fetch_words(self.ste_address(stream, memory)?, self.registers.output_bits(), memory).ok()?;
+        Ste::decode(words, &self.registers.features).ok()
+    }
+
     /// Where CD number `index` lies now, if stage 2 is not in the way (5.2, 5.3).
     fn cd_address_now(&self, stage1: &Stage1, index: u32, memory: &impl Memory) -> Option<u64> {
         let split = match stage1.format {
