@@ -9,6 +9,8 @@ use crate::smmuv3::{PrgIndex, Stag, StreamId, SubstreamId};
 
 /// How many of the last stall records, and of the last groups, are remembered.
 const REMEMBERED: usize = 128;
+/// How many CFGI commands are remembered until their CMD_SYNC. With more, each is taken to cover every stream.
+const PENDING: usize = 16;
 
 /// What software was told of, and what it answered.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub(super) struct Answers {
 impl Answers {
     pub(super) const fn new() -> Self {
         Self {
-            stalls: Records { recent: Recent::new(), forgot: false },
+            stalls: Records { recent: Recent::new(), forgot: false, pending: [None; PENDING], many_pending: false },
             groups: Groups { recent: Recent::new(), forgot: false },
         }
     }
@@ -32,19 +34,13 @@ impl Answers {
     }
 }
 
-/// How far the invalidation of an STE is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Invalidation {
-    None,
-    Consumed,
-    Complete,
-}
-
 /// What became of a stall record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// It wants an answer. How far the STE was invalidated since it was written.
-    Open(Invalidation),
+    /// It wants an answer. Whether an invalidation of its STE was completed since it was written.
+    Open {
+        invalidated: bool,
+    },
     Resumed,
     Terminated,
     Lost,
@@ -59,7 +55,7 @@ struct Record {
 
 impl Record {
     const fn is_open(&self) -> bool {
-        matches!(self.fate, Fate::Open(_))
+        matches!(self.fate, Fate::Open { .. })
     }
 }
 
@@ -69,13 +65,16 @@ pub(super) struct Records {
     recent: Recent<Record, REMEMBERED>,
     /// One of which an answer would be no mistake is not remembered any more.
     forgot: bool,
+    /// CFGI commands since the last CMD_SYNC, and whether there were more.
+    pending: [Option<Command>; PENDING],
+    many_pending: bool,
 }
 
 impl Records {
     /// A stall record was written.
     pub(super) fn given(&mut self, stream: StreamId, stag: Stag) {
-        let old = self.recent.push(Record { stream, stag, fate: Fate::Open(Invalidation::None) });
-        self.forgot |= old.is_some_and(|old| matches!(old.fate, Fate::Open(_) | Fate::Lost));
+        let old = self.recent.push(Record { stream, stag, fate: Fate::Open { invalidated: false } });
+        self.forgot |= old.is_some_and(|old| matches!(old.fate, Fate::Open { .. } | Fate::Lost));
     }
 
     /// CMD_RESUME: `matched` says whether a stalled transaction was named.
@@ -98,8 +97,8 @@ impl Records {
     pub(super) fn terminated(&mut self, stream: StreamId) -> bool {
         let mut early = false;
         for record in self.recent.newest_first().filter(|record| record.stream == stream) {
-            if let Fate::Open(invalidation) = record.fate {
-                early |= invalidation != Invalidation::Complete;
+            if let Fate::Open { invalidated } = record.fate {
+                early |= !invalidated;
                 record.fate = Fate::Terminated;
             }
         }
@@ -108,20 +107,22 @@ impl Records {
 
     /// A CFGI command.
     pub(super) fn invalidated(&mut self, command: &Command) {
-        for record in self.recent.newest_first().filter(|record| covers(command, record.stream)) {
-            if record.fate == Fate::Open(Invalidation::None) {
-                record.fate = Fate::Open(Invalidation::Consumed);
-            }
+        match self.pending.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(*command),
+            None => self.many_pending = true,
         }
     }
 
-    /// A CMD_SYNC.
+    /// A CMD_SYNC: the CFGI commands before it are complete. They cover stalls behind them too, which may have been under
+    /// way with the old STE.
     pub(super) fn synchronized(&mut self) {
-        for record in self.recent.newest_first() {
-            if record.fate == Fate::Open(Invalidation::Consumed) {
-                record.fate = Fate::Open(Invalidation::Complete);
-            }
+        let Self { recent, pending, many_pending, .. } = self;
+        let is_covered = |stream| *many_pending || pending.iter().flatten().any(|command| covers(command, stream));
+        for record in recent.newest_first().filter(|record| record.is_open() && is_covered(record.stream)) {
+            record.fate = Fate::Open { invalidated: true };
         }
+        *pending = [None; PENDING];
+        *many_pending = false;
     }
 }
 

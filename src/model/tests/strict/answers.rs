@@ -130,6 +130,24 @@ fn stall_term_before_the_invalidation_of_the_ste_is_named() {
     assert_eq!(broken(&mut bench), None);
 }
 
+#[test]
+fn stall_under_way_during_the_invalidation_is_covered_by_its_sync() {
+    let mut stalled_again = 0;
+    for seed in 1..40 {
+        let (mut bench, first) = stalled();
+        // CACHE_SEED: a CFGI takes effect with its SYNC, so that what is tried again still finds the old STE, if that is
+        // not evicted.
+        bench.write(0xe78, seed);
+        abort(&bench);
+        bench.command(cfgi_ste(STREAM));
+        bench.resume(STREAM, first, 1);
+        stalled_again += bench.take_events().len();
+        [SYNC, stall_term(STREAM)].iter().for_each(|command| bench.command(*command));
+        assert_eq!(broken(&mut bench), None, "seed {seed}");
+    }
+    assert!(stalled_again > 0);
+}
+
 /// Engine 2 has asked for a page, with PASID 1 or without. Its group has index 0.
 fn asked(pasid: bool) -> Bench {
     let mut bench = strict_with(7);
