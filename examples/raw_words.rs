@@ -71,7 +71,7 @@ const PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10;
 
 // Commands: opcode 7:0, StreamID 63:32.
 const CFGI_ALL: [u64; 2] = [0x04, 31]; // forgets STEs and CDs (4.3.6)
-const TLBI_NSNH_ALL: [u64; 2] = [0x30, 0]; // forgets translations (4.4.4.1)
+const TLBI_ALL: [[u64; 2]; 2] = [[0x30, 0], [0x20, 0]]; // NSNH_ALL and EL2_ALL forget translations (4.4.4.1, 4.4.2.7)
 const SYNC: [u64; 2] = [0x46, 0]; // consumed when what came before it is complete (4.7.3)
 const RESUME_RETRY: u64 = 0x44 | 1 << 12; // Ac 12; STAG 15:0 in word 1 (4.7.1)
 const PRI_RESP: u64 = 0x41; // PRGIndex 8:0 and Resp 13:12 in word 1 (4.5.2)
@@ -146,7 +146,7 @@ impl Machine {
         self.store(STREAM_TABLE + STALLING.1 * 64, &[STE0 | CONTEXTS, STE1])?;
         self.store(STREAM_TABLE + ASKING.1 * 64, &[STE0 | (CONTEXTS + 64), STE1_ATS])?;
         self.enable(1 << 3)?;
-        self.submit(&[CFGI_ALL, TLBI_NSNH_ALL])?;
+        self.submit(&[CFGI_ALL, TLBI_ALL[0], TLBI_ALL[1]])?;
         self.write(IRQ_CTRL, 7);
         self.enable(0xf)
     }

@@ -90,9 +90,19 @@ fn unknown_options_values_and_commands_are_named() {
 fn help_names_every_option() {
     let output = Place::new("help").launch(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for option in
-        ["--smp", "--engines", "--smmu", "--profile", "--deterministic", "--seed", "--timeout", "--qemu", "test", "gdb"]
-    {
+    for option in [
+        "--smp",
+        "--engines",
+        "--smmu",
+        "--profile",
+        "--lenient",
+        "--deterministic",
+        "--seed",
+        "--timeout",
+        "--qemu",
+        "test",
+        "gdb",
+    ] {
         assert!(stdout(&output).contains(option), "{option}");
     }
 }
@@ -126,6 +136,30 @@ fn options_of_the_model_come_after_the_arguments() {
     let output = place.launch(&["--engines", "064", "--profile", "small", &place.image(), "--exact", "a"]);
     let expected = "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=a,arg=profile=small,arg=engines=64";
     assert!(is_argument(&output, expected), "{}", stdout(&output));
+}
+
+/// The launcher with a model image to boot, which it does not build: `cargo` is a stand-in too.
+fn launch_with_model(place: &Place, arguments: &[&str]) -> Output {
+    let cargo = place.0.join("cargo");
+    fs::write(&cargo, "#!/bin/sh\necho '{\"target_directory\":\"/nowhere\"}'\n").unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::join_paths([place.0.as_os_str(), "/usr/bin".as_ref(), "/bin".as_ref()]).unwrap();
+    place.command(arguments).env("PATH", path).output().unwrap()
+}
+
+#[test]
+fn the_model_is_strict_unless_told_otherwise() {
+    let place = Place::new("strict");
+    for (options, expected) in [
+        (&["--smmu", "model"][..], "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=strict"),
+        (&["--smmu", "both"], "enable=on,target=native,arg=smmu-iopf,arg=--exact,arg=strict"),
+        (&["--smmu", "model", "--lenient"], "enable=on,target=native,arg=smmu-iopf,arg=--exact"),
+        (&["--smmu", "qemu"], "enable=on,target=native,arg=smmu-iopf,arg=--exact"),
+    ] {
+        let output = launch_with_model(&place, &[options, &[&place.image(), "--exact"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(is_argument(&output, expected), "{options:?}: {}", stdout(&output));
+    }
 }
 
 #[test]

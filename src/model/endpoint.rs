@@ -89,6 +89,9 @@ pub trait Endpoints {
     /// (4.5.1).
     fn is_invalidating(&self) -> bool;
 
+    /// Whether some device has ATS enabled.
+    fn is_ats_enabled(&self) -> bool;
+
     /// Delivers a page request group response. Returns whether a device was waiting for it.
     fn respond(&mut self, response: &GroupResponse) -> bool;
 }

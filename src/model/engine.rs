@@ -281,6 +281,10 @@ impl Endpoints for [Engine] {
         self.iter().any(|engine| engine.invalidated.is_some())
     }
 
+    fn is_ats_enabled(&self) -> bool {
+        self.iter().any(|engine| engine.ats_control & registers::ats_control::ENABLE != 0)
+    }
+
     fn respond(&mut self, response: &GroupResponse) -> bool {
         engine_of(self, response.stream).is_some_and(|engine| engine.respond(response))
     }

@@ -2,11 +2,15 @@
 //!
 //! [`HostSmmu`] is the driver's [`Registers`] and, through [`HostSmmu::delay`], its clock: whenever something waits, the
 //! machine steps. So driver, fault core and model run together in an ordinary test, on one thread or many.
+//!
+//! The machine is [strict](super::smmu::strict): a driver's first mistake panics with its story, in whatever call it is
+//! seen. A test that means a mistake asks for [`HostSmmu::keep_violations`].
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::string::ToString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use embedded_hal::delay::DelayNs;
@@ -15,6 +19,7 @@ use super::board;
 use super::machine::{Machine, Width};
 use super::memory::{Abort, Memory};
 use super::profile::Profile;
+use super::smmu::strict::Violation;
 use super::wire::{Wire, Wires};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::registers::Registers;
@@ -163,6 +168,8 @@ pub struct HostSmmu {
     memory: Arc<HostMemory>,
     /// In a box, since it is large for a stack.
     machine: Mutex<(Box<Machine>, Raised)>,
+    /// A violation does not panic.
+    keeps_violations: AtomicBool,
 }
 
 impl HostSmmu {
@@ -175,7 +182,19 @@ impl HostSmmu {
     pub fn with(memory: Arc<HostMemory>, profile: Profile, engines: usize) -> Arc<Self> {
         let mut machine = Box::<Machine>::default();
         machine.reset(profile, engines);
-        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())) })
+        machine.be_strict();
+        let keeps_violations = AtomicBool::new(false);
+        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())), keeps_violations })
+    }
+
+    /// From now on a driver's mistake does not panic, but waits for [`HostSmmu::take_violation`].
+    pub fn keep_violations(&self) {
+        self.keeps_violations.store(true, Ordering::Relaxed);
+    }
+
+    /// The first mistake of the driver since the start or the last call.
+    pub fn take_violation(&self) -> Option<Violation> {
+        self.lock().0.take_violation()
     }
 
     /// The memory.
@@ -188,10 +207,23 @@ impl HostSmmu {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the machine do something, and panics if the driver has made a mistake.
+    fn with_machine<R>(&self, operation: impl FnOnce(&mut Machine, &mut Raised) -> R) -> R {
+        let mut guard = self.lock();
+        let (machine, raised) = &mut *guard;
+        let result = operation(machine, raised);
+        let story = machine.violation().filter(|_| !self.keeps_violations.load(Ordering::Relaxed));
+        let story = story.map(|story| story.to_string());
+        drop(guard);
+        if let Some(story) = story.filter(|_| !std::thread::panicking()) {
+            panic!("{story}");
+        }
+        result
+    }
+
     /// One tick of the machine. Returns whether anything was done.
     pub fn step(&self) -> bool {
-        let (machine, raised) = &mut *self.lock();
-        machine.step(&*self.memory, raised)
+        self.with_machine(|machine, raised| machine.step(&*self.memory, raised))
     }
 
     /// Steps until nothing is left to do, at most `limit` times. Returns the number of steps.
@@ -206,12 +238,12 @@ impl HostSmmu {
 
     /// Reads the register at physical `address`.
     pub fn read(&self, address: u64, width: Width) -> u64 {
-        self.lock().0.read(address, width)
+        self.with_machine(|machine, _| machine.read(address, width))
     }
 
     /// Writes the register at physical `address`.
     pub fn write(&self, address: u64, width: Width, value: u64) {
-        self.lock().0.write(address, width, value);
+        self.with_machine(|machine, _| machine.write(address, width, value));
     }
 
     /// Reads 32 bits of engine `engine`'s register at `offset`.

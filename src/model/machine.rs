@@ -5,7 +5,8 @@ use super::engine::Engine;
 use super::engine::buffers::Buffers;
 use super::memory::Memory;
 use super::profile::Profile;
-use super::smmu::Smmu;
+use super::smmu::strict::{Story, Violation};
+use super::smmu::{Smmu, diagnostics};
 use super::wire::Wires;
 
 /// How wide a register access is.
@@ -106,8 +107,30 @@ impl Machine {
                     self.awake |= 1 << index;
                 }
             }
-            None => {}
+            None => {
+                if let Some(offset) = address.checked_sub(board::SMMU_BASE).filter(|offset| *offset < board::SMMU_SIZE)
+                {
+                    self.smmu.misaligned_write(offset as usize, width, value);
+                }
+            }
         }
+    }
+
+    /// Turns strict mode on, until the next reset: a driver's first mistake is a [`violation`](Machine::violation). What
+    /// happened before is not known to it.
+    pub fn be_strict(&mut self) {
+        let control = board::SMMU_BASE + diagnostics::CONTROL as u64;
+        self.write(control, Width::Word, diagnostics::control::STRICT.into());
+    }
+
+    /// The first violation that strict mode found, with what led to it.
+    pub fn violation(&self) -> Option<Story<'_>> {
+        self.smmu.violation()
+    }
+
+    /// Takes the first violation: the next one is the first again.
+    pub fn take_violation(&mut self) -> Option<Violation> {
+        self.smmu.take_violation()
     }
 
     /// One tick: the SMMU acknowledges register updates and consumes some commands, and each engine makes at most a

@@ -16,6 +16,7 @@
 //! | `injection` | what goes wrong on request |
 //! | `times` | how long faults take |
 //! | [`diagnostics`] | what the model counts, and its switches |
+//! | [`strict`] | names the mistakes of a driver |
 
 mod ats;
 mod cache;
@@ -29,6 +30,7 @@ mod page_requests;
 mod queue;
 mod registers;
 mod stall;
+pub mod strict;
 mod times;
 mod translation;
 
@@ -40,6 +42,7 @@ use self::registers::{RegisterFile, cr0, gerror};
 pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
+use self::strict::Strict;
 use self::times::Times;
 use self::translation::{Fault, Table, Translation, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
@@ -66,6 +69,7 @@ pub struct Smmu {
     last_record: Option<(Event, u32)>,
     injection: Injection,
     times: Times,
+    strict: Strict,
 }
 
 /// How an access goes on that was just issued.
@@ -118,6 +122,7 @@ impl Smmu {
             last_record: None,
             injection: Injection::new(),
             times: Times::new(),
+            strict: Strict::new(),
         }
     }
 
@@ -132,6 +137,7 @@ impl Smmu {
         self.last_record = None;
         self.injection = Injection::new();
         self.times.reset();
+        self.strict = Strict::new();
     }
 
     /// The SMMU after reset with ID registers that no profile has.
@@ -156,7 +162,9 @@ impl Smmu {
 
     /// Writes the register at `offset`, aligned to `width`. What that sets going happens in [`step`](Smmu::step).
     pub fn write(&mut self, offset: usize, width: Width, value: u64) {
+        self.check_write(offset, width, value);
         self.registers.write(offset, width, value);
+        self.strict.turn(self.registers.diagnostics.is_strict());
         self.write_cache_control(offset, value as u32);
         if width == Width::Double {
             self.write_cache_control(offset + 4, (value >> 32) as u32);
@@ -179,11 +187,13 @@ impl Smmu {
         endpoints: &mut E,
     ) -> bool {
         self.injection.tick();
+        self.watch_commands(memory);
         let pending = self.registers.pending();
         let updates = pending & !self.injection.late_updates(pending);
         self.inject(updates, memory, wires);
         let acknowledged = self.registers.acknowledge(updates);
         if acknowledged.disabled {
+            self.strict.disabled(endpoints.is_ats_enabled());
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
         }
@@ -209,6 +219,7 @@ impl Smmu {
         if self.failed {
             return Issued::Ended(Response::Abort);
         }
+        self.watch_structures(transaction.origin(), memory);
         match self.translate(transaction, memory) {
             Outcome::Ended(response) => Issued::Ended(response),
             Outcome::Recorded(event, response) => {

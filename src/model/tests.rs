@@ -31,6 +31,7 @@ mod request_rules;
 mod stage2;
 mod stall_rules;
 mod stalls;
+mod strict;
 mod structure_rules;
 mod sync_rules;
 mod table_rules;

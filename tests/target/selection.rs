@@ -41,6 +41,7 @@ impl<'a> Selection<'a> {
                 "--format" | "--format=terse" | "--nocapture" | "--no-capture" => {}
                 // For the EL2 image, which has the same command line.
                 option if option.starts_with("profile=") || option.starts_with("engines=") => {}
+                "strict" => {}
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
             }
@@ -91,6 +92,11 @@ mod tests {
         assert!(list.list && list.selects("boot::heap"));
         let ignored = parse("--list --format terse --ignored").unwrap();
         assert!(ignored.list && !ignored.selects("boot::heap"));
+    }
+
+    #[test]
+    fn arguments_of_the_model_select_nothing() {
+        assert_eq!(parse("profile=small engines=64 strict"), parse(""));
     }
 
     #[test]

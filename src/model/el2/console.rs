@@ -47,5 +47,12 @@ pub(super) fn die() -> ! {
     semihosting::process::exit(STATUS)
 }
 
+/// Ends QEMU with a status of its own: the software at EL1 broke a rule.
+pub(super) fn condemn() -> ! {
+    semihosting::process::exit(VIOLATION)
+}
+
 /// QEMU's exit status when the model gives up.
 const STATUS: i32 = 3;
+/// QEMU's exit status when strict mode has found a violation.
+const VIOLATION: i32 = 4;

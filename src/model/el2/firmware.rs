@@ -11,7 +11,7 @@ use spin::mutex::SpinMutex;
 use spin::{Once, RelaxStrategy};
 
 use super::clock::{self, Pulse};
-use super::console::{die, say};
+use super::console::{condemn, die, say};
 use super::gic::{self, Distributor, GicError};
 use super::memory::GuestMemory;
 use super::{IMAGE, KERNEL, TREE, cpu, psci, stage2};
@@ -101,6 +101,7 @@ impl Shared {
         let mut machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
         let result = access(&mut machine);
+        judge(&machine);
         let steps = self.pulse.accessed(write).max(u32::from(self.clock.is_none()));
         for _ in 0..steps {
             if !self.tick(&mut machine) {
@@ -112,6 +113,7 @@ impl Shared {
 
     fn tick(&self, machine: &mut Machine) -> bool {
         let busy = machine.step(&self.memory, &mut &self.distributor);
+        judge(machine);
         self.pulse.stepped(busy);
         busy
     }
@@ -151,12 +153,22 @@ pub extern "C" fn start(_index: u64) -> Entry {
     }
 }
 
-/// What the command line asks for with `profile=NAME` and `engines=N`: the profile with everything and the usual engines, if it
-/// does not. It is the kernel's command line too; one that is missing or too long asks for nothing.
-fn options() -> Result<(Profile, usize), Refusal> {
-    let (mut profile, mut engines) = (Profile::Full, board::DEFAULT_ENGINES);
-    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else { return Ok((profile, engines)) };
+/// What the command line asks for.
+struct Options {
+    profile: Profile,
+    engines: usize,
+    strict: bool,
+}
+
+/// What the command line asks for with `profile=NAME`, `engines=N` and `strict`: the profile with everything, the usual engines and
+/// leniency, if it does not. It is the kernel's command line too; one that is missing or too long asks for nothing.
+fn options() -> Result<Options, Refusal> {
+    let (mut profile, mut engines, mut strict) = (Profile::Full, board::DEFAULT_ENGINES, false);
+    let Ok(arguments) = semihosting::experimental::env::args::<COMMAND_LINE>() else {
+        return Ok(Options { profile, engines, strict });
+    };
     for argument in (&arguments).skip(1).filter_map(Result::ok) {
+        strict |= argument == "strict";
         match argument.split_once('=') {
             Some(("profile", name)) => {
                 let unknown = || Refusal::Profile(name.chars().take(NAME / 4).collect());
@@ -169,13 +181,27 @@ fn options() -> Result<(Profile, usize), Refusal> {
     if engines > profile.max_engines() {
         return Err(Refusal::TooManyEngines { profile: profile.name(), most: profile.max_engines() });
     }
-    Ok((profile, engines))
+    Ok(Options { profile, engines, strict })
+}
+
+/// Ends QEMU with the story if the software at EL1 has broken a rule (strict mode).
+fn judge(machine: &Machine) {
+    if let Some(story) = machine.violation() {
+        end_once();
+        say!("{story}");
+        condemn()
+    }
 }
 
 fn boot() -> Result<Entry, Refusal> {
     cpu::check()?;
-    let (profile, engines) = options()?;
-    MACHINE.lock().reset(profile, engines);
+    let Options { profile, engines, strict } = options()?;
+    let mut machine = MACHINE.lock();
+    machine.reset(profile, engines);
+    if strict {
+        machine.be_strict();
+    }
+    drop(machine);
 
     // SAFETY: QEMU put its device tree here, and nothing else lies between here and the kernel. No other core runs.
     let room = unsafe { slice::from_raw_parts_mut(TREE as *mut u8, (KERNEL - TREE) as usize) };

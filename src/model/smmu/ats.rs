@@ -78,6 +78,7 @@ impl Smmu {
         if !self.registers.enabled(cr0::SMMUEN) || !self.registers.features.ats {
             return self.refuse_translation(transaction, memory, wires);
         }
+        self.watch_structures(transaction.origin(), memory);
         let ste = match self.ste(transaction.origin(), memory) {
             Ok(ste) if ste.config == StreamConfig::Abort => return Completion::UnsupportedRequest,
             Ok(ste) if self.ats_mode(&ste) == AtsMode::Disabled => {

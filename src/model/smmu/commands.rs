@@ -44,16 +44,22 @@ impl Smmu {
             {
                 return consumed > 0;
             }
-            let command = self.next_command(memory);
+            let words = self.registers.commands.front(memory);
+            let command = self.decode(words);
             // A CMD_SYNC waits for the invalidation requests before it (4.5.1).
             if matches!(command, Ok(Command::Sync(_))) && endpoints.is_invalidating() {
                 return consumed > 0;
+            }
+            if let Ok(words) = words {
+                self.check_fetched(words);
             }
             // Only for an answer is it worth a look at the clock.
             let now = match command {
                 Ok(Command::Resume { .. } | Command::PriResp { .. }) => self.time(wires),
                 _ => 0,
             };
+            // What fails on request is no mistake of the driver's.
+            let illegal = words.ok().filter(|_| matches!(command, Err(CommandError::Illegal)));
             let command = self.injected(command);
             match command.and_then(|command| self.execute(&command, memory, endpoints, now).map(|()| command)) {
                 Ok(command) => {
@@ -70,6 +76,7 @@ impl Smmu {
                     }
                 }
                 Err(error) => {
+                    self.check_error(illegal);
                     count(&mut self.registers.diagnostics.command_errors, 1);
                     self.registers.set_command_error(error as u32);
                     self.global_error(gerror::CMDQ_ERR, memory, wires);
@@ -79,9 +86,9 @@ impl Smmu {
         true
     }
 
-    /// The command at CONS, if this SMMU has it. Bits that must be 0 are checked, as 4.1.5 permits.
-    fn next_command(&self, memory: &impl Memory) -> Result<Command, CommandError> {
-        let words = self.registers.commands.front(memory).map_err(|Abort| CommandError::Abort)?;
+    /// The command that was fetched, if this SMMU has it. Bits that must be 0 are checked, as 4.1.5 permits.
+    fn decode(&self, words: Result<[u64; 2], Abort>) -> Result<Command, CommandError> {
+        let words = words.map_err(|Abort| CommandError::Abort)?;
         let command = Command::decode(words).map_err(|_| CommandError::Illegal)?;
         command.check(&self.registers.features).map_err(|_| CommandError::Illegal)?;
         Ok(command)
@@ -95,8 +102,8 @@ impl Smmu {
         Ok(command)
     }
 
-    /// What a command does before it is consumed; `now` is the time of an answer. Parameters out of range have no effect (4.1.7): no device and no
-    /// transaction has such a StreamID.
+    /// What a command does before it is consumed; `now` is the time of an answer. Parameters out of range have no effect
+    /// (4.1.7): no device and no transaction has such a StreamID.
     fn execute<E: Endpoints + ?Sized>(
         &mut self,
         command: &Command,
@@ -104,6 +111,7 @@ impl Smmu {
         endpoints: &mut E,
         now: u64,
     ) -> Result<(), CommandError> {
+        self.check_command(command, memory);
         match *command {
             Command::Resume { stream, stag, action } => self.resume(stream, stag, action, now),
             Command::StallTerm { stream } => self.stall_term(stream, memory),
@@ -165,6 +173,7 @@ impl Smmu {
         if resumed == Resumed::Match {
             self.times.stall_answered(stream, Slot::of(stag), action == ResumeAction::Retry, now);
         }
+        self.check_resume(stream, stag, resumed == Resumed::Match);
         let counters = &mut self.registers.diagnostics;
         let counter = match (resumed, action) {
             (Resumed::Nothing, _) => &mut counters.resumed_nothing,

@@ -20,7 +20,11 @@ pub(super) enum Denied {
 }
 
 /// Reads words from `address`: aborts where it is larger than the `output_bits` that the SMMU puts out (3.4.3).
-fn fetch_words<const N: usize>(address: u64, output_bits: u32, memory: &impl Memory) -> Result<[u64; N], Abort> {
+pub(super) fn fetch_words<const N: usize>(
+    address: u64,
+    output_bits: u32,
+    memory: &impl Memory,
+) -> Result<[u64; N], Abort> {
     if address >> output_bits != 0 {
         return Err(Abort);
     }
@@ -32,7 +36,7 @@ fn fetch_words<const N: usize>(address: u64, output_bits: u32, memory: &impl Mem
 }
 
 /// ADDR of STRTAB_BASE.
-const TABLE_ADDRESS: u64 = 0xff_ffff_ffff_ffc0;
+pub(super) const TABLE_ADDRESS: u64 = 0xff_ffff_ffff_ffc0;
 /// FMT of STRTAB_BASE_CFG, and its value for 2-level tables; other values behave as linear.
 const FORMAT: u32 = 3 << 16;
 const TWO_LEVEL: u32 = 1 << 16;
@@ -205,6 +209,6 @@ fn fetch_own<const N: usize, M: Memory>(
 }
 
 /// `base` aligned down to a table of 2^`log2` entries of `size` bytes, at least 64 bytes.
-fn align(base: u64, size: u64, log2: u32) -> u64 {
+pub(super) fn align(base: u64, size: u64, log2: u32) -> u64 {
     base & !((size << log2.min(50)).max(64) - 1)
 }

@@ -24,6 +24,9 @@ pub mod control {
     pub const EARLY_RETRY: u32 = 1 << 1;
     /// One record stands for like events of a stream whose STE permits it (7.3.1).
     pub const MERGE_EVENTS: u32 = 1 << 2;
+    /// Strict mode: names the first rule that software breaks ([`strict`](super::super::strict)). Not permission for the
+    /// SMMU but a watch on software; once set it stays set until the next reset.
+    pub const STRICT: u32 = 1 << 3;
 }
 
 /// Declares the counters: name and offset.
@@ -115,7 +118,12 @@ counters! {
 
 impl Diagnostics {
     pub(super) fn set_control(&mut self, value: u32) {
-        self.control = value & (control::SUPPRESS_DUPLICATES | control::EARLY_RETRY | control::MERGE_EVENTS);
+        let known = control::SUPPRESS_DUPLICATES | control::EARLY_RETRY | control::MERGE_EVENTS | control::STRICT;
+        self.control = value & known | self.control & control::STRICT;
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.control & control::STRICT != 0
     }
 
     pub(super) fn set_seed(&mut self, value: u32) {

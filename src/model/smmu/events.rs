@@ -67,6 +67,7 @@ impl Smmu {
                     self.last_record = None;
                 }
                 count(&mut self.registers.diagnostics.events_recorded, 1);
+                self.strict.event(event);
                 if was_empty {
                     self.interrupt(Source::EventQueue, memory, wires);
                 }

@@ -38,6 +38,9 @@ impl Smmu {
             }
             let answered = request.last && !request.is_stop_marker();
             let response = answered.then(|| self.overflow_response(request, memory));
+            if answered {
+                self.note_automatic(request);
+            }
             return self.discard(request, response);
         }
         let queue = &mut self.registers.page_requests;
@@ -46,6 +49,7 @@ impl Smmu {
                 if self.injection.swaps(Records::PageRequests, Some(request.stream)) {
                     queue.swap_youngest::<2>(memory);
                 }
+                self.note_request(request);
                 if !request.is_stop_marker() {
                     if request.last {
                         let now = self.time(wires);

@@ -48,16 +48,16 @@ impl Queue {
     }
 
     /// The size that is used: a larger LOG2SIZE counts as the largest (6.3.26).
-    fn size(&self) -> QueueSize {
+    pub(super) fn size(&self) -> QueueSize {
         QueueSize::new((self.base & LOG2SIZE) as u8).map_or(self.largest, |size| size.min(self.largest))
     }
 
-    fn index(&self, raw: u32) -> QueueIndex {
+    pub(super) fn index(&self, raw: u32) -> QueueIndex {
         self.size().index(raw)
     }
 
     /// How many entries there are; `None` while the indices are inconsistent (3.5.1).
-    fn len(&self) -> Option<u32> {
+    pub(super) fn len(&self) -> Option<u32> {
         self.size().len(self.index(self.prod), self.index(self.cons)).ok()
     }
 
@@ -73,16 +73,30 @@ impl Queue {
         self.len().is_none_or(|len| len == self.size().entries())
     }
 
+    /// What a queue of entries of `size` bytes is aligned to, in bytes (6.3.26).
+    fn alignment(&self, size: u64) -> u64 {
+        (size << self.size().log2()).max(32)
+    }
+
+    /// Whether software has aligned the base of this queue of entries of `size` bytes.
+    pub(super) fn is_aligned(&self, size: u64) -> bool {
+        self.base & self.address & (self.alignment(size) - 1) == 0
+    }
+
     /// Where the entry of `size` bytes at `index` lies. The base is aligned to the size of the queue (6.3.26).
     fn entry(&self, index: u32, size: u64) -> PhysAddr {
-        let align = (size << self.size().log2()).max(32);
-        let base = self.base & self.address & !(align - 1);
+        let base = self.base & self.address & !(self.alignment(size) - 1);
         PhysAddr(base + u64::from(self.size().slot(self.index(index))) * size)
     }
 
     /// The entry at CONS, of 16 bytes.
     pub(super) fn front(&self, memory: &impl Memory) -> Result<[u64; 2], Abort> {
-        let PhysAddr(address) = self.entry(self.cons, 16);
+        self.command(self.cons, memory)
+    }
+
+    /// The entry at `index`, of 16 bytes.
+    pub(super) fn command(&self, index: u32, memory: &impl Memory) -> Result<[u64; 2], Abort> {
+        let PhysAddr(address) = self.entry(index, 16);
         Ok([memory.read64(PhysAddr(address))?, memory.read64(PhysAddr(address + 8))?])
     }
 

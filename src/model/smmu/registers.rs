@@ -58,26 +58,26 @@ const CR1_TABLE: u32 = 0xfc0;
 const CR1_QUEUE: u32 = 0x03f;
 const STRTAB_RA: u64 = 1 << 62;
 /// LOG2SIZE of STRTAB_BASE_CFG; FMT and SPLIT.
-const STRTAB_LOG2SIZE: u32 = 0x3f;
-const STRTAB_FORMAT: u32 = 0x3_07c0;
+pub(super) const STRTAB_LOG2SIZE: u32 = 0x3f;
+pub(super) const STRTAB_FORMAT: u32 = 0x3_07c0;
 /// LO of PRIQ_IRQ_CFG2.
-const LAST_ONLY: u32 = 1 << 31;
+pub(super) const LAST_ONLY: u32 = 1 << 31;
 /// The ERR field of CMDQ_CONS.
 const ERR_SHIFT: u32 = 24;
 const ERR: u32 = 0x7f << ERR_SHIFT;
 
 /// `field` where it is `offered`, else nothing.
-const fn when(offered: bool, field: u32) -> u32 {
+pub(super) const fn when(offered: bool, field: u32) -> u32 {
     if offered { field } else { 0 }
 }
 
 /// The bits of CR0 that exist (6.3.9).
-const fn cr0_fields(features: &Features) -> u32 {
+pub(super) const fn cr0_fields(features: &Features) -> u32 {
     cr0::SMMUEN | cr0::EVENTQEN | cr0::CMDQEN | when(features.pri, cr0::PRIQEN) | when(features.ats, cr0::ATSCHK)
 }
 
 /// The bits of CR2 that exist (6.3.12).
-const fn cr2_fields(features: &Features) -> u32 {
+pub(super) const fn cr2_fields(features: &Features) -> u32 {
     RECINVSID
         | when(features.hyp, E2H)
         | when(features.broadcast_tlb, PTM)
@@ -90,7 +90,7 @@ const fn irq_fields(features: &Features) -> u32 {
 }
 
 /// The bits of GERROR that exist (6.3.19).
-const fn gerror_fields(features: &Features) -> u32 {
+pub(super) const fn gerror_fields(features: &Features) -> u32 {
     let msis = gerror::MSI_CMDQ_ABT_ERR | gerror::MSI_EVENTQ_ABT_ERR | gerror::MSI_GERROR_ABT_ERR;
     gerror::CMDQ_ERR
         | gerror::EVENTQ_ABT_ERR
@@ -196,7 +196,7 @@ impl RegisterFile {
     }
 
     /// Whether the CR0 field is 0 and has taken effect as such: what it guards may be written (6.2).
-    fn disabled(&self, field: u32) -> bool {
+    pub(super) fn disabled(&self, field: u32) -> bool {
         (self.cr0 | self.cr0ack) & field == 0
     }
 
@@ -205,7 +205,7 @@ impl RegisterFile {
     }
 
     /// Whether the interrupt source is off and has been acknowledged as such: what it guards may be written (6.3.21).
-    fn interrupt_disabled(&self, field: u32) -> bool {
+    pub(super) fn interrupt_disabled(&self, field: u32) -> bool {
         (self.irq_ctrl | self.irq_ctrlack) & field == 0
     }
 
@@ -303,7 +303,8 @@ impl RegisterFile {
         self.value(register) as u32
     }
 
-    fn value(&self, register: Register) -> u64 {
+    /// What the whole register reads as.
+    pub(super) fn value(&self, register: Register) -> u64 {
         match register {
             Register::Idr0 => self.ids.idr0.into(),
             Register::Idr1 => self.ids.idr1.into(),

@@ -92,6 +92,10 @@ pub(super) struct Devices {
 }
 
 impl Endpoints for Devices {
+    fn is_ats_enabled(&self) -> bool {
+        false
+    }
+
     fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
         self.invalidations.push(*invalidation);
         true
