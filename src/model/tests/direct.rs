@@ -1,12 +1,14 @@
 //! An SMMU without engines: accesses with any attributes, and ATS requests, straight into it.
 
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::vec::Vec;
 
 use super::bench::*;
 use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
 use crate::model::host::HostMemory;
 use crate::model::machine::Width;
-use crate::model::memory::Memory;
+use crate::model::memory::{Abort, Memory};
 use crate::model::smmu::{Issued, Polled, Slot, Smmu};
 use crate::smmuv3::{Access, PhysAddr, StreamId, SubstreamId};
 
@@ -55,9 +57,59 @@ impl Endpoints for Nobody {
     }
 }
 
+/// Memory of which some refuses the SMMU's reads or writes.
+struct Guarded {
+    memory: HostMemory,
+    reads: RefCell<Range<u64>>,
+    writes: RefCell<Range<u64>>,
+    refused: Cell<u32>,
+}
+
+impl Guarded {
+    fn new() -> Self {
+        let memory = HostMemory::new((END - 0x4000_0000) as usize);
+        Self { memory, reads: RefCell::default(), writes: RefCell::default(), refused: Cell::default() }
+    }
+
+    /// The memory, unless an access of one of these ranges touches `address`.
+    fn pass(&self, PhysAddr(address): PhysAddr, refused: &[&RefCell<Range<u64>>]) -> Result<&HostMemory, Abort> {
+        if refused.iter().any(|range| range.borrow().contains(&address)) {
+            self.refused.set(self.refused.get() + 1);
+            return Err(Abort);
+        }
+        Ok(&self.memory)
+    }
+}
+
+impl Memory for Guarded {
+    fn read64(&self, address: PhysAddr) -> Result<u64, Abort> {
+        self.pass(address, &[&self.reads])?.read64(address)
+    }
+
+    fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
+        self.pass(address, &[&self.writes])?.write64(address, value)
+    }
+
+    fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
+        self.pass(address, &[&self.writes])?.write32(address, value)
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
+        self.pass(address, &[&self.reads, &self.writes])?.compare_exchange64(address, expected, new)
+    }
+
+    fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {
+        self.pass(address, &[&self.reads])?.read(address, bytes)
+    }
+
+    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), Abort> {
+        self.pass(address, &[&self.writes])?.write(address, bytes)
+    }
+}
+
 pub(super) struct Direct {
     smmu: Smmu,
-    memory: HostMemory,
+    memory: Guarded,
     raised: Raised,
 }
 
@@ -65,13 +117,7 @@ impl Direct {
     /// An SMMU with its queues and a linear table of 512 STEs, all enabled with the fields `cr0`, and the fields `cr2`
     /// beside RECINVSID. Stage 2 maps the second GiB, where all memory is, to itself.
     pub(super) fn enabled(cr0: u32, cr2: u32) -> Self {
-        let memory = HostMemory::new((END - 0x4000_0000) as usize);
-        let mut direct = Self { smmu: Smmu::new(), memory, raised: Raised::default() };
-        direct.write64(STRTAB_BASE, STREAMS);
-        direct.write(STRTAB_BASE_CFG, 9);
-        direct.write(CR2, 2 | cr2);
-        direct.write64(CMDQ_BASE, COMMANDS | 4);
-        direct.write64(EVENTQ_BASE, EVENTS | 4);
+        let mut direct = Self::off(cr2);
         direct.write(CR0, cr0);
         direct.step();
         direct.poke(STAGE2, (STAGE2 + 0x1000) | 3);
@@ -80,11 +126,37 @@ impl Direct {
         direct
     }
 
+    /// The same before it is enabled, its memory empty.
+    pub(super) fn off(cr2: u32) -> Self {
+        let mut direct = Self { smmu: Smmu::new(), memory: Guarded::new(), raised: Raised::default() };
+        direct.write64(STRTAB_BASE, STREAMS);
+        direct.write(STRTAB_BASE_CFG, 9);
+        direct.write(CR2, 2 | cr2);
+        direct.write64(CMDQ_BASE, COMMANDS | 4);
+        direct.write64(EVENTQ_BASE, EVENTS | 4);
+        direct
+    }
+
+    /// From now on the SMMU's reads of this range, and of no other, are aborted.
+    pub(super) fn refuse_reads(&self, range: Range<u64>) {
+        self.memory.reads.replace(range);
+    }
+
+    /// From now on the SMMU's writes to this range, and to no other, are aborted.
+    pub(super) fn refuse_writes(&self, range: Range<u64>) {
+        self.memory.writes.replace(range);
+    }
+
+    /// How many accesses were aborted so.
+    pub(super) fn refused(&self) -> u32 {
+        self.memory.refused.get()
+    }
+
     pub(super) fn write(&mut self, offset: u64, value: u32) {
         self.smmu.write(offset as usize, Width::Word, value.into());
     }
 
-    fn write64(&mut self, offset: u64, value: u64) {
+    pub(super) fn write64(&mut self, offset: u64, value: u64) {
         self.smmu.write(offset as usize, Width::Double, value);
     }
 
@@ -97,11 +169,11 @@ impl Direct {
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {
-        self.memory.read64(PhysAddr(address)).unwrap()
+        self.memory.memory.read64(PhysAddr(address)).unwrap()
     }
 
     pub(super) fn poke(&self, address: u64, value: u64) {
-        self.memory.write64(PhysAddr(address), value).unwrap();
+        self.memory.memory.write64(PhysAddr(address), value).unwrap();
     }
 
     /// Writes the STE: words 0 and 1, and word 2 with the stage 2 tables.
@@ -210,6 +282,13 @@ impl Direct {
         self.poke(slot + 8, words[1]);
         self.write(CMDQ_PROD, (prod + 1) & 0x1f);
         self.step();
+    }
+
+    /// What a driver does after it changed what may be cached: CFGI_ALL, TLBI_EL2_ALL, TLBI_NSNH_ALL, SYNC (4.3, 4.4).
+    pub(super) fn forget(&mut self) {
+        for command in [[0x04, 31], [0x20, 0], [0x30, 0], [0x46, 0]] {
+            self.command(command);
+        }
     }
 
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {
