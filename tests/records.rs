@@ -185,7 +185,7 @@ impl Random {
             2 => Event::SteFetch { origin, fetch },
             3 => Event::BadSte { origin },
             4 => Event::BadAtsTreq { origin, address: self.page() },
-            5 => Event::StreamDisabled { origin },
+            5 => Event::StreamDisabled { stream: origin.stream },
             6 => Event::TranslForbidden { origin, write: self.flag(), address },
             7 => Event::BadSubstreamId { stream: origin.stream, substream: self.substream() },
             8 => Event::CdFetch { origin, fetch },

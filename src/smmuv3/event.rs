@@ -48,10 +48,10 @@ pub enum Event {
         address: u64,
     },
     /// `F_STREAM_DISABLED`: a transaction without SubstreamID, or with SubstreamID 0, where `STE.S1DSS` allows none
-    /// (7.3.7).
+    /// (7.3.7). The record does not tell which of the two.
     StreamDisabled {
-        /// Where it came from.
-        origin: Origin,
+        /// The stream.
+        stream: StreamId,
     },
     /// `F_TRANSL_FORBIDDEN`: a translated transaction of a stream that may make none (7.3.8).
     TranslForbidden {
@@ -239,7 +239,6 @@ impl Event {
             | Self::SteFetch { origin, .. }
             | Self::BadSte { origin }
             | Self::BadAtsTreq { origin, .. }
-            | Self::StreamDisabled { origin }
             | Self::TranslForbidden { origin, .. }
             | Self::CdFetch { origin, .. }
             | Self::BadCd { origin }
@@ -248,7 +247,9 @@ impl Event {
             | Self::CfgConflict { origin, .. }
             | Self::PageRequest { origin, .. }
             | Self::VmsFetch { origin, .. } => Some(origin.stream),
-            Self::BadSubstreamId { stream, .. } | Self::Fault(TranslationFault { stream, .. }) => Some(stream),
+            Self::StreamDisabled { stream }
+            | Self::BadSubstreamId { stream, .. }
+            | Self::Fault(TranslationFault { stream, .. }) => Some(stream),
             Self::ImplementationDefined { .. } => None,
         }
     }

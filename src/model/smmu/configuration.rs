@@ -92,13 +92,15 @@ impl Smmu {
                 return Err(bad_substream(substream));
             }
             (Some(substream), DefaultSubstream::Substream0) if substream.get() == 0 => {
-                return Err(Denied::With(Event::StreamDisabled { origin }));
+                return Err(Denied::With(Event::StreamDisabled { stream: origin.stream }));
             }
             (Some(substream), _) => substream.get(),
             (None, _) if stage1.cd_max == 0 => 0,
             (None, DefaultSubstream::Substream0) => 0,
             (None, DefaultSubstream::Bypass) => return Ok(None),
-            (None, DefaultSubstream::Terminate) => return Err(Denied::With(Event::StreamDisabled { origin })),
+            (None, DefaultSubstream::Terminate) => {
+                return Err(Denied::With(Event::StreamDisabled { stream: origin.stream }));
+            }
         };
         let walker = self.walker(ste, memory, true);
         let address = self.cd_address(stage1, origin, index, &walker)?;

@@ -36,24 +36,40 @@ fn stage2_translates_pages_and_blocks() {
 }
 
 #[test]
-fn stage2_faults_tell_the_ipa() {
+fn stage2_translation_fault_tells_the_ipa() {
     let mut direct = stage2(S2R);
     assert_eq!(direct.fault(0x6008, WRITE), [0x100_0000_0010, S2 | IN, 0x6008, 0x6000]);
     assert_eq!(direct.fault(0x6008, READ), [0x100_0000_0010, S2 | IN | RNW, 0x6008, 0x6000]);
     // Beyond S2T0SZ.
     assert_eq!(direct.fault(0x80_0000_0000, WRITE), [0x100_0000_0010, S2 | IN, 0x80_0000_0000, 0x80_0000_0000]);
-    // Beyond S2PS, which is 32 bits now.
+}
+
+#[test]
+fn stage2_output_beyond_s2ps_is_an_address_size_fault() {
+    // S2PS is 32 bits.
+    let mut direct = Direct::enabled(ALL_ON, 0);
     direct.set_ste(0xd, STE1, (STE2 | S2R) & !(7 << 48));
     direct.map2(0x7000, 0x1_0000_0000, S2_RW);
     assert_eq!(direct.fault(0x7000, WRITE), [0x100_0000_0011, S2 | IN, 0x7000, 0x7000]);
-    // Access flag; then permission: S2AP = 0b01.
+    // From a table, too.
+    direct.poke(STAGE2 + 0x1000 + 8, 0x1_0000_0003);
+    assert_eq!(direct.fault(0x20_0000, WRITE), [0x100_0000_0011, S2 | IN, 0x20_0000, 0x20_0000]);
+}
+
+#[test]
+fn stage2_access_flag_comes_before_permission() {
+    let mut direct = stage2(S2R);
+    // S2AP = 0b01: reads alone.
     direct.map2(0x8000, DATA, S2_RW & !(1 << 10) & !(2 << 6));
     assert_eq!(direct.fault(0x8000, WRITE), [0x100_0000_0012, S2 | IN, 0x8000, 0x8000]);
     direct.map2(0x8000, DATA, S2_RW & !(2 << 6));
     assert_eq!(direct.fault(0x8000, WRITE), [0x100_0000_0013, S2 | IN, 0x8000, 0x8000]);
     assert_eq!(direct.reaches(0x8000, READ), DATA);
-    // Silent without S2R.
-    direct.set_ste(0xd, STE1, STE2);
+}
+
+#[test]
+fn stage2_fault_is_silent_without_s2r() {
+    let mut direct = stage2(0);
     assert_eq!(direct.access(0x6000, WRITE), Response::Abort);
     assert_eq!(direct.take_events().len(), 0);
 }

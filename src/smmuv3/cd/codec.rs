@@ -64,6 +64,8 @@ const PRIVATE_ASID: Field = Field::bit(47);
 const ASID: Field = Field::new(63, 48);
 // Words 1 and 2.
 const TABLE: Field = Field::new(51, 4);
+// Word 1.
+const HARDWARE_ACCESS_TABLES: Field = Field::bit(3);
 // Word 2.
 const DS: Field = Field::bit(58);
 
@@ -131,6 +133,9 @@ impl ContextDescriptor {
         }
         if hardware_dirty && features.httu < Httu::Dirty {
             return Err(illegal("HD", 1));
+        }
+        if features.httu == Httu::Tables && HARDWARE_ACCESS_TABLES.is_set(ttb0) && !hardware_access {
+            return Err(illegal("HAFT", 1));
         }
         // EL2 without E2H has one half, one privilege and no ASID (5.4.1).
         let single = stream.world == StreamWorld::El2;

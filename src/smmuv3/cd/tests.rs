@@ -187,6 +187,11 @@ fn permission_controls_are_bits_36_40_and_bit_1_of_the_tables() {
 fn el2_with_e2h_has_both_halves_and_asids() {
     let e2h = Stage1 { world: StreamWorld::El2E2h, ..STREAM };
     assert_eq!(ContextDescriptor::decode(LOWER, &test_features(), &e2h), Ok(lower()));
+    let disabled = ContextDescriptor::decode(lower_with(0, 1 << 14), &test_features(), &e2h);
+    assert_eq!(disabled, Ok(ContextDescriptor { ttb0: None, ..lower() }));
+    // EPD1 = 0 makes TTB1 count: TG1 0 is reserved.
+    let upper = ContextDescriptor::decode(lower_with(1 << 30, 0), &test_features(), &e2h);
+    assert_eq!(upper, Err(ContextError::Illegal { field: "TG1", value: 0 }));
     let narrow = Features { asid_bits: 8, ..test_features() };
     let refused = ContextDescriptor::decode(LOWER, &narrow, &e2h);
     assert_eq!(refused, Err(ContextError::Illegal { field: "ASID", value: 0x1234 }));
@@ -197,6 +202,19 @@ fn el2_has_one_half_that_cannot_be_disabled() {
     let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
     let words = lower_with(1 << 30, 1 << 14);
     assert_eq!(ContextDescriptor::decode(words, &Features { asid_bits: 8, ..test_features() }, &el2), Ok(lower()));
+}
+
+#[test]
+fn access_flags_of_tables_need_those_of_leaves() {
+    // HAFT is w1[3]; it counts only where IDR0.HTTU is 3 (5.4).
+    let mut words = LOWER;
+    words[1] |= 1 << 3;
+    let tables = Features { httu: Httu::Tables, ..test_features() };
+    illegal(words, tables, "HAFT", 1);
+    words[0] |= 1 << 43;
+    assert!(ContextDescriptor::decode(words, &tables, &STREAM).is_ok());
+    words[0] = LOWER[0];
+    assert!(ContextDescriptor::decode(words, &Features { httu: Httu::Dirty, ..tables }, &STREAM).is_ok());
 }
 
 #[test]

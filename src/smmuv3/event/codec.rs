@@ -65,7 +65,10 @@ impl Event {
             Self::SteFetch { origin, fetch } => fetch.put(origin.put(F_STE_FETCH), 0, 0),
             Self::BadSte { origin } => [origin.put(C_BAD_STE), 0, 0, 0],
             Self::BadAtsTreq { origin, address } => [origin.put(F_BAD_ATS_TREQ), 0, PAGE_ADDRESS.address(address), 0],
-            Self::StreamDisabled { origin } => [origin.put(F_STREAM_DISABLED), 0, 0, 0],
+            Self::StreamDisabled { stream } => {
+                // This record has no SubstreamID, although one may have been the cause.
+                [Origin { stream, substream: None }.put(F_STREAM_DISABLED), 0, 0, 0]
+            }
             Self::TranslForbidden { origin, write, address } => {
                 [origin.put(F_TRANSL_FORBIDDEN), READ.flag(!write), address, 0]
             }
@@ -123,7 +126,7 @@ impl Event {
             F_STE_FETCH => Self::SteFetch { origin, fetch },
             C_BAD_STE => Self::BadSte { origin },
             F_BAD_ATS_TREQ => Self::BadAtsTreq { origin, address: PAGE_ADDRESS.address(address) },
-            F_STREAM_DISABLED => Self::StreamDisabled { origin },
+            F_STREAM_DISABLED => Self::StreamDisabled { stream: origin.stream },
             F_TRANSL_FORBIDDEN => Self::TranslForbidden { origin, write: !READ.is_set(second), address },
             C_BAD_SUBSTREAMID => {
                 let substream = SubstreamId::from_low_bits(SUBSTREAM.get(first));

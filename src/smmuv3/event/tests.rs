@@ -30,15 +30,24 @@ fn fault(kind: FaultKind) -> TranslationFault {
 
 #[test]
 fn records_without_address_are_those_of_7_3() {
-    // 7.3.3, 7.3.5, 7.3.7, 7.3.11, 7.3.9: the last without SSV.
+    // 7.3.3, 7.3.5, 7.3.11, 7.3.9: the last without SSV.
     check([0x0001_0203_0000_0002, 0, 0, 0], Event::BadStreamId { origin: ORIGIN });
     check([0x0000_0010_0000_5802, 0, 0, 0], Event::BadStreamId { origin: PASID() });
     check([0x0001_0203_0000_0004, 0, 0, 0], Event::BadSte { origin: ORIGIN });
-    check([0x0001_0203_0000_0006, 0, 0, 0], Event::StreamDisabled { origin: ORIGIN });
     check([0x0000_0010_0000_580a, 0, 0, 0], Event::BadCd { origin: PASID() });
     check([0x0000_0020_ffff_f008, 0, 0, 0], Event::BadSubstreamId { stream: StreamId(0x20), substream: SSID(0xfffff) });
     // 7.3.18.
     check([0x0001_0203_0000_0021, 0xbeef, 0, 0], Event::CfgConflict { origin: ORIGIN, reason: 0xbeef });
+}
+
+#[test]
+fn f_stream_disabled_names_no_substream() {
+    check([0x0001_0203_0000_0006, 0, 0, 0], Event::StreamDisabled { stream: StreamId(0x1_0203) });
+    // Bits 31 to 8 are reserved here (7.3.7).
+    assert_eq!(
+        Event::decode([0x0001_0203_0000_5806, 0, 0, 0]),
+        Ok(Event::StreamDisabled { stream: StreamId(0x1_0203) })
+    );
 }
 
 #[test]

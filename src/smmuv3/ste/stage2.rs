@@ -21,6 +21,7 @@ const HARDWARE_DIRTY: Field = Field::bit(55);
 const HARDWARE_ACCESS: Field = Field::bit(56);
 const STALL: Field = Field::bit(57);
 const RECORD: Field = Field::bit(58);
+const HARDWARE_ACCESS_TABLES: Field = Field::bit(59);
 // Word 3.
 const DS: Field = Field::bit(3);
 const TABLE: Field = Field::new(51, 4);
@@ -94,6 +95,9 @@ impl Stage2 {
         }
         if hardware_dirty && features.httu < Httu::Dirty {
             return Err(illegal("S2HD", 1));
+        }
+        if features.httu == Httu::Tables && HARDWARE_ACCESS_TABLES.is_set(third) && !hardware_access {
+            return Err(illegal("S2HAFT", 1));
         }
         let stall = STALL.is_set(third);
         if features.stall_model == StallModel::Terminate && stall

@@ -173,16 +173,29 @@ fn stage_1_rules_of_5_2_hold() {
     illegal(STAGE1, Features { ssid_bits: 7, ..full }, "S1CDMax", 8);
     illegal(set(STAGE1, 0, 1 << 4), Features { cd2l: false, ..full }, "S1Fmt", 1);
     illegal(set(STAGE1, 0, 1 << 44), full, "S1ContextPtr", 0x1000_8123_4000);
-    illegal(set(STAGE1, 1, 1 << 30), full, "STRW", 1);
-    illegal(set(STAGE1, 1, 3 << 30), full, "STRW", 3);
     illegal(set(STAGE1, 2, 0x100), Features { vmid_bits: 8, ..full }, "S2VMID", 0x100);
-    // Without substreams S1CDMax, S1Fmt and S1DSS are ignored; without EL2 STRW is.
-    let bare = Features { ssid_bits: 0, cd2l: false, hyp: false, ..full };
-    let ignored = Ste::decode(set(set(STAGE1, 0, 2 << 4), 1, 1 << 30), &bare).unwrap();
+    // Without substreams S1CDMax, S1Fmt and S1DSS are ignored.
+    let ignored = Ste::decode(set(STAGE1, 0, 2 << 4), &Features { ssid_bits: 0, cd2l: false, ..full }).unwrap();
     let expected = Stage1 { cd_max: 0, default_substream: DefaultSubstream::Terminate, ..stage1() };
     assert_eq!(ignored, Ste::new(StreamConfig::Stage1(expected)));
     // S1Fmt 3 behaves as 0.
     assert_eq!(Ste::decode(set(STAGE1, 0, 3 << 4), &full), Ste::decode(STAGE1, &full));
+}
+
+#[test]
+fn stream_world_counts_at_stage_1_alone_and_only_with_el2() {
+    let full = test_features();
+    for world in [1, 3] {
+        let words = set(STAGE1, 1, world << 30);
+        illegal(words, full, "STRW", world);
+        assert_eq!(Ste::decode(words, &Features { hyp: false, ..full }), Ok(Ste::new(StreamConfig::Stage1(stage1()))));
+        // Config 4, 6 and 7 (5.2, STRW).
+        assert_eq!(Ste::decode([0x9, world << 30, 0, 0, 0, 0, 0, 0], &full), Ok(Ste::new(StreamConfig::Bypass)));
+        assert_eq!(Ste::decode(set(STAGE2, 1, world << 30), &full), Ste::decode(STAGE2, &full));
+        let nested = [0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0];
+        assert_eq!(Ste::decode(set(nested, 1, world << 30), &full), Ste::decode(nested, &full));
+        assert!(Ste::decode(nested, &full).is_ok());
+    }
 }
 
 #[test]
@@ -230,6 +243,16 @@ fn stage_2_rules_of_5_2_hold() {
     let mut words = with_word2(7 << 48, 0);
     words[3] = 0x1_9000_0000;
     illegal(words, full, "S2TTB", 0x1_9000_0000);
+}
+
+#[test]
+fn stage_2_access_flags_of_tables_need_those_of_leaves() {
+    // S2HAFT is w2[59]; it counts only where IDR0.HTTU is 3 (5.2).
+    let tables = Features { httu: Httu::Tables, ..test_features() };
+    let words = set(STAGE2, 2, 1 << 59);
+    illegal(words, tables, "S2HAFT", 1);
+    assert!(Ste::decode(set(words, 2, 1 << 56), &tables).is_ok());
+    assert!(Ste::decode(words, &Features { httu: Httu::Dirty, ..tables }).is_ok());
 }
 
 #[test]
