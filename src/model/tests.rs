@@ -17,6 +17,7 @@ mod hostile;
 mod interrupts;
 mod page_requests;
 mod profiles;
+mod record_rules;
 mod registers;
 mod stage2;
 mod stalls;

@@ -50,8 +50,11 @@ impl Smmu {
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
         };
-        let words = fetch_words(address, self.registers.output_bits(), memory)
-            .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
+        let words = fetch_words(address, self.registers.output_bits(), memory).map_err(|Abort| {
+            // What a physical address has no bits for is not told (7.3.4).
+            let address = PhysAddr(self.registers.truncated(address));
+            Event::SteFetch { origin, fetch: fetch(address) }
+        })?;
         Ste::decode(words, &self.registers.features).map_err(|_| Event::BadSte { origin })
     }
 
