@@ -179,7 +179,7 @@ fn flags_are_updated_when_translation_is_granted() {
 }
 
 #[test]
-fn split_stage_gives_ipas_which_stage2_translates_later() {
+fn split_stage_gives_ipas_with_the_permissions_of_both_stages() {
     let mut direct = Direct::enabled(CHECKED, 0);
     direct.nest(SPLIT, S2R, CD_A);
     direct.map(0x5000, 0x9000, PAGE_RW);
@@ -188,12 +188,31 @@ fn split_stage_gives_ipas_which_stage2_translates_later() {
     assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, false));
     direct.map2(0x9000, DATA, S2_RW);
     assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, true));
+}
+
+#[test]
+fn translated_access_of_split_stage_goes_through_stage2() {
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.nest(SPLIT, S2R, CD_A);
+    direct.map2(0x9000, DATA, S2_RW);
     assert_eq!(direct.translated(0x9008, WRITE), Response::Physical(PhysAddr(DATA + 8)));
     direct.map2(0x9000, DATA, 0);
     assert_eq!(direct.translated(0x9008, WRITE), Response::Abort);
     assert_eq!(direct.take_event(), [0x100_0000_0010, 0x280_0000_0000, 0x9008, 0x9000]);
     assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
     assert_eq!(direct.take_event(), [0x100_0000_0011, 0x208_0000_0000, 1 << 48, 0]);
+    // S2R = 0.
+    direct.nest(SPLIT, 0, CD_A);
+    assert_eq!(direct.translated(0x9008, WRITE), Response::Abort);
+    assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn translated_access_of_split_stage_passes_unchecked_without_atschk() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.nest(SPLIT, S2R, CD_A);
+    assert_eq!(direct.translated(DATA + 8, WRITE), Response::Physical(PhysAddr(DATA + 8)));
+    assert_eq!(direct.take_events().len(), 0);
 }
 
 #[test]
@@ -212,21 +231,37 @@ fn skipped_stage1_is_answered_with_the_address_itself() {
 }
 
 #[test]
-fn translated_accesses_are_checked_only_with_atschk() {
+fn translated_access_of_a_stream_without_ats_is_forbidden_only_with_atschk() {
     for (cr0, checked) in [(ALL_ON, false), (CHECKED, true)] {
         let mut direct = Direct::enabled(cr0, 0);
-        // EATS = 0: F_TRANSL_FORBIDDEN.
-        direct.stage1(0, CD_A);
-        assert_eq!(direct.translated(DATA, WRITE) == Response::Abort, checked);
-        let records = direct.take_events();
-        assert_eq!(records.len(), usize::from(checked));
-        assert!(records.iter().all(|record| *record == [0x100_0000_0007, 0, DATA, 0]));
-        // An STE that aborts or is not valid: silently.
-        for word0 in [1, 0] {
-            direct.set_ste(word0, 0, 0);
-            assert_eq!(direct.translated(DATA, READ) == Response::Abort, checked);
+        // EATS = 0, and bypass, whatever EATS is (5.2).
+        for (word0, word1) in [(STE0_STAGE1 | CDS, 0), (9, EATS)] {
+            direct.set_ste(word0, STE1 | word1, 0);
+            assert_eq!(direct.translated(DATA, WRITE) == Response::Abort, checked);
+            let records = direct.take_events();
+            assert_eq!(records.len(), usize::from(checked));
+            assert!(records.iter().all(|record| *record == [0x100_0000_0007, 0, DATA, 0]));
         }
-        // Full ATS: only the size is looked at, silently.
+    }
+}
+
+#[test]
+fn translated_access_under_an_ste_that_aborts_or_is_not_valid_ends_silently_and_only_with_atschk() {
+    for (cr0, checked) in [(ALL_ON, false), (CHECKED, true)] {
+        let mut direct = Direct::enabled(cr0, 0);
+        // Config = abort; V = 0; STRW = 1, which is ILLEGAL.
+        for (word0, word1) in [(1, 0), (0, 0), (STE0_STAGE1 | CDS, STE1 | EATS | 1 << 30)] {
+            direct.set_ste(word0, word1, 0);
+            assert_eq!(direct.translated(DATA, READ) == Response::Abort, checked);
+            assert_eq!(direct.take_events().len(), 0);
+        }
+    }
+}
+
+#[test]
+fn translated_access_of_full_ats_is_looked_at_for_its_size_alone() {
+    for cr0 in [ALL_ON, CHECKED] {
+        let mut direct = Direct::enabled(cr0, 0);
         direct.stage1(EATS, CD_A);
         assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
         assert_eq!(direct.translated(1 << 48, READ), Response::Abort);

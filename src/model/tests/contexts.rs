@@ -145,7 +145,7 @@ fn el2_knows_no_privilege() {
 }
 
 #[test]
-fn overrides_come_before_the_check_and_the_record() {
+fn override_of_privilege_comes_before_the_check_and_the_record() {
     let mut direct = Direct::enabled(ALL_ON, 0);
     // PRIVCFG 3: privileged. PnU is bit 33.
     direct.stage1(3 << 48, CD_R | CD_A);
@@ -155,6 +155,11 @@ fn overrides_come_before_the_check_and_the_record() {
     // PRIVCFG 2: unprivileged.
     direct.stage1(2 << 48, CD_R | CD_A);
     assert_eq!(direct.fault(0x5000, privileged(READ)), [0x100_0000_0013, 0x208_0000_0000, 0x5000, 0]);
+}
+
+#[test]
+fn override_of_kind_comes_before_the_check_and_the_record() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
     // INSTCFG 3: reads are fetches, InD is bit 34; writes are not concerned.
     direct.stage1(3 << 50, CD_R | CD_A);
     direct.map(0x5000, DATA, PAGE_RW | UXN);
@@ -163,6 +168,7 @@ fn overrides_come_before_the_check_and_the_record() {
     // INSTCFG 2: fetches are reads.
     direct.stage1(2 << 50, CD_R | CD_A);
     assert_eq!(direct.reaches(0x5000, FETCH), DATA);
+    assert_eq!(direct.fault(0x6000, FETCH), [0x100_0000_0010, 0x208_0000_0000, 0x6000, 0]);
 }
 
 #[test]
