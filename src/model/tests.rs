@@ -10,6 +10,7 @@ mod contexts;
 mod datasheet;
 mod direct;
 mod engines;
+mod error_rules;
 mod event_rules;
 mod events;
 mod fuzz;

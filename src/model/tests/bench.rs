@@ -212,13 +212,6 @@ impl Bench {
         self.command([0x41 | pasid | stream << 32, group | response << 12]);
     }
 
-    /// What a driver does after it changed what may be cached: CFGI_ALL, TLBI_NSNH_ALL, SYNC (4.3, 4.4).
-    pub(super) fn forget(&mut self) {
-        for command in [[0x04, 31], [0x30, 0], [0x46, 0]] {
-            self.command(command);
-        }
-    }
-
     /// The event records from `EVENTQ_CONS` on; moves CONS to PROD.
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {
         let (prod, mut cons) = (self.read(EVENTQ_PROD), self.read(EVENTQ_CONS));

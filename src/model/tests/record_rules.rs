@@ -1,8 +1,12 @@
 //! What records tell, and which of several errors is told: 7.3.
 
+use std::vec::Vec;
+
 use super::bench::*;
 use super::direct::*;
-use crate::model::endpoint::Response;
+use crate::model::endpoint::{Completion, Response};
+use crate::model::engine::registers as reg;
+use crate::model::profile::Profile;
 use crate::model::smmu::Issued;
 
 // Word 1 of a record (7.3.12 to 7.3.16): RnW, InD, S2, CLASS, TTRnW.
@@ -13,6 +17,12 @@ const CD: u64 = 0;
 const TT: u64 = 1 << 40;
 const IN: u64 = 2 << 40;
 const TTRNW: u64 = 1 << 44;
+
+/// ATSCHK beside all queues, and EATS for split-stage ATS.
+const CHECKED: u32 = ALL_ON | 1 << 4;
+const SPLIT: u64 = 2 << 28;
+/// STE.MEV.
+const MEV: u64 = 1 << 19;
 
 /// The Access flag of a leaf, at both stages.
 const AF: u64 = 1 << 10;
@@ -137,7 +147,7 @@ fn fetch_address_is_that_of_the_structure_that_was_wanted() {
 #[test]
 fn translated_access_of_a_bypassed_stream_is_forbidden_when_it_is_checked() {
     for eats in 0..4 {
-        let mut direct = Direct::enabled(ALL_ON | 1 << 4, 0);
+        let mut direct = Direct::enabled(CHECKED, 0);
         direct.set_ste(9, STE1 | eats << 28, 0);
         assert_eq!(direct.translated(DATA, READ), Response::Abort);
         assert_eq!(direct.take_event(), [0x100_0000_0007, RNW, DATA, 0], "EATS {eats}");
@@ -440,4 +450,114 @@ fn stage1_leaf_comes_before_stage2_faults_of_where_it_leads() {
     direct.poke(leaf, 0x9000 | PAGE_RW);
     direct.forget();
     faults_of_stage2(&mut direct, 0x9000, IN);
+}
+
+#[test]
+fn substreams_that_may_not_be_used_are_f_stream_disabled() {
+    // S1CDMax 2. S1DSS 0: none; S1DSS 2: SubstreamID 0.
+    for (dss, substream) in [(0, None), (2, Some(0))] {
+        let mut direct = stage1(0, 0);
+        direct.set_ste(STE0_STAGE1 | CDS | 2 << 59, STE1 | dss, 0);
+        assert_eq!(response(&mut direct, substream), Response::Abort);
+        assert_eq!(direct.take_event(), [0x100_0000_0006, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn every_substream_is_bad_where_there_are_none() {
+    // IDR1.SSIDSIZE is 0, and S1CDMax ignored; the engine's stream is 0.
+    let mut bench = Bench::of(Profile::Small);
+    bench.set_up();
+    bench.enable(ALL_ON);
+    bench.attach(0, 0, 0, CD_A);
+    bench.set_ste(0, STE0_STAGE1 | CDS | 2 << 59, STE1);
+    bench.set_engine64(0, reg::DESTINATION, 0x5000);
+    bench.set_engine64(0, reg::LENGTH, 8);
+    bench.set_engine(0, reg::PASID, 1);
+    bench.set_engine(0, reg::CONTROL, 0x111);
+    bench.run();
+    assert_eq!((bench.state(0), bench.peek(EVENTS)), (3, 0x1008));
+}
+
+#[test]
+fn like_records_are_not_merged_unless_the_model_is_told() {
+    let mut direct = stage1(MEV, 0);
+    direct.access(0x5008, READ);
+    direct.access(0x5008, READ);
+    assert_eq!(direct.take_events(), [[0x100_0000_0010, RNW | IN, 0x5008, 0]; 2]);
+}
+
+#[test]
+fn translation_requests_are_recorded_only_where_ats_is_off() {
+    let stage1 = STE0_STAGE1 | CDS;
+    for (word0, word1, cd, table, expected) in [
+        // C_BAD_STE, C_BAD_CD, F_TRANSLATION, F_PERMISSION; then F_BAD_ATS_TREQ.
+        (0, EATS, 0, 0, None),
+        (stage1, EATS, 0, 0, None),
+        (stage1, EATS, CD0 | CD_R | CD_A, 0, None),
+        (stage1, EATS, CD0 | CD_R | CD_A, DATA | PAGE_RW & !(1 << 6), None),
+        (stage1, 0, CD0 | CD_R | CD_A, 0, Some([0x100_0000_0005, 0, 0x5000, 0])),
+    ] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(word0, STE1 | word1, 0);
+        direct.poke(CDS + 8, TABLES);
+        direct.poke(CDS, cd);
+        direct.poke(direct.leaf_at(0x5000), table);
+        let completion = direct.request(0x5678, READ, None);
+        assert_eq!(completion == Completion::UnsupportedRequest, expected.is_some());
+        assert_eq!(direct.take_events(), Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn translated_accesses_are_forbidden_or_have_stage2_faults_or_end_in_silence() {
+    let split = (0xf | CDS, STE1 | SPLIT, STE2 | S2R);
+    for ((word0, word1, word2), expected) in [
+        // No ATS; no valid STE; abort.
+        ((STE0_STAGE1 | CDS, STE1, 0), Some([0x100_0000_0007, RNW, 0x5000, 0])),
+        ((0, STE1, 0), None),
+        ((1, STE1 | EATS, 0), None),
+        // A CD that is not valid means nothing; stage 2 does not map the address, recorded or not.
+        (split, Some([0x100_0000_0010, S2 | IN | RNW, 0x5000, 0x5000])),
+        ((split.0, split.1, STE2), None),
+    ] {
+        let mut direct = Direct::enabled(CHECKED, 0);
+        direct.set_ste(word0, word1, word2);
+        assert_eq!(direct.translated(0x5000, READ), Response::Abort);
+        assert_eq!(direct.take_events(), Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn records_of_any_configuration_have_numbers_that_7_3_defines() {
+    // Xorshift (Marsaglia 2003).
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    let mut direct = nested();
+    let base =
+        [STREAMS + STREAM * 64, CDS + 0x40, TABLES, TABLES + 0x1000, TABLES + 0x2028, leaf2(0xb000), leaf2(0x9000)];
+    for _ in 0..4000 {
+        // One or two bits of what the access depends on are wrong.
+        let changes = [(); 2].map(|()| (base[random() as usize % 7] + random() % 4 * 8, 1 << (random() % 64)));
+        for (at, bit) in changes {
+            direct.poke(at, direct.peek(at) ^ bit);
+        }
+        direct.forget();
+        let substream = (random() % 4 == 0).then_some(random() as u32 & 3);
+        direct.issue(0x5008, if random() % 2 == 0 { READ } else { WRITE }, substream);
+        let records = direct.take_events();
+        assert!(records.len() <= 1, "{records:x?}");
+        seen.extend(records.iter().map(|record| record[0] & 0xff));
+        for (at, bit) in changes {
+            direct.poke(at, direct.peek(at) ^ bit);
+        }
+    }
+    let defined = [0x04, 0x06, 0x08, 0x09, 0x0a, 0x0b, 0x10, 0x11, 0x12, 0x13];
+    assert!(seen.iter().all(|number| defined.contains(number)) && seen.len() > 5, "{seen:x?}");
 }
