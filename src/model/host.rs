@@ -39,6 +39,17 @@ impl HostMemory {
         Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0) }
     }
 
+    /// The 64-bit word at physical `address`, as a driver sees it; `None` where there is no memory or `address` is no
+    /// multiple of 8. The machine's own accesses are those of [`Memory`].
+    pub fn load(&self, address: u64) -> Option<u64> {
+        self.read64(PhysAddr(address)).ok()
+    }
+
+    /// Writes the 64-bit word at physical `address`; `None` where [`load`](HostMemory::load) gives it.
+    pub fn store(&self, address: u64, value: u64) -> Option<()> {
+        self.write64(PhysAddr(address), value).ok()
+    }
+
     /// The word that holds the byte at `address`, and that byte's place in it.
     fn word(&self, PhysAddr(address): PhysAddr) -> Result<(&'static AtomicU64, usize), Abort> {
         let offset = address.checked_sub(MEMORY_BASE).ok_or(Abort)?;
