@@ -9,6 +9,7 @@ use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation,
 use crate::model::host::HostMemory;
 use crate::model::machine::Width;
 use crate::model::memory::{Abort, Memory};
+use crate::model::profile::Profile;
 use crate::model::smmu::{Issued, Polled, Slot, Smmu};
 use crate::smmuv3::{Access, PhysAddr, StreamId, SubstreamId};
 
@@ -23,6 +24,11 @@ pub(super) const STAGE2_PAGES: u64 = STAGE2 + 0x2000;
 pub(super) const BLOCK_RW: u64 = 0x7fd;
 /// The same for a page.
 pub(super) const S2_RW: u64 = 0x7ff;
+
+// The IPAs of `nested_in_pages`.
+pub(super) const IPA_OF_CD: u64 = 0xa000;
+pub(super) const IPA_OF_TABLE: u64 = 0xb000;
+pub(super) const IPA_OF_PAGE: u64 = 0x9000;
 
 /// Word 2 of an STE (5.2): VMID 7, S2T0SZ 25, S2SL0 1, write-back, inner shareable, 4 KiB, S2PS 48 bits, S2AA64.
 pub(super) const STE2: u64 = 0x000d_3559_0000_0007;
@@ -39,6 +45,11 @@ pub(super) const FETCH: Access = Access { read: false, write: false, execute: tr
 /// This access, privileged.
 pub(super) fn privileged(access: Access) -> Access {
     Access { privileged: true, ..access }
+}
+
+/// Where the stage 2 leaf of `ipa` lies.
+pub(super) fn leaf2(ipa: u64) -> u64 {
+    STAGE2_PAGES + (ipa >> 12) * 8
 }
 
 struct Nobody;
@@ -118,17 +129,44 @@ impl Direct {
     /// beside RECINVSID. Stage 2 maps the second GiB, where all memory is, to itself.
     pub(super) fn enabled(cr0: u32, cr2: u32) -> Self {
         let mut direct = Self::off(cr2);
-        direct.write(CR0, cr0);
-        direct.step();
-        direct.poke(STAGE2, (STAGE2 + 0x1000) | 3);
-        direct.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
-        direct.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);
+        direct.enable(cr0);
+        direct
+    }
+
+    /// Enables one that is off with the fields `cr0`, with the stage 2 tables of [`enabled`](Self::enabled).
+    pub(super) fn enable(&mut self, cr0: u32) {
+        self.write(CR0, cr0);
+        self.step();
+        self.poke(STAGE2, (STAGE2 + 0x1000) | 3);
+        self.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
+        self.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);
+    }
+
+    /// Both stages, where stage 2 maps in pages of their own all that it translates for 0x5008: the CD at [`IPA_OF_CD`],
+    /// the stage 1 leaf at [`IPA_OF_TABLE`], and the page at [`IPA_OF_PAGE`] to [`DATA`]. S2PS is 40 bits. `word2` is
+    /// beside S2R, and `cd` are the CD's flags.
+    pub(super) fn nested_in_pages(word2: u64, cd: u64) -> Self {
+        let direct = Self::enabled(ALL_ON, 0);
+        direct.set_ste(0xf | IPA_OF_CD | 0x40, STE1, STE2 & !(7 << 48) | 2 << 48 | S2R | word2);
+        direct.poke(CDS + 0x48, TABLES);
+        direct.poke(CDS + 0x40, CD0 | cd);
+        direct.map(0x5000, IPA_OF_PAGE, PAGE_RW);
+        direct.poke(TABLES + 0x1000, IPA_OF_TABLE | 3);
+        for (ipa, output) in [(IPA_OF_CD, CDS), (IPA_OF_TABLE, TABLES + 0x2000), (IPA_OF_PAGE, DATA)] {
+            direct.map2(ipa, output, S2_RW);
+        }
         direct
     }
 
     /// The same before it is enabled, its memory empty.
     pub(super) fn off(cr2: u32) -> Self {
+        Self::of(Profile::Full, cr2)
+    }
+
+    /// The same of `profile`.
+    pub(super) fn of(profile: Profile, cr2: u32) -> Self {
         let mut direct = Self { smmu: Smmu::new(), memory: Guarded::new(), raised: Raised::default() };
+        direct.smmu.reset(profile);
         direct.write64(STRTAB_BASE, STREAMS);
         direct.write(STRTAB_BASE_CFG, 9);
         direct.write(CR2, 2 | cr2);
@@ -215,7 +253,17 @@ impl Direct {
 
     /// Maps the page at `ipa`, below 2 MiB, at stage 2.
     pub(super) fn map2(&self, ipa: u64, output: u64, flags: u64) {
-        self.poke(STAGE2_PAGES + (ipa >> 12) * 8, output | flags);
+        self.poke(leaf2(ipa), output | flags);
+    }
+
+    /// Changes the stage 2 leaf of `ipa`.
+    pub(super) fn change2(&self, ipa: u64, change: impl Fn(u64) -> u64) {
+        self.poke(leaf2(ipa), change(self.peek(leaf2(ipa))));
+    }
+
+    /// Writes one word of the STE.
+    pub(super) fn set_ste_word(&self, word: u64, value: u64) {
+        self.poke(STREAMS + STREAM * 64 + word * 8, value);
     }
 
     fn transaction(address: u64, access: Access, substream: Option<u32>) -> Transaction {

@@ -31,33 +31,18 @@ const HA: u64 = 1 << 43;
 /// An address with more bits than S2PS 0b010, 40.
 const BEYOND_S2PS: u64 = 1 << 40;
 
-/// What stage 2 translates for an access to 0x5008: the address of its CD, of its stage 1 leaf, and its own; with CLASS.
-const WAYS: [(u64, u64); 3] = [(0xa000, CD), (0xb000, TT), (0x9000, IN)];
+/// What stage 2 translates for an access to 0x5008 in [`Direct::nested_in_pages`], with CLASS.
+const WAYS: [(u64, u64); 3] = [(IPA_OF_CD, CD), (IPA_OF_TABLE, TT), (IPA_OF_PAGE, IN)];
 
-/// Both stages, all they translate for 0x5008 mapped at stage 2 in a page of its own; S2PS is 40 bits. Neither the CD nor
-/// stage 1 wants records.
+/// Both stages. Neither the CD nor stage 1 wants records.
 fn nested() -> Direct {
-    let direct = Direct::enabled(ALL_ON, 0);
-    direct.set_ste(0xf | 0xa040, STE1, STE2 & !(7 << 48) | 2 << 48 | S2R);
-    direct.poke(CDS + 0x48, TABLES);
-    direct.poke(CDS + 0x40, CD0 | CD_A);
-    direct.map(0x5000, 0x9000, PAGE_RW);
-    direct.poke(TABLES + 0x1000, 0xb000 | 3);
-    for (ipa, output) in [(0xa000, CDS), (0xb000, TABLES + 0x2000), (0x9000, DATA)] {
-        direct.map2(ipa, output, S2_RW);
-    }
-    direct
-}
-
-/// Where the stage 2 leaf of `ipa` lies.
-fn leaf2(ipa: u64) -> u64 {
-    STAGE2_PAGES + (ipa >> 12) * 8
+    Direct::nested_in_pages(0, CD_A)
 }
 
 /// The record of a read of 0x5008 after the stage 2 leaf of `ipa` was changed.
 fn fault_after(ipa: u64, change: impl Fn(u64) -> u64) -> [u64; 4] {
     let mut direct = nested();
-    direct.poke(leaf2(ipa), change(direct.peek(leaf2(ipa))));
+    direct.change2(ipa, change);
     direct.fault(0x5008, READ)
 }
 
@@ -238,11 +223,11 @@ fn stage1_tables_and_cds_are_read_as_data() {
     // XN = 0b10 at stage 2 does not stop the walk of an instruction fetch; it stops the fetch itself.
     let mut direct = nested();
     for ipa in [0xa000, 0xb000] {
-        direct.poke(leaf2(ipa), direct.peek(leaf2(ipa)) | 2 << 53);
+        direct.change2(ipa, |leaf| leaf | 2 << 53);
     }
     assert_eq!(direct.reaches(0x5008, FETCH), DATA + 8);
     let mut direct = nested();
-    direct.poke(leaf2(0x9000), direct.peek(leaf2(0x9000)) | 2 << 53);
+    direct.change2(0x9000, |leaf| leaf | 2 << 53);
     assert_eq!(direct.fault(0x5008, FETCH), [0x100_0000_0013, RNW | IND | S2 | IN, 0x5008, 0x9000]);
 }
 
