@@ -3,6 +3,7 @@
 
 mod ats;
 mod bench;
+mod cd_rules;
 mod choices;
 mod commands;
 mod configuration;
