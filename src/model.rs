@@ -5,9 +5,8 @@
 //! in a host test. Every call does a bounded amount of work.
 //!
 //! The model follows the architecture to the letter where software can tell, and it is independent of the driver: the
-//! two share only the layouts of [`crate::smmuv3`]. It keeps no configuration and no translation caches, which the
-//! architecture allows (every access looks its STE, CD and tables up anew); the engines do keep translations they got
-//! by ATS, and use them until they are invalidated.
+//! two share only the layouts of [`crate::smmuv3`]. Like the hardware it stands for it keeps STEs, CDs and translations,
+//! and the engines those they got by ATS, and uses them until they are invalidated.
 //!
 //! | module | what it is |
 //! |---|---|

@@ -7,6 +7,7 @@
 //! | `commands` | the command queue |
 //! | `events` | the event queue |
 //! | `msi` | interrupts by wire and message, global errors |
+//! | `cache` | what is kept of STEs, CDs and tables until it is invalidated |
 //! | `configuration` | from StreamID and SubstreamID to STE and CD |
 //! | `translation` | translation tables of both stages |
 //! | `stall` | transactions that stall |
@@ -15,6 +16,7 @@
 //! | [`diagnostics`] | what the model counts, and its switches |
 
 mod ats;
+mod cache;
 mod commands;
 mod configuration;
 pub mod diagnostics;
@@ -26,28 +28,30 @@ mod registers;
 mod stall;
 mod translation;
 
+use self::cache::Caches;
 use self::configuration::Denied;
 use self::diagnostics::count;
 use self::registers::{RegisterFile, cr0, gerror};
 pub(in crate::model) use self::stall::STALL_MAX;
 pub use self::stall::Slot;
 use self::stall::{Stalls, State};
-use self::translation::{Fault, Walker};
+use self::translation::{Fault, Table, Translation, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
 use super::memory::Memory;
 use super::profile::Profile;
 use super::wire::Wires;
 use crate::smmuv3::cd::ContextDescriptor;
-use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
+use crate::smmuv3::event::{Event, FaultKind, Origin, TranslationFault};
 use crate::smmuv3::ste::{InstructionOverride, PrivilegeOverride, Ste, StreamConfig};
-use crate::smmuv3::{Access, PhysAddr};
+use crate::smmuv3::{Access, PhysAddr, StreamId};
 
 /// An SMMUv3.
 #[derive(Debug)]
 pub struct Smmu {
     registers: RegisterFile,
     stalls: Stalls,
+    caches: Caches<Translation, Table>,
     /// A CMD_ATC_INV timed out since the last CMD_SYNC.
     invalidation_timed_out: bool,
     /// Service failure mode (12.3).
@@ -100,16 +104,19 @@ impl Smmu {
         Self {
             registers: RegisterFile::new(Profile::Full),
             stalls: Stalls::new(),
+            caches: Caches::new(),
             invalidation_timed_out: false,
             failed: false,
             last_record: None,
         }
     }
 
-    /// Resets the SMMU to one of `profile`. What stalled is forgotten: the devices behind it are reset with it.
+    /// Resets the SMMU to one of `profile`. What stalled is forgotten: the devices behind it are reset with it. The caches
+    /// are empty, which 3.11 permits and what they hold of another profile asks for.
     pub fn reset(&mut self, profile: Profile) {
         self.registers = RegisterFile::new(profile);
         self.stalls = Stalls::new();
+        self.caches.clear();
         self.invalidation_timed_out = false;
         self.failed = false;
         self.last_record = None;
@@ -131,6 +138,18 @@ impl Smmu {
     /// Writes the register at `offset`, aligned to `width`. What that sets going happens in [`step`](Smmu::step).
     pub fn write(&mut self, offset: usize, width: Width, value: u64) {
         self.registers.write(offset, width, value);
+        self.write_cache_control(offset, value as u32);
+        if width == Width::Double {
+            self.write_cache_control(offset + 4, (value >> 32) as u32);
+        }
+    }
+
+    fn write_cache_control(&mut self, offset: usize, value: u32) {
+        match offset {
+            diagnostics::CACHE_SEED => self.caches.set_seed(value),
+            diagnostics::CACHE_POISON => self.caches.poison(StreamId(value), Translation::IDENTITY),
+            _ => {}
+        }
     }
 
     /// One tick: acknowledges register updates, then consumes some commands. Returns whether there was anything to do.
@@ -144,6 +163,14 @@ impl Smmu {
         if acknowledged.disabled {
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
+        }
+        if let Some((stream, substream)) = self.caches.disturb()
+            && self.registers.enabled(cr0::SMMUEN)
+            && !self.failed
+        {
+            // What it reads stays in the caches; that there is nothing to read is no event (4.2).
+            let origin = Origin { stream, substream };
+            let _ = self.ste(origin, memory).map(|ste| self.context(&ste, origin, memory).is_ok());
         }
         self.consume_commands(memory, wires, endpoints) || acknowledged.any
     }
@@ -258,7 +285,7 @@ impl Smmu {
     }
 
     /// The way of an access through the SMMU (15): configuration, then translation.
-    fn translate(&self, transaction: &Transaction, memory: &impl Memory) -> Outcome {
+    fn translate(&mut self, transaction: &Transaction, memory: &impl Memory) -> Outcome {
         let address = transaction.address;
         if !self.registers.enabled(cr0::SMMUEN) {
             // Without a translation there is no record of an address beyond the output size (3.4).
@@ -287,14 +314,21 @@ impl Smmu {
             return Outcome::Recorded(event, Response::Abort);
         }
         match self.walker(&ste, memory, true).translate(context.as_ref(), address, access) {
-            Ok(translation) => Outcome::Ended(Response::Physical(translation.output)),
+            Ok(translation) => Outcome::Ended(Response::Physical(translation.translate(address))),
             Err(fault) => denied(transaction, access, &fault, &ste, cd),
         }
     }
 
-    /// What walks the tables of a stream with this STE, and whether it updates flags in them.
-    fn walker<'a, M: Memory>(&'a self, ste: &'a Ste, memory: &'a M, update: bool) -> Walker<'a, M> {
-        Walker { features: &self.registers.features, memory, stage2: ste.stage2(), update }
+    /// What walks the tables of a stream with this STE, and whether it updates flags in them and keeps what it reads.
+    fn walker<'a, M: Memory>(&'a mut self, ste: &'a Ste, memory: &'a M, update: bool) -> Walker<'a, M> {
+        Walker {
+            features: &self.registers.features,
+            caches: &mut self.caches,
+            memory,
+            vmid: ste.vmid,
+            stage2: ste.stage2(),
+            update,
+        }
     }
 
     /// Whether an address that bypasses stage 1 is one that there can be: of an IPA if stage 2 translates, else of a

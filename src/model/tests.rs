@@ -3,6 +3,8 @@
 
 mod ats;
 mod bench;
+mod cached_stages;
+mod caches;
 mod cd_rules;
 mod choices;
 mod commands;

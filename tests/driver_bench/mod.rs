@@ -15,7 +15,9 @@ use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, StreamLimits, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
+use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
@@ -119,6 +121,9 @@ impl Bench {
     fn build(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
         let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
+        // Caches as bad as the architecture permits: filled at reset, and never at rest.
+        host.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, profile.engine_stream(0).0.into());
+        host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);

@@ -41,6 +41,26 @@ struct Grant {
     rights: Rights,
 }
 
+/// Sets the flags for what was granted, and keeps it: the device's own accesses pass the SMMU by.
+fn note_grant(
+    walker: &mut Walker<'_, impl Memory>,
+    context: Option<&(ContextDescriptor, StreamWorld)>,
+    address: u64,
+    write: bool,
+    access: Access,
+    split: bool,
+) -> Result<(), Fault> {
+    // Permissions have been looked at; only a write makes dirty.
+    let noted = Access { read: false, write, execute: false, privileged: access.privileged };
+    match (split, context) {
+        (false, _) => walker.translate(context, address, noted).map(|_| ()),
+        (true, Some((cd, world))) if walker.recall(cd, *world, address, write)?.is_none() => {
+            walker.stage1(cd, *world, address, Some(noted)).map(|_| ())
+        }
+        (true, _) => Ok(()),
+    }
+}
+
 impl Smmu {
     /// A translation request for the page of `transaction` arrives.
     pub fn translation_request(
@@ -84,7 +104,7 @@ impl Smmu {
                 privileged: asked.privileged,
             },
             Err(fault) => match (fault.cause, events::describe(transaction, effective(asked, &ste), &fault)) {
-                (Cause::Walk(_), Err(event)) => self.abort_completion(&event, memory, wires),
+                (Cause::Walk(_) | Cause::Conflict, Err(event)) => self.abort_completion(&event, memory, wires),
                 _ => self.no_access(asked.privileged),
             },
         }
@@ -93,7 +113,7 @@ impl Smmu {
     /// What `access` gets of the translation of `address`. Flags are updated for what is granted (3.13.7), those of a
     /// stage 2 leaf that split-stage ATS leaves for later not.
     fn grant(
-        &self,
+        &mut self,
         ste: &Ste,
         context: Option<&(ContextDescriptor, StreamWorld)>,
         address: u64,
@@ -103,19 +123,26 @@ impl Smmu {
         if context.is_none() && !self.bypass_reaches(ste, address) {
             return Err(Fault::stage1(FaultKind::AddressSize));
         }
-        let look = self.walker(ste, memory, false);
+        let smallest = self.smallest_unit();
+        let split = self.ats_mode(ste) == AtsMode::Split;
         let mut grant = Grant {
             output: address,
-            shift: if context.is_none() && ste.stage2().is_none() { self.smallest_unit() } else { 63 },
+            shift: if context.is_none() && ste.stage2().is_none() { smallest } else { 63 },
             rights: Rights { read: true, write: true, execute: true },
         };
-        let split = self.ats_mode(ste) == AtsMode::Split;
         let narrow = |grant: &mut Grant, mapping: &Mapping| {
             grant.rights = grant.rights.and(mapping.permissions.of(access.privileged));
             grant.shift = grant.shift.min(mapping.shift);
         };
+        // It must leave no trace of what is not granted.
+        let mut look = self.walker(ste, memory, false);
+        let mut kept = None;
         if let Some((cd, world)) = context {
-            let mapping = look.stage1(cd, *world, address, None)?;
+            kept = look.recall(cd, *world, address, false)?;
+            let mapping = match kept.and_then(|kept| kept.stage1) {
+                Some(mapping) => mapping,
+                None => look.stage1(cd, *world, address, None)?,
+            };
             narrow(&mut grant, &mapping);
             grant.output = mapping.translate(address);
         }
@@ -124,7 +151,10 @@ impl Smmu {
         if let Some(stage2) = ste.stage2()
             && !none(grant.rights)
         {
-            let mapping = look.stage2(stage2, grant.output, FaultClass::Input, None)?;
+            let mapping = match kept.and_then(|kept| kept.stage2) {
+                Some(mapping) => mapping,
+                None => look.stage2(stage2, grant.output, FaultClass::Input, None)?,
+            };
             narrow(&mut grant, &mapping);
             if !split {
                 grant.output = mapping.translate(grant.output);
@@ -132,33 +162,11 @@ impl Smmu {
         }
         grant.rights = granted(grant.rights, access, ste.instruction);
         if grant.rights == Rights::default() {
-            (grant.output, grant.shift) = (0, self.smallest_unit());
+            (grant.output, grant.shift) = (0, smallest);
         } else {
-            self.note_grant(&self.walker(ste, memory, true), context, address, grant.rights.write, access, split)?;
+            note_grant(&mut self.walker(ste, memory, true), context, address, grant.rights.write, access, split)?;
         }
         Ok(grant)
-    }
-
-    /// Sets the flags for what was granted: the device's own accesses pass the SMMU by.
-    fn note_grant(
-        &self,
-        walker: &Walker<'_, impl Memory>,
-        context: Option<&(ContextDescriptor, StreamWorld)>,
-        address: u64,
-        write: bool,
-        access: Access,
-        split: bool,
-    ) -> Result<(), Fault> {
-        // Permissions have been looked at; only a write makes dirty.
-        let noted = Access { read: false, write, execute: false, privileged: access.privileged };
-        let mut ipa = address;
-        if let Some((cd, world)) = context {
-            ipa = walker.stage1(cd, *world, address, Some(noted))?.translate(address);
-        }
-        match walker.stage2 {
-            Some(stage2) if !split => walker.stage2(stage2, ipa, FaultClass::Input, Some(noted)).map(|_| ()),
-            _ => Ok(()),
-        }
     }
 
     /// The effective `EATS`: split-stage ATS counts only with ATSCHK (5.2).
@@ -251,7 +259,7 @@ impl Smmu {
             Err(Fault::stage1(FaultKind::AddressSize))
         };
         match result.map_err(|fault| denied(transaction, access, &fault, ste, None)) {
-            Ok(translation) => Response::Physical(translation.output),
+            Ok(translation) => Response::Physical(translation.translate(transaction.address)),
             Err(Outcome::Recorded(event, response)) => {
                 self.record(&event, memory, wires);
                 response

@@ -1,6 +1,7 @@
 //! The command queue (4, 7.1).
 
 use super::Smmu;
+use super::cache::Controls;
 use super::diagnostics::count;
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, State};
@@ -113,8 +114,13 @@ impl Smmu {
                 };
                 count(counter, 1);
             }
-            // Nothing is cached, so there is nothing to invalidate or to prefetch.
-            _ => {}
+            // A prefetch need not do anything (4.2).
+            Command::PrefetchConfig { .. } | Command::PrefetchAddress { .. } => {}
+            // The rest is CMD_CFGI_* and CMD_TLBI_*. What they name is gone by the next CMD_SYNC.
+            _ => {
+                let (e2h, vmid_wildcard) = (self.registers.e2h(), self.registers.vmid_wildcard());
+                self.caches.invalidate(command, Controls { e2h, vmid_wildcard });
+            }
         }
         Ok(())
     }
@@ -146,17 +152,19 @@ impl Smmu {
     }
 
     fn stall_term(&mut self, stream: StreamId, memory: &impl Memory) {
-        let ste = self.ste(Origin { stream, substream: None }, memory);
-        if self.registers.enabled(cr0::SMMUEN) && ste.is_ok_and(|ste| ste.config != StreamConfig::Abort) {
+        if self.registers.enabled(cr0::SMMUEN)
+            && self.ste(Origin { stream, substream: None }, memory).is_ok_and(|ste| ste.config != StreamConfig::Abort)
+        {
             count(&mut self.registers.diagnostics.early_stall_terms, 1);
         }
         count(&mut self.registers.diagnostics.stalls_terminated, self.stalls.terminate(Some(stream)));
     }
 
     /// Commands, event records and messages are all complete when their tick ends, so that a CMD_SYNC waits for nothing
-    /// but the ATC invalidations before it (4.7.3). A stalled transaction whose record could not be written is always
+    /// but the ATC invalidations before it, and completes those of the caches (4.7.3). A stalled transaction whose record could not be written is always
     /// retried before it is recorded.
     fn sync(&mut self) -> Result<(), CommandError> {
+        self.caches.complete();
         if core::mem::take(&mut self.invalidation_timed_out) {
             return Err(CommandError::InvalidationTimeout);
         }

@@ -2,6 +2,7 @@
 
 use super::Smmu;
 use super::events::fetch;
+use super::registers::cr0;
 use super::translation::{Fault, Walker};
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
@@ -37,15 +38,26 @@ const TWO_LEVEL: u32 = 1 << 16;
 
 impl Smmu {
     /// The STE of a transaction, or the record that tells why there is none. Whether that is written is another question.
-    pub(super) fn ste(&self, origin: Origin, memory: &impl Memory) -> Result<Ste, Event> {
+    pub(super) fn ste(&mut self, origin: Origin, memory: &impl Memory) -> Result<Ste, Event> {
         let StreamId(stream) = origin.stream;
         let configuration = self.registers.strtab_base_cfg;
         let log2 = configuration & 0x3f;
         if u64::from(stream) >> log2.min(self.registers.features.sid_bits.into()) != 0 {
             return Err(Event::BadStreamId { origin });
         }
+        let words = match self.caches.stes.look_up(origin.stream) {
+            Some(words) => words,
+            None => self.fetch_ste(origin, log2, memory)?,
+        };
+        Ste::decode(words, &self.registers.features).map_err(|_| Event::BadSte { origin })
+    }
+
+    /// The words of an STE within the table, from memory. They are kept, whatever they say; that there are none is not
+    /// (3.21.3). Nothing is kept while SMMUEN is 0 (6.3.9.6).
+    fn fetch_ste(&mut self, origin: Origin, log2: u32, memory: &impl Memory) -> Result<[u64; 8], Event> {
+        let StreamId(stream) = origin.stream;
         let base = self.registers.strtab_base & TABLE_ADDRESS;
-        let address = if configuration & FORMAT == TWO_LEVEL {
+        let address = if self.registers.strtab_base_cfg & FORMAT == TWO_LEVEL {
             self.level2_ste(origin, log2, base, memory)?
         } else {
             align(base, 64, log2) + u64::from(stream) * 64
@@ -55,11 +67,14 @@ impl Smmu {
             let address = PhysAddr(self.registers.truncated(address));
             Event::SteFetch { origin, fetch: fetch(address) }
         })?;
-        Ste::decode(words, &self.registers.features).map_err(|_| Event::BadSte { origin })
+        if self.registers.enabled(cr0::SMMUEN) {
+            self.caches.insert_ste(origin.stream, words);
+        }
+        Ok(words)
     }
 
     /// Where the STE lies in a 2-level table (5.1).
-    fn level2_ste(&self, origin: Origin, log2: u32, base: u64, memory: &impl Memory) -> Result<u64, Event> {
+    fn level2_ste(&mut self, origin: Origin, log2: u32, base: u64, memory: &impl Memory) -> Result<u64, Event> {
         let StreamId(stream) = origin.stream;
         let split = match self.registers.strtab_base_cfg >> 6 & 0x1f {
             8 => 8,
@@ -68,8 +83,17 @@ impl Smmu {
             _ => 6,
         };
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
-        let [descriptor] = fetch_words(at, self.registers.output_bits(), memory)
-            .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
+        let descriptor = match self.caches.stes.look_up_level1(origin.stream, split) {
+            Some(descriptor) => descriptor,
+            None => {
+                let [descriptor] = fetch_words(at, self.registers.output_bits(), memory)
+                    .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(at)) })?;
+                if self.registers.enabled(cr0::SMMUEN) {
+                    self.caches.insert_level1_ste(origin.stream, split, descriptor);
+                }
+                descriptor
+            }
+        };
         let index = stream & ((1 << split) - 1);
         // A span that the split does not permit reaches nothing (7.3.3).
         match L1StreamTableDescriptor::decode(descriptor) {
@@ -83,7 +107,7 @@ impl Smmu {
     /// The context that stage 1 translates a transaction in, or `None` if it does not, with the checks in the order of
     /// 7.3.22. The STE is not one that aborts.
     pub(super) fn context(
-        &self,
+        &mut self,
         ste: &Ste,
         origin: Origin,
         memory: &impl Memory,
@@ -105,44 +129,20 @@ impl Smmu {
                 return Err(Denied::With(Event::StreamDisabled { stream: origin.stream }));
             }
         };
-        let walker = self.walker(ste, memory, true);
-        let address = self.cd_address(stage1, origin, index, &walker)?;
-        let words = fetch_own(address, origin, &walker)?;
+        let words = match self.caches.cds.look_up(origin.stream, index) {
+            Some(words) => words,
+            None => {
+                let mut walker = self.walker(ste, memory, true);
+                let address = cd_address(stage1, origin, index, &mut walker)?;
+                let words = fetch_own(address, origin, &mut walker)?;
+                walker.caches.insert_cd(origin.stream, index, words);
+                words
+            }
+        };
         let world = self.world(stage1);
-        ContextDescriptor::decode(words, walker.features, &Stage1 { world, ..*stage1 })
+        ContextDescriptor::decode(words, &self.registers.features, &Stage1 { world, ..*stage1 })
             .map(|cd| Some((cd, world)))
             .map_err(|_| Denied::With(Event::BadCd { origin }))
-    }
-
-    /// Where CD number `index` lies: an IPA if stage 2 translates (5.2, S1Fmt; 5.3).
-    fn cd_address(
-        &self,
-        stage1: &Stage1,
-        origin: Origin,
-        index: u32,
-        walker: &Walker<'_, impl Memory>,
-    ) -> Result<u64, Denied> {
-        let split = match stage1.format {
-            ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
-            ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
-            _ => return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
-        };
-        let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
-        let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker)?;
-        let bits = match walker.stage2 {
-            Some(_) => walker.features.ias(),
-            None => walker.features.oas.bits(),
-        };
-        // Of the three behaviours that 3.4.3 permits for an IPA out of range the one that is also the one for a PA.
-        match L1ContextDescriptor::decode(word) {
-            Some(level2) if level2.table.0 >> bits == 0 => {
-                Ok(align(level2.table.0, 64, split) + u64::from(index & ((1 << split) - 1)) * 64)
-            }
-            _ => {
-                let substream = SubstreamId::from_low_bits(index.into());
-                Err(Denied::With(Event::BadSubstreamId { stream: origin.stream, substream }))
-            }
-        }
     }
 
     /// Whose translation regime it is (5.2, STRW).
@@ -154,11 +154,48 @@ impl Smmu {
     }
 }
 
+/// Where CD number `index` lies: an IPA if stage 2 translates (5.2, S1Fmt; 5.3).
+fn cd_address(
+    stage1: &Stage1,
+    origin: Origin,
+    index: u32,
+    walker: &mut Walker<'_, impl Memory>,
+) -> Result<u64, Denied> {
+    let split = match stage1.format {
+        ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
+        ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
+        _ => return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
+    };
+    let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
+    let word = match walker.caches.cds.look_up_level1(origin.stream, index, split) {
+        Some(word) => word,
+        None => {
+            let [word] = fetch_own(level1 + u64::from(index >> split) * 8, origin, walker)?;
+            walker.caches.insert_level1_cd(origin.stream, index, split, word);
+            word
+        }
+    };
+    let bits = match walker.stage2 {
+        Some(_) => walker.features.ias(),
+        None => walker.features.oas.bits(),
+    };
+    // Of the three behaviours that 3.4.3 permits for an IPA out of range the one that is also the one for a PA.
+    match L1ContextDescriptor::decode(word) {
+        Some(level2) if level2.table.0 >> bits == 0 => {
+            Ok(align(level2.table.0, 64, split) + u64::from(index & ((1 << split) - 1)) * 64)
+        }
+        _ => {
+            let substream = SubstreamId::from_low_bits(index.into());
+            Err(Denied::With(Event::BadSubstreamId { stream: origin.stream, substream }))
+        }
+    }
+}
+
 /// Reads `N` words of a CD or level 1 CD from `address`, through stage 2 if it translates.
 fn fetch_own<const N: usize, M: Memory>(
     address: u64,
     origin: Origin,
-    walker: &Walker<'_, M>,
+    walker: &mut Walker<'_, M>,
 ) -> Result<[u64; N], Denied> {
     let physical = walker.own_read(address, FaultClass::ContextDescriptor).map_err(Denied::Fault)?;
     fetch_words(physical.0, walker.features.oas.bits().into(), walker.memory)

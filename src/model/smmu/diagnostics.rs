@@ -8,6 +8,13 @@ pub const STALLED: usize = 0xe04;
 /// Seed of the choices that [`CONTROL`] permits: with 0 every opportunity is taken, with another value each one or not,
 /// as a generator decides that begins with it. Reads as where the generator is. Zero after reset.
 pub const SEED: usize = 0xe08;
+/// Writing a StreamID fills the caches with entries that nothing in memory stands for, as reset may leave them (3.11): 64
+/// streams from this one on bypass the SMMU, their CDs are ILLEGAL, and addresses translate to themselves. A driver has to
+/// invalidate everything before it enables the SMMU. Reads as 0.
+pub const CACHE_POISON: usize = 0xe0c;
+/// Writing a number makes the caches evict by another sequence, and with one other than 0 also forget and read ahead
+/// when nothing asks for it, and complete invalidations no earlier than CMD_SYNC. Reads as 0.
+pub const CACHE_SEED: usize = 0xe78;
 
 /// Bits of [`CONTROL`]: what the architecture permits an SMMU to do and this one does only when told.
 pub mod control {

@@ -103,7 +103,8 @@ pub(super) fn fetch(PhysAddr(address): PhysAddr) -> Fetch {
 }
 
 /// What a record tells about `fault` of `transaction`, whose attributes are those of `access` after the STE's overrides:
-/// a translation-related fault, which may stall (7.3.13 to 7.3.16), or `F_WALK_EABT` (7.3.12).
+/// a translation-related fault, which may stall (7.3.13 to 7.3.16), `F_WALK_EABT` (7.3.12) or `F_TLB_CONFLICT`
+/// (7.3.17).
 pub(super) fn describe(transaction: &Transaction, access: Access, fault: &Fault) -> Result<TranslationFault, Event> {
     let class = fault.class;
     match fault.cause {
@@ -126,6 +127,13 @@ pub(super) fn describe(transaction: &Transaction, access: Access, fault: &Fault)
             stage2: fault.ipa.is_some(),
             address: transaction.address,
             fetch: fetch(address),
+        }),
+        Cause::Conflict => Err(Event::TlbConflict {
+            origin: transaction.origin(),
+            reason: 0,
+            access,
+            address: transaction.address,
+            ipa: fault.ipa,
         }),
     }
 }

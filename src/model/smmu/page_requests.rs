@@ -59,7 +59,11 @@ impl Smmu {
     }
 
     /// The answer to a last request that overflows the queue, and its PASID (8.1).
-    fn overflow_response(&self, request: &PageRequest, memory: &impl Memory) -> (PageResponse, Option<SubstreamId>) {
+    fn overflow_response(
+        &mut self,
+        request: &PageRequest,
+        memory: &impl Memory,
+    ) -> (PageResponse, Option<SubstreamId>) {
         let Some(substream) = request.substream else { return (PageResponse::Success, None) };
         if self.registers.features.pps {
             return (PageResponse::Success, Some(substream));

@@ -16,6 +16,7 @@ pub(super) mod cr0 {
     pub(in super::super) const EVENTQEN: u32 = 1 << 2;
     pub(in super::super) const CMDQEN: u32 = 1 << 3;
     pub(in super::super) const ATSCHK: u32 = 1 << 4;
+    pub(in super::super) const VMW: u32 = 7 << 6;
 }
 
 /// Fields of IRQ_CTRL and IRQ_CTRLACK.
@@ -213,6 +214,15 @@ impl RegisterFile {
     /// Whether streams of EL2 are of EL2 with E2H (6.3.12).
     pub(super) fn e2h(&self) -> bool {
         self.cr2 & E2H != 0
+    }
+
+    /// How many low bits of a VMID an invalidation does not look at (6.3.9.1). Reserved values are as 0; without IDR0.VMW
+    /// the field is.
+    pub(super) fn vmid_wildcard(&self) -> u8 {
+        match (self.cr0ack & cr0::VMW) >> 6 {
+            bits @ 0..=4 => bits as u8,
+            _ => 0,
+        }
     }
 
     /// Whether configuration errors of ATS requests and translated transactions are recorded (6.3.12).

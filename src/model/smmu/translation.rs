@@ -6,21 +6,25 @@
 //! | `permissions` | what a translation permits to whom |
 //! | `stage1` | walks from a CD |
 //! | `stage2` | walks from an STE |
+//! | `kept` | what walks leave in the TLB and find there |
 
 mod descriptor;
+mod kept;
 mod permissions;
 mod stage1;
 mod stage2;
 #[cfg(test)]
 mod tests;
 
+use self::permissions::Limits;
 pub(super) use self::permissions::{Permissions, Rights};
+use super::cache::{Caches, Space};
 use crate::model::memory::Memory;
 use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::{Stage2, StreamWorld};
-use crate::smmuv3::{Access, Granule, PhysAddr};
+use crate::smmuv3::{Access, Granule, PhysAddr, Vmid};
 
 /// How often a walk begins again because somebody changed a descriptor under it before it ends as if the update had
 /// been aborted.
@@ -34,11 +38,9 @@ pub(super) struct Mapping {
     pub(super) granule: Granule,
     /// The level of the leaf, 0 to 3.
     pub(super) level: u8,
-    /// log2 of the bytes of the range. Input and output are aligned to it.
+    /// log2 of the bytes of the range, to which it and the output are aligned.
     pub(super) shift: u32,
-    /// The first address of the range. At stage 1 the top byte is as it came.
-    pub(super) input: u64,
-    /// Where that address leads to.
+    /// Where the first address of the range leads to.
     pub(super) output: u64,
     /// What is permitted, with dirty state that the SMMU updates counted as writable.
     pub(super) permissions: Permissions,
@@ -48,6 +50,8 @@ pub(super) struct Mapping {
     pub(super) global: bool,
     /// It is of a Device memory type. Means nothing at stage 1.
     pub(super) device: bool,
+    /// A TLB may not keep it: it is a block with nT (3.21.1), or its Access flag is not set and would have to be.
+    pub(super) fleeting: bool,
 }
 
 impl Mapping {
@@ -78,6 +82,8 @@ pub(super) enum Cause {
     Related(FaultKind),
     /// A descriptor at this address could not be read or updated.
     Walk(PhysAddr),
+    /// Two entries of the TLB translate the address (3.20.1).
+    Conflict,
 }
 
 /// Why a walk ends without a leaf.
@@ -100,36 +106,99 @@ pub(super) struct Translation {
     pub(super) stage1: Option<Mapping>,
     /// What stage 2 did, if it translates.
     pub(super) stage2: Option<Mapping>,
-    /// The address in the end.
-    pub(super) output: PhysAddr,
 }
 
-/// Reads translation tables, and updates their flags.
+impl Translation {
+    /// Everything below 512 GiB translates to itself at both stages, and everything is permitted.
+    pub(super) const IDENTITY: Self = {
+        let all = Rights { read: true, write: true, execute: true };
+        let mapping = Some(Mapping {
+            granule: Granule::Size4K,
+            level: 0,
+            shift: 39,
+            output: 0,
+            permissions: Permissions { privileged: all, unprivileged: all },
+            clean: false,
+            global: true,
+            device: false,
+            fleeting: false,
+        });
+        Self { stage1: mapping, stage2: mapping }
+    };
+
+    /// Where `address` leads to in the end.
+    pub(super) fn translate(&self, address: u64) -> PhysAddr {
+        let ipa = self.stage1.map_or(address, |mapping| mapping.translate(address));
+        PhysAddr(self.stage2.map_or(ipa, |mapping| mapping.translate(ipa)))
+    }
+}
+
+/// A table that a descriptor leads to, and the limits of all descriptors that led there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    address: u64,
+    limits: Limits,
+}
+
+/// Reads translation tables or what is kept of them, and updates their flags.
 pub(super) struct Walker<'a, M> {
     pub(super) features: &'a Features,
+    pub(super) caches: &'a mut Caches<Translation, Table>,
     pub(super) memory: &'a M,
+    /// `STE.S2VMID`.
+    pub(super) vmid: Vmid,
     /// Stage 2, if it translates.
     pub(super) stage2: Option<&'a Stage2>,
-    /// Flags in memory are updated where they should be. If not, a walk does as if they had been.
+    /// Flags in memory are updated where they should be, and what is read is kept. If not, a walk does as if flags had
+    /// been, and leaves no trace.
     pub(super) update: bool,
 }
 
 impl<M: Memory> Walker<'_, M> {
-    /// Translates `address`, at stage 1 if there is a context, for `access`.
+    /// Translates `address`, at stage 1 if there is a context, for `access`, and keeps the result.
     pub(super) fn translate(
-        &self,
+        &mut self,
         context: Option<&(ContextDescriptor, StreamWorld)>,
         address: u64,
         access: Access,
     ) -> Result<Translation, Fault> {
-        let stage1 = context.map(|(cd, world)| self.stage1(cd, *world, address, Some(access))).transpose()?;
-        let ipa = stage1.map_or(address, |mapping| mapping.translate(address));
-        let stage2 = self.stage2.map(|stage2| self.stage2(stage2, ipa, FaultClass::Input, Some(access))).transpose()?;
-        Ok(Translation { stage1, stage2, output: PhysAddr(stage2.map_or(ipa, |mapping| mapping.translate(ipa))) })
+        let Some((cd, world)) = context else {
+            let stage2 = self.at_stage2(address, access)?;
+            return Ok(Translation { stage1: None, stage2 });
+        };
+        let kept = self.recall(cd, *world, address, access.write)?;
+        if let Some(Translation { stage1: Some(stage1), stage2 }) = kept {
+            stage1.check_stage1(Some(access))?;
+            let ipa = stage1.translate(address);
+            let stage2 = match stage2 {
+                Some(mapping) => {
+                    mapping.check_stage2(ipa, FaultClass::Input, false, Some(access))?;
+                    Some(mapping)
+                }
+                // It was kept for a stream of the same VMID without stage 2.
+                None => self.at_stage2(ipa, access)?,
+            };
+            return Ok(Translation { stage1: Some(stage1), stage2 });
+        }
+        let stage1 = self.stage1(cd, *world, address, Some(access))?;
+        let mut translation = Translation { stage1: Some(stage1), stage2: None };
+        if let Err(fault) = stage1.check_stage1(Some(access)) {
+            // That it is not permitted is kept too (Arm DDI 0487, D8.17).
+            self.keep(cd, *world, address, translation);
+            return Err(fault);
+        }
+        translation.stage2 = self.at_stage2(stage1.translate(address), access)?;
+        self.keep(cd, *world, address, translation);
+        Ok(translation)
+    }
+
+    /// What stage 2 makes of the IPA of an access, if it translates.
+    fn at_stage2(&mut self, ipa: u64, access: Access) -> Result<Option<Mapping>, Fault> {
+        self.stage2.map(|stage2| self.stage2(stage2, ipa, FaultClass::Input, Some(access))).transpose()
     }
 
     /// Where the SMMU's own read of `address`, a CD or a stage 1 table, goes: through stage 2 if it translates.
-    pub(super) fn own_read(&self, address: u64, class: FaultClass) -> Result<PhysAddr, Fault> {
+    pub(super) fn own_read(&mut self, address: u64, class: FaultClass) -> Result<PhysAddr, Fault> {
         match self.stage2 {
             None => Ok(PhysAddr(address)),
             Some(stage2) => self
@@ -161,6 +230,8 @@ struct Tables {
     output_bits: u32,
     /// Addresses in descriptors have 52 bits.
     wide: bool,
+    /// Table descriptors limit nothing.
+    unlimited: bool,
 }
 
 /// The leaf that a walk found.
@@ -170,15 +241,21 @@ struct Leaf {
     word: u64,
     level: u8,
     output: u64,
+    /// Those of the tables on the way.
+    limits: Limits,
 }
 
+/// The tables that a walk came through, by the level of the descriptor that leads there, 0 to 2.
+type Passed = [Option<Table>; 3];
+
 impl Tables {
-    const fn new(granule: Granule, input_bits: u32, start: u8, base: u64, output_bits: u32, wide: bool) -> Self {
-        let mut tables = Self { granule, input_bits, start, base, output_bits, wide };
-        let bits = input_bits.saturating_sub(tables.shift(start));
+    /// With `base` aligned as it should be.
+    const fn aligned(self) -> Self {
+        let mut tables = self;
+        let bits = self.input_bits.saturating_sub(self.shift(self.start));
         let size = 8 << bits;
         // With 52-bit output at least 64 bytes (5.2, S2TTB; 5.4, TTB0).
-        tables.base &= !(if output_bits >= 52 && size < 64 { 64 } else { size } - 1);
+        tables.base &= !(if self.output_bits >= 52 && size < 64 { 64 } else { size } - 1);
         tables
     }
 
@@ -187,34 +264,44 @@ impl Tables {
         descriptor::shift(self.granule, level)
     }
 
-    /// Walks to the leaf for `input`, which is in range. `read` reads an entry, `pass` is told of every table descriptor,
-    /// `fault` makes a fault.
+    /// Walks to the leaf for `input`, which is in range: from the first table, or from one that is kept and the level of
+    /// the descriptor that leads to it. `read` reads an entry, `passed` collects tables by that level, `fault` makes a
+    /// fault.
     fn walk(
         &self,
         input: u64,
-        read: impl Fn(u64) -> Result<u64, Fault>,
-        mut pass: impl FnMut(u64),
+        kept: Option<(u8, Table)>,
+        mut read: impl FnMut(u64) -> Result<u64, Fault>,
+        passed: &mut Passed,
         fault: impl Fn(FaultKind) -> Fault,
     ) -> Result<Leaf, Fault> {
         let in_range = |address: u64| {
             if address >> self.output_bits == 0 { Ok(address) } else { Err(fault(FaultKind::AddressSize)) }
         };
-        let mut table = self.base;
-        let mut level = self.start;
-        let mut bits = self.input_bits.saturating_sub(self.shift(level));
+        let first = Table { address: self.base, limits: Limits::default() };
+        let stride = self.granule.shift() - 3;
+        let (mut level, mut table, mut bits) = match kept {
+            Some((above, table)) => (above + 1, table, stride),
+            None => (self.start, first, self.input_bits.saturating_sub(self.shift(self.start))),
+        };
         loop {
-            let at = table + ((input >> self.shift(level)) & ((1 << bits) - 1)) * 8;
+            let at = table.address + ((input >> self.shift(level)) & ((1 << bits) - 1)) * 8;
             let word = read(at)?;
             match descriptor::decode(word, self.granule, level, self.wide) {
                 descriptor::Entry::Invalid => return Err(fault(FaultKind::Translation)),
                 descriptor::Entry::Table(next) => {
-                    table = in_range(next)?;
-                    pass(word);
+                    table.address = in_range(next)?;
+                    if !self.unlimited {
+                        table.limits.add(word);
+                    }
+                    if let Some(place) = passed.get_mut(usize::from(level)) {
+                        *place = Some(table);
+                    }
                     level += 1;
-                    bits = self.granule.shift() - 3;
+                    bits = stride;
                 }
                 descriptor::Entry::Leaf(output) => {
-                    return Ok(Leaf { at, word, level, output: in_range(output)? });
+                    return Ok(Leaf { at, word, level, output: in_range(output)?, limits: table.limits });
                 }
             }
         }

@@ -28,6 +28,7 @@ fn disabled_ats_is_refused_with_a_record_where_3_9_1_2_says_so() {
     ] {
         direct.set_ste(word0, STE1 | word1, STE2);
         direct.set_cd(CD_A, TABLES);
+        direct.forget();
         assert_eq!(direct.request(0x5678, READ, None), Completion::UnsupportedRequest);
         let records = direct.take_events();
         assert_eq!(records.len(), usize::from(record), "{word0:x} {word1:x}");
@@ -42,10 +43,12 @@ fn configuration_errors_abort_without_a_record() {
     assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
     direct.stage1(EATS, 0);
     direct.poke(CDS, 0);
+    direct.forget();
     assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
     assert_eq!(direct.request(0x5000, READ, Some(1)), Completion::CompleterAbort);
     direct.stage1(EATS, CD_A);
     direct.poke(TABLES, END | 3);
+    direct.forget();
     assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort, "F_WALK_EABT");
     assert_eq!(direct.take_events().len(), 0);
 }
@@ -60,6 +63,7 @@ fn faults_grant_nothing_and_leave_no_record() {
     assert_eq!(direct.request(0x5000, READ, None), NOTHING);
     // Stage 2 does not lead to the CD.
     direct.set_ste(0xf | 0xa000, STE1 | EATS, STE2 | S2R);
+    direct.forget();
     assert_eq!(direct.request(0x5000, READ, None), NOTHING);
     assert_eq!(direct.take_events().len(), 0);
 }
@@ -74,9 +78,11 @@ fn nested_translation_gives_what_both_stages_permit() {
     // NW = 1: writing is not asked for.
     assert_eq!(direct.request(0x5123, READ, None), page(DATA, false));
     direct.map2(0x9000, DATA, S2_RW & !(1 << 7));
+    direct.forget();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, false));
     direct.map(0x5000, 0x9000, PAGE_RO);
     direct.map2(0x9000, DATA, S2_RW);
+    direct.forget();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, false));
 }
 
@@ -102,6 +108,7 @@ fn execution_and_privilege_are_asked_for_with_a_pasid_alone() {
     let cd = direct.peek(CDS);
     direct.poke(CDS + 0x40, cd);
     direct.poke(CDS + 0x48, TABLES);
+    direct.forget();
     assert_eq!(
         direct.request(0x5000, fetch, Some(1)),
         Completion::Success {
@@ -115,6 +122,7 @@ fn execution_and_privilege_are_asked_for_with_a_pasid_alone() {
     );
     // PXN: not to be executed, and Priv is as it came.
     direct.map(0x5000, DATA, PAGE_RO & !(1 << 6) | 1 << 53);
+    direct.forget();
     assert_eq!(
         direct.request(0x5000, fetch, Some(1)),
         Completion::Success {
@@ -150,6 +158,7 @@ fn overrides_decide_what_is_granted_but_not_priv() {
     assert_eq!(direct.request(0x5000, asked, Some(1)), expected(false));
     // INSTCFG = data: what can be read can be executed.
     direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2 | 2 << 48 | 2 << 50, 0);
+    direct.forget();
     assert_eq!(direct.request(0x5000, Access { execute: true, ..asked }, Some(1)), expected(true));
 }
 
@@ -170,10 +179,12 @@ fn flags_are_updated_when_translation_is_granted() {
     // Read-only at stage 1: stage 2 stays clean.
     direct.map(0x5000, 0x9000, PAGE_RO);
     direct.map2(0x9000, DATA, S2_RW & !(1 << 7) | 1 << 51);
+    direct.forget();
     assert_eq!(direct.request(0x5000, WRITE, None), page(DATA, false));
     assert_eq!(direct.peek(STAGE2_PAGES + 0x48) & 1 << 7, 0);
     // Nothing granted: nothing touched.
     direct.map(0x5000, 0x9000, CLEAN & !AF & !(1 << 6));
+    direct.forget();
     assert_eq!(direct.request(0x5000, WRITE, None), NOTHING);
     assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | CLEAN & !AF & !(1 << 6));
 }
@@ -187,6 +198,7 @@ fn split_stage_gives_ipas_with_the_permissions_of_both_stages() {
     direct.map2(0x9000, DATA, S2_RW & !(1 << 7));
     assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, false));
     direct.map2(0x9000, DATA, S2_RW);
+    direct.forget();
     assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, true));
 }
 
@@ -197,12 +209,14 @@ fn translated_access_of_split_stage_goes_through_stage2() {
     direct.map2(0x9000, DATA, S2_RW);
     assert_eq!(direct.translated(0x9008, WRITE), Response::Physical(PhysAddr(DATA + 8)));
     direct.map2(0x9000, DATA, 0);
+    direct.forget();
     assert_eq!(direct.translated(0x9008, WRITE), Response::Abort);
     assert_eq!(direct.take_event(), [0x100_0000_0010, 0x280_0000_0000, 0x9008, 0x9000]);
     assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
     assert_eq!(direct.take_event(), [0x100_0000_0011, 0x208_0000_0000, 1 << 48, 0]);
     // S2R = 0.
     direct.nest(SPLIT, 0, CD_A);
+    direct.forget();
     assert_eq!(direct.translated(0x9008, WRITE), Response::Abort);
     assert_eq!(direct.take_events().len(), 0);
 }
@@ -225,8 +239,10 @@ fn skipped_stage1_is_answered_with_the_address_itself() {
     // Full ATS through stage 2 alone; split-stage ATS: the IPA.
     direct.map2(0x5000, DATA, S2_RW);
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | EATS | 1, STE2 | S2R);
+    direct.forget();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | SPLIT | 1, STE2 | S2R);
+    direct.forget();
     assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
 }
 
@@ -263,6 +279,7 @@ fn translated_access_of_full_ats_is_looked_at_for_its_size_alone() {
     for cr0 in [ALL_ON, CHECKED] {
         let mut direct = Direct::enabled(cr0, 0);
         direct.stage1(EATS, CD_A);
+        direct.forget();
         assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
         assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
         assert_eq!(direct.take_events().len(), 0);

@@ -201,6 +201,16 @@ impl Bench {
         self.write(CMDQ_PROD, (prod + 1) & 0x1f);
     }
 
+    /// CMD_CFGI_STE with Leaf (4.3.1): the SMMU forgets the STE of `stream` and the CDs found through it.
+    pub(super) fn forget_configuration(&mut self, stream: u64) {
+        self.command([0x03 | stream << 32, 1]);
+    }
+
+    /// CMD_TLBI_NSNH_ALL (4.4.4.1): the SMMU forgets all translations.
+    pub(super) fn forget_translations(&mut self) {
+        self.command([0x30, 0]);
+    }
+
     /// CMD_RESUME (4.7.1): Action (retry) is bit 12, Abort bit 13.
     pub(super) fn resume(&mut self, stream: u64, stag: u64, action: u64) {
         self.command([0x44 | action << 12 | stream << 32, stag]);

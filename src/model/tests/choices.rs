@@ -40,6 +40,7 @@ fn unlike_events_and_read_records_do_not_merge() {
     assert_eq!(direct.take_events().len(), 1);
     // Stalls never merge.
     direct.stage1(MEV, CD_S | CD_A);
+    direct.forget();
     direct.stall(0x7000, WRITE);
     direct.stall(0x7000, WRITE);
     assert_eq!(direct.take_events().len(), 2);

@@ -189,6 +189,7 @@ fn cd_may_not_stall_where_the_ste_forbids_it() {
     assert_eq!(records_of(&mut bench), [[0x100_0000_000a, 0, 0, 0]]);
     bench.attach(STREAM, 0, 0, CD_A);
     bench.set_ste(STREAM, STE0_STAGE1 | CDS, STE1 | S1STALLD);
+    bench.forget_configuration(STREAM);
     bench.map(0, 0x5000, DATA, PAGE_RW);
     assert_eq!(records_of(&mut bench).len(), 0);
     assert_eq!(bench.state(0), 2);
@@ -210,8 +211,9 @@ fn write_with_pasid(bench: &mut Bench, pasid: u32) -> std::vec::Vec<[u64; 4]> {
 fn substream_selects_its_cd() {
     let mut bench = Bench::enabled();
     for space in 0..4 {
-        bench.set_cd(space, CD_A | CD_R, space);
-        bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW);
+        // ASID 1, 3, 5, 7, and nG in the leaf: the translations are kept apart (3.17).
+        bench.set_cd(space, CD_A | CD_R | space << 49, space);
+        bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW | 1 << 11);
     }
     bench.set_ste(STREAM, STE0_STAGE1 | CDS | 2 << 59, STE1);
     for pasid in 0..4 {
@@ -223,6 +225,7 @@ fn substream_selects_its_cd() {
     assert_eq!(bench.state(0), 3);
     // CD errors name the substream.
     bench.poke(CDS + 3 * 64, 0);
+    bench.forget_configuration(STREAM);
     assert_eq!(write_with_pasid(&mut bench, 3), [[0x100_0000_380a, 0, 0, 0]]);
 }
 
@@ -232,6 +235,7 @@ fn substream_where_none_may_be_is_c_bad_substreamid() {
     bench.attach(STREAM, 0, 0, CD_A);
     assert_eq!(write_with_pasid(&mut bench, 1), [[0x100_0000_1008, 0, 0, 0]], "S1CDMax = 0");
     bench.set_ste(STREAM, 1 | 4 << 1, 0);
+    bench.forget_configuration(STREAM);
     assert_eq!(write_with_pasid(&mut bench, 1), [[0x100_0000_1008, 0, 0, 0]], "bypass");
 }
 
@@ -244,15 +248,18 @@ fn default_substream_decides_about_accesses_without_one() {
     // S1DSS = 0, and 3 which is reserved: F_STREAM_DISABLED.
     for dss in [0, 3] {
         bench.set_ste(STREAM, stage1, STE1 | dss);
+        bench.forget_configuration(STREAM);
         assert_eq!(records_of(&mut bench), [[0x100_0000_0006, 0, 0, 0]]);
         assert_eq!(bench.state(0), 3);
     }
     // 1: bypass.
     bench.set_ste(STREAM, stage1, STE1 | 1);
+    bench.forget_configuration(STREAM);
     bench.write_word(0, DATA + 0x100);
     assert_eq!((bench.state(0), bench.peek(DATA + 0x100)), (2, 0x1122_3344_5566_7788));
     // 2: CD 0, which accesses with SubstreamID 0 may not use then.
     bench.set_ste(STREAM, stage1, STE1 | 2);
+    bench.forget_configuration(STREAM);
     assert_eq!(records_of(&mut bench).len(), 0);
     assert_eq!(bench.peek(DATA), 0x1122_3344_5566_7788);
     // The record has neither SSV nor SubstreamID (7.3.7).

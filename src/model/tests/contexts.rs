@@ -27,17 +27,21 @@ fn two_level_context_tables_are_indexed_as_5_2_says() {
         assert_eq!(issue(&mut direct, substream), Response::Abort);
         assert_eq!(direct.take_event(), [0x100_000c_5008, 0, 0, 0]);
         direct.poke(LEVEL1 + entry * 8, LEVEL2 | 1);
+        direct.forget();
         // No CD.
         assert_eq!(issue(&mut direct, substream), Response::Abort);
         assert_eq!(direct.take_event(), [0x100_000c_580a, 0, 0, 0]);
         direct.poke(LEVEL2 + index * 64 + 8, TABLES);
         direct.poke(LEVEL2 + index * 64, CD0 | CD_A);
+        direct.forget();
         assert!(matches!(issue(&mut direct, substream), Response::Physical(_)));
         // L2Ptr beyond OAS (3.4.3); no memory there.
         direct.poke(LEVEL1 + entry * 8, 1 << 50 | 1);
+        direct.forget();
         assert_eq!(issue(&mut direct, substream), Response::Abort);
         assert_eq!(direct.take_event(), [0x100_000c_5008, 0, 0, 0]);
         direct.poke(LEVEL1 + entry * 8, END | 1);
+        direct.forget();
         assert_eq!(issue(&mut direct, substream), Response::Abort);
         assert_eq!(direct.take_event(), [0x100_000c_5809, 0, 0, END + index * 64]);
     }
@@ -124,6 +128,7 @@ fn tables_limit_unless_the_cd_disables_it() {
         assert_eq!(rights(&mut direct), expected, "{bit}");
         // HAD0 is bit 1 of word 1.
         direct.poke(CDS + 8, TABLES | 2);
+        direct.forget();
         assert_eq!(rights(&mut direct), "r-xR-X");
     }
 }
@@ -154,6 +159,7 @@ fn override_of_privilege_comes_before_the_check_and_the_record() {
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0013, 0x202_0000_0000, 0x5000, 0]);
     // PRIVCFG 2: unprivileged.
     direct.stage1(2 << 48, CD_R | CD_A);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, privileged(READ)), [0x100_0000_0013, 0x208_0000_0000, 0x5000, 0]);
 }
 
@@ -163,10 +169,12 @@ fn override_of_kind_comes_before_the_check_and_the_record() {
     // INSTCFG 3: reads are fetches, InD is bit 34; writes are not concerned.
     direct.stage1(3 << 50, CD_R | CD_A);
     direct.map(0x5000, DATA, PAGE_RW | UXN);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0013, 0x20c_0000_0000, 0x5000, 0]);
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     // INSTCFG 2: fetches are reads.
     direct.stage1(2 << 50, CD_R | CD_A);
+    direct.forget();
     assert_eq!(direct.reaches(0x5000, FETCH), DATA);
     assert_eq!(direct.fault(0x6000, FETCH), [0x100_0000_0010, 0x208_0000_0000, 0x6000, 0]);
 }
@@ -180,6 +188,7 @@ fn atomic_access_that_may_only_write_is_told_as_a_read() {
     let atomic = crate::smmuv3::Access { read: true, ..WRITE };
     assert_eq!(direct.fault(0x5000, atomic), [0x100_0000_0013, 0x288_0000_0000, 0x5000, 0x5000]);
     direct.map2(0x5000, DATA, S2_RW & !(2 << 6));
+    direct.forget();
     assert_eq!(direct.fault(0x5000, atomic)[1], 0x280_0000_0000);
 }
 

@@ -260,15 +260,19 @@ fn thirty_two_accesses_stall_at_once() {
     assert_eq!(pages, (0..32).map(|page| page * 0x1000).collect::<Vec<_>>());
 }
 
+/// nG of a leaf.
+const NG: u64 = 1 << 11;
+
 /// Engine 0 copies 8 pages with all sources mapped, and all its writes stall with what it read.
 fn writes_stall() -> Bench {
     let mut bench = Bench::enabled();
     bench.attach(0x100, 0, 0, CD_S | CD_A);
-    bench.attach(0x101, 1, 1, CD_S | CD_A);
+    // ASID 3, and nG in the leaves: the translations are kept apart (3.17).
+    bench.attach(0x101, 1, 1, CD_S | CD_A | 2 << 48);
     for page in 0..16 {
         bench.poke(DATA + page * 0x1000 + 0xff8, page + 1);
         for space in 0..2 {
-            bench.map(space, 0x1_0000 + page * 0x1000, DATA + page * 0x1000, PAGE_RW);
+            bench.map(space, 0x1_0000 + page * 0x1000, DATA + page * 0x1000, PAGE_RW | NG);
         }
     }
     bench.set_engine(0, reg::DEPTH, 8);
@@ -281,7 +285,7 @@ fn held_pages_of_one_engine_do_not_stop_another() {
     let mut bench = writes_stall();
     assert_eq!(bench.engine(0, reg::STATUS), 0x8_0001, "every write waits");
     for page in 0..8 {
-        bench.map(1, 0x10_0000 + page * 0x1000, DATA + 0x2_0000 + page * 0x1000, PAGE_RW);
+        bench.map(1, 0x10_0000 + page * 0x1000, DATA + 0x2_0000 + page * 0x1000, PAGE_RW | NG);
     }
     bench.copy(1, 0x1_0000, 0x10_0000, 0x8000);
     assert_eq!(bench.state(1), 2);
@@ -292,7 +296,7 @@ fn held_pages_of_one_engine_do_not_stop_another() {
 fn pieces_without_a_page_are_copied_word_by_word() {
     let mut bench = writes_stall();
     for page in 0..8 {
-        bench.map(0, 0x10_0000 + page * 0x1000, DATA + 0x2_0000 + page * 0x1000, PAGE_RW);
+        bench.map(0, 0x10_0000 + page * 0x1000, DATA + 0x2_0000 + page * 0x1000, PAGE_RW | NG);
     }
     for record in bench.take_events() {
         bench.resume(0x100, record[1] & 0xffff, 1);

@@ -36,7 +36,7 @@ impl Random {
     }
 }
 
-const REGISTERS: [u64; 31] = [
+const REGISTERS: [u64; 34] = [
     CR0,
     CR0ACK,
     CR1,
@@ -68,11 +68,14 @@ const REGISTERS: [u64; 31] = [
     0xdc,
     IRQ_CTRL,
     GERRORN,
+    0xe08,
+    0xe0c,
+    0xe78,
 ];
 
 fn touch_register(bench: &mut Bench, random: &mut Random) {
     let base = match random.below(3) {
-        0 => board::SMMU_BASE + REGISTERS[random.below(31) as usize],
+        0 => board::SMMU_BASE + REGISTERS[random.below(34) as usize],
         1 => board::engine_base(random.below(4) as usize) + random.below(0x60) * 4,
         _ => board::WINDOW.start - 8 + random.below(board::WINDOW.end - board::WINDOW.start + 16),
     };

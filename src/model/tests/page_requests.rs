@@ -359,6 +359,7 @@ fn translation_is_kept_until_it_is_invalidated() {
     bench.command([0x40 | 1 << 11 | 1 << 12 | STREAM << 32, 52]);
     fill(&mut bench, 0x5018, 8, false);
     assert_eq!(bench.peek(DATA + 0x18), 0x1122_3344_5566_7788);
+    bench.forget_translations();
     // 4096 << 3 bytes, aligned to themselves, hold it.
     bench.command([0x40 | STREAM << 32, 0x7000 | 3]);
     fill(&mut bench, 0x5020, 8, false);
@@ -398,6 +399,7 @@ fn write_to_a_read_only_page_asks_for_it() {
     fill(&mut bench, 0x5000, 8, false);
     assert_eq!(bench.take_page_requests(), [[0x6000_0000_0000_0102, 0x5000]]);
     bench.map(0, 0x5000, DATA, PAGE_RW);
+    bench.forget_translations();
     bench.respond(STREAM, None, 0, SUCCESS);
     assert_eq!(bench.state(2), 2);
 }
@@ -442,6 +444,7 @@ fn translated_access_is_checked_only_with_atschk() {
         assert_eq!(bench.state(2), 2);
         // EATS = 0 behind the device's back.
         bench.set_ste(STREAM, STE0_STAGE1 | CDS, STE1);
+        bench.forget_configuration(STREAM);
         fill(&mut bench, 0x5000, 8, false);
         assert_eq!(bench.state(2), state);
         let records: Vec<u64> = bench.take_events().iter().map(|r| r[0]).collect();
@@ -557,6 +560,7 @@ fn invalidation_drops_a_translation_that_is_on_its_way() {
     bench.step();
     assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 1);
     bench.map(0, 0x5000, DATA + 0x1000, PAGE_RW);
+    bench.submit([0x30, 0]);
     bench.submit([0x40 | STREAM << 32, 0x5000]);
     bench.run();
     assert_eq!((bench.state(2), bench.engine(2, reg::TRANSLATION_REQUESTS)), (2, 2));

@@ -409,6 +409,7 @@ fn stage2_faults_of_a_stage1_table_come_before_its_own() {
     direct.poke(TABLES + 0x1000, 1 << 39 | 3);
     assert_eq!(direct.fault(0x5008, READ), [0x100_0000_0010, RNW | S2 | TT, 0x5008, 1 << 39]);
     direct.poke(TABLES + 0x1000, 0xb000 | 3);
+    direct.forget();
     // Its own faults, an abort and an invalid leaf, come after all of these.
     direct.poke(TABLES + 0x2028, 0);
     faults_of_stage2(&mut direct, 0xb000, TT);

@@ -50,6 +50,7 @@ fn stage2_output_beyond_s2ps_is_an_address_size_fault() {
     let mut direct = Direct::enabled(ALL_ON, 0);
     direct.set_ste(0xd, STE1, (STE2 | S2R) & !(7 << 48));
     direct.map2(0x7000, 0x1_0000_0000, S2_RW);
+    direct.forget();
     assert_eq!(direct.fault(0x7000, WRITE), [0x100_0000_0011, S2 | IN, 0x7000, 0x7000]);
     // From a table, too.
     direct.poke(STAGE2 + 0x1000 + 8, 0x1_0000_0003);
@@ -63,6 +64,7 @@ fn stage2_access_flag_comes_before_permission() {
     direct.map2(0x8000, DATA, S2_RW & !(1 << 10) & !(2 << 6));
     assert_eq!(direct.fault(0x8000, WRITE), [0x100_0000_0012, S2 | IN, 0x8000, 0x8000]);
     direct.map2(0x8000, DATA, S2_RW & !(2 << 6));
+    direct.forget();
     assert_eq!(direct.fault(0x8000, WRITE), [0x100_0000_0013, S2 | IN, 0x8000, 0x8000]);
     assert_eq!(direct.reaches(0x8000, READ), DATA);
 }
@@ -101,6 +103,7 @@ fn execute_never_at_stage2_goes_by_privilege() {
     // XN[1:0] in bits 54:53 (Arm DDI 0487, D8.4): who may execute.
     for (xn, unprivileged, privileged_too) in [(0, true, true), (1, true, false), (2, false, false), (3, false, true)] {
         direct.map2(0x5000, DATA, S2_RW | xn << 53);
+        direct.forget();
         for (access, permitted) in [(FETCH, unprivileged), (privileged(FETCH), privileged_too)] {
             assert_eq!(matches!(direct.access(0x5000, access), Response::Physical(_)), permitted, "{xn} {access:?}");
         }
@@ -116,6 +119,7 @@ fn tables_side_by_side_begin_a_walk() {
     direct.set_ste(0xd, STE1, STE2 & !(0x3f << 32) | 21 << 32 | S2R);
     // Index 0x1fff of 16 * 512, in a table aligned to 64 KiB.
     direct.poke(STAGE2 + 0x1fff * 8, 0x4000_0000 | BLOCK_RW);
+    direct.forget();
     assert_eq!(direct.reaches(0x7ff_c020_0000, READ), DATA);
 }
 
@@ -128,9 +132,11 @@ fn nested_translation_goes_through_both_stages() {
     // A stage 1 fault comes first and has no IPA.
     direct.map(0x5000, 0x9000, PAGE_RO);
     direct.map2(0x9000, DATA, 0);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0013, IN, 0x5000, 0]);
     // The IPA of the access.
     direct.map(0x5000, 0x9000, PAGE_RW);
+    direct.forget();
     assert_eq!(direct.fault(0x5123, WRITE), [0x100_0000_0010, S2 | IN, 0x5123, 0x9000]);
 }
 
@@ -148,14 +154,17 @@ fn cd_fetch_goes_through_stage2() {
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     // No memory behind it: F_CD_FETCH with the PA.
     direct.map2(0xa000, END, S2_RW);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0009, 0, 0, END + 0x40]);
     // It can stall, as S2S has it.
     direct.map2(0xa000, CDS, 0);
     direct.set_ste(0xf | 0xa040, STE1, STE2 | S2S);
+    direct.forget();
     let slot = direct.stall(0x5000, WRITE);
     let [first, second, address, ipa] = direct.take_event();
     assert_eq!((first, second & !0xffff, address, ipa), (0x100_0000_0010, S2 | 1 << 31, 0x5000, 0xa000));
     direct.map2(0xa000, CDS, S2_RW);
+    direct.forget();
     direct.command([0x44 | 1 << 12 | STREAM << 32, second & 0xffff]);
     assert_eq!(direct.poll(slot), Polled::Ended(Response::Physical(PhysAddr(DATA))));
 }
@@ -171,9 +180,11 @@ fn stage1_walk_goes_through_stage2() {
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     // The walk's reads need permission to read: TTRnW = 1.
     direct.map2(0xb000, TABLES + 0x2000, S2_RW & !(1 << 6));
+    direct.forget();
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0013, S2 | TT | TTRNW, 0x5000, 0xb000]);
     // An abort behind stage 2 is one of stage 1: S2 = 0, the PA.
     direct.map2(0xb000, END, S2_RW);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_000b, TT, 0x5000, END + 0x28]);
 }
 
@@ -186,12 +197,14 @@ fn protected_walk_keeps_the_smmu_out_of_devices() {
     direct.map2(0xb000, TABLES + 0x2000, S2_RW & !(0xf << 2));
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0013, S2 | TT | TTRNW, 0x5000, 0xb000]);
     direct.nest(0, S2R, CD_R | CD_A);
+    direct.forget();
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     // Accesses of the device are not concerned.
     direct.nest(0, S2R | S2PTW, CD_R | CD_A);
     direct.poke(TABLES + 0x1000, (TABLES + 0x2000) | 3);
     direct.map(0x5000, 0x9000, PAGE_RW);
     direct.map2(0x9000, DATA, S2_RW & !(0xf << 2));
+    direct.forget();
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
 }
 
@@ -210,6 +223,7 @@ fn access_flag_of_both_stages_is_set() {
     assert_eq!(direct.peek(STAGE2_PAGES + 0x48), DATA | S2_RW);
     // With AF updates alone DBM means nothing.
     direct.map(0x5000, 0x9000, PAGE_RO | DBM);
+    direct.forget();
     assert_eq!(direct.fault(0x5000, WRITE)[0], 0x100_0000_0013);
 }
 
@@ -232,6 +246,7 @@ fn writes_make_clean_pages_dirty() {
     // Nor what a table makes read-only.
     direct.map(0x7000, 0x9000, PAGE_RO | DBM);
     direct.poke(TABLES + 0x1000, (TABLES + 0x2000) | 3 | 1 << 62);
+    direct.forget();
     assert_eq!(direct.fault(0x7000, WRITE)[0], 0x100_0000_0013);
 }
 
@@ -248,6 +263,7 @@ fn update_of_a_stage1_descriptor_needs_permission_to_write_at_stage2() {
     direct.map(0x5000, DATA, PAGE_RW & !AF);
     direct.poke(TABLES + 0x1000, 0xb000 | 3);
     direct.map2(0xb000, TABLES + 0x2000, S2_RW & !(1 << 7) | DBM);
+    direct.forget();
     assert_eq!(direct.reaches(0x5000, READ), DATA);
     assert_eq!(direct.peek(STAGE2_PAGES + 0x58), (TABLES + 0x2000) | S2_RW | DBM);
 }

@@ -229,7 +229,8 @@ fn cont_reaches_no_other_stream() {
     // CONT 15 in the STEs of StreamIDs 0x100 and 0x101, which differ; the model uses each one's own.
     let mut bench = Bench::enabled();
     for (stream, space) in [(0x100, 0), (0x101, 1)] {
-        bench.attach(stream, space, space, CD_A);
+        // ASID 1 and 3.
+        bench.attach(stream, space, space, CD_A | space << 49);
         bench.set_ste(stream, STE0_STAGE1 | (CDS + space * 64), STE1 | 0xf << 13);
         bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW);
         bench.write_word(space as usize, 0x5000);

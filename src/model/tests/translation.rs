@@ -106,6 +106,7 @@ fn clear_access_flag_is_an_access_fault() {
     assert_eq!(bench.take_event(), [0x100_0000_0012, WRITE, 0x5000, 0]);
     // AFFD: no such fault.
     bench.attach(STREAM, 0, 0, CD_R | CD_A | 1 << 35);
+    bench.forget_configuration(STREAM);
     bench.write_word(0, 0x5000);
     assert_eq!(bench.state(0), 2);
 }

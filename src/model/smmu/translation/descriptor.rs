@@ -21,6 +21,8 @@ pub(super) const STAGE2_READ: Field = Field::bit(6);
 pub(super) const STAGE2_WRITE: Field = Field::bit(7);
 pub(super) const ACCESSED: Field = Field::bit(10);
 pub(super) const NOT_GLOBAL: Field = Field::bit(11);
+/// nT of a block: not to be kept by what could conflict (3.21.1).
+const NO_TRANSLATION_CACHING: Field = Field::bit(16);
 pub(super) const DIRTY_BIT_MODIFIER: Field = Field::bit(51);
 pub(super) const PRIVILEGED_EXECUTE_NEVER: Field = Field::bit(53);
 pub(super) const EXECUTE_NEVER: Field = Field::bit(54);
@@ -46,6 +48,11 @@ pub(super) enum Entry {
 pub(super) const fn shift(granule: Granule, level: u8) -> u32 {
     let page = granule.shift();
     page + (page - 3) * 3_u32.saturating_sub(level as u32)
+}
+
+/// Whether a TLB may not keep the leaf `word` of `level`.
+pub(super) const fn is_not_for_caching(word: u64, level: u8) -> bool {
+    level < 3 && NO_TRANSLATION_CACHING.is_set(word)
 }
 
 /// The entry in `word` of a table of `level`. `wide`: addresses have 52 bits.

@@ -1,8 +1,8 @@
 //! Stage 1: from a CD and an address to an IPA, or to a physical address where stage 2 does not translate.
 
 use super::descriptor::{ACCESSED, DIRTY_BIT_MODIFIER, NOT_GLOBAL, READ_ONLY};
-use super::permissions::{Limits, Permissions};
-use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Stop, Tables, Walker, descriptor};
+use super::permissions::Permissions;
+use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Stop, Tables, Walker, descriptor};
 use crate::model::memory::Memory;
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::event::{FaultClass, FaultKind};
@@ -23,52 +23,58 @@ impl Fault {
     }
 }
 
+impl Mapping {
+    /// Whether stage 1 permits `access`.
+    pub(super) fn check_stage1(&self, access: Option<Access>) -> Result<(), Fault> {
+        match access.filter(|&access| !self.permissions.permit(access)) {
+            Some(access) => {
+                let read_only = self.permissions.lack_reading(access);
+                Err(Fault { read_only, ..Fault::stage1(FaultKind::Permission) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl<M: Memory> Walker<'_, M> {
-    /// Walks the tables of `cd` for `address`. With an `access`, permissions are checked, and dirty state is set if it
-    /// writes; without, permissions are only told.
+    /// Walks the tables of `cd` for `address`. With an `access` that is permitted, which is left to the caller to check,
+    /// dirty state is set if it writes.
     pub(in super::super) fn stage1(
-        &self,
+        &mut self,
         cd: &ContextDescriptor,
         world: StreamWorld,
         address: u64,
         access: Option<Access>,
     ) -> Result<Mapping, Fault> {
-        let (base, input_bits) = select(cd, world, address).ok_or(Fault::stage1(FaultKind::Translation))?;
+        let Half { base, input_bits, canonical } =
+            select(cd, world, address).ok_or(Fault::stage1(FaultKind::Translation))?;
         let stride = base.granule.shift() - 3;
         let levels = (input_bits - base.granule.shift().min(input_bits)).div_ceil(stride);
-        let start = 4_u32.saturating_sub(levels) as u8;
         // Small granules describe 48 address bits (5.4, IPS).
         let wide = self.features.oas.bits() >= 52 && base.granule == Granule::Size64K;
         let output_bits = u32::from(cd.output_size.min(self.features.oas).bits()).min(if wide { 52 } else { 48 });
-        let tables = Tables::new(base.granule, input_bits, start, base.table.0, output_bits, wide);
+        let tables = Tables {
+            granule: base.granule,
+            input_bits,
+            start: 4_u32.saturating_sub(levels) as u8,
+            base: base.table.0,
+            output_bits,
+            wide,
+            unlimited: base.hierarchy_disabled,
+        }
+        .aligned();
+        let space = self.stage1_space(cd, world);
         let mut changed = PhysAddr(0);
         for _ in 0..ATTEMPTS {
-            let mut limits = Limits::default();
-            let leaf = tables.walk(
-                address & ((1 << input_bits) - 1),
-                |at| self.read_stage1(at, cd.big_endian),
-                |word| {
-                    if !base.hierarchy_disabled {
-                        limits.add(word);
-                    }
-                },
-                Fault::stage1,
-            )?;
-            match self.settle_stage1(cd, world, &leaf, limits, access) {
-                Ok((permissions, clean)) => {
-                    let shift = descriptor::shift(base.granule, leaf.level);
-                    return Ok(Mapping {
-                        granule: base.granule,
-                        level: leaf.level,
-                        shift,
-                        input: address & !((1 << shift) - 1),
-                        output: leaf.output,
-                        permissions,
-                        clean,
-                        global: !NOT_GLOBAL.is_set(leaf.word),
-                        device: false,
-                    });
-                }
+            let kept = self.caches.tlb.look_up_table(space, canonical, base.granule, tables.start);
+            let mut passed = Passed::default();
+            let input = address & ((1 << input_bits) - 1);
+            let read = |at| self.read_stage1(at, cd.big_endian);
+            let leaf = tables.walk(input, kept, read, &mut passed, Fault::stage1);
+            self.keep_tables(space, canonical, base.granule, &passed);
+            let leaf = leaf?;
+            match self.settle_stage1(cd, world, base.granule, &leaf, access) {
+                Ok(mapping) => return Ok(mapping),
                 Err(Stop::Fault(fault)) => return Err(fault),
                 Err(Stop::Changed(at)) => changed = at,
             }
@@ -76,22 +82,22 @@ impl<M: Memory> Walker<'_, M> {
         Err(Fault::stage1_walk(changed))
     }
 
-    fn read_stage1(&self, at: u64, big_endian: bool) -> Result<u64, Fault> {
+    fn read_stage1(&mut self, at: u64, big_endian: bool) -> Result<u64, Fault> {
         let physical = self.own_read(at, FaultClass::TableDescriptor)?;
         let word = self.memory.read64(physical).map_err(|_| Fault::stage1_walk(physical))?;
         Ok(if big_endian { word.swap_bytes() } else { word })
     }
 
-    /// Checks and updates the leaf's flags. Returns the permissions, and whether it is writable-clean.
+    /// What the leaf says, with its flags updated for an `access` that it permits.
     fn settle_stage1(
-        &self,
+        &mut self,
         cd: &ContextDescriptor,
         world: StreamWorld,
+        granule: Granule,
         leaf: &Leaf,
-        limits: Limits,
         access: Option<Access>,
-    ) -> Result<(Permissions, bool), Stop> {
-        let word = leaf.word;
+    ) -> Result<Mapping, Stop> {
+        let Leaf { word, level, output, limits, .. } = *leaf;
         let sets_accessed = cd.flag_update != FlagUpdate::None;
         // AFFD is ignored where the SMMU sets the flag (5.4).
         if !ACCESSED.is_set(word) && !sets_accessed && !cd.access_flag_fault_disabled {
@@ -103,12 +109,20 @@ impl<M: Memory> Walker<'_, M> {
             && READ_ONLY.is_set(word)
             && !limits.read_only;
         let dirty_word = if clean { word & !READ_ONLY.mask() } else { word };
-        let permissions = Permissions::stage1(dirty_word, limits, cd, world);
-        if let Some(access) = access
-            && !permissions.permit(access)
-        {
-            let read_only = permissions.lack_reading(access);
-            return Err(Fault { read_only, ..Fault::stage1(FaultKind::Permission) }.into());
+        let mut mapping = Mapping {
+            granule,
+            level,
+            shift: descriptor::shift(granule, level),
+            output,
+            permissions: Permissions::stage1(dirty_word, limits, cd, world),
+            clean,
+            global: !NOT_GLOBAL.is_set(word),
+            device: false,
+            fleeting: descriptor::is_not_for_caching(word, level),
+        };
+        if mapping.check_stage1(access).is_err() {
+            mapping.fleeting |= sets_accessed && !ACCESSED.is_set(word);
+            return Ok(mapping);
         }
         let writes = access.is_some_and(|access| access.write);
         let mut new = if writes { dirty_word } else { word };
@@ -118,11 +132,12 @@ impl<M: Memory> Walker<'_, M> {
         if self.update && new != word {
             self.update_stage1(leaf.at, word, new, cd.big_endian)?;
         }
-        Ok((permissions, clean && !(self.update && writes)))
+        mapping.clean = clean && !(self.update && writes);
+        Ok(mapping)
     }
 
     /// Writes a descriptor, for which stage 2 must permit a write (3.13.5).
-    fn update_stage1(&self, at: u64, old: u64, new: u64, big_endian: bool) -> Result<(), Stop> {
+    fn update_stage1(&mut self, at: u64, old: u64, new: u64, big_endian: bool) -> Result<(), Stop> {
         let physical = match self.stage2 {
             None => PhysAddr(at),
             Some(stage2) => {
@@ -134,14 +149,28 @@ impl<M: Memory> Walker<'_, M> {
     }
 }
 
-/// The tables for `address` and how many of its bits they translate; `None` if it is in neither half (3.4.1).
-fn select(cd: &ContextDescriptor, world: StreamWorld, address: u64) -> Option<(TableBase, u32)> {
+/// One of the address ranges of a CD.
+pub(super) struct Half {
+    base: TableBase,
+    /// How many bits of an address its tables translate.
+    input_bits: u32,
+    /// The address as one of 64 bits, whatever was in the top byte if that is ignored.
+    pub(super) canonical: u64,
+}
+
+/// Where `address` is translated; `None` if it is in neither half (3.4.1).
+pub(super) fn select(cd: &ContextDescriptor, world: StreamWorld, address: u64) -> Option<Half> {
     // EL2 has one half, which bit 55 has no say in.
     let upper = world != StreamWorld::El2 && address >> 55 & 1 != 0;
     let base = if upper { cd.ttb1? } else { cd.ttb0? };
     // Bits above the half are copies of bit 55; of the top byte this may not be asked.
-    let above = if upper { !address } else { address };
-    let above = if base.ignore_top_byte { above << 8 >> 8 } else { above };
-    let bits = 64_u32.checked_sub(base.tsz.into()).filter(|bits| (1..=56).contains(bits))?;
-    (above >> bits == 0).then_some((base, bits))
+    let top = 0xff << 56;
+    let canonical = match (base.ignore_top_byte, upper) {
+        (false, _) => address,
+        (true, false) => address & !top,
+        (true, true) => address | top,
+    };
+    let input_bits = 64_u32.checked_sub(base.tsz.into()).filter(|bits| (1..=56).contains(bits))?;
+    let above = if upper { !canonical } else { canonical };
+    (above >> input_bits == 0).then_some(Half { base, input_bits, canonical })
 }

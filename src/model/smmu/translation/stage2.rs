@@ -2,65 +2,106 @@
 
 use super::descriptor::{ACCESSED, DIRTY_BIT_MODIFIER, STAGE2_DEVICE_OR_NOT, STAGE2_WRITE};
 use super::permissions::Permissions;
-use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Stop, Tables, Walker, descriptor};
+use super::{ATTEMPTS, Cause, Fault, Leaf, Mapping, Passed, Space, Stop, Tables, Walker, descriptor};
 use crate::model::memory::Memory;
 use crate::smmuv3::event::{FaultClass, FaultKind};
 use crate::smmuv3::ste::Stage2;
 use crate::smmuv3::{Access, FlagUpdate, Granule, PhysAddr};
 
-impl<M: Memory> Walker<'_, M> {
-    /// Walks the tables of `stage2` for `ipa`, the address of what `class` says. With an `access`, permissions are
-    /// checked, and dirty state is set if it writes; without, permissions are only told.
-    pub(in super::super) fn stage2(
+impl Fault {
+    /// Of stage 2, for the `ipa` of what `class` says.
+    fn stage2(kind: FaultKind, ipa: u64, class: FaultClass, access: Option<Access>) -> Self {
+        let table_write = kind == FaultKind::Permission
+            && class == FaultClass::TableDescriptor
+            && access.is_some_and(|access| access.write);
+        Self { cause: Cause::Related(kind), class, ipa: Some(ipa), table_write, read_only: false }
+    }
+}
+
+impl Mapping {
+    /// Whether stage 2 permits `access`, and with `protected` (S2PTW) to the SMMU itself to be in memory of this type.
+    pub(super) fn check_stage2(
         &self,
+        ipa: u64,
+        class: FaultClass,
+        protected: bool,
+        access: Option<Access>,
+    ) -> Result<(), Fault> {
+        let fault = Fault::stage2(FaultKind::Permission, ipa, class, access);
+        if protected && self.device && class != FaultClass::Input {
+            return Err(fault);
+        }
+        match access.filter(|&access| !self.permissions.permit(access)) {
+            Some(access) => Err(Fault { read_only: self.permissions.lack_reading(access), ..fault }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<M: Memory> Walker<'_, M> {
+    /// Translates `ipa`, the address of what `class` says, by the tables of `stage2` or by what is kept of them. With an
+    /// `access`, permissions are checked, and dirty state is set if it writes; without, permissions are only told.
+    pub(in super::super) fn stage2(
+        &mut self,
         stage2: &Stage2,
         ipa: u64,
         class: FaultClass,
         access: Option<Access>,
     ) -> Result<Mapping, Fault> {
-        let fault = |kind| Fault {
-            cause: Cause::Related(kind),
-            class,
-            ipa: Some(ipa),
-            table_write: kind == FaultKind::Permission
-                && class == FaultClass::TableDescriptor
-                && access.is_some_and(|access| access.write),
-            read_only: false,
-        };
-        let walk_fault = |address| Fault { cause: Cause::Walk(address), ..fault(FaultKind::Translation) };
         let input_bits = 64_u32.saturating_sub(stage2.t0sz.into());
         let Some(start) = stage2.start_level().filter(|_| ipa >> input_bits.min(63) == 0) else {
-            return Err(fault(FaultKind::Translation));
+            return Err(Fault::stage2(FaultKind::Translation, ipa, class, access));
         };
+        let writes = access.is_some_and(|access| access.write);
+        let mapping = match self.recall_stage2(ipa, class, writes)? {
+            Some(mapping) => mapping,
+            None => {
+                let mapping = self.walk_stage2(stage2, start, ipa, class, access)?;
+                self.keep_stage2(ipa, mapping);
+                mapping
+            }
+        };
+        mapping.check_stage2(ipa, class, stage2.protected_walk, access)?;
+        Ok(mapping)
+    }
+
+    fn walk_stage2(
+        &mut self,
+        stage2: &Stage2,
+        start: u8,
+        ipa: u64,
+        class: FaultClass,
+        access: Option<Access>,
+    ) -> Result<Mapping, Fault> {
+        let fault = |kind| Fault::stage2(kind, ipa, class, access);
+        let walk_fault = |address| Fault { cause: Cause::Walk(address), ..fault(FaultKind::Translation) };
         // Small granules describe 48 address bits (5.2, S2PS).
         let wide = self.features.oas.bits() >= 52 && stage2.granule == Granule::Size64K;
-        let output_bits = u32::from(stage2.output_size.min(self.features.oas).bits()).min(if wide { 52 } else { 48 });
-        let tables = Tables::new(stage2.granule, input_bits, start, stage2.table.0, output_bits, wide);
-        let read = |at| match self.memory.read64(PhysAddr(at)) {
+        let tables = Tables {
+            granule: stage2.granule,
+            input_bits: 64_u32.saturating_sub(stage2.t0sz.into()),
+            start,
+            base: stage2.table.0,
+            output_bits: u32::from(stage2.output_size.min(self.features.oas).bits()).min(if wide { 52 } else { 48 }),
+            wide,
+            unlimited: true,
+        }
+        .aligned();
+        let memory = self.memory;
+        let read = |at| match memory.read64(PhysAddr(at)) {
             Ok(word) if stage2.big_endian => Ok(word.swap_bytes()),
             Ok(word) => Ok(word),
             Err(_) => Err(walk_fault(PhysAddr(at))),
         };
+        let space = Space::Stage2 { vmid: self.vmid };
         let mut changed = PhysAddr(0);
         for _ in 0..ATTEMPTS {
-            // Table descriptors of stage 2 limit nothing.
-            let leaf = tables.walk(ipa, read, |_| {}, fault)?;
-            let device = STAGE2_DEVICE_OR_NOT.get(leaf.word) == 0;
-            match self.settle_stage2(stage2, &leaf, device && class != FaultClass::Input, fault, access) {
-                Ok((permissions, clean)) => {
-                    let shift = descriptor::shift(stage2.granule, leaf.level);
-                    return Ok(Mapping {
-                        granule: stage2.granule,
-                        level: leaf.level,
-                        shift,
-                        input: ipa & !((1 << shift) - 1),
-                        output: leaf.output,
-                        permissions,
-                        clean,
-                        global: false,
-                        device,
-                    });
-                }
+            let kept = self.caches.tlb.look_up_table(space, ipa, stage2.granule, start);
+            let mut passed = Passed::default();
+            let leaf = tables.walk(ipa, kept, read, &mut passed, fault);
+            self.keep_tables(space, ipa, stage2.granule, &passed);
+            match self.settle_stage2(stage2, &leaf?, ipa, class, access) {
+                Ok(mapping) => return Ok(mapping),
                 Err(Stop::Fault(fault)) => return Err(fault),
                 Err(Stop::Changed(at)) => changed = at,
             }
@@ -68,32 +109,38 @@ impl<M: Memory> Walker<'_, M> {
         Err(walk_fault(changed))
     }
 
-    /// Checks and updates the leaf's flags. Returns the permissions, and whether it is writable-clean.
+    /// What the leaf says, with its flags updated for an `access` that it permits.
     fn settle_stage2(
         &self,
         stage2: &Stage2,
         leaf: &Leaf,
-        own_access_to_device: bool,
-        fault: impl Fn(FaultKind) -> Fault,
+        ipa: u64,
+        class: FaultClass,
         access: Option<Access>,
-    ) -> Result<(Permissions, bool), Stop> {
-        let word = leaf.word;
+    ) -> Result<Mapping, Stop> {
+        let Leaf { word, level, output, .. } = *leaf;
         let sets_accessed = stage2.flag_update != FlagUpdate::None;
         if !ACCESSED.is_set(word) && !sets_accessed && !stage2.access_flag_fault_disabled {
-            return Err(fault(FaultKind::Access).into());
+            return Err(Fault::stage2(FaultKind::Access, ipa, class, access).into());
         }
         let clean = stage2.flag_update == FlagUpdate::AccessFlagAndDirty
             && DIRTY_BIT_MODIFIER.is_set(word)
             && !STAGE2_WRITE.is_set(word);
         let dirty_word = if clean { word | STAGE2_WRITE.mask() } else { word };
-        let permissions = Permissions::stage2(dirty_word, self.features);
-        if own_access_to_device && stage2.protected_walk {
-            return Err(fault(FaultKind::Permission).into());
-        }
-        if let Some(access) = access
-            && !permissions.permit(access)
-        {
-            return Err(Fault { read_only: permissions.lack_reading(access), ..fault(FaultKind::Permission) }.into());
+        let mut mapping = Mapping {
+            granule: stage2.granule,
+            level,
+            shift: descriptor::shift(stage2.granule, level),
+            output,
+            permissions: Permissions::stage2(dirty_word, self.features),
+            clean,
+            global: false,
+            device: STAGE2_DEVICE_OR_NOT.get(word) == 0,
+            fleeting: descriptor::is_not_for_caching(word, level),
+        };
+        if mapping.check_stage2(ipa, class, stage2.protected_walk, access).is_err() {
+            mapping.fleeting |= sets_accessed && !ACCESSED.is_set(word);
+            return Ok(mapping);
         }
         let writes = access.is_some_and(|access| access.write);
         let mut new = if writes { dirty_word } else { word };
@@ -103,6 +150,7 @@ impl<M: Memory> Walker<'_, M> {
         if self.update && new != word {
             self.update(PhysAddr(leaf.at), word, new, stage2.big_endian)?;
         }
-        Ok((permissions, clean && !(self.update && writes)))
+        mapping.clean = clean && !(self.update && writes);
+        Ok(mapping)
     }
 }

@@ -32,8 +32,18 @@ fn cd(features: &Features, word0: u64, table: u64) -> ContextDescriptor {
     ContextDescriptor::decode([word0, table, 0, 0, 0, 0, 0, 0], features, ste.stage1().unwrap()).unwrap()
 }
 
+fn walker<'a, M>(
+    features: &'a Features,
+    caches: &'a mut Caches<Translation, Table>,
+    memory: &'a M,
+    update: bool,
+) -> Walker<'a, M> {
+    Walker { features, caches, memory, vmid: Vmid(0), stage2: None, update }
+}
+
 fn stage1(features: &Features, memory: &HostMemory, cd: &ContextDescriptor, address: u64) -> Result<Mapping, Fault> {
-    Walker { features, memory, stage2: None, update: true }.stage1(cd, StreamWorld::El1, address, Some(Access::READ))
+    let mut caches = Caches::new();
+    walker(features, &mut caches, memory, true).stage1(cd, StreamWorld::El1, address, Some(Access::READ))
 }
 
 #[test]
@@ -44,7 +54,7 @@ fn large_pages_have_52_bits_out() {
     // Bits 15:12 are bits 51:48 of the address.
     memory.write64(PhysAddr(TABLES + 0x1_0000 + 5 * 8), 0x1234_5678_0000 | 0xa << 12 | PAGE).unwrap();
     let mapping = stage1(&features, &memory, &cd, 0x5_1234).unwrap();
-    assert_eq!((mapping.input, mapping.output, mapping.shift), (0x5_0000, 0xa_1234_5678_0000, 16));
+    assert_eq!((mapping.output, mapping.shift), (0xa_1234_5678_0000, 16));
     assert_eq!((mapping.level, mapping.global, mapping.clean), (3, false, false));
     assert_eq!(mapping.translate(0x5_1234), 0xa_1234_5678_1234);
     // With 48 bits of physical address those bits mean nothing.
@@ -87,14 +97,16 @@ fn mapping_stays_clean_until_a_write_walks() {
     // AP[2] and DBM.
     let clean = 0x4008_0000 | PAGE | 1 << 7 | 1 << 51;
     memory.write64(PhysAddr(TABLES + 0x1_0000), clean).unwrap();
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
-    let read = walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap();
+    let mut caches = Caches::new();
+    let read =
+        walker(&features, &mut caches, &memory, true).stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap();
     assert!(read.clean && read.permissions.unprivileged.write);
     // A look alone changes nothing.
-    let look = Walker { update: false, ..walker }.stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap();
+    let look =
+        walker(&features, &mut caches, &memory, false).stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap();
     assert!(look.clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean);
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+    let mut walker = walker(&features, &mut caches, &memory, true);
     assert!(!walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap().clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean & !(1 << 7));
 }
@@ -142,7 +154,8 @@ fn descriptor_that_never_holds_still_ends_the_walk() {
     let cd = cd(&features, CD0 | 1 << 43, TABLES);
     memory.write64(PhysAddr(TABLES), (TABLES + 0x1_0000) | 3).unwrap();
     memory.write64(PhysAddr(TABLES + 0x1_0000), 0x4008_0000 | PAGE & !0x400).unwrap();
-    let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+    let mut caches = Caches::new();
+    let mut walker = walker(&features, &mut caches, &memory, true);
     let fault = walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap_err();
     assert_eq!(fault.cause, Cause::Walk(PhysAddr(TABLES + 0x1_0000)));
 }
@@ -151,6 +164,7 @@ fn descriptor_that_never_holds_still_ends_the_walk() {
 fn every_stage2_word_is_walked_within_bounds() {
     // Nothing that can be set up makes a walk read outside its tables or overflow.
     let (features, memory) = (features(), memory());
+    let mut caches = Caches::new();
     let mut words = 0;
     for t0sz in 12..=39_u64 {
         for sl0 in 0..4_u64 {
@@ -158,7 +172,7 @@ fn every_stage2_word_is_walked_within_bounds() {
                 let third = t0sz << 32 | sl0 << 38 | granule << 46 | 6 << 48 | 1 << 51;
                 let Ok(ste) = Ste::decode([0xd, 0, third, TABLES, 0, 0, 0, 0], &features) else { continue };
                 let StreamConfig::Stage2(stage2) = ste.config else { panic!() };
-                let walker = Walker { features: &features, memory: &memory, stage2: None, update: true };
+                let mut walker = walker(&features, &mut caches, &memory, true);
                 for ipa in [0, (1 << (64 - t0sz)) - 1, u64::MAX] {
                     assert!(walker.stage2(&stage2, ipa, FaultClass::Input, Some(Access::READ)).is_err());
                 }
