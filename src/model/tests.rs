@@ -3,6 +3,7 @@
 
 mod ats;
 mod bench;
+mod cache_rules;
 mod cached_stages;
 mod caches;
 mod cd_rules;

@@ -232,7 +232,8 @@ fn cont_reaches_no_other_stream() {
         // ASID 1 and 3.
         bench.attach(stream, space, space, CD_A | space << 49);
         bench.set_ste(stream, STE0_STAGE1 | (CDS + space * 64), STE1 | 0xf << 13);
-        bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW);
+        // nG.
+        bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW | 1 << 11);
         bench.write_word(space as usize, 0x5000);
     }
     assert_eq!([DATA, DATA + 0x1000].map(|at| bench.peek(at)), [0x1122_3344_5566_7788; 2]);
