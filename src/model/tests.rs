@@ -17,7 +17,7 @@ mod engines;
 mod error_rules;
 mod event_rules;
 mod events;
-mod fault_rules;
+mod fault_flags;
 mod fuzz;
 mod hostile;
 mod interrupts;
