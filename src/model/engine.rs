@@ -291,10 +291,14 @@ impl Engine {
     fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
         use registers::ats_control::{INVALIDATIONS_LATE, INVALIDATIONS_TIME_OUT};
         self.counters.invalidations = self.counters.invalidations.wrapping_add(1);
+        // A request that is lost: what it names stays in use (3.9.1.4).
+        if self.ats_control & INVALIDATIONS_TIME_OUT != 0 {
+            return false;
+        }
         self.atc.invalidate(invalidation);
         if self.ats_control & INVALIDATIONS_LATE != 0 {
             self.invalidated = Some(self.time.wrapping_add(self.latency()));
         }
-        self.ats_control & INVALIDATIONS_TIME_OUT == 0
+        true
     }
 }

@@ -122,6 +122,13 @@ impl Smmu {
         self.last_record = None;
     }
 
+    /// The SMMU after reset with ID registers that no profile has.
+    #[cfg(test)]
+    pub fn with_ids(ids: crate::smmuv3::features::IdRegisters) -> Self {
+        let features = crate::smmuv3::features::Features::decode(ids).expect("sound ID registers");
+        Self { registers: RegisterFile::with(ids, features), ..Self::new() }
+    }
+
     /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
     /// Completer Abort, and no queue is accessed. Registers can still be read and written; to acknowledge SFM_ERR changes
     /// nothing (6.3.19). Only a reset ends it.
@@ -211,7 +218,7 @@ impl Smmu {
             State::Recorded | State::Suppressed(_) | State::Terminate { may_retry: true, .. }
                 if self.registers.diagnostics.takes(diagnostics::control::EARLY_RETRY) =>
             {
-                self.retry_early(slot, &transaction, state, memory)
+                self.retry_early(slot, &transaction, state, memory, wires)
             }
             State::Recorded | State::Suppressed(_) => Polled::Stalled { recorded: false },
             State::Terminate { response, .. } => {
@@ -238,10 +245,22 @@ impl Smmu {
         Polled::Ended(response)
     }
 
-    /// A retry that software did not ask for. It records nothing, and a record that was written still wants its answer
-    /// (3.12.2.2).
-    fn retry_early(&mut self, slot: Slot, transaction: &Transaction, state: State, memory: &impl Memory) -> Polled {
+    /// A retry that software did not ask for. If a record was written it records nothing more, and that record still wants
+    /// its answer (3.12.2.2).
+    fn retry_early(
+        &mut self,
+        slot: Slot,
+        transaction: &Transaction,
+        state: State,
+        memory: &impl Memory,
+        wires: &mut impl Wires,
+    ) -> Polled {
         let response = match (self.translate(transaction, memory), state) {
+            // None was written: that it is terminated has to be seen (3.12.2.1).
+            (Outcome::Recorded(event, response), State::Suppressed(_)) => {
+                self.record(&event, memory, wires);
+                response
+            }
             (Outcome::Ended(response) | Outcome::Recorded(_, response), _) => response,
             (Outcome::Stalled(_), State::Terminate { response, .. }) => response,
             (Outcome::Stalled(_), _) => return Polled::Stalled { recorded: false },

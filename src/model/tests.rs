@@ -1,13 +1,16 @@
 //! The machine as an independent driver sees it: registers by their offsets, structures as raw words, both written down
 //! from the specification and not by the code under test.
 
+mod answer_rules;
 mod ats;
+mod ats_rules;
 mod bench;
 mod cache_rules;
 mod cached_stages;
 mod caches;
 mod cd_rules;
 mod choices;
+mod command_rules;
 mod commands;
 mod configuration;
 mod contexts;
@@ -18,14 +21,24 @@ mod error_rules;
 mod event_rules;
 mod events;
 mod fault_flags;
+mod fault_rules;
 mod fuzz;
 mod hostile;
 mod interrupts;
 mod page_requests;
+mod pri_rules;
 mod profiles;
+mod queue_rules;
+mod reach_rules;
 mod record_rules;
 mod registers;
+mod request_rules;
 mod stage2;
+mod stall_rules;
 mod stalls;
 mod ste_rules;
+mod structure_rules;
+mod sync_rules;
+mod table_rules;
 mod translation;
+mod watched;

@@ -213,7 +213,7 @@ pub mod hostile {
 pub mod ats_control {
     /// Translates by ATS.
     pub const ENABLE: u32 = 1 << 0;
-    /// For tests: invalidation requests are carried out, and never completed.
+    /// For tests: invalidation requests are neither carried out nor completed.
     pub const INVALIDATIONS_TIME_OUT: u32 = 1 << 1;
     /// For tests: invalidation requests are carried out at once and completed after [`LATENCY`] steps.
     pub const INVALIDATIONS_LATE: u32 = 1 << 2;

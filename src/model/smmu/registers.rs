@@ -138,14 +138,18 @@ pub(super) struct Acknowledged {
 impl RegisterFile {
     /// The registers of `profile` after reset. What the architecture leaves unknown is zero.
     pub(super) const fn new(profile: Profile) -> Self {
-        let features = profile.features();
+        Self::with(profile.id_registers(), profile.features())
+    }
+
+    /// The registers with these ID registers, which say `features`.
+    pub(super) const fn with(ids: IdRegisters, features: Features) -> Self {
         let output_bits = features.oas.bits() as u32;
         let page_requests = match features.pri_queue {
             Some(largest) => largest,
             None => QueueSize::ONE,
         };
         Self {
-            ids: profile.id_registers(),
+            ids,
             features,
             cr0: 0,
             cr0ack: 0,

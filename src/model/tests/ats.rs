@@ -253,6 +253,7 @@ fn translated_access_of_a_stream_without_ats_is_forbidden_only_with_atschk() {
         // EATS = 0, and bypass, whatever EATS is (5.2).
         for (word0, word1) in [(STE0_STAGE1 | CDS, 0), (9, EATS)] {
             direct.set_ste(word0, STE1 | word1, 0);
+            direct.forget();
             assert_eq!(direct.translated(DATA, WRITE) == Response::Abort, checked);
             let records = direct.take_events();
             assert_eq!(records.len(), usize::from(checked));
@@ -268,6 +269,7 @@ fn translated_access_under_an_ste_that_aborts_or_is_not_valid_ends_silently_and_
         // Config = abort; V = 0; STRW = 1, which is ILLEGAL.
         for (word0, word1) in [(1, 0), (0, 0), (STE0_STAGE1 | CDS, STE1 | EATS | 1 << 30)] {
             direct.set_ste(word0, word1, 0);
+            direct.forget();
             assert_eq!(direct.translated(DATA, READ) == Response::Abort, checked);
             assert_eq!(direct.take_events().len(), 0);
         }

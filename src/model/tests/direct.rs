@@ -1,17 +1,18 @@
-//! An SMMU without engines: accesses with any attributes, and ATS requests, straight into it.
+//! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
-use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::vec::Vec;
 
 use super::bench::*;
+use super::watched::Watched;
 use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
-use crate::model::host::HostMemory;
 use crate::model::machine::Width;
-use crate::model::memory::{Abort, Memory};
+use crate::model::memory::Memory;
 use crate::model::profile::Profile;
-use crate::model::smmu::{Issued, Polled, Slot, Smmu};
-use crate::smmuv3::{Access, PhysAddr, StreamId, SubstreamId};
+use crate::model::smmu::{Issued, Polled, Slot, Smmu, diagnostics};
+use crate::smmuv3::features::IdRegisters;
+use crate::smmuv3::page_request::PageRequest;
+use crate::smmuv3::{Access, PhysAddr, PrgIndex, StreamId, SubstreamId};
 
 /// The stream of all accesses, and the same in word 0 of a record.
 pub(super) const STREAM: u64 = 0x100;
@@ -47,15 +48,63 @@ pub(super) fn privileged(access: Access) -> Access {
     Access { privileged: true, ..access }
 }
 
+// Actions of CMD_RESUME (4.7.1): the bits Ac and Ab.
+pub(super) const RAZ_WI: u64 = 0;
+pub(super) const RETRY: u64 = 1;
+pub(super) const ABORT: u64 = 2;
+
+// Word 1 of a record of a translation-related fault (7.3.13): Stall, S2, and CLASS = TT or IN.
+pub(super) const STALL: u64 = 1 << 31;
+pub(super) const S2: u64 = 1 << 39;
+pub(super) const TT: u64 = 1 << 40;
+pub(super) const IN: u64 = 2 << 40;
+
+/// The STAG of a stall record.
+#[track_caller]
+pub(super) fn stag(record: [u64; 4]) -> u64 {
+    assert_eq!(record[1] & STALL, STALL, "not a stall: {record:x?}");
+    record[1] & 0xffff
+}
+
+/// A record without its STAG.
+pub(super) fn untagged(record: [u64; 4]) -> [u64; 4] {
+    [record[0], record[1] & !0xffff, record[2], record[3]]
+}
+
+// What a poll of a stalled access finds: it ends with an abort, it still stalls, its record was written just now.
+pub(super) const ABORTED: Polled = Polled::Ended(Response::Abort);
+pub(super) const WAITS: Polled = Polled::Stalled { recorded: false };
+pub(super) const RECORDED: Polled = Polled::Stalled { recorded: true };
+
+/// It ends at this physical address.
+pub(super) fn through(physical: u64) -> Polled {
+    Polled::Ended(Response::Physical(PhysAddr(physical)))
+}
+
+/// The slot of an access that stalls, and whether a record was written for it.
+#[track_caller]
+pub(super) fn stalls(issued: Issued) -> (Slot, bool) {
+    match issued {
+        Issued::Stalled { slot, recorded } => (slot, recorded),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Where the stage 2 leaf of `ipa` lies.
 pub(super) fn leaf2(ipa: u64) -> u64 {
     STAGE2_PAGES + (ipa >> 12) * 8
 }
 
-struct Nobody;
+/// The messages that devices got.
+#[derive(Default)]
+pub(super) struct Devices {
+    pub(super) invalidations: Vec<Invalidation>,
+    pub(super) responses: Vec<GroupResponse>,
+}
 
-impl Endpoints for Nobody {
-    fn invalidate(&mut self, _: &Invalidation) -> bool {
+impl Endpoints for Devices {
+    fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
+        self.invalidations.push(*invalidation);
         true
     }
 
@@ -63,83 +112,62 @@ impl Endpoints for Nobody {
         false
     }
 
-    fn respond(&mut self, _: &GroupResponse) -> bool {
+    fn respond(&mut self, response: &GroupResponse) -> bool {
+        self.responses.push(*response);
         false
-    }
-}
-
-/// Memory of which some refuses the SMMU's reads or writes.
-struct Guarded {
-    memory: HostMemory,
-    reads: RefCell<Range<u64>>,
-    writes: RefCell<Range<u64>>,
-    refused: Cell<u32>,
-}
-
-impl Guarded {
-    fn new() -> Self {
-        let memory = HostMemory::new((END - 0x4000_0000) as usize);
-        Self { memory, reads: RefCell::default(), writes: RefCell::default(), refused: Cell::default() }
-    }
-
-    /// The memory, unless an access of one of these ranges touches `address`.
-    fn pass(&self, PhysAddr(address): PhysAddr, refused: &[&RefCell<Range<u64>>]) -> Result<&HostMemory, Abort> {
-        if refused.iter().any(|range| range.borrow().contains(&address)) {
-            self.refused.set(self.refused.get() + 1);
-            return Err(Abort);
-        }
-        Ok(&self.memory)
-    }
-}
-
-impl Memory for Guarded {
-    fn read64(&self, address: PhysAddr) -> Result<u64, Abort> {
-        self.pass(address, &[&self.reads])?.read64(address)
-    }
-
-    fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
-        self.pass(address, &[&self.writes])?.write64(address, value)
-    }
-
-    fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
-        self.pass(address, &[&self.writes])?.write32(address, value)
-    }
-
-    fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
-        self.pass(address, &[&self.reads, &self.writes])?.compare_exchange64(address, expected, new)
-    }
-
-    fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {
-        self.pass(address, &[&self.reads])?.read(address, bytes)
-    }
-
-    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), Abort> {
-        self.pass(address, &[&self.writes])?.write(address, bytes)
     }
 }
 
 pub(super) struct Direct {
     smmu: Smmu,
-    memory: Guarded,
-    raised: Raised,
+    pub(super) memory: Watched,
+    pub(super) raised: Raised,
+    pub(super) devices: Devices,
 }
 
 impl Direct {
+    fn around(smmu: Smmu) -> Self {
+        let memory = Watched::new();
+        Self { smmu, memory, raised: Raised::default(), devices: Devices::default() }
+    }
+
     /// An SMMU with its queues and a linear table of 512 STEs, all enabled with the fields `cr0`, and the fields `cr2`
     /// beside RECINVSID. Stage 2 maps the second GiB, where all memory is, to itself.
     pub(super) fn enabled(cr0: u32, cr2: u32) -> Self {
-        let mut direct = Self::off(cr2);
+        let mut direct = Self::around(Smmu::new());
+        direct.set_up(cr2);
         direct.enable(cr0);
         direct
     }
 
-    /// Enables one that is off with the fields `cr0`, with the stage 2 tables of [`enabled`](Self::enabled).
-    pub(super) fn enable(&mut self, cr0: u32) {
-        self.write(CR0, cr0);
-        self.step();
-        self.poke(STAGE2, (STAGE2 + 0x1000) | 3);
-        self.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
-        self.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);
+    /// One whose stream stalls at stage 1, with nothing mapped and these switches of the model
+    /// ([`control`](crate::model::smmu::diagnostics::control)).
+    pub(super) fn stalling(switches: u32) -> Self {
+        let mut direct = Self::enabled(ALL_ON, 0);
+        direct.write(diagnostics::CONTROL as u64, switches);
+        direct.stage1(0, CD_S | CD_A);
+        direct.leaf_at(0);
+        direct
+    }
+
+    /// The same with a stall at 0x5008 whose record waits for the event queue, which is disabled.
+    pub(super) fn waiting() -> (Self, Slot) {
+        let mut direct = Self::stalling(0);
+        direct.enable(ALL_ON & !4);
+        let slot = direct.stall_unseen(0x5008, WRITE);
+        (direct, slot)
+    }
+
+    /// One of `profile`, with all enabled that it has.
+    pub(super) fn profile(profile: Profile) -> Self {
+        let mut smmu = Smmu::new();
+        smmu.reset(profile);
+        Self::started(smmu)
+    }
+
+    /// One with these ID registers.
+    pub(super) fn with_ids(ids: IdRegisters) -> Self {
+        Self::started(Smmu::with_ids(ids))
     }
 
     /// Both stages, where stage 2 maps in pages of their own all that it translates for 0x5008: the CD at [`IPA_OF_CD`],
@@ -158,31 +186,56 @@ impl Direct {
         direct
     }
 
-    /// The same before it is enabled, its memory empty.
+    /// One with its tables and queues set up, and not enabled.
     pub(super) fn off(cr2: u32) -> Self {
         Self::of(Profile::Full, cr2)
     }
 
     /// The same of `profile`.
     pub(super) fn of(profile: Profile, cr2: u32) -> Self {
-        let mut direct = Self { smmu: Smmu::new(), memory: Guarded::new(), raised: Raised::default() };
-        direct.smmu.reset(profile);
-        direct.write64(STRTAB_BASE, STREAMS);
-        direct.write(STRTAB_BASE_CFG, 9);
-        direct.write(CR2, 2 | cr2);
-        direct.write64(CMDQ_BASE, COMMANDS | 4);
-        direct.write64(EVENTQ_BASE, EVENTS | 4);
+        let mut smmu = Smmu::new();
+        smmu.reset(profile);
+        let mut direct = Self::around(smmu);
+        direct.set_up(cr2);
         direct
+    }
+
+    fn started(smmu: Smmu) -> Self {
+        let mut direct = Self::around(smmu);
+        direct.set_up(0);
+        direct.write(CR0, ALL_ON);
+        direct.step();
+        direct
+    }
+
+    fn set_up(&mut self, cr2: u32) {
+        self.write64(STRTAB_BASE, STREAMS);
+        self.write(STRTAB_BASE_CFG, 9);
+        self.write(CR2, 2 | cr2);
+        self.write64(CMDQ_BASE, COMMANDS | 4);
+        self.write64(EVENTQ_BASE, EVENTS | 4);
+        self.write64(PRIQ_BASE, PAGE_REQUESTS | 4);
+        self.poke(STAGE2, (STAGE2 + 0x1000) | 3);
+        self.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
+        self.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);
+    }
+
+    /// Sets CR0 and lets it take effect.
+    #[track_caller]
+    pub(super) fn enable(&mut self, cr0: u32) {
+        self.write(CR0, cr0);
+        self.step();
+        assert_eq!(self.read(CR0ACK), cr0);
     }
 
     /// From now on the SMMU's reads of this range, and of no other, are aborted.
     pub(super) fn refuse_reads(&self, range: Range<u64>) {
-        self.memory.reads.replace(range);
+        self.memory.refused_reads.replace(range);
     }
 
     /// From now on the SMMU's writes to this range, and to no other, are aborted.
     pub(super) fn refuse_writes(&self, range: Range<u64>) {
-        self.memory.writes.replace(range);
+        self.memory.refused_writes.replace(range);
     }
 
     /// How many accesses were aborted so.
@@ -203,15 +256,15 @@ impl Direct {
     }
 
     pub(super) fn step(&mut self) {
-        while self.smmu.step(&self.memory, &mut self.raised, &mut Nobody) {}
+        while self.smmu.step(&self.memory, &mut self.raised, &mut self.devices) {}
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {
-        self.memory.memory.read64(PhysAddr(address)).unwrap()
+        self.memory.inner.read64(PhysAddr(address)).unwrap()
     }
 
     pub(super) fn poke(&self, address: u64, value: u64) {
-        self.memory.memory.write64(PhysAddr(address), value).unwrap();
+        self.memory.inner.write64(PhysAddr(address), value).unwrap();
     }
 
     /// Writes the STE: words 0 and 1, and word 2 with the stage 2 tables.
@@ -275,6 +328,12 @@ impl Direct {
         self.smmu.access(&Self::transaction(address, access, substream), &self.memory, &mut self.raised)
     }
 
+    /// An access of another stream.
+    pub(super) fn issue_from(&mut self, stream: u64, address: u64, access: Access) -> Issued {
+        let transaction = Transaction { stream: StreamId(stream as u32), ..Self::transaction(address, access, None) };
+        self.smmu.access(&transaction, &self.memory, &mut self.raised)
+    }
+
     /// An access that does not stall.
     #[track_caller]
     pub(super) fn access(&mut self, address: u64, access: Access) -> Response {
@@ -289,6 +348,15 @@ impl Direct {
     pub(super) fn reaches(&mut self, address: u64, access: Access) -> u64 {
         match self.access(address, access) {
             Response::Physical(PhysAddr(physical)) => physical,
+            other => panic!("{other:?}: {:x?}", self.take_events()),
+        }
+    }
+
+    /// Where an access of another stream ends.
+    #[track_caller]
+    pub(super) fn reaches_from(&mut self, stream: u64, address: u64, access: Access) -> u64 {
+        match self.issue_from(stream, address, access) {
+            Issued::Ended(Response::Physical(PhysAddr(physical))) => physical,
             other => panic!("{other:?}: {:x?}", self.take_events()),
         }
     }
@@ -322,6 +390,78 @@ impl Direct {
         self.smmu.translated(&Self::transaction(address, access, None), &self.memory, &mut self.raised)
     }
 
+    /// A page request, or a Stop marker, of `stream`. Returns the automatic response, if there is one.
+    pub(super) fn page_request(
+        &mut self,
+        stream: u64,
+        pasid: Option<u32>,
+        access: Access,
+        last: bool,
+        group: u64,
+    ) -> Option<GroupResponse> {
+        let request = PageRequest {
+            stream: StreamId(stream as u32),
+            substream: pasid.and_then(SubstreamId::new),
+            access,
+            last,
+            group: PrgIndex::from_low_bits(group),
+            address: 0x5000,
+        };
+        self.smmu.page_request(&request, &self.memory, &mut self.raised)
+    }
+
+    /// The PRI records from `PRIQ_CONS` on; moves CONS to PROD, with OVACKFLG.
+    pub(super) fn take_page_requests(&mut self) -> Vec<[u64; 2]> {
+        let (prod, mut cons) = (self.read(PRIQ_PROD), self.read(PRIQ_CONS));
+        let mut records = Vec::new();
+        while (prod ^ cons) & 0x1f != 0 {
+            let at = PAGE_REQUESTS + u64::from(cons & 0xf) * 16;
+            records.push([0, 8].map(|word| self.peek(at + word)));
+            cons = (cons + 1) & 0x1f;
+        }
+        self.write(PRIQ_CONS, prod);
+        records
+    }
+
+    /// What a driver does after it changed STEs, CDs or tables: CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_TLBI_EL2_ALL,
+    /// CMD_SYNC.
+    pub(super) fn forget(&mut self) {
+        for command in [[0x04, 31], [0x30, 0], [0x20, 0], [0x46, 0]] {
+            self.command(command);
+        }
+    }
+
+    /// CMD_RESUME.
+    pub(super) fn resume(&mut self, stag: u64, action: u64) {
+        self.command([0x44 | action << 12 | STREAM << 32, stag]);
+    }
+
+    /// Makes the stream abort, as 4.7.2.1 asks for before CMD_STALL_TERM.
+    pub(super) fn abort_stream(&mut self) {
+        self.set_ste(1, 0, 0);
+        self.forget();
+    }
+
+    /// CMD_STALL_TERM.
+    pub(super) fn stall_term(&mut self) {
+        self.command([0x45 | STREAM << 32, 0]);
+    }
+
+    /// A write that stalls: its slot and its STAG.
+    #[track_caller]
+    pub(super) fn tagged(&mut self, address: u64) -> (Slot, u64) {
+        let slot = self.stall(address, WRITE);
+        (slot, stag(self.take_event()))
+    }
+
+    /// The slot of an access that stalls without a record.
+    #[track_caller]
+    pub(super) fn stall_unseen(&mut self, address: u64, access: Access) -> Slot {
+        let (slot, recorded) = stalls(self.issue(address, access, None));
+        assert!(!recorded);
+        slot
+    }
+
     /// Submits one command.
     pub(super) fn command(&mut self, words: [u64; 2]) {
         let prod = self.read(CMDQ_PROD);
@@ -330,13 +470,6 @@ impl Direct {
         self.poke(slot + 8, words[1]);
         self.write(CMDQ_PROD, (prod + 1) & 0x1f);
         self.step();
-    }
-
-    /// What a driver does after it changed what may be cached: CFGI_ALL, TLBI_EL2_ALL, TLBI_NSNH_ALL, SYNC (4.3, 4.4).
-    pub(super) fn forget(&mut self) {
-        for command in [[0x04, 31], [0x20, 0], [0x30, 0], [0x46, 0]] {
-            self.command(command);
-        }
     }
 
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {

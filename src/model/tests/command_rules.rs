@@ -1,0 +1,313 @@
+//! Commands and the command queue: 3.5, 3.21.2, 4.1 to 4.4, 4.6.
+
+use super::bench::*;
+use super::direct::*;
+use crate::model::endpoint::Response;
+use crate::model::engine::registers as reg;
+
+const SYNC: [u64; 2] = [0x46, 0];
+
+/// A CMD_SYNC whose message is `data`, to [`DATA`].
+fn message(data: u64) -> [u64; 2] {
+    [0x1046 | data << 32, DATA]
+}
+
+/// A machine whose command queue, disabled, has in every slot a CMD_SYNC that tells the number of the slot plus one.
+fn prepared() -> Bench {
+    let mut bench = Bench::reset();
+    bench.set_up();
+    bench.enable(ALL_ON & !8);
+    for slot in 0..16 {
+        let [word0, word1] = message(slot + 1);
+        bench.poke(COMMANDS + slot * 16, word0);
+        bench.poke(COMMANDS + slot * 16 + 8, word1);
+    }
+    bench
+}
+
+#[test]
+fn queue_that_is_enabled_with_commands_is_consumed_from_cons_to_prod() {
+    // Full, from slot 5 on; partly full; partly full around the wrap. The bit above the 4 of the index is the wrap bit.
+    for (cons, prod, last) in [(0x05, 0x15, 5), (0x03, 0x0b, 11), (0x1c, 0x02, 2)] {
+        let mut bench = prepared();
+        bench.write(CMDQ_CONS, cons);
+        bench.write(CMDQ_PROD, prod);
+        bench.enable(ALL_ON);
+        bench.run();
+        assert_eq!((bench.read(CMDQ_CONS), bench.peek(DATA)), (prod, last));
+        let entries = prod.wrapping_sub(cons) & 0x1f;
+        let syncs = bench.take_raised().len() as u32;
+        assert_eq!(syncs, entries, "each of them once");
+    }
+}
+
+#[test]
+fn queue_that_is_disabled_under_way_stops_at_the_first_command_that_was_not_executed() {
+    let mut bench = Bench::reset();
+    bench.set_up();
+    bench.write64(CMDQ_BASE, COMMANDS | 8);
+    for slot in 0..100 {
+        bench.poke(COMMANDS + slot * 16, message(slot + 1)[0]);
+        bench.poke(COMMANDS + slot * 16 + 8, DATA);
+    }
+    bench.enable(ALL_ON);
+    bench.write(CMDQ_PROD, 100);
+    bench.step();
+    bench.write(CR0, ALL_ON & !8);
+    bench.run();
+    let cons = bench.read(CMDQ_CONS);
+    assert!(0 < cons && cons < 100);
+    assert_eq!(bench.peek(DATA), u64::from(cons));
+    bench.enable(ALL_ON);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.peek(DATA)), (100, 100));
+}
+
+#[test]
+fn command_that_is_replaced_while_the_queue_is_disabled_is_executed_as_it_is_then() {
+    let mut bench = prepared();
+    bench.write(CMDQ_PROD, 1);
+    bench.run();
+    bench.poke(COMMANDS, message(0x55)[0]);
+    bench.enable(ALL_ON);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.peek(DATA)), (1, 0x55));
+}
+
+#[test]
+fn prod_that_moves_back_is_taken_as_it_is_and_disabling_restores_order() {
+    let mut bench = prepared();
+    bench.write(CMDQ_PROD, 4);
+    bench.enable(ALL_ON);
+    bench.run();
+    // 2 is 30 ahead of 4 in a queue of 16: inconsistent, and nothing is consumed (3.5.1).
+    bench.write(CMDQ_PROD, 2);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR), bench.peek(DATA)), (4, 0, 4));
+    bench.enable(ALL_ON & !8);
+    bench.write(CMDQ_CONS, 2);
+    bench.write(CMDQ_PROD, 3);
+    bench.enable(ALL_ON);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.peek(DATA)), (3, 3));
+}
+
+#[test]
+fn low_bits_of_an_address_count_as_0() {
+    // Bits [11:6] beside Size of a CMD_ATC_INV are reserved; of the other commands Leaf, TTL, TG, Size and Stride lie
+    // there. The byte address of what is invalidated is that of its page.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.command([0x40 | STREAM << 32, 0x5000]);
+    assert_eq!(direct.devices.invalidations[0].first, 0x5000);
+    direct.stage1(0, CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.reaches(0x5678, WRITE), DATA + 0x678);
+    direct.map(0x5000, DATA + 0x1000, PAGE_RW);
+    // CMD_TLBI_NH_VAA with Leaf.
+    direct.command([0x13, 0x5001]);
+    direct.command(SYNC);
+    assert_eq!(direct.reaches(0x5678, WRITE), DATA + 0x1678);
+}
+
+#[test]
+fn streams_and_substreams_that_there_cannot_be_are_no_error_and_concern_nobody() {
+    let mut direct = Direct::stalling(0);
+    let (slot, tag) = direct.tagged(0x5000);
+    // SIDSIZE is 16, SSIDSIZE 8: StreamIDs that are the stalled one in the low 16 bits, and the largest SubstreamID.
+    for stream in [0x1_0000 | STREAM, 0xffff_0000 | STREAM, 0xffff_ffff] {
+        for opcode in [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x44, 0x45] {
+            let word1 = if opcode == 0x44 { tag } else { 0 };
+            direct.command([opcode | stream << 32, word1]);
+        }
+        for opcode in [0x40, 0x41, 0x01, 0x02] {
+            direct.command([opcode | 1 << 11 | 0xf_ffff << 12 | stream << 32, 0]);
+        }
+        direct.command([0x05 | 0xf_ffff << 12 | stream << 32, 0]);
+    }
+    assert_eq!((direct.read(GERROR), direct.take_events().len(), direct.poll(slot)), (0, 0, WAITS));
+}
+
+#[test]
+fn prefetch_of_what_cannot_be_translated_leaves_no_record() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_S | CD_R | CD_A);
+    direct.leaf_at(0);
+    for [word0, word1] in [
+        // No page, and an address that T0SZ does not reach.
+        [0x02 | STREAM << 32, 0x5000],
+        [0x02 | STREAM << 32, 0xffff_0000_0000_0000],
+        // A SubstreamID on a stream without; an invalid STE; a StreamID beyond the table, for which RECINVSID is set.
+        [0x01 | 1 << 11 | 5 << 12 | STREAM << 32, 0],
+        [0x01 | 0x101 << 32, 0],
+        [0x02 | 0x101 << 32, 0x5000],
+        [0x01 | 0x1234 << 32, 0],
+        [0x02 | 0x1234 << 32, 0x5000],
+    ] {
+        direct.command([word0, word1]);
+    }
+    // An invalid CD.
+    direct.poke(CDS, 0);
+    direct.forget();
+    direct.command([0x01 | STREAM << 32, 0]);
+    direct.command([0x02 | STREAM << 32, 0x5000]);
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.take_events().len()), (13, 0, 0));
+    assert_eq!(direct.read(crate::model::smmu::diagnostics::STALLED as u64), 0);
+}
+
+#[test]
+fn prefetch_changes_nothing_for_transactions() {
+    for prefetched in [false, true] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.stage1(0, CD_R | CD_A);
+        direct.map(0x5000, DATA, PAGE_RO);
+        if prefetched {
+            direct.command([0x01 | STREAM << 32, 0]);
+            direct.command([0x02 | STREAM << 32, 0x5000]);
+        }
+        assert_eq!(direct.reaches(0x5008, READ), DATA + 8);
+        assert_eq!(direct.fault(0x5008, WRITE), [0x100_0000_0013, IN, 0x5008, 0]);
+        assert_eq!(direct.fault(0x6000, WRITE), [0x100_0000_0010, IN, 0x6000, 0]);
+    }
+}
+
+#[test]
+fn prefetch_takes_any_size_and_stride_and_bounded_work() {
+    // Size and Stride are 5 bits each, in [4:0] and [9:5] of word 1 (4.2.2).
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    for (number, fields) in (0..1 << 10).enumerate() {
+        direct.memory.take_read(0..u64::MAX);
+        direct.command([0x02 | STREAM << 32, 0x5000 | fields]);
+        assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), ((number as u32 + 1) & 0x1f, 0), "{fields:x}");
+        assert!(direct.memory.take_read(0..u64::MAX).len() < 1000);
+    }
+}
+
+#[test]
+fn prefetch_marks_nothing_dirty() {
+    // HA and HD; DBM, writable-clean.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_A | 3 << 42);
+    direct.map(0x5000, DATA, PAGE_RO | 1 << 51);
+    direct.command([0x02 | STREAM << 32, 0x5000]);
+    direct.command(SYNC);
+    assert_eq!(direct.peek(TABLES + 0x2028), DATA | PAGE_RO | 1 << 51);
+}
+
+#[test]
+fn commands_of_dpt_are_illegal() {
+    for opcode in [0x70, 0x73] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.command([opcode, 0]);
+        assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), (1 << 24, 1));
+    }
+}
+
+#[test]
+fn tlb_command_of_all_of_secure_state_is_illegal() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.command([0x60, 0]);
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), (1 << 24, 1));
+}
+
+#[test]
+fn invalidations_of_all_kinds_fail_no_transaction_that_runs() {
+    let mut bench = Bench::enabled();
+    bench.attach(0x100, 0, 0, CD_R | CD_A);
+    for page in 0..16 {
+        bench.map(0, 0x1_0000 + page * 0x1000, DATA + page * 0x1000, PAGE_RW);
+        bench.map(0, 0x2_0000 + page * 0x1000, DATA + 0x1_0000 + page * 0x1000, PAGE_RW);
+    }
+    for word in 0..0x2000 {
+        bench.poke(DATA + word * 8, word);
+    }
+    bench.set_engine(0, reg::DEPTH, 4);
+    bench.set_engine64(0, reg::SOURCE, 0x1_0000);
+    bench.set_engine64(0, reg::DESTINATION, 0x2_0000);
+    bench.set_engine64(0, reg::LENGTH, 0x1_0000);
+    bench.set_engine(0, reg::CONTROL, 1);
+    let mut commands = [
+        [0x03 | 0x100 << 32, 0],
+        [0x04 | 0x100 << 32, 3],
+        [0x05 | 0x100 << 32, 0],
+        [0x06 | 0x100 << 32, 0],
+        [0x10, 0],
+        [0x12 | 1 << 48, 0x1_0000],
+        [0x28, 0],
+        [0x30, 0],
+    ]
+    .into_iter()
+    .cycle();
+    let mut steps = 0;
+    while bench.state(0) == 1 {
+        bench.submit(commands.next().unwrap());
+        bench.step();
+        steps += 1;
+    }
+    assert!(steps > 8, "{steps}");
+    assert_eq!((bench.state(0), bench.take_events().len(), bench.read(GERROR)), (2, 0, 0));
+    assert!((0..0x2000).all(|word| bench.peek(DATA + 0x1_0000 + word * 8) == word));
+}
+
+#[test]
+fn no_tlb_command_fails_by_its_address() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    let mut number = 0;
+    // CMD_TLBI_NH_VA, NH_VAA, EL2_VA, EL2_VAA.
+    for opcode in [0x12, 0x13, 0x22, 0x23] {
+        for address in [0, 0x80_0000_0000, 0x8000_0000_0000_0000, 0xff12_3456_789a_b000, 0xffff_ffff_ffff_f000] {
+            // Without and with a range: TG 4 KiB, NUM 31, SCALE 31, not aligned; TG 16 KiB with TTL 1, which counts as none.
+            for (word0, word1) in [(0, 0), (31 << 12 | 31 << 20, 1 << 10), (1 << 12, 2 << 10 | 1 << 8)] {
+                direct.command([opcode | word0, address | word1]);
+                number = (number + 1) & 0x1f;
+                assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), (number, 0), "{opcode:x} {address:x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn structures_are_seen_whole_before_and_after_the_sequence_of_3_21_3_1() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_R | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    let tables = 0x4014_0000;
+    direct.poke(tables, (tables + 0x1000) | 3);
+    direct.poke(tables + 0x1000, (tables + 0x2000) | 3);
+    direct.poke(tables + 0x2028, (DATA + 0x1000) | PAGE_RW);
+    assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+    // V = 0, fill, CFGI, SYNC: C_BAD_STE; V = 1, CFGI, SYNC: another CD, complete before anything points to it.
+    direct.set_ste(0, 0, 0);
+    direct.forget();
+    for _ in 0..3 {
+        assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0004, 0, 0, 0]);
+    }
+    direct.poke(CDS + 0x48, tables);
+    direct.poke(CDS + 0x40, CD0 | CD_A);
+    direct.set_ste(STE0_STAGE1 | (CDS + 0x40), STE1, 0);
+    direct.forget();
+    assert_eq!(direct.reaches(0x5000, WRITE), DATA + 0x1000);
+    // The same with the CD: C_BAD_CD.
+    direct.poke(CDS + 0x40, 0);
+    direct.forget();
+    assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_000a, 0, 0, 0]);
+    direct.poke(CDS + 0x48, TABLES);
+    direct.poke(CDS + 0x40, CD0 | CD_A);
+    direct.forget();
+    assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+}
+
+#[test]
+fn change_within_one_word_needs_no_invalid_structure_between() {
+    // Config from stage 1 to abort, in word 0.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+    direct.poke(STREAMS + STREAM * 64, 1);
+    let between = direct.access(0x5000, WRITE);
+    assert!(between == Response::Abort || between == Response::Physical(crate::smmuv3::PhysAddr(DATA)));
+    direct.forget();
+    assert_eq!((direct.access(0x5000, WRITE), direct.take_events().len()), (Response::Abort, 0));
+}

@@ -1,0 +1,163 @@
+//! Changes of configuration structures and the commands that bring them: 3.21.3, 4.3.
+
+use super::bench::*;
+use super::direct::*;
+use crate::model::endpoint::Response;
+use crate::model::smmu::Issued;
+use crate::smmuv3::PhysAddr;
+
+const SYNC: [u64; 2] = [0x46, 0];
+/// The page that 0x5000 is at in the tables of the bench, and in other ones.
+const OLD: u64 = DATA;
+const NEW: u64 = DATA + 0x1000;
+const OTHER_TABLES: u64 = 0x4014_0000;
+/// Second levels of STEs or CDs, the one in use at first and another.
+const FIRST: u64 = 0x4013_0000;
+const SECOND: u64 = 0x4017_0000;
+
+/// CMD_CFGI_STE with Leaf and without; CMD_CFGI_STE_RANGE of 16 StreamIDs, of which the low 4 bits of StreamID do not
+/// count; CMD_CFGI_ALL with a StreamID that does not matter.
+const STE_WITH_LEAF: [u64; 2] = [0x03 | STREAM << 32, 1];
+const STE_WITHOUT_LEAF: [u64; 2] = [0x03 | STREAM << 32, 0];
+const RANGE: [u64; 2] = [0x04 | (STREAM + 7) << 32, 3];
+const ALL: [u64; 2] = [0x04 | 0xffff << 32, 31];
+/// CMD_CFGI_CD_ALL.
+const CD_ALL: [u64; 2] = [0x06 | STREAM << 32, 0];
+
+/// CMD_CFGI_CD.
+const fn cd(substream: u64, leaf: u64) -> [u64; 2] {
+    [0x05 | substream << 12 | STREAM << 32, leaf]
+}
+
+/// Writes a CD with these tables.
+fn set_cd(direct: &Direct, at: u64, tables: u64) {
+    direct.poke(at + 8, tables);
+    direct.poke(at, CD0 | CD_R | CD_A);
+}
+
+/// An SMMU with the two sets of tables.
+fn prepared(cr0: u32) -> Direct {
+    let direct = Direct::enabled(cr0, 0);
+    direct.map(0x5000, OLD, PAGE_RW);
+    direct.poke(OTHER_TABLES, (OTHER_TABLES + 0x1000) | 3);
+    direct.poke(OTHER_TABLES + 0x1000, (OTHER_TABLES + 0x2000) | 3);
+    direct.poke(OTHER_TABLES + 0x2028, NEW | PAGE_RW);
+    direct
+}
+
+/// Where an access with this SubstreamID ends.
+#[track_caller]
+fn reached(direct: &mut Direct, substream: Option<u32>) -> u64 {
+    match direct.issue(0x5000, WRITE, substream) {
+        Issued::Ended(Response::Physical(PhysAddr(physical))) => physical,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Shows that the access goes to the new page after `command`, CMD_TLBI_NSNH_ALL, as the ASID is the same, and CMD_SYNC.
+#[track_caller]
+fn brings_the_new(direct: &mut Direct, substream: Option<u32>, command: [u64; 2]) {
+    for command in [command, SYNC, [0x30, 0], SYNC] {
+        direct.command(command);
+    }
+    assert_eq!(reached(direct, substream), NEW, "{command:x?}");
+}
+
+#[test]
+fn ste_is_read_anew_after_each_command_that_names_its_stream() {
+    for command in [STE_WITH_LEAF, STE_WITHOUT_LEAF, RANGE, ALL] {
+        let mut direct = prepared(ALL_ON);
+        direct.stage1(0, CD_A);
+        assert_eq!(reached(&mut direct, None), OLD);
+        set_cd(&direct, CDS + 0x40, OTHER_TABLES);
+        direct.poke(STREAMS + STREAM * 64, STE0_STAGE1 | (CDS + 0x40));
+        brings_the_new(&mut direct, None, command);
+    }
+}
+
+#[test]
+fn level_1_stream_descriptor_is_read_anew_without_leaf() {
+    for command in [STE_WITHOUT_LEAF, RANGE, ALL] {
+        // SPLIT = 8, SPAN = 9: the stream is the first of the second 256.
+        let mut direct = prepared(ALL_ON & !1);
+        direct.write(STRTAB_BASE_CFG, 1 << 16 | 8 << 6 | 9);
+        direct.enable(ALL_ON);
+        for (table, cd, tables) in [(FIRST, CDS, TABLES), (SECOND, CDS + 0x40, OTHER_TABLES)] {
+            set_cd(&direct, cd, tables);
+            direct.poke(table + 8, STE1);
+            direct.poke(table, STE0_STAGE1 | cd);
+        }
+        direct.poke(STREAMS + 8, FIRST | 9);
+        assert_eq!(reached(&mut direct, None), OLD);
+        direct.poke(STREAMS + 8, SECOND | 9);
+        brings_the_new(&mut direct, None, command);
+    }
+}
+
+#[test]
+fn cd_is_read_anew_after_each_command_that_names_it_or_its_stream() {
+    // S1CDMax 8, one level: SubstreamID 5.
+    for command in [cd(5, 1), cd(5, 0), CD_ALL, STE_WITH_LEAF, RANGE, ALL] {
+        let mut direct = prepared(ALL_ON);
+        direct.set_ste(STE0_STAGE1 | FIRST | 8 << 59, STE1, 0);
+        set_cd(&direct, FIRST + 5 * 64, TABLES);
+        assert_eq!(reached(&mut direct, Some(5)), OLD);
+        direct.poke(FIRST + 5 * 64 + 8, OTHER_TABLES);
+        brings_the_new(&mut direct, Some(5), command);
+    }
+}
+
+#[test]
+fn level_1_context_descriptor_is_read_anew_without_leaf() {
+    // S1Fmt 1: 64 CDs a table.
+    for command in [cd(5, 0), CD_ALL, STE_WITH_LEAF, RANGE, ALL] {
+        let mut direct = prepared(ALL_ON);
+        direct.set_ste(STE0_STAGE1 | CDS | 8 << 59 | 1 << 4, STE1, 0);
+        set_cd(&direct, FIRST + 5 * 64, TABLES);
+        set_cd(&direct, SECOND + 5 * 64, OTHER_TABLES);
+        direct.poke(CDS, FIRST | 1);
+        assert_eq!(reached(&mut direct, Some(5)), OLD);
+        direct.poke(CDS, SECOND | 1);
+        brings_the_new(&mut direct, Some(5), command);
+    }
+}
+
+#[test]
+fn substream_0_names_the_cd_of_transactions_without_one() {
+    // S1CDMax 8 and S1DSS 2; and no substreams at all.
+    for (word0, word1) in [(STE0_STAGE1 | FIRST | 8 << 59, STE1 | 2), (STE0_STAGE1 | FIRST, STE1)] {
+        let mut direct = prepared(ALL_ON);
+        direct.set_ste(word0, word1, 0);
+        set_cd(&direct, FIRST, TABLES);
+        assert_eq!(reached(&mut direct, None), OLD);
+        direct.poke(FIRST + 8, OTHER_TABLES);
+        brings_the_new(&mut direct, None, cd(0, 1));
+    }
+}
+
+#[test]
+fn shared_cd_is_read_anew_for_each_stream_that_a_command_names() {
+    let mut direct = prepared(ALL_ON);
+    let other = STREAMS + (STREAM + 1) * 64;
+    set_cd(&direct, CDS, TABLES);
+    direct.set_ste(STE0_STAGE1 | CDS, STE1, 0);
+    direct.poke(other + 8, STE1);
+    direct.poke(other, STE0_STAGE1 | CDS);
+    assert_eq!([direct.reaches(0x5000, WRITE), direct.reaches_from(STREAM + 1, 0x5000, WRITE)], [OLD, OLD]);
+    direct.poke(CDS + 8, OTHER_TABLES);
+    direct.command([0x05 | (STREAM + 1) << 32, 1]);
+    brings_the_new(&mut direct, None, cd(0, 1));
+    assert_eq!(direct.reaches_from(STREAM + 1, 0x5000, WRITE), NEW);
+}
+
+#[test]
+fn structures_that_were_invalid_when_they_were_read_are_read_anew() {
+    let mut direct = prepared(ALL_ON);
+    assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0004, 0, 0, 0]);
+    direct.set_ste(STE0_STAGE1 | CDS, STE1, 0);
+    direct.command(STE_WITH_LEAF);
+    direct.command(SYNC);
+    assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_000a, 0, 0, 0]);
+    set_cd(&direct, CDS, OTHER_TABLES);
+    brings_the_new(&mut direct, None, cd(0, 1));
+}
