@@ -107,10 +107,11 @@ impl InputSize {
         1 << (self.bits() - self.start_level().shift())
     }
 
-    /// The first table's address when `TTBx` holds `base`: aligned to its size, at least 64 bytes.
+    /// The first table's address when `TTBx` holds `base`: aligned to its size. At least 64 bytes would be with 52-bit
+    /// output addresses alone, which tables with pages of 4 KiB do not have (5.4, TTB0).
     pub const fn start_table(self, base: PhysAddr) -> PhysAddr {
         let size = self.start_entries() as u64 * 8;
-        PhysAddr(base.0 & !(if size < 64 { 64 } else { size } - 1))
+        PhysAddr(base.0 & !(size - 1))
     }
 }
 

@@ -68,9 +68,12 @@ impl Smmu {
             align(base, 64, log2) + u64::from(stream) * 64
         };
         let passes = self.injection.passes(Point::SteFetch);
-        let words = passes
-            .and_then(|()| fetch_words(address, self.registers.output_bits(), memory))
-            .map_err(|Abort| Event::SteFetch { origin, fetch: fetch(PhysAddr(address)) })?;
+        let words =
+            passes.and_then(|()| fetch_words(address, self.registers.output_bits(), memory)).map_err(|Abort| {
+                // What a physical address has no bits for is not told (7.3.4).
+                let address = PhysAddr(self.registers.truncated(address));
+                Event::SteFetch { origin, fetch: fetch(address) }
+            })?;
         if self.registers.enabled(cr0::SMMUEN) {
             self.caches.insert_ste(origin.stream, words);
         }

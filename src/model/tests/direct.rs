@@ -1,5 +1,6 @@
 //! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
+use std::ops::Range;
 use std::vec::Vec;
 
 use super::bench::*;
@@ -24,6 +25,11 @@ pub(super) const STAGE2_PAGES: u64 = STAGE2 + 0x2000;
 pub(super) const BLOCK_RW: u64 = 0x7fd;
 /// The same for a page.
 pub(super) const S2_RW: u64 = 0x7ff;
+
+// The IPAs of `nested_in_pages`.
+pub(super) const IPA_OF_CD: u64 = 0xa000;
+pub(super) const IPA_OF_TABLE: u64 = 0xb000;
+pub(super) const IPA_OF_PAGE: u64 = 0x9000;
 
 /// Word 2 of an STE (5.2): VMID 7, S2T0SZ 25, S2SL0 1, write-back, inner shareable, 4 KiB, S2PS 48 bits, S2AA64.
 pub(super) const STE2: u64 = 0x000d_3559_0000_0007;
@@ -84,6 +90,11 @@ pub(super) fn stalls(issued: Issued) -> (Slot, bool) {
     }
 }
 
+/// Where the stage 2 leaf of `ipa` lies.
+pub(super) fn leaf2(ipa: u64) -> u64 {
+    STAGE2_PAGES + (ipa >> 12) * 8
+}
+
 /// The messages that devices got.
 #[derive(Default)]
 pub(super) struct Devices {
@@ -119,7 +130,7 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    fn of(smmu: Smmu) -> Self {
+    fn around(smmu: Smmu) -> Self {
         let memory = Watched::new();
         Self { smmu, memory, raised: Raised::default(), devices: Devices::default() }
     }
@@ -127,7 +138,7 @@ impl Direct {
     /// An SMMU with its queues and a linear table of 512 STEs, all enabled with the fields `cr0`, and the fields `cr2`
     /// beside RECINVSID. Stage 2 maps the second GiB, where all memory is, to itself.
     pub(super) fn enabled(cr0: u32, cr2: u32) -> Self {
-        let mut direct = Self::of(Smmu::new());
+        let mut direct = Self::around(Smmu::new());
         direct.set_up(cr2);
         direct.enable(cr0);
         direct
@@ -163,8 +174,38 @@ impl Direct {
         Self::started(Smmu::with_ids(ids))
     }
 
+    /// Both stages, where stage 2 maps in pages of their own all that it translates for 0x5008: the CD at [`IPA_OF_CD`],
+    /// the stage 1 leaf at [`IPA_OF_TABLE`], and the page at [`IPA_OF_PAGE`] to [`DATA`]. S2PS is 40 bits. `word2` is
+    /// beside S2R, and `cd` are the CD's flags.
+    pub(super) fn nested_in_pages(word2: u64, cd: u64) -> Self {
+        let direct = Self::enabled(ALL_ON, 0);
+        direct.set_ste(0xf | IPA_OF_CD | 0x40, STE1, STE2 & !(7 << 48) | 2 << 48 | S2R | word2);
+        direct.poke(CDS + 0x48, TABLES);
+        direct.poke(CDS + 0x40, CD0 | cd);
+        direct.map(0x5000, IPA_OF_PAGE, PAGE_RW);
+        direct.poke(TABLES + 0x1000, IPA_OF_TABLE | 3);
+        for (ipa, output) in [(IPA_OF_CD, CDS), (IPA_OF_TABLE, TABLES + 0x2000), (IPA_OF_PAGE, DATA)] {
+            direct.map2(ipa, output, S2_RW);
+        }
+        direct
+    }
+
+    /// One with its tables and queues set up, and not enabled.
+    pub(super) fn off(cr2: u32) -> Self {
+        Self::of(Profile::Full, cr2)
+    }
+
+    /// The same of `profile`.
+    pub(super) fn of(profile: Profile, cr2: u32) -> Self {
+        let mut smmu = Smmu::new();
+        smmu.reset(profile);
+        let mut direct = Self::around(smmu);
+        direct.set_up(cr2);
+        direct
+    }
+
     fn started(smmu: Smmu) -> Self {
-        let mut direct = Self::of(smmu);
+        let mut direct = Self::around(smmu);
         direct.set_up(0);
         direct.write(CR0, ALL_ON);
         direct.step();
@@ -189,6 +230,21 @@ impl Direct {
         self.write(CR0, cr0);
         self.step();
         assert_eq!(self.read(CR0ACK), cr0);
+    }
+
+    /// From now on the SMMU's reads of this range, and of no other, are aborted.
+    pub(super) fn refuse_reads(&self, range: Range<u64>) {
+        self.memory.refused_reads.replace(range);
+    }
+
+    /// From now on the SMMU's writes to this range, and to no other, are aborted.
+    pub(super) fn refuse_writes(&self, range: Range<u64>) {
+        self.memory.refused_writes.replace(range);
+    }
+
+    /// How many accesses were aborted so.
+    pub(super) fn refused(&self) -> u32 {
+        self.memory.refused.get()
     }
 
     pub(super) fn write(&mut self, offset: u64, value: u32) {
@@ -254,7 +310,17 @@ impl Direct {
 
     /// Maps the page at `ipa`, below 2 MiB, at stage 2.
     pub(super) fn map2(&self, ipa: u64, output: u64, flags: u64) {
-        self.poke(STAGE2_PAGES + (ipa >> 12) * 8, output | flags);
+        self.poke(leaf2(ipa), output | flags);
+    }
+
+    /// Changes the stage 2 leaf of `ipa`.
+    pub(super) fn change2(&self, ipa: u64, change: impl Fn(u64) -> u64) {
+        self.poke(leaf2(ipa), change(self.peek(leaf2(ipa))));
+    }
+
+    /// Writes one word of the STE.
+    pub(super) fn set_ste_word(&self, word: u64, value: u64) {
+        self.poke(STREAMS + STREAM * 64 + word * 8, value);
     }
 
     fn transaction(address: u64, access: Access, substream: Option<u32>) -> Transaction {

@@ -320,6 +320,17 @@ fn aborted_write_of_the_queue_fails_the_request_and_those_after_it() {
     fill(&mut bench, 0x5008, 8, false);
     assert_eq!((bench.state(2), reason(&bench)), (3, status::PAGE_FAILURE));
     assert_eq!((bench.read(GERROR), bench.read(PRIQ_PROD)), (1 << 3, 0));
+    // Also where it could be written now, until the error is acknowledged.
+    bench.enable(ALL_ON & !2);
+    bench.write64(PRIQ_BASE, PAGE_REQUESTS | 4);
+    bench.enable(ALL_ON);
+    for (prod, state) in [(0, 3), (1, 1)] {
+        bench.set_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        bench.set_engine(2, reg::PRI_CONTROL, pri_control::ENABLE);
+        fill(&mut bench, 0x5008, 8, false);
+        assert_eq!((bench.state(2), bench.read(PRIQ_PROD)), (state, prod));
+        bench.write(GERRORN, 1 << 3);
+    }
 }
 
 #[test]

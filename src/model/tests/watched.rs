@@ -1,6 +1,6 @@
-//! Memory that notes which words the SMMU reads and writes.
+//! Memory that notes which words the SMMU reads and writes, and may refuse that.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::ops::Range;
 use std::vec::Vec;
 
@@ -13,13 +13,24 @@ pub(super) struct Watched {
     pub(super) inner: HostMemory,
     read: RefCell<Vec<u64>>,
     written: RefCell<Vec<u64>>,
+    pub(super) refused_reads: RefCell<Range<u64>>,
+    pub(super) refused_writes: RefCell<Range<u64>>,
+    /// How many accesses were refused.
+    pub(super) refused: Cell<u32>,
 }
 
 impl Watched {
     /// The memory of the bench.
     pub(super) fn new() -> Self {
         let inner = HostMemory::new((END - 0x4000_0000) as usize);
-        Self { inner, read: RefCell::default(), written: RefCell::default() }
+        Self {
+            inner,
+            read: RefCell::default(),
+            written: RefCell::default(),
+            refused_reads: RefCell::default(),
+            refused_writes: RefCell::default(),
+            refused: Cell::default(),
+        }
     }
 
     /// The words in `range` that were read since the last call, in order.
@@ -33,35 +44,51 @@ impl Watched {
     }
 }
 
+impl Watched {
+    fn pass(&self, PhysAddr(address): PhysAddr, reads: bool, writes: bool) -> Result<(), Abort> {
+        for (does, notes, refused) in
+            [(reads, &self.read, &self.refused_reads), (writes, &self.written, &self.refused_writes)]
+        {
+            if does {
+                notes.borrow_mut().push(address);
+                if refused.borrow().contains(&address) {
+                    self.refused.set(self.refused.get() + 1);
+                    return Err(Abort);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Memory for Watched {
     fn read64(&self, address: PhysAddr) -> Result<u64, Abort> {
-        self.read.borrow_mut().push(address.0);
+        self.pass(address, true, false)?;
         self.inner.read64(address)
     }
 
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
-        self.written.borrow_mut().push(address.0);
+        self.pass(address, false, true)?;
         self.inner.write64(address, value)
     }
 
     fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
-        self.written.borrow_mut().push(address.0);
+        self.pass(address, false, true)?;
         self.inner.write32(address, value)
     }
 
     fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
-        self.read.borrow_mut().push(address.0);
-        self.written.borrow_mut().push(address.0);
+        self.pass(address, true, true)?;
         self.inner.compare_exchange64(address, expected, new)
     }
 
     fn read(&self, address: PhysAddr, bytes: &mut [u8]) -> Result<(), Abort> {
-        self.read.borrow_mut().push(address.0);
+        self.pass(address, true, false)?;
         self.inner.read(address, bytes)
     }
 
     fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), Abort> {
-        self.written.borrow_mut().push(address.0);
+        self.pass(address, false, true)?;
         self.inner.write(address, bytes)
     }
 }

@@ -224,3 +224,16 @@ fn level_1_descriptors_are_those_of_5_3() {
     assert_eq!(L1ContextDescriptor::decode(0xff00_00ab_8000_5fff), Some(descriptor));
     assert_eq!(L1ContextDescriptor::decode(0x00ab_8000_5000), None);
 }
+
+#[test]
+fn smallest_halves_with_small_tables_are_of_16_bits_and_17_with_the_large_granule() {
+    let features = Features { small_tables: true, ..test_features() };
+    // TG0 0, 2 and 1: 4 KiB, 16 KiB, 64 KiB.
+    for (granule, tsz, legal) in
+        [(0, 48, true), (0, 49, false), (2, 48, true), (2, 49, false), (1, 47, true), (1, 48, false)]
+    {
+        let mut words = LOWER;
+        words[0] = words[0] & !0xff | granule << 6 | tsz;
+        assert_eq!(ContextDescriptor::decode(words, &features, &STREAM).is_ok(), legal, "TG0 {granule} T0SZ {tsz}");
+    }
+}

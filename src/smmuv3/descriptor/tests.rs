@@ -136,7 +136,7 @@ fn walks_begin_at_the_level_that_the_size_needs() {
     let size = InputSize::new(25).unwrap();
     assert!(size.contains(0x7f_ffff_ffff) && !size.contains(0x80_0000_0000) && !size.contains(u64::MAX));
     assert_eq!(size.start_table(PhysAddr(0x8000_1fff)).0, 0x8000_1000);
-    assert_eq!(InputSize::new(33).unwrap().start_table(PhysAddr(0x8000_107f)).0, 0x8000_1040);
+    assert_eq!(InputSize::new(33).unwrap().start_table(PhysAddr(0x8000_107f)).0, 0x8000_1070);
 }
 
 #[test]

@@ -312,3 +312,16 @@ fn overrides_of_permissions_are_bits_48_to_51_of_word_1() {
     assert_eq!(Ste::decode([0x9, 0x0005_0000_0000_0000, 0, 0, 0, 0, 0, 0], &features), incoming);
     assert_eq!(Ste::decode(words, &test_features()), incoming);
 }
+
+#[test]
+fn smallest_ipas_with_small_tables_are_of_16_bits_and_17_with_the_large_granule() {
+    let features = Features { small_tables: true, ..test_features() };
+    // S2TG 0, 2 and 1 with the S2SL0 that begins at level 3.
+    for (granule, sl0, t0sz, legal) in
+        [(0, 3, 48, true), (0, 3, 49, false), (2, 0, 48, true), (2, 0, 49, false), (1, 0, 47, true), (1, 0, 48, false)]
+    {
+        let mut words = STAGE2;
+        words[2] = words[2] & !(0xff << 32 | 3 << 46) | granule << 46 | sl0 << 38 | t0sz << 32;
+        assert_eq!(Ste::decode(words, &features).is_ok(), legal, "S2TG {granule} S2T0SZ {t0sz}");
+    }
+}
