@@ -36,6 +36,7 @@ check main-job-4-cores ./run-qemu.sh --smp 4
 for profile in terminate-only forced-stall no-pri no-ats linear-only small big; do
     check "main-job-$profile" ./run-qemu.sh --profile "$profile"
 done
+check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh
 check gdb tools/gdb/test.sh

@@ -53,7 +53,8 @@ struct Side {
 impl Side {
     fn new(kernel: &Kernel, registers: SmmuRegisters, stream: u32) -> Result<Self, Failure> {
         let region = |bytes: usize| kernel.device_memory.allocate(bytes, bytes);
-        let (streams, commands, events) = (region(64 << STREAM_BITS)?, region(16 << QUEUE_BITS)?, region(32 << QUEUE_BITS)?);
+        let (streams, commands, events) =
+            (region(64 << STREAM_BITS)?, region(16 << QUEUE_BITS)?, region(32 << QUEUE_BITS)?);
         let side = Self { registers, streams, stream, commands, sent: 0, events, taken: 0 };
         side.enable(0)?;
         // Everything write-back and inner shareable (6.3.11).
@@ -263,11 +264,12 @@ impl Bench {
         self.engine.write64(engine::PATTERN, value.into());
         let operation = if case.read { engine::control::READ } else { engine::control::WRITE };
         self.engine.write32(engine::CONTROL, engine::control::START | operation << engine::control::OPERATION);
-        let state = wait::until(&mut Timer, TRIES, || match self.engine.read32(engine::STATUS) & engine::status::STATE {
-            engine::status::BUSY => Err(()),
-            state => Ok(state),
-        })
-        .map_err(|_| "the engine does not end")?;
+        let state =
+            wait::until(&mut Timer, TRIES, || match self.engine.read32(engine::STATUS) & engine::status::STATE {
+                engine::status::BUSY => Err(()),
+                state => Ok(state),
+            })
+            .map_err(|_| "the engine does not end")?;
         let landed = match (case.read, state) {
             (false, _) => self.find(case.address, value),
             (true, engine::status::DONE) => self.marked(self.engine.read64(engine::RESULT), case.address),

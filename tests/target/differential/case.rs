@@ -270,7 +270,8 @@ impl Case {
 
         let ste = self.ste(intermediate(arena + arena::CD), arena + arena::STAGE2);
         let walk2 = Walk::new(get(S::S2Granule), get(S::S2T0Sz).max(1), get(S::S2Start) == 0);
-        let mut built = Built { ste, words: Vec::new(), stage1: 8..8, walk1: walk, walk2, address, read: get(S::Read) != 0 };
+        let mut built =
+            Built { ste, words: Vec::new(), stage1: 8..8, walk1: walk, walk2, address, read: get(S::Read) != 0 };
         let target = leaf.map_or(page, |(_, page)| page);
         let cd = self.cd(intermediate(arena + arena::STAGE1));
         built.words.extend(cd.iter().zip(0..).map(|(word, index)| (arena + arena::CD + 8 * index, *word)));
@@ -340,7 +341,8 @@ impl Case {
             | get(S::Strw) << 30
             | get(S::ShCfg) << 44;
         let walk = Walk::new(get(S::S2Granule), get(S::S2T0Sz).max(1), get(S::S2Start) == 0);
-        let fitting = if get(S::S2Granule) == 0 { 2_u64.wrapping_sub(walk.start.into()) } else { 3 - u64::from(walk.start) };
+        let fitting =
+            if get(S::S2Granule) == 0 { 2_u64.wrapping_sub(walk.start.into()) } else { 3 - u64::from(walk.start) };
         let sl0 = if get(S::S2Sl0) == FITTING { fitting & 3 } else { get(S::S2Sl0) };
         let third = get(S::S2Vmid)
             | get(S::S2T0Sz) << 32

@@ -89,8 +89,8 @@ pub(super) const ALL: &[Deviation] = &[
         }
     }),
     record("rnw-of-own-fetch", |qemu, model| {
-        if model[1] & S2 != 0 && class(model) < 2 {
-            qemu[1] &= !RNW;
+        if model[1] & S2 != 0 && class(model) < 2 && qemu[1] & RNW != 0 {
+            qemu[1] = qemu[1] & !RNW | model[1] & RNW;
         }
     }),
     record("s2-of-table", |qemu, model| {
@@ -132,7 +132,7 @@ pub(super) const ALL: &[Deviation] = &[
             *ttb0 = *ttb1;
         }
     }),
-    taken("s1-fields-of-other-streams", |case, built, _, _| {
+    taken("s1-fields-not-ignored", |case, built, _, _| {
         let ignored = case.get(Setting::S1CdMax) != 0 || case.get(Setting::S1StallD) != 0;
         if case.get(Setting::Config) > 4 && ignored {
             built.ste[0] &= !VALID;
@@ -144,11 +144,32 @@ pub(super) const ALL: &[Deviation] = &[
             built.ste[0] &= !VALID;
         }
     }),
-    taken("concatenated-tables", |_, built, _, _| {
+    taken("s2ptw", |_, built, _, _| built.ste[2] &= !(1 << 54)),
+    taken("tbi1", |_, built, _, _| {
+        let first = &mut built.words[0].1;
+        *first = *first & !(1 << 39) | (*first >> 38 & 1) << 39;
+    }),
+    taken("concatenated-tables", |case, built, _, _| {
+        if !case.has_stage2() || case.get(Setting::S2Start) != 0 {
+            return;
+        }
+        // All of them are the first one.
         let first = built.words[0].0 - arena::CD + arena::STAGE2;
-        let second = first + built.walk2.entries() * 8;
-        let joined = built.words.iter_mut().filter(|(at, _)| (second..first - arena::STAGE2 + arena::SLOTS).contains(at));
-        joined.for_each(|(_, word)| *word = 0);
+        let size = built.walk2.entries() * 8;
+        let all = first..first - arena::STAGE2 + arena::SLOTS;
+        built.words.retain(|(at, _)| !(first + size..all.end).contains(at));
+        for (at, word) in built.words.clone() {
+            if (first..first + size).contains(&at) {
+                let copies = (1..16).map(|table| (at + table * size, word));
+                built.words.extend(copies.filter(|(at, _)| all.contains(at)));
+            }
+        }
+    }),
+    outcome("concatenated-tables", |_, built, qemu, model, _| {
+        // A fetch that fails tells where it looked.
+        let (Some(qemu), Some(model)) = (only(qemu, 0x0b, true), only(model, 0x0b, true)) else { return false };
+        let apart = model[3].wrapping_sub(qemu[3]);
+        qemu[..3] == model[..3] && apart % (built.walk2.entries() * 8) == 0 && apart >> 20 == 0
     }),
     taken("permissions-of-tables-first", |case, built, _, _| {
         let half = if case.get(Setting::Half) == 1 { 2 } else { 1 };
@@ -192,17 +213,47 @@ pub(super) const ALL: &[Deviation] = &[
             && (only(qemu, 0x12, false).is_some() && !accessed
                 || only(qemu, 0x13, false).is_some() && word >> 7 & 1 != 0)
     }),
+    outcome("reserved-blocks", |case, built, qemu, model, _| {
+        // A table's descriptor as a block at stage 2, with AF and S2AP 0.
+        let block = case.get(Setting::S2TableType) == 3 && !built.walk2.has_block(built.walk2.start);
+        let faults = only(qemu, 0x12, true).is_some() || only(qemu, 0x13, true).is_some();
+        block && faults && only(model, 0x10, true).is_some()
+    }),
+    outcome("reserved-blocks", |_, built, qemu, model, _| {
+        // It is larger than what can be put out, of which QEMU checks where it begins.
+        let large = reserved_block(built).is_some_and(|(level, _)| built.walk1.shift(level) > 44);
+        large && is_nothing(qemu) && only(model, 0x11, false).is_some()
+    }),
     outcome("s2sl0-too-high", |case, built, qemu, model, _| {
         let coded = built.ste[2] >> 38 & 3;
         let level = if case.get(Setting::S2Granule) == 0 { 2_u64.wrapping_sub(coded) } else { 3 - coded };
         let resolves_nothing = level < 4 && 64 - case.get(Setting::S2T0Sz) <= built.walk2.shift(level as u8).into();
-        resolves_nothing && only(model, 0x04, false).is_some() && only(qemu, 0x10, true).is_some()
+        let faults = only(qemu, 0x10, true).is_some() || is_nothing(qemu) && built.ste[2] >> 58 & 1 == 0;
+        resolves_nothing && only(model, 0x04, false).is_some() && faults
     }),
     outcome("table-address-size", |case, _, qemu, model, _| {
         let high = case.get(Setting::TableHigh) | case.get(Setting::S2TableHigh);
         let [record] = &qemu.records[..] else { return false };
         let fetched = id(record) == 0x0b && record[3] & high != 0;
         fetched && (is_nothing(model) || model.records.len() == 1 && id(&model.records[0]) == 0x11)
+    }),
+    outcome("table-address-size", |case, _, qemu, model, _| {
+        // Into stage 2 with it.
+        let [record] = &qemu.records[..] else { return false };
+        let asked =
+            matches!(id(record), 0x10 | 0x11) && class(record) == 1 && record[3] & case.get(Setting::TableHigh) != 0;
+        asked && case.has_stage2() && only(model, 0x11, false).is_some()
+    }),
+    outcome("s2-of-table", |_, built, qemu, model, _| {
+        // CD.R in place of S2R.
+        let cd = built.words[0].1 >> 45 & 1 != 0;
+        let stage2 = built.ste[2] >> 58 & 1 != 0;
+        let of_table = |outcome: &Outcome, stage2| {
+            let [record] = &outcome.records[..] else { return false };
+            is_fault(record) && class(record) == 1 && (record[1] & S2 != 0) == stage2
+        };
+        cd && !stage2 && is_nothing(model) && of_table(qemu, false)
+            || !cd && stage2 && is_nothing(qemu) && of_table(model, true)
     }),
     outcome("output-address-size", |case, built, qemu, model, stage2| {
         let leaf = case.get(Setting::LeafHigh) != 0 || reserved_block(built).is_some();
@@ -212,6 +263,13 @@ pub(super) const ALL: &[Deviation] = &[
         let context = built.ste[0] & 0x00ff_ffff_ffff_ffc0;
         let fetched = only(qemu, 0x09, false).is_some_and(|record| record[3] == context);
         case.has_stage1() && context >> 44 != 0 && fetched && only(model, 0x04, false).is_some()
+    }),
+    outcome("ttb-after-stage2", |case, built, qemu, model, _| {
+        // The first table lies where stage 2 says, truncated to what IPS allows for addresses before stage 2.
+        let [(_, cd), ..] = built.words[..] else { return false };
+        let truncated = |record: &[u64; 4]| record[1] >> 40 & 3 == 1 && record[3] >> output_bits(cd >> 32 & 7) != 0;
+        let first = built.stage1.len() == 1 && case.get(Setting::Victim) == 2 && case.has_stage2();
+        first && only(model, 0x0b, false).is_some_and(truncated) && qemu.landed.is_some()
     }),
     outcome("bypass-address-size", |case, built, qemu, model, _| {
         let config = case.get(Setting::Config);
@@ -224,6 +282,13 @@ pub(super) const ALL: &[Deviation] = &[
         !stage2 && built.address >> 48 != 0 && is_nothing(qemu)
     }),
 ];
+
+/// Their names, each once.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let is_first =
+        |&(index, deviation): &(usize, &Deviation)| ALL[..index].iter().all(|other| other.name != deviation.name);
+    ALL.iter().enumerate().filter(is_first).map(|(_, deviation)| deviation.name)
+}
 
 /// The block at a level that has none which a walk of stage 1 comes to, and its level.
 fn reserved_block(built: &Built) -> Option<(u8, u64)> {
@@ -251,17 +316,17 @@ pub(super) fn judge(
 ) -> Result<Verdict, Failure> {
     let stage2 = bench.has_stage2();
     let mut first = None;
-    let mut altered = built.clone();
+    let (mut altered, mut taken) = (built.clone(), model.clone());
     for (index, deviation) in ALL.iter().enumerate() {
         if let Kind::Taken(take) = deviation.kind {
             let before = altered.clone();
-            take(case, &mut altered, model, stage2);
+            take(case, &mut altered, &taken, stage2);
             if before != altered {
                 first = first.or(Some(index));
+                taken = bench.run_model(&altered)?;
             }
         }
     }
-    let mut taken = if first.is_some() { bench.run_model(&altered)? } else { model.clone() };
     // A record tells the address of the access, whatever it was altered to.
     taken.records.iter_mut().filter(|record| record[2] == altered.address).for_each(|record| record[2] = built.address);
     // With either of the model's outcomes: what a structure is taken for need not make the difference.
@@ -281,7 +346,9 @@ pub(super) fn judge(
             }
         }
         let pair = [repaired, model.clone()];
-        if same(&pair) && let Some(first) = first {
+        if same(&pair)
+            && let Some(first) = first
+        {
             return Ok(Verdict::Deviation(first));
         }
         let [repaired, model] = &pair;
