@@ -401,12 +401,19 @@ impl Case {
             | get(S::LeafSh) << 8
             | get(S::LeafAf) << 10
             | get(S::LeafNg) << 11
-            | output & !((1 << walk.shift(level)) - 1)
+            | output & !self.below(walk, level, S::LeafType)
             | get(S::LeafHigh)
             | get(S::LeafDbm) << 51
             | get(S::LeafContiguous) << 52
             | get(S::LeafXn) << 53
             | get(S::LeafSoftware) << 55
+    }
+
+    /// The bits of an address that a leaf of `level` does not hold. If its type makes it a table, it leads into the window
+    /// still: elsewhere QEMU's SMMU finds flash to read, the model nothing.
+    fn below(&self, walk: &Walk, level: u8, kind: Setting) -> u64 {
+        let shift = if level < 3 && self.get(kind) == 3 { 16 } else { walk.shift(level) };
+        (1 << shift) - 1
     }
 
     fn table(&self, which: u64, next: u64) -> u64 {
@@ -506,7 +513,7 @@ impl Stage2<'_> {
                     | get(S::S2Ap) << 6
                     | 3 << 8
                     | get(S::S2Af) << 10
-                    | physical & !((1 << self.walk.shift(level)) - 1)
+                    | physical & !self.case.below(&self.walk, level, S::S2LeafType)
                     | get(S::S2LeafHigh)
                     | get(S::S2Dbm) << 51
                     | get(S::S2Contiguous) << 52

@@ -27,8 +27,8 @@ enum Kind {
 /// How a case went.
 pub(super) enum Verdict {
     Same,
-    /// The first of the deviations that make the difference.
-    Deviation(usize),
+    /// The deviations that make the difference, a bit for each of [`ALL`].
+    Deviations(u64),
     Different,
 }
 
@@ -144,6 +144,11 @@ pub(super) const ALL: &[Deviation] = &[
             built.ste[0] &= !VALID;
         }
     }),
+    taken("s2ttb-size", |_, built, model, _| {
+        if only(model, 0x04, false).is_some() {
+            built.ste[3] &= !(0xf << 48);
+        }
+    }),
     taken("s2ptw", |_, built, _, _| built.ste[2] &= !(1 << 54)),
     taken("tbi1", |_, built, _, _| {
         let first = &mut built.words[0].1;
@@ -189,6 +194,16 @@ pub(super) const ALL: &[Deviation] = &[
             *leaf = *leaf & !3 | right | 1 << 10;
         }
     }),
+    outcome("permissions-of-tables-first", |_, built, qemu, model, _| {
+        // The leaf itself is a table, and leads to nothing.
+        let Some((_, last)) = built.words[built.stage1.clone()].last() else { return false };
+        let table = built.walk1.start + (built.stage1.len() as u8) < 4 && last & 3 == 3 && last >> 62 & 1 != 0;
+        table && only(model, 0x10, false).is_some() && only(qemu, 0x13, false).is_some()
+    }),
+    outcome("s2-permissions-first", |case, _, qemu, model, _| {
+        let both = case.get(Setting::S2LeafHigh) != 0 && case.get(Setting::S2Ap) != 3;
+        both && only(model, 0x11, true).is_some() && only(qemu, 0x13, true).is_some()
+    }),
     taken("reserved-blocks", |case, built, model, _| {
         if let Some((level, word)) = reserved_block(built)
             && only(model, 0x10, false).is_some()
@@ -222,7 +237,8 @@ pub(super) const ALL: &[Deviation] = &[
     outcome("reserved-blocks", |_, built, qemu, model, _| {
         // It is larger than what can be put out, of which QEMU checks where it begins.
         let large = reserved_block(built).is_some_and(|(level, _)| built.walk1.shift(level) > 44);
-        large && is_nothing(qemu) && only(model, 0x11, false).is_some()
+        let beyond = is_nothing(qemu) || only(qemu, 0x10, true).is_some();
+        large && beyond && only(model, 0x11, false).is_some()
     }),
     outcome("s2sl0-too-high", |case, built, qemu, model, _| {
         let coded = built.ste[2] >> 38 & 3;
@@ -257,7 +273,9 @@ pub(super) const ALL: &[Deviation] = &[
     }),
     outcome("output-address-size", |case, built, qemu, model, stage2| {
         let leaf = case.get(Setting::LeafHigh) != 0 || reserved_block(built).is_some();
-        !stage2 && leaf && is_nothing(qemu) && only(model, 0x11, false).is_some()
+        // A read-only one is a fault of a write then.
+        let read_only = case.get(Setting::LeafAp) & 2 != 0 && only(qemu, 0x13, false).is_some();
+        !stage2 && leaf && (is_nothing(qemu) || read_only) && only(model, 0x11, false).is_some()
     }),
     outcome("context-address-size", |case, built, qemu, model, _| {
         let context = built.ste[0] & 0x00ff_ffff_ffff_ffc0;
@@ -315,22 +333,25 @@ pub(super) fn judge(
     [qemu, model]: &[Outcome; 2],
 ) -> Result<Verdict, Failure> {
     let stage2 = bench.has_stage2();
-    let mut first = None;
+    let mut seen = 0;
     let (mut altered, mut taken) = (built.clone(), model.clone());
     for (index, deviation) in ALL.iter().enumerate() {
         if let Kind::Taken(take) = deviation.kind {
             let before = altered.clone();
             take(case, &mut altered, &taken, stage2);
             if before != altered {
-                first = first.or(Some(index));
-                taken = bench.run_model(&altered)?;
+                let outcome = bench.run_model(&altered)?;
+                if outcome != taken {
+                    seen |= 1 << index;
+                }
+                taken = outcome;
             }
         }
     }
     // A record tells the address of the access, whatever it was altered to.
     taken.records.iter_mut().filter(|record| record[2] == altered.address).for_each(|record| record[2] = built.address);
     // With either of the model's outcomes: what a structure is taken for need not make the difference.
-    for (model, mut first) in [(model, None), (&taken, first)] {
+    for (model, mut seen) in [(model, 0), (&taken, seen)] {
         let mut repaired = qemu.clone();
         for (index, deviation) in ALL.iter().enumerate() {
             if let Kind::Record(repair) = deviation.kind {
@@ -340,16 +361,14 @@ pub(super) fn judge(
                         repair(record, model);
                     }
                     if before != *record {
-                        first = first.or(Some(index));
+                        seen |= 1 << index;
                     }
                 }
             }
         }
         let pair = [repaired, model.clone()];
-        if same(&pair)
-            && let Some(first) = first
-        {
-            return Ok(Verdict::Deviation(first));
+        if same(&pair) {
+            return Ok(Verdict::Deviations(seen));
         }
         let [repaired, model] = &pair;
         let is = |deviation: &Deviation| match deviation.kind {
@@ -357,7 +376,7 @@ pub(super) fn judge(
             _ => false,
         };
         if let Some(index) = ALL.iter().position(is) {
-            return Ok(Verdict::Deviation(index));
+            return Ok(Verdict::Deviations(seen | 1 << index));
         }
     }
     Ok(Verdict::Different)
