@@ -72,8 +72,8 @@ settings! {
     T1Sz: [FITTING], [0, 12, 15, 40, 63];
     /// As S2Granule.
     Granule: [0, 1, 2], [];
-    Tg0: [FITTING], [0, 1, 2, 3];
-    Tg1: [FITTING], [0, 1, 2, 3];
+    Tg0: [FITTING], [3];
+    Tg1: [FITTING], [0];
     Epd0: [0], [1];
     Epd1: [0], [1];
     Endi: [0], [1];

@@ -205,8 +205,9 @@ pub(super) const ALL: &[Deviation] = &[
         both && only(model, 0x11, true).is_some() && only(qemu, 0x13, true).is_some()
     }),
     taken("reserved-blocks", |case, built, model, _| {
+        let unrecorded = is_nothing(model) && built.words[0].1 >> 45 & 1 == 0;
         if let Some((level, word)) = reserved_block(built)
-            && only(model, 0x10, false).is_some()
+            && (only(model, 0x10, false).is_some() || unrecorded)
         {
             let inside = (1 << built.walk1.shift(level)) - 1;
             built.address = word & 0x0000_ffff_ffff_f000 & !inside | built.address & inside;
@@ -288,6 +289,11 @@ pub(super) const ALL: &[Deviation] = &[
         let truncated = |record: &[u64; 4]| record[1] >> 40 & 3 == 1 && record[3] >> output_bits(cd >> 32 & 7) != 0;
         let first = built.stage1.len() == 1 && case.get(Setting::Victim) == 2 && case.has_stage2();
         first && only(model, 0x0b, false).is_some_and(truncated) && qemu.landed.is_some()
+    }),
+    outcome("ttb0-before-cd", |_, built, qemu, model, _| {
+        let [record] = &qemu.records[..] else { return false };
+        let ttb0 = is_fault(record) && record[1] & S2 != 0 && class(record) == 1 && record[3] == built.words[1].1 & IPA;
+        ttb0 && only(model, 0x0a, false).is_some()
     }),
     outcome("bypass-address-size", |case, built, qemu, model, _| {
         let config = case.get(Setting::Config);
