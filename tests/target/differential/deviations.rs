@@ -290,7 +290,12 @@ pub(super) const ALL: &[Deviation] = &[
         let first = built.stage1.len() == 1 && case.get(Setting::Victim) == 2 && case.has_stage2();
         first && only(model, 0x0b, false).is_some_and(truncated) && qemu.landed.is_some()
     }),
-    outcome("ttb0-before-cd", |_, built, qemu, model, _| {
+    outcome("ttb0-before-cd", |case, built, qemu, model, _| {
+        let faults = case.get(Setting::TtbHigh) != 0 || case.get(Setting::Victim) == 2;
+        let unrecorded = case.get(Setting::Config) == 7 && built.ste[2] >> 58 & 1 == 0 && faults;
+        if is_nothing(qemu) && unrecorded && only(model, 0x0a, false).is_some() {
+            return true;
+        }
         let [record] = &qemu.records[..] else { return false };
         let ttb0 = is_fault(record) && record[1] & S2 != 0 && class(record) == 1 && record[3] == built.words[1].1 & IPA;
         ttb0 && only(model, 0x0a, false).is_some()
