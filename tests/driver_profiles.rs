@@ -17,6 +17,7 @@ fn lacks(profile: Profile) -> [Option<&'static str>; 3] {
         "full" | "linear-only" | "big" => [None, None, None],
         "terminate-only" => [stall, None, None],
         "forced-stall" | "no-pri" | "no-ats" => [None, pri, None],
+        "qemu-7.2" | "qemu-10" => [stall, pri, substreams],
         "small" => [None, None, substreams],
         other => panic!("a profile that this test does not know: {other}"),
     }

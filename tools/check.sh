@@ -33,9 +33,10 @@ RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib 
 check test ./run-qemu.sh test
 check main-job-1-core ./run-qemu.sh --smp 1
 check main-job-4-cores ./run-qemu.sh --smp 4
-for profile in terminate-only forced-stall no-pri no-ats linear-only small big; do
+for profile in terminate-only forced-stall no-pri no-ats linear-only small big qemu-7.2 qemu-10; do
     check "main-job-$profile" ./run-qemu.sh --profile "$profile"
 done
+check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh
 check gdb tools/gdb/test.sh

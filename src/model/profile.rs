@@ -46,7 +46,11 @@ const OAS_48: u32 = 5;
 const OAS_52: u32 = 6;
 
 /// SMMUv3.2.
-const AIDR: u32 = 2;
+const V3_2: u32 = 2;
+
+/// What QEMU's SMMU has in IDR1 and IDR5: 16 StreamID bits, no substreams, queues of 2^19; all granules, 44 bits out.
+const QEMU_IDR1: u32 = 0x0273_0010;
+const QEMU_IDR5: u32 = 0x74;
 
 /// SIDSIZE, SSIDSIZE and, for PRIQS, EVENTQS and CMDQS alike, log2 of the largest queue; ATTR_PERMS_OVR.
 const fn idr1(stream_bits: u32, substream_bits: u32, queue_log2: u32) -> u32 {
@@ -56,9 +60,9 @@ const fn idr1(stream_bits: u32, substream_bits: u32, queue_log2: u32) -> u32 {
 /// IDR1 where nothing speaks against it.
 const IDR1: u32 = idr1(16, 8, 10);
 
-/// Declares the profiles: name, IDR0, IDR1, IDR3, IDR5.
+/// Declares the profiles: name, IDR0, IDR1, IDR3, IDR5, AIDR.
 macro_rules! profiles {
-    ($($(#[$doc:meta])* $variant:ident, $name:literal, $idr0:expr, $idr1:expr, $idr3:expr, $idr5:expr;)+) => {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $idr0:expr, $idr1:expr, $idr3:expr, $idr5:expr, $aidr:expr;)+) => {
         /// A kind of SMMU.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Profile {
@@ -81,8 +85,9 @@ macro_rules! profiles {
 
             /// The ID registers. No implementer claims them.
             pub const fn id_registers(self) -> IdRegisters {
-                let (idr0, idr1, idr3, idr5) = match self { $(Self::$variant => ($idr0, $idr1, $idr3, $idr5),)+ };
-                IdRegisters { idr0, idr1, idr3, idr5, iidr: 0, aidr: AIDR }
+                let (idr0, idr1, idr3, idr5, aidr) =
+                    match self { $(Self::$variant => ($idr0, $idr1, $idr3, $idr5, $aidr),)+ };
+                IdRegisters { idr0, idr1, idr3, idr5, iidr: 0, aidr }
             }
 
             /// What they say.
@@ -95,21 +100,26 @@ macro_rules! profiles {
 
 profiles! {
     /// Everything that the model has.
-    Full, "full", IDR0, IDR1, IDR3, IDR5 | OAS_48;
+    Full, "full", IDR0, IDR1, IDR3, IDR5 | OAS_48, V3_2;
     /// No stall (STALL_MODEL = 0b01).
-    TerminateOnly, "terminate-only", IDR0 | STALL_MODEL_TERMINATE, IDR1, IDR3, (IDR5 & !STALL_MAX_FIELD) | OAS_48;
+    TerminateOnly, "terminate-only", IDR0 | STALL_MODEL_TERMINATE, IDR1, IDR3, (IDR5 & !STALL_MAX_FIELD) | OAS_48, V3_2;
     /// Every fault that may stall does (STALL_MODEL = 0b10). Not for PCIe (6.3.1), so neither ATS nor PRI.
-    ForcedStall, "forced-stall", (IDR0 & !(ATS | PRI)) | STALL_MODEL_FORCED, IDR1, IDR3, IDR5 | OAS_48;
+    ForcedStall, "forced-stall", (IDR0 & !(ATS | PRI)) | STALL_MODEL_FORCED, IDR1, IDR3, IDR5 | OAS_48, V3_2;
     /// ATS without PRI.
-    NoPri, "no-pri", IDR0 & !PRI, IDR1, IDR3, IDR5 | OAS_48;
+    NoPri, "no-pri", IDR0 & !PRI, IDR1, IDR3, IDR5 | OAS_48, V3_2;
     /// Neither ATS nor PRI.
-    NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48;
+    NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48, V3_2;
     /// Linear stream and CD tables only: for at most 6 StreamID bits then (6.3.2).
-    LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48;
+    LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48, V3_2;
     /// Queues of two entries, 16 StreamIDs, no substreams.
-    Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48;
+    Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48, V3_2;
     /// Everything as large as the architecture has it, and PPS.
-    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52;
+    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52, V3_2;
+    /// QEMU 7.2's: S1P, AArch64 and little-endian tables, COHACC, ASID16, terminate and abort, 2-level stream table; HAD, RIL,
+    /// BBML = 2.
+    Qemu7, "qemu-7.2", 0x0d40_101a, QEMU_IDR1, 0x1404, QEMU_IDR5, 1;
+    /// That of QEMU 10.0 and later: S2P, VMID16 and XNX too. From SMMUv3.2 on S2P would come with HYP.
+    Qemu10, "qemu-10", 0x0d44_101b, QEMU_IDR1, 0x1414, QEMU_IDR5, 1;
 }
 
 /// The features of `profile`. A contradiction in a profile does not compile.

@@ -12,6 +12,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) list: bool,
     exact: bool,
     ignored: bool,
+    /// Only the differential tests, which nothing else selects: they want the model to be of QEMU's kind.
+    differential: bool,
     names: Vec<&'a str, MAX_NAMES>,
 }
 
@@ -42,6 +44,7 @@ impl<'a> Selection<'a> {
                 // For the EL2 image, which has the same command line.
                 option if option.starts_with("profile=") || option.starts_with("engines=") => {}
                 "strict" => {}
+                option if option.starts_with("differential=") => selection.differential = true,
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
             }
@@ -52,7 +55,9 @@ impl<'a> Selection<'a> {
     /// Whether the test called `name` is asked for. No test is an ignored one.
     pub(crate) fn selects(&self, name: &str) -> bool {
         let is_meant = |filter: &&str| if self.exact { name == *filter } else { name.contains(*filter) };
-        !self.ignored && (self.names.is_empty() || self.names.iter().any(is_meant))
+        !self.ignored
+            && name.starts_with("differential::") == self.differential
+            && (self.names.is_empty() || self.names.iter().any(is_meant))
     }
 }
 
@@ -83,6 +88,14 @@ mod tests {
         let one = parse("boot::heap --nocapture --exact").unwrap();
         assert!(one.selects("boot::heap"));
         assert!(!one.selects("boot::heap_is_aligned"));
+    }
+
+    #[test]
+    fn differential_tests_run_on_demand_and_alone() {
+        let name = "differential::the_model_does_what_qemus_smmu_does";
+        assert!(!parse("").unwrap().selects(name));
+        let on_demand = parse("differential=7 profile=qemu-10").unwrap();
+        assert!(on_demand.selects(name) && !on_demand.selects("boot::heap"));
     }
 
     #[test]
