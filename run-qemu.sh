@@ -216,15 +216,24 @@ target_tests() { # FILTER
         ((failed += 1))
         return
     fi
+    if ! grep -q ': test' <<<"$names"; then
+        printf 'test target ... FAILED (the list of tests is empty)\n'
+        ((failed += 1))
+    fi
     while read -r name; do
         printf 'test target::%s ... ' "$name"
-        if boot "$elf" --exact "$name" >"$log" 2>&1; then
-            printf 'ok\n'
-            ((passed += 1))
-        else
+        if ! boot "$elf" --exact "$name" >"$log" 2>&1; then
             printf 'FAILED\n'
             sed 's/^/    /' "$log"
             ((failed += 1))
+        elif ! grep -q "^test $name \.\.\. ignored" "$log"; then
+            printf 'ok\n'
+            ((passed += 1))
+        elif [[ $smmu == both ]]; then
+            printf 'FAILED (the machine lacks what it ought to have)\n'
+            ((failed += 1))
+        else
+            printf 'not run: --smmu %s\n' "$smmu"
         fi
     done < <(sed -n 's/: test\r\?$//p' <<<"$names" | grep -F -- "$1")
 }

@@ -10,6 +10,8 @@ use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, plain, stream};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
+use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::registers::Register;
@@ -79,9 +81,8 @@ fn a_deferred_fault_waits_for_its_answer() {
     assert_eq!((bench.state(0), space.word(SOURCE)), (status::DONE, 7));
 }
 
-/// Engine 2 with two address spaces of its own, reached by PASIDs 1 and 2.
 /// A bench whose engine 0 has eight stalls answered, two of them in the command queue and six that found no room there,
-/// since the SMMU has stopped consuming.
+/// since the SMMU has stopped consuming. These eight pages are all that its job touches.
 fn unsent() -> (Bench, Arc<Space>) {
     let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
     let space = Space::new(&bench, 1);
@@ -89,7 +90,7 @@ fn unsent() -> (Bench, Arc<Space>) {
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
     bench.hold_commands(true);
     bench.host.write_engine(0, reg::DEPTH, 8);
-    bench.fill(0, SOURCE, BYTES, 7, None);
+    bench.fill(0, SOURCE, 8 * 4096, 7, None);
     bench.host.run(1000);
     bench.drain();
     assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8);
@@ -109,14 +110,15 @@ fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_befo
 
     bench.hold_commands(false);
     bench.host.run(1000);
-    // No interrupt tells of room in the command queue: this is what looks after it.
+    // No interrupt tells of room in the command queue, and no further record comes: this is what looks after it.
     bench.smmu.expire(&bench.cpu, 0);
     assert_eq!(bench.smmu.event_counts().unsent, 0);
+    assert_eq!(bench.smmu.event_records(), 8);
     bench.finish([0]);
-    assert_eq!((bench.state(0), space.word(SOURCE + BYTES - 8)), (status::DONE, 7));
-    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 32);
+    assert_eq!((bench.state(0), space.word(SOURCE + 8 * 4096 - 8)), (status::DONE, 7));
+    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 8);
     assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-    assert_eq!(bench.smmu.command_counts().answers, 32);
+    assert_eq!(bench.smmu.command_counts().answers, 8);
 }
 
 #[test]
@@ -131,6 +133,7 @@ fn answers_that_found_no_room_are_not_sent_after_stall_term() {
     assert_eq!(bench.live(), 0);
 }
 
+/// Engine 2 with two address spaces of its own, reached by PASIDs 1 and 2.
 fn two_pasids(bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
     let spaces = [Space::new(bench, 11), Space::new(bench, 12)];
     let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
@@ -204,6 +207,40 @@ fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
     assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
     assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
     assert_eq!(bench.smmu.command_counts().answers, 0);
+}
+
+#[test]
+fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
+    let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), Profile::Full, 8);
+    let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let space = Space::new(&bench, 1);
+    let pasid = SubstreamId::new(1).unwrap();
+    // Engine 6 is one of these (docs/engine.md).
+    let config = StreamConfig { substream_bits: 4, response_needs_pasid: false, ..plain(FaultMode::PageRequest) };
+    bench.smmu.attach(&mut bench.cpu, stream(6), &config).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, stream(6), pasid, Some(&space.context())).unwrap();
+    let pager = Pager::with(BTreeMap::from([(Some(pasid), space.clone())]), SOURCE..SOURCE + BYTES);
+    bench.enable(6, pager).unwrap();
+    bench.fill(6, SOURCE, BYTES, 3, Some(1));
+    bench.finish([6]);
+    assert_eq!((bench.state(6), space.word(SOURCE + BYTES - 8)), (status::DONE, 3));
+    assert_eq!(bench.host.read_engine(6, reg::RESPONSES_UNEXPECTED), 0);
+}
+
+#[test]
+fn a_context_table_that_is_used_again_leads_to_nobodys_address_space() {
+    let mut bench = Bench::new();
+    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
+    let space = Space::new(&bench, 1);
+    space.map(SOURCE);
+    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    let pasid = SubstreamId::new(5).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, stream(2), pasid, Some(&space.context())).unwrap();
+    bench.smmu.detach(&mut bench.cpu, stream(2)).unwrap();
+    bench.smmu.attach(&mut bench.cpu, stream(3), &config).unwrap();
+    bench.fill(3, SOURCE, 8, 1, Some(5));
+    bench.finish([3]);
+    assert_eq!((bench.state(3), space.word(SOURCE)), (status::ABORTED, 0));
 }
 
 #[test]

@@ -31,8 +31,11 @@ check clippy-target cargo clippy --locked --target "$target" --lib --bins --test
 RUSTDOCFLAGS="-D warnings" check docs-host cargo doc --locked --no-deps --document-private-items
 RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib --target "$target"
 check test ./run-qemu.sh test
-check main-job-1-core ./run-qemu.sh --smp 1
-check main-job-4-cores ./run-qemu.sh --smp 4
+for cores in 1 2 4 8; do
+    check "main-job-$cores-cores" ./run-qemu.sh --smp "$cores"
+done
+check main-job-qemu-alone ./run-qemu.sh --smmu qemu
+check main-job-model-alone ./run-qemu.sh --smmu model
 for profile in terminate-only forced-stall no-pri no-ats linear-only small big qemu-7.2 qemu-10; do
     check "main-job-$profile" ./run-qemu.sh --profile "$profile"
 done

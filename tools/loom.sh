@@ -56,7 +56,7 @@ for name in "${!binaries[@]}"; do
             echo "ok      $name $test"
             ((passed += 1))
         else
-            cat "$log"
+            sed 's/^/    /' "$log"
             echo "FAILED  $name $test"
             ((failed += 1))
         fi
@@ -71,7 +71,7 @@ while read -r name mutant test; do
         echo "killed  $mutant by $test"
         ((passed += 1))
     else
-        tail -n 3 "$log"
+        tail -n 3 "$log" | sed 's/^/    /'
         echo "FAILED  $mutant was not caught by $test"
         ((failed += 1))
     fi

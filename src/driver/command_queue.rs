@@ -142,7 +142,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(first.unwrap_or(end)..end)
     }
 
-    /// Puts all of `batch`, which is no longer than the queue, into it with one PROD write, or nothing.
+    /// Puts all of `batch`, which is not empty and no longer than the queue, into it with one PROD write, or nothing.
     ///
     /// # Errors
     ///
@@ -186,7 +186,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         if self.errors.load(Ordering::Acquire) == errors {
             return Ok(());
         }
-        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, end))
+        let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
+        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, invalidates.then_some(end)))
     }
 
     /// Sends `answers` in this order, with one PROD write if they fit the queue at once, and takes out what was sent. Answers
@@ -202,10 +203,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let batch = answers.get(..count).unwrap_or_default();
             let commands: heapless::Vec<Command, BATCH> =
                 batch.iter().filter_map(|answer| self.command_for(answer)).collect();
-            let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-            let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
-            self.stuck.store(sent.is_err(), Ordering::Relaxed);
-            sent.map_err(|expired| self.no_room(commands.len(), expired))?;
+            if !commands.is_empty() {
+                let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
+                let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
+                self.stuck.store(sent.is_err(), Ordering::Relaxed);
+                sent.map_err(|expired| self.no_room(commands.len(), expired))?;
+            }
             self.answers.fetch_add(commands.len() as u64, Ordering::Relaxed);
             self.refused.fetch_add((count - commands.len()) as u64, Ordering::Relaxed);
             if let Some(trace) = &self.trace {
@@ -265,7 +268,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     fn no_room(&self, count: usize, expired: Expired<u32>) -> Timeout {
         Timeout {
             register: Register::CmdqCons,
-            expected: self.ring.index(self.ring.consumed() + count as u64),
+            expected: self.ring.index(self.ring.awaited(count as u64)),
             actual: expired.last,
             waited_us: expired.waited_us,
         }
@@ -352,11 +355,27 @@ mod tests {
         queue: CommandQueue<Arc<Fake>, NoDelay>,
     }
 
+    /// S1P, AArch64 tables, COHACC, ATS, PRI, little-endian tables, and stalls.
+    const IDS: IdRegisters = IdRegisters {
+        idr0: 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 16 | 2 << 21,
+        idr1: 0x1084_1210,
+        idr3: 0,
+        idr5: 0x0040_0015,
+        iidr: 0,
+        aidr: 0,
+    };
+
     /// A queue of 2^`log2` commands on an SMMU with stall, ATS and PRI.
     fn bench(log2: u8, on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static) -> Bench {
+        bench_of(IDS, log2, on_write)
+    }
+
+    fn bench_of(
+        id: IdRegisters,
+        log2: u8,
+        on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
+    ) -> Bench {
         let fake = Fake::new(on_write);
-        let idr0 = 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 16 | 2 << 21;
-        let id = IdRegisters { idr0, idr1: 0x1084_1210, idr3: 0, idr5: 0x0040_0015, iidr: 0, aidr: 0 };
         let features = Features::decode(id).unwrap();
         let ring = Ring::new(QueueSize::new(log2).unwrap());
         let region = fake::region(COMMAND_BYTES << log2);
@@ -428,9 +447,11 @@ mod tests {
         let bench = bench(1, |_, _, _| {});
         let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
         assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]), Err(timeout.into()));
-        let full = Timeout { expected: 3, ..timeout };
-        let full = Timeout { expected: 2, ..full };
-        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2]).map(drop), Err(full));
+        // Two slots are taken; one more is free when the SMMU has consumed the first, two when it has consumed both.
+        for count in [1, 2] {
+            let full = Timeout { expected: count as u32, ..timeout };
+            assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]).map(drop), Err(full));
+        }
     }
 
     #[test]
@@ -471,10 +492,31 @@ mod tests {
 
     #[test]
     fn an_atc_invalidation_that_timed_out_fails_its_sync() {
-        let bench = bench(3, stop_once(3));
-        let result = bench.queue.execute(&mut fake::cpu(), &[cfgi()]);
-        assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
-        assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+        let invalidation =
+            Command::AtcInv { stream: StreamId(0x10), substream: None, global: false, address: 0, size: 52 };
+        let words = [0x10_0000_0040, 52];
+        for (commands, result) in [
+            (&[invalidation][..], Err(DriverError::AtcInvalidationTimeout)),
+            (&[cfgi(), invalidation], Err(DriverError::AtcInvalidationTimeout)),
+            // Somebody else's.
+            (&[cfgi()], Ok(())),
+        ] {
+            let bench = bench(3, stop_once(3));
+            assert_eq!(bench.queue.execute(&mut fake::cpu(), commands), result);
+            let last = bench.queue.read(commands.len() as u64 - 1);
+            assert_eq!(last, if result.is_err() { words } else { CFGI_STE_0X10_LEAF }, "nothing is replaced");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_command_are_counted_and_leave_the_queue_alone() {
+        let id = IdRegisters { idr0: 1 << 1 | 2 << 2 | 1 << 4 | 1 << 24 | 2 << 21, ..IDS };
+        let bench = bench_of(id, 3, consume);
+        let to = [Target::Stall(Stag(1)), Target::Group(PrgIndex::new(1).unwrap())];
+        let answers = to.map(|to| Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Invalid });
+        bench.answer(answers).unwrap();
+        assert_eq!(bench.fake.written(Register::CmdqProd), []);
+        assert_eq!(bench.queue.counts(), CommandCounts { refused: 2, ..CommandCounts::default() });
     }
 
     #[test]

@@ -249,6 +249,8 @@ mod tests {
 
     use super::*;
     use crate::driver::fake::{self, Fake, NoDelay};
+    use crate::iopf::Target;
+    use crate::smmuv3::{PageResponse, PrgIndex};
     use alloc::sync::Arc;
 
     const REGISTERS: QueueRegisters = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
@@ -309,6 +311,23 @@ mod tests {
         assert_eq!(bench.drain(0b110).0, [(3, 13), (4, 14), (5, 15)]);
         assert_eq!(bench.cons(), [3, 0b110]);
         assert_eq!(bench.queue.done(), 6);
+    }
+
+    #[test]
+    fn cons_is_written_before_the_answers_go_out() {
+        let bench = bench(2);
+        bench.fake.set(Register::PriqProd, 1);
+        let to = Target::Group(PrgIndex::from_low_bits(0));
+        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
+        let mut sent = Vec::new();
+        fake::cpu().masked(|masked| {
+            let send = |answers: &mut Answers| {
+                sent.push((answers.len(), bench.cons()));
+                answers.clear();
+            };
+            bench.queue.drain(&bench.hardware, masked, |_, _| Some(answer), || {}, send)
+        });
+        assert_eq!(sent, [(1, vec![1])]);
     }
 
     #[test]

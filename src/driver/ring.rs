@@ -64,7 +64,12 @@ impl Ring {
         self.consumed.load(order)
     }
 
-    /// Reserves `count` consecutive slots, at most the size: the position of the first, or `None` while too few of them
+    /// The position up to which the SMMU has to consume before `count` slots can be reserved.
+    pub(super) fn awaited(&self, count: u64) -> u64 {
+        (self.reserved.load(Ordering::Relaxed) + count).saturating_sub(self.size)
+    }
+
+    /// Reserves `count` consecutive slots, at least one and at most the size: the position of the first, or `None` while too few of them
     /// are known to be consumed.
     pub(super) fn reserve(&self, count: u64) -> Option<u64> {
         let mut start = self.reserved.load(Ordering::Relaxed);
@@ -80,7 +85,7 @@ impl Ring {
         }
     }
 
-    /// Publishes the filled slots from `start` up to `end`: `write` gets the position behind what is published and
+    /// Publishes the filled slots from `start` up to `end`, at least one: `write` gets the position behind what is published and
     /// writes PROD. If another core is publishing, it publishes these as well.
     pub(super) fn publish(&self, start: u64, end: u64, mut write: impl FnMut(u64)) {
         // Release: whoever sees the mark sees the commands (pairs with the Acquire loads in `filled`).

@@ -45,15 +45,18 @@ impl CommandFailure {
 /// The last failures, newest last.
 pub(super) type Failures = heapless::HistoryBuf<CommandFailure, 16>;
 
-/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `end`.
-pub(super) fn blame(failures: &Failures, own: &Range<u64>, end: u64) -> Result<(), DriverError> {
+/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `invalidated` if there are ATC
+/// invalidations among them.
+pub(super) fn blame(failures: &Failures, own: &Range<u64>, invalidated: Option<u64>) -> Result<(), DriverError> {
     for failure in failures.oldest_ordered() {
         match failure.error {
             CommandError::Illegal if own.contains(&failure.position) => {
                 return Err(DriverError::IllegalCommand { words: failure.words });
             }
             // Any invalidation before the SYNC that failed may be the one that timed out (4.7.3).
-            CommandError::AtcInvalidation if (own.start..end).contains(&failure.position) => {
+            CommandError::AtcInvalidation
+                if invalidated.is_some_and(|end| (own.start..end).contains(&failure.position)) =>
+            {
                 return Err(DriverError::AtcInvalidationTimeout);
             }
             _ => {}
