@@ -142,7 +142,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(first.unwrap_or(end)..end)
     }
 
-    /// Puts all of `batch`, which is not empty and no longer than the queue, into it with one PROD write, or nothing.
+    /// Puts all of `batch`, which is no longer than the queue, into it with one PROD write, or nothing.
     ///
     /// # Errors
     ///
@@ -203,12 +203,10 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let batch = answers.get(..count).unwrap_or_default();
             let commands: heapless::Vec<Command, BATCH> =
                 batch.iter().filter_map(|answer| self.command_for(answer)).collect();
-            if !commands.is_empty() {
-                let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-                let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
-                self.stuck.store(sent.is_err(), Ordering::Relaxed);
-                sent.map_err(|expired| self.no_room(commands.len(), expired))?;
-            }
+            let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
+            let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
+            self.stuck.store(sent.is_err(), Ordering::Relaxed);
+            sent.map_err(|expired| self.no_room(commands.len(), expired))?;
             self.answers.fetch_add(commands.len() as u64, Ordering::Relaxed);
             self.refused.fetch_add((count - commands.len()) as u64, Ordering::Relaxed);
             if let Some(trace) = &self.trace {

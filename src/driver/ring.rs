@@ -69,7 +69,7 @@ impl Ring {
         (self.reserved.load(Ordering::Relaxed) + count).saturating_sub(self.size)
     }
 
-    /// Reserves `count` consecutive slots, at least one and at most the size: the position of the first, or `None` while too few of them
+    /// Reserves `count` consecutive slots, at most the size: the position of the first, or `None` while too few of them
     /// are known to be consumed.
     pub(super) fn reserve(&self, count: u64) -> Option<u64> {
         let mut start = self.reserved.load(Ordering::Relaxed);
@@ -85,9 +85,13 @@ impl Ring {
         }
     }
 
-    /// Publishes the filled slots from `start` up to `end`, at least one: `write` gets the position behind what is published and
+    /// Publishes the filled slots from `start` up to `end`: `write` gets the position behind what is published and
     /// writes PROD. If another core is publishing, it publishes these as well.
     pub(super) fn publish(&self, start: u64, end: u64, mut write: impl FnMut(u64)) {
+        // Where an empty batch begins, another one begins too: its mark is not to be overwritten.
+        if start == end {
+            return;
+        }
         // Release: whoever sees the mark sees the commands (pairs with the Acquire loads in `filled`).
         let order = if mutant!("mark_relaxed") { Ordering::Relaxed } else { Ordering::Release };
         self.ends[self.slot(start)].store(end, order);
@@ -190,6 +194,23 @@ mod tests {
         ring.publish(first, 2, |end| written.push(end));
         ring.publish(third, 6, |end| written.push(end));
         assert_eq!(written, [3, 6]);
+    }
+
+    #[test]
+    fn an_empty_batch_takes_no_other_ones_mark_away() {
+        let ring = ring(3);
+        ring.reserve(1).unwrap();
+        let mut written = Vec::new();
+        ring.publish(0, 1, |end| {
+            written.push(end);
+            if end == 1 {
+                // While one core publishes, two others have batches that begin at the same position.
+                let (empty, other) = (ring.reserve(0).unwrap(), ring.reserve(1).unwrap());
+                ring.publish(other, 2, |_| unreachable!());
+                ring.publish(empty, 1, |_| unreachable!());
+            }
+        });
+        assert_eq!(written, [1, 2]);
     }
 
     #[test]
