@@ -107,7 +107,7 @@ fn print_totals(bench: &Bench, heap_before: usize) {
             s.invalid,
             s.failure,
             s.terminated,
-            s.unknown + s.early + s.closed,
+            s.unknown + s.early + s.closed + s.over_limit,
         );
         if let Some(hash) = bench.cpu.masked(|masked| smmu.trace_hash(masked)) {
             log::info!("SMMU {:#x}: records and answers hash to {hash:#018x}", unit.phandle.0);

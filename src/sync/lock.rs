@@ -9,8 +9,8 @@ use inner::{Inner, InnerGuard};
 /// Mutual exclusion between cores, and with the interrupts of the same core.
 ///
 /// Taking it asks for the proof that interrupts are masked, and the guard does not outlive the proof: an interrupt
-/// handler that wants the lock can never have interrupted its holder. Sections are short and bounded; nothing waits in
-/// them but for another such lock (the order is in `docs/concurrency.md`).
+/// handler that wants the lock can never have interrupted its holder. Sections are bounded; nothing waits in them
+/// but for another such lock, and a drain for room in the command queue (`docs/concurrency.md`).
 ///
 /// ```compile_fail,E0597
 /// # use smmu_iopf::sync::{Cpu, lock::IrqLock};

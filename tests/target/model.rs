@@ -189,8 +189,16 @@ const EVENT_WRITES_ABORTED: usize = 0x104;
 const EVENTQ_ABT_ERR: u32 = 1 << 2;
 
 test!(fn the_control_page_aborts_one_write_of_an_event_record(kernel, _) {
-    let commands = Commands::new(kernel)?;
+    let mut commands = Commands::new(kernel)?;
+    // What the SMMU may hold since reset: CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL (3.11).
+    [[0x04, 31], [0x30, 0], [0x20, 0], SYNC].into_iter().for_each(|command| commands.add(command));
+    commands.publish();
     let registers = &commands.registers;
+    wait::until(&mut Timer, 1_000_000, || match registers.read32(Register::CmdqCons) {
+        4 => Ok(()),
+        cons => Err(cons),
+    })
+    .map_err(|expired| format!("CMDQ_CONS is {:#x}", expired.last))?;
     let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
     let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
     let unit = kernel.board.engines.first().ok_or(Failure::NotHere("DMA engine"))?;
