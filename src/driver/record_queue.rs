@@ -12,7 +12,7 @@ use crate::smmuv3::StreamId;
 use crate::smmuv3::queue::{QueueIndex, QueuePointer, QueueSize};
 use crate::smmuv3::registers::Register;
 use crate::sync::Masked;
-use crate::sync::atomic::AtomicU64;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::lock::IrqLock;
 use crate::sync::mutant::mutant;
 
@@ -68,8 +68,9 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
-    /// The number of `State::unsent`, for those who do not hold the state.
+    /// The number of `State::unsent`, and `State::acknowledged`, for those who do not hold the state.
     unsent: AtomicU64,
+    acknowledged: AtomicBool,
 }
 
 impl<const WORDS: usize> RecordQueue<WORDS> {
@@ -84,6 +85,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
+            acknowledged: AtomicBool::new(false),
         }
     }
 
@@ -169,18 +171,20 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// The number of the first record that the SMMU has not written yet.
-    pub(super) fn produced<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) -> u64 {
-        let state = self.state.lock(masked);
-        state.next + self.pending(self.prod(hardware), state.next).unwrap_or(0)
+    pub(super) fn produced<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> u64 {
+        // PROD first: where the drainer has come further since, it has passed what PROD was.
+        let prod = self.prod(hardware);
+        let done = self.done();
+        done + self.pending(prod, done).unwrap_or(0)
     }
 
-    /// Whether there is something for a drainer to do, and none at work.
-    pub(super) fn is_waiting<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) -> bool {
-        self.state.try_lock(masked).is_some_and(|state| {
-            let prod = self.prod(hardware);
-            let drained = self.pending(prod, state.next) == Some(0) && prod.overflow == state.acknowledged;
-            !drained || !state.unsent.is_empty()
-        })
+    /// Whether there is, or may be, something for a drainer to do. Without the drainer's lock: it would come again and again
+    /// while this core reads a register.
+    pub(super) fn is_waiting<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> bool {
+        let prod = self.prod(hardware);
+        self.pending(prod, self.done()) != Some(0)
+            || prod.overflow != self.acknowledged.load(Ordering::Relaxed)
+            || self.unsent.load(Ordering::Relaxed) > 0
     }
 
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2).
@@ -217,6 +221,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) {
+        self.acknowledged.store(state.acknowledged, Ordering::Relaxed);
         let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged };
         hardware.write(self.registers.cons, cons.raw());
     }
@@ -390,7 +395,11 @@ mod tests {
         let bench = bench(2);
         bench.drain(3);
         bench.fake.set(Register::PriqProd, 0b101);
-        assert_eq!(fake::cpu().masked(|masked| bench.queue.produced(&bench.hardware, masked)), 5);
+        assert_eq!(bench.queue.produced(&bench.hardware), 5);
+        // PROD as it was before the drainer came further.
+        bench.drain(0b101);
+        bench.fake.set(Register::PriqProd, 3);
+        assert_eq!(bench.queue.produced(&bench.hardware), 5);
     }
 }
 

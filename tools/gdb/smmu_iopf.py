@@ -63,6 +63,9 @@ def every_smmu(lines, *parsers):
     return all_lines
 
 
+# GDB 13 does not find every inlined method by its name before it has read all the symbols.
+gdb.execute("maintenance expand-symtabs", to_string=True)
+
 Prefix("smmu", "What an SMMU has in its registers, its stream table and its queues.", ("regs", "ste SID", "queues"))
 Prefix("iopf", "What the fault core has in its table and its groups.", ("table", "groups"))
 Command("smmu regs", "The registers of every SMMU, field by field.", every_smmu(registers.lines))
