@@ -114,7 +114,7 @@ impl Bench {
         let config = *input.choose(&[0xb_u64, 0xd, 0xf, 0x9, 0x1])?;
         let substreams = u64::from(input.arbitrary::<u8>()?) % 4;
 
-        self.memory.poke(ste + 8, 1 << 44 | sparse(input, 0xffff_ffff)? & (1 << 44) - 1);
+        self.memory.poke(ste + 8, (1 << 44) | sparse(input, 0xffff_ffff)?);
         // S2T0SZ 25, S2SL0 1, 4 KiB, S2PS 48 bits, S2AA64 (5.2).
         self.memory.poke(ste + 16, 0x000d_3559_0000_0007 ^ sparse(input, 0x07ff_ffff_0000_0000)?);
         self.memory.poke(ste + 24, TABLES + u64::from(input.arbitrary::<u8>()?) % TABLE_PAGES * 0x1000);
