@@ -34,7 +34,7 @@ pub mod strict;
 mod times;
 mod translation;
 
-use self::cache::Caches;
+use self::cache::{Ahead, Caches};
 use self::configuration::Denied;
 use self::diagnostics::count;
 use self::injection::{Injection, Late};
@@ -44,14 +44,14 @@ pub use self::stall::Slot;
 use self::stall::{Stalls, State};
 use self::strict::Strict;
 use self::times::Times;
-use self::translation::{Fault, Table, Translation, Walker};
+use self::translation::{Fault, Purpose, Table, Translation, Walker};
 use super::endpoint::{Endpoints, Response, Transaction};
 use super::machine::Width;
 use super::memory::Memory;
 use super::profile::Profile;
 use super::wire::Wires;
 use crate::smmuv3::cd::ContextDescriptor;
-use crate::smmuv3::event::{Event, FaultKind, Origin, TranslationFault};
+use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
 use crate::smmuv3::ste::{InstructionOverride, PrivilegeOverride, Ste, StreamConfig};
 use crate::smmuv3::{Access, PhysAddr, StreamId};
 
@@ -197,16 +197,25 @@ impl Smmu {
             let ended = self.stalls.terminate(None);
             count(&mut self.registers.diagnostics.stalls_disabled, ended);
         }
-        if let Some((stream, substream)) = self.caches.disturb()
+        if let Some(ahead) = self.caches.disturb()
             && self.registers.enabled(cr0::SMMUEN)
             && !self.failed
         {
-            // What it reads stays in the caches; that there is nothing to read is no event (4.2).
-            let origin = Origin { stream, substream };
-            let _ = self.ste(origin, memory).map(|ste| self.context(&ste, origin, memory).is_ok());
+            self.read_ahead(ahead, memory);
         }
         let consumed = !self.injection.holds(Late::Commands) && self.consume_commands(memory, wires, endpoints);
         consumed || acknowledged.any || self.injection.waits()
+    }
+
+    /// Reads what the SMMU may read at any time (3.21.1, 3.21.3). It stays in the caches; that there is nothing to read is
+    /// no event (7.2), and no flag is updated.
+    fn read_ahead(&mut self, Ahead { origin, address }: Ahead, memory: &impl Memory) {
+        let Ok(ste) = self.ste(origin, memory) else { return };
+        let Ok(context) = self.context(&ste, origin, Purpose::ReadAhead, memory) else { return };
+        if let Some(address) = address {
+            // A fault of a walk that no transaction waits for.
+            let _ = self.walker(&ste, memory, Purpose::ReadAhead).read_ahead(context.as_ref(), address);
+        }
     }
 
     /// The engines that do nothing in this tick, a bit each, as the [control page](super::control) asks.
@@ -353,6 +362,7 @@ impl Smmu {
             let aborts = self.registers.aborts_when_disabled() || address >> self.registers.output_bits() != 0;
             return Outcome::Ended(if aborts { Response::Abort } else { Response::Physical(PhysAddr(address)) });
         }
+        self.caches.note(transaction.origin(), address);
         let ste = match self.ste(transaction.origin(), memory) {
             Ok(ste) if ste.config == StreamConfig::Abort => return Outcome::Ended(Response::Abort),
             Ok(ste) => ste,
@@ -362,7 +372,7 @@ impl Smmu {
             Err(event) => return Outcome::Recorded(event, Response::Abort),
         };
         let access = effective(transaction.access, &ste);
-        let context = match self.context(&ste, transaction.origin(), memory) {
+        let context = match self.context(&ste, transaction.origin(), Purpose::Access, memory) {
             Ok(context) => context,
             Err(Denied::With(event)) => return Outcome::Recorded(event, Response::Abort),
             Err(Denied::Fault(fault)) => return denied(transaction, access, &fault, &ste, None),
@@ -374,14 +384,14 @@ impl Smmu {
             let event = fault.map_or_else(|event| event, Event::Fault);
             return Outcome::Recorded(event, Response::Abort);
         }
-        match self.walker(&ste, memory, true).translate(context.as_ref(), address, access) {
+        match self.walker(&ste, memory, Purpose::Access).translate(context.as_ref(), address, access) {
             Ok(translation) => Outcome::Ended(Response::Physical(translation.translate(address))),
             Err(fault) => denied(transaction, access, &fault, &ste, cd),
         }
     }
 
-    /// What walks the tables of a stream with this STE, and whether it updates flags in them and keeps what it reads.
-    fn walker<'a, M: Memory>(&'a mut self, ste: &'a Ste, memory: &'a M, update: bool) -> Walker<'a, M> {
+    /// What walks the tables of a stream with this STE.
+    fn walker<'a, M: Memory>(&'a mut self, ste: &'a Ste, memory: &'a M, purpose: Purpose) -> Walker<'a, M> {
         Walker {
             features: &self.registers.features,
             caches: &mut self.caches,
@@ -389,7 +399,7 @@ impl Smmu {
             memory,
             vmid: ste.vmid,
             stage2: ste.stage2(),
-            update,
+            purpose,
         }
     }
 

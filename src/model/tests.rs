@@ -31,6 +31,7 @@ mod pri_rules;
 mod profiles;
 mod queue_rules;
 mod reach_rules;
+mod read_ahead;
 mod record_rules;
 mod registers;
 mod request_rules;

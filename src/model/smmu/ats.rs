@@ -2,7 +2,7 @@
 
 use super::configuration::Denied;
 use super::registers::cr0;
-use super::translation::{Cause, Fault, Mapping, Rights, Walker};
+use super::translation::{Cause, Fault, Mapping, Purpose, Rights, Walker};
 use super::{Outcome, Smmu, denied, effective, events};
 use crate::model::endpoint::{Completion, Response, Transaction};
 use crate::model::memory::Memory;
@@ -79,6 +79,7 @@ impl Smmu {
             return self.refuse_translation(transaction, memory, wires);
         }
         self.watch_structures(transaction.origin(), memory);
+        self.caches.note(transaction.origin(), transaction.address);
         let ste = match self.ste(transaction.origin(), memory) {
             Ok(ste) if ste.config == StreamConfig::Abort => return Completion::UnsupportedRequest,
             Ok(ste) if self.ats_mode(&ste) == AtsMode::Disabled => {
@@ -91,7 +92,7 @@ impl Smmu {
             Err(event) => return self.abort_completion(&event, memory, wires),
         };
         let access = Access { privileged: effective(asked, &ste).privileged, ..asked };
-        let outcome = match self.context(&ste, transaction.origin(), memory) {
+        let outcome = match self.context(&ste, transaction.origin(), Purpose::Access, memory) {
             Ok(context) => self.grant(&ste, context.as_ref(), transaction.address, access, memory),
             Err(Denied::With(event)) => return self.abort_completion(&event, memory, wires),
             Err(Denied::Fault(fault)) => Err(fault),
@@ -137,7 +138,7 @@ impl Smmu {
             grant.shift = grant.shift.min(mapping.shift);
         };
         // It must leave no trace of what is not granted.
-        let mut look = self.walker(ste, memory, false);
+        let mut look = self.walker(ste, memory, Purpose::Look);
         let mut kept = None;
         if let Some((cd, world)) = context {
             kept = look.recall(cd, *world, address, false)?;
@@ -166,7 +167,14 @@ impl Smmu {
         if grant.rights == Rights::default() {
             (grant.output, grant.shift) = (0, smallest);
         } else {
-            note_grant(&mut self.walker(ste, memory, true), context, address, grant.rights.write, access, split)?;
+            note_grant(
+                &mut self.walker(ste, memory, Purpose::Access),
+                context,
+                address,
+                grant.rights.write,
+                access,
+                split,
+            )?;
         }
         Ok(grant)
     }
@@ -256,7 +264,7 @@ impl Smmu {
     ) -> Response {
         let access = effective(transaction.access, ste);
         let result = if self.bypass_reaches(ste, transaction.address) {
-            self.walker(ste, memory, true).translate(None, transaction.address, access)
+            self.walker(ste, memory, Purpose::Access).translate(None, transaction.address, access)
         } else {
             Err(Fault::stage1(FaultKind::AddressSize))
         };

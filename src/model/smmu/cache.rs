@@ -26,6 +26,7 @@ use self::ste::SteCache;
 use self::tlb::Tlb;
 pub(super) use self::tlb::{Conflict, Controls, Place, Space, Tags};
 use crate::smmuv3::command::Command;
+use crate::smmuv3::event::Origin;
 use crate::smmuv3::{Asid, Granule, StreamId, SubstreamId, Vmid};
 
 /// The most invalidations that wait for a CMD_SYNC.
@@ -45,8 +46,19 @@ pub(super) struct Caches<L, T> {
     disturbed: bool,
     /// The stream whose STE was last read or invalidated.
     recent: StreamId,
+    /// Who last wanted a translation, and of which address.
+    noted: Option<(Origin, u64)>,
     /// Invalidations that were consumed and are not complete.
     pending: [Option<(Command, Controls)>; PENDING],
+}
+
+/// What is to be read ahead of need (3.21.1, 3.21.3).
+pub(super) struct Ahead {
+    /// Whose STE and CD: of a stream beside the last one whose STE was read or invalidated, perhaps beyond the table, and
+    /// perhaps of a substream; or of the last one that wanted a translation.
+    pub(super) origin: Origin,
+    /// An address beside the last one whose translation was wanted, to be translated too.
+    pub(super) address: Option<u64>,
 }
 
 impl<L: Copy, T: Copy> Caches<L, T> {
@@ -59,6 +71,7 @@ impl<L: Copy, T: Copy> Caches<L, T> {
             random: Random::new(0),
             disturbed: false,
             recent: StreamId(0),
+            noted: None,
             pending: [None; PENDING],
         }
     }
@@ -71,6 +84,7 @@ impl<L: Copy, T: Copy> Caches<L, T> {
         self.random = Random::new(0);
         self.disturbed = false;
         self.recent = StreamId(0);
+        self.noted = None;
         self.pending = [None; PENDING];
     }
 
@@ -82,20 +96,33 @@ impl<L: Copy, T: Copy> Caches<L, T> {
         self.disturbed = seed != 0;
     }
 
+    /// Takes note of a translation that is wanted: its neighbours may be soon.
+    pub(super) const fn note(&mut self, origin: Origin, address: u64) {
+        self.noted = Some((origin, address));
+    }
+
     /// Does what an SMMU may do at any time, if told so by [`set_seed`](Caches::set_seed): forgets something, or wants to
-    /// read an STE and a CD ahead of need (3.21.3). Returns whose: those of a stream beside the last one read or
-    /// invalidated, perhaps beyond the table, and perhaps of a substream.
-    pub(super) fn disturb(&mut self) -> Option<(StreamId, Option<SubstreamId>)> {
+    /// read ahead of need, see [`Ahead`].
+    pub(super) fn disturb(&mut self) -> Option<Ahead> {
         if !self.disturbed {
             return None;
         }
-        match self.random.below(4) {
-            0 => self.stes.evict(&mut self.random),
-            1 => self.cds.evict(&mut self.random),
-            2 => self.tlb.evict(&mut self.random),
+        let random = &mut self.random;
+        match random.below(6) {
+            0 => self.stes.evict(random),
+            1 => self.cds.evict(random),
+            2 => self.tlb.evict(random),
+            3 => {
+                let stream = StreamId(self.recent.0 ^ random.below(8));
+                let beside = self.noted.and_then(|(origin, _)| origin.substream).map_or(0, SubstreamId::get);
+                let substream = SubstreamId::new(beside ^ random.below(4)).filter(|_| random.below(2) == 0);
+                return Some(Ahead { origin: Origin { stream, substream }, address: None });
+            }
             _ => {
-                let stream = StreamId(self.recent.0 ^ self.random.below(8));
-                return Some((stream, SubstreamId::new(self.random.below(4)).filter(|_| self.random.below(2) == 0)));
+                let (origin, address) = self.noted?;
+                // One of 8 pages of any granule.
+                let page = u64::from(random.below(8)) << (12 + 2 * random.below(3));
+                return Some(Ahead { origin, address: Some(address ^ page) });
             }
         }
         None

@@ -4,7 +4,7 @@ use super::Smmu;
 use super::events::fetch;
 use super::injection::{Injection, Point};
 use super::registers::cr0;
-use super::translation::{Fault, Walker};
+use super::translation::{Fault, Purpose, Walker};
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
 use crate::smmuv3::event::{Event, FaultClass, Origin};
@@ -112,11 +112,12 @@ impl Smmu {
     }
 
     /// The context that stage 1 translates a transaction in, or `None` if it does not, with the checks in the order of
-    /// 7.3.22. The STE is not one that aborts.
+    /// 7.3.22. The STE is not one that aborts. `purpose` is that of walks of stage 2 for the CD.
     pub(super) fn context(
         &mut self,
         ste: &Ste,
         origin: Origin,
+        purpose: Purpose,
         memory: &impl Memory,
     ) -> Result<Option<(ContextDescriptor, StreamWorld)>, Denied> {
         let bad_substream = |substream| Denied::With(Event::BadSubstreamId { stream: origin.stream, substream });
@@ -139,7 +140,7 @@ impl Smmu {
         let words = match self.caches.cds.look_up(origin.stream, index) {
             Some(words) => words,
             None => {
-                let mut walker = self.walker(ste, memory, true);
+                let mut walker = self.walker(ste, memory, purpose);
                 let address = cd_address(stage1, origin, index, &mut walker)?;
                 let words = fetch_own(address, origin, &mut walker, |injection| injection.passes(Point::CdFetch))?;
                 walker.caches.insert_cd(origin.stream, index, words);

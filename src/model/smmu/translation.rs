@@ -151,9 +151,33 @@ pub(super) struct Walker<'a, M> {
     pub(super) vmid: Vmid,
     /// Stage 2, if it translates.
     pub(super) stage2: Option<&'a Stage2>,
-    /// Flags in memory are updated where they should be, and what is read is kept. If not, a walk does as if flags had
-    /// been, and leaves no trace.
-    pub(super) update: bool,
+    pub(super) purpose: Purpose,
+}
+
+/// What a walk is for, and so what it leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// An access: flags in memory are updated where they should be, and what is read is kept.
+    Access,
+    /// To know: it does as if flags had been updated, and leaves no trace.
+    Look,
+    /// To have it at hand: what is read is kept, and where the Access flag would have to be set there is none to read,
+    /// since nothing was accessed.
+    ReadAhead,
+}
+
+impl Purpose {
+    /// Whether what is read is kept, and flags are updated. Reading ahead writes nothing, and finds no leaf whose Access flag
+    /// would have to be set: so it has none to update.
+    const fn leaves_traces(self) -> bool {
+        !matches!(self, Self::Look)
+    }
+
+    /// Whether a leaf whose Access flag is not set is of use, where the SMMU sets it or not.
+    const fn passes_unaccessed(self, sets: bool, faults_disabled: bool) -> bool {
+        // AFFD is ignored where the SMMU sets the flag (5.2, 5.4).
+        if sets { !matches!(self, Self::ReadAhead) } else { faults_disabled }
+    }
 }
 
 /// Reads a descriptor.
@@ -171,7 +195,7 @@ impl<M: Memory> Walker<'_, M> {
         access: Access,
     ) -> Result<Translation, Fault> {
         let Some((cd, world)) = context else {
-            let stage2 = self.at_stage2(address, access)?;
+            let stage2 = self.at_stage2(address, Some(access))?;
             return Ok(Translation { stage1: None, stage2 });
         };
         let kept = self.recall(cd, *world, address, access.write)?;
@@ -184,7 +208,7 @@ impl<M: Memory> Walker<'_, M> {
                     Some(mapping)
                 }
                 // It was kept for a stream of the same VMID without stage 2.
-                None => self.at_stage2(ipa, access)?,
+                None => self.at_stage2(ipa, Some(access))?,
             };
             return Ok(Translation { stage1: Some(stage1), stage2 });
         }
@@ -195,14 +219,29 @@ impl<M: Memory> Walker<'_, M> {
             self.keep(cd, *world, address, translation);
             return Err(fault);
         }
-        translation.stage2 = self.at_stage2(stage1.translate(address), access)?;
+        translation.stage2 = self.at_stage2(stage1.translate(address), Some(access))?;
         self.keep(cd, *world, address, translation);
         Ok(translation)
     }
 
-    /// What stage 2 makes of the IPA of an access, if it translates.
-    fn at_stage2(&mut self, ipa: u64, access: Access) -> Result<Option<Mapping>, Fault> {
-        self.stage2.map(|stage2| self.stage2(stage2, ipa, FaultClass::Input, Some(access))).transpose()
+    /// Keeps the translation of `address` too, which nobody has asked for, if there is one. Permissions do not matter.
+    pub(super) fn read_ahead(
+        &mut self,
+        context: Option<&(ContextDescriptor, StreamWorld)>,
+        address: u64,
+    ) -> Result<(), Fault> {
+        let Some((cd, world)) = context else { return self.at_stage2(address, None).map(|_| ()) };
+        if self.recall(cd, *world, address, false)?.is_none() {
+            let stage1 = self.stage1(cd, *world, address, None)?;
+            let stage2 = self.at_stage2(stage1.translate(address), None)?;
+            self.keep(cd, *world, address, Translation { stage1: Some(stage1), stage2 });
+        }
+        Ok(())
+    }
+
+    /// What stage 2 makes of the IPA of an access, or of none, if it translates.
+    fn at_stage2(&mut self, ipa: u64, access: Option<Access>) -> Result<Option<Mapping>, Fault> {
+        self.stage2.map(|stage2| self.stage2(stage2, ipa, FaultClass::Input, access)).transpose()
     }
 
     /// Where the SMMU's own read of `address`, a CD or a stage 1 table, goes: through stage 2 if it translates.

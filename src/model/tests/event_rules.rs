@@ -102,7 +102,7 @@ fn prefetches_of_what_is_in_error_leave_no_record() {
 
 #[test]
 fn nothing_is_prefetched_or_recorded_without_a_transaction() {
-    // The model does neither on its own (7.2). A prefetch of 0x6000 would set its Access flag.
+    // The model does neither on its own (7.2), without CACHE_SEED. A prefetch of 0x6000 would set its Access flag.
     let mut direct = stage1(CD_R | CD_A | HA);
     direct.map(0x5000, DATA, PAGE_RW & !AF);
     direct.map(0x6000, DATA, PAGE_RW & !AF);

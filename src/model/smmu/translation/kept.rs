@@ -72,7 +72,7 @@ impl<M: Memory> Walker<'_, M> {
 
     fn look_up(&mut self, space: Space, address: u64, writes: bool) -> Result<Option<Translation>, Conflict> {
         let kept = self.caches.tlb.look_up(space, address)?;
-        if self.update && writes && kept.is_some_and(|translation| translation.is_clean()) {
+        if self.purpose.leaves_traces() && writes && kept.is_some_and(|translation| translation.is_clean()) {
             self.caches.tlb.remove(space, address);
             return Ok(None);
         }
@@ -100,7 +100,7 @@ impl<M: Memory> Walker<'_, M> {
 
     /// Keeps the translation of `ipa` at stage 2.
     pub(super) fn keep_stage2(&mut self, ipa: u64, mapping: Mapping) {
-        if self.update && !mapping.fleeting {
+        if self.purpose.leaves_traces() && !mapping.fleeting {
             let tags = Tags::leaf(Space::Stage2 { vmid: self.vmid }, false, ipa, mapping.place());
             self.caches.insert_leaf(tags, Translation { stage1: None, stage2: Some(mapping) });
         }
@@ -109,7 +109,7 @@ impl<M: Memory> Walker<'_, M> {
     /// Keeps the tables that a walk for `address` came through.
     pub(super) fn keep_tables(&mut self, space: Space, address: u64, granule: Granule, passed: &Passed) {
         for (level, table) in (0..).zip(passed) {
-            if let Some(table) = table.filter(|_: &Table| self.update) {
+            if let Some(table) = table.filter(|_: &Table| self.purpose.leaves_traces()) {
                 self.caches.insert_table(Tags::table(space, address, Place { granule, level }), table);
             }
         }

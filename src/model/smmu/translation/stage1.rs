@@ -100,8 +100,7 @@ impl<M: Memory> Walker<'_, M> {
     ) -> Result<Mapping, Stop> {
         let Leaf { word, level, output, limits, .. } = *leaf;
         let sets_accessed = cd.flag_update != FlagUpdate::None;
-        // AFFD is ignored where the SMMU sets the flag (5.4).
-        if !ACCESSED.is_set(word) && !sets_accessed && !cd.access_flag_fault_disabled {
+        if !ACCESSED.is_set(word) && !self.purpose.passes_unaccessed(sets_accessed, cd.access_flag_fault_disabled) {
             return Err(Fault::stage1(FaultKind::Access).into());
         }
         // Read-only by AP[2] alone, and meant to be written (3.13.3.1).
@@ -130,10 +129,10 @@ impl<M: Memory> Walker<'_, M> {
         if sets_accessed {
             new |= ACCESSED.mask();
         }
-        if self.update && new != word {
+        if self.purpose.leaves_traces() && new != word {
             self.update_stage1(leaf.at, word, new, cd.big_endian)?;
         }
-        mapping.clean = clean && !(self.update && writes);
+        mapping.clean = clean && !(self.purpose.leaves_traces() && writes);
         Ok(mapping)
     }
 

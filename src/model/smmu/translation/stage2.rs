@@ -120,7 +120,7 @@ impl<M: Memory> Walker<'_, M> {
     ) -> Result<Mapping, Stop> {
         let Leaf { word, level, output, .. } = *leaf;
         let sets_accessed = stage2.flag_update != FlagUpdate::None;
-        if !ACCESSED.is_set(word) && !sets_accessed && !stage2.access_flag_fault_disabled {
+        if !ACCESSED.is_set(word) && !self.purpose.passes_unaccessed(sets_accessed, stage2.access_flag_fault_disabled) {
             return Err(Fault::stage2(FaultKind::Access, ipa, class, access).into());
         }
         let clean = stage2.flag_update == FlagUpdate::AccessFlagAndDirty
@@ -147,10 +147,10 @@ impl<M: Memory> Walker<'_, M> {
         if sets_accessed {
             new |= ACCESSED.mask();
         }
-        if self.update && new != word {
+        if self.purpose.leaves_traces() && new != word {
             self.update(PhysAddr(leaf.at), word, new, stage2.big_endian)?;
         }
-        mapping.clean = clean && !(self.update && writes);
+        mapping.clean = clean && !(self.purpose.leaves_traces() && writes);
         Ok(mapping)
     }
 }

@@ -38,16 +38,16 @@ fn walker<'a, M>(
     features: &'a Features,
     caches: &'a mut Caches<Translation, Table>,
     memory: &'a M,
-    update: bool,
+    purpose: Purpose,
 ) -> Walker<'a, M> {
     // Nothing fails on request.
     let injection = Box::leak(Box::new(Injection::new()));
-    Walker { features, caches, injection, memory, vmid: Vmid(0), stage2: None, update }
+    Walker { features, caches, injection, memory, vmid: Vmid(0), stage2: None, purpose }
 }
 
 fn stage1(features: &Features, memory: &HostMemory, cd: &ContextDescriptor, address: u64) -> Result<Mapping, Fault> {
     let mut caches = Caches::new();
-    walker(features, &mut caches, memory, true).stage1(cd, StreamWorld::El1, address, Some(Access::READ))
+    walker(features, &mut caches, memory, Purpose::Access).stage1(cd, StreamWorld::El1, address, Some(Access::READ))
 }
 
 #[test]
@@ -102,15 +102,17 @@ fn mapping_stays_clean_until_a_write_walks() {
     let clean = 0x4008_0000 | PAGE | 1 << 7 | 1 << 51;
     memory.write64(PhysAddr(TABLES + 0x1_0000), clean).unwrap();
     let mut caches = Caches::new();
-    let read =
-        walker(&features, &mut caches, &memory, true).stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap();
+    let read = walker(&features, &mut caches, &memory, Purpose::Access)
+        .stage1(&cd, StreamWorld::El1, 0, Some(Access::READ))
+        .unwrap();
     assert!(read.clean && read.permissions.unprivileged.write);
     // A look alone changes nothing.
-    let look =
-        walker(&features, &mut caches, &memory, false).stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap();
+    let look = walker(&features, &mut caches, &memory, Purpose::Look)
+        .stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE))
+        .unwrap();
     assert!(look.clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean);
-    let mut walker = walker(&features, &mut caches, &memory, true);
+    let mut walker = walker(&features, &mut caches, &memory, Purpose::Access);
     assert!(!walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::WRITE)).unwrap().clean);
     assert_eq!(memory.read64(PhysAddr(TABLES + 0x1_0000)).unwrap(), clean & !(1 << 7));
 }
@@ -159,7 +161,7 @@ fn descriptor_that_never_holds_still_ends_the_walk() {
     memory.write64(PhysAddr(TABLES), (TABLES + 0x1_0000) | 3).unwrap();
     memory.write64(PhysAddr(TABLES + 0x1_0000), 0x4008_0000 | PAGE & !0x400).unwrap();
     let mut caches = Caches::new();
-    let mut walker = walker(&features, &mut caches, &memory, true);
+    let mut walker = walker(&features, &mut caches, &memory, Purpose::Access);
     let fault = walker.stage1(&cd, StreamWorld::El1, 0, Some(Access::READ)).unwrap_err();
     assert_eq!(fault.cause, Cause::Walk(PhysAddr(TABLES + 0x1_0000)));
 }
@@ -176,7 +178,7 @@ fn every_stage2_word_is_walked_within_bounds() {
                 let third = t0sz << 32 | sl0 << 38 | granule << 46 | 6 << 48 | 1 << 51;
                 let Ok(ste) = Ste::decode([0xd, 0, third, TABLES, 0, 0, 0, 0], &features) else { continue };
                 let StreamConfig::Stage2(stage2) = ste.config else { panic!() };
-                let mut walker = walker(&features, &mut caches, &memory, true);
+                let mut walker = walker(&features, &mut caches, &memory, Purpose::Access);
                 for ipa in [0, (1 << (64 - t0sz)) - 1, u64::MAX] {
                     assert!(walker.stage2(&stage2, ipa, FaultClass::Input, Some(Access::READ)).is_err());
                 }
