@@ -107,8 +107,8 @@ fn an_engine_that_never_stops_is_named_and_stays_quarantined() {
 }
 
 #[test]
-fn accesses_and_requests_without_ats_are_refused_and_recorded() {
-    for mode in [hostile::TRANSLATED, hostile::TRANSLATION_REQUESTS] {
+fn accesses_and_requests_that_are_not_permitted_are_refused_and_recorded() {
+    for mode in [hostile::TRANSLATED, hostile::TRANSLATION_REQUESTS, hostile::UNSUPPORTED] {
         let mut bench = Bench::new();
         let space = Space::new(&bench, 1);
         bench.attach(2, FaultMode::Terminate, &space).unwrap();

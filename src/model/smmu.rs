@@ -245,6 +245,21 @@ impl Smmu {
         }
     }
 
+    /// An access of a kind that the SMMU does not support arrives. It is aborted, with `F_UUT` unless it claims to be
+    /// translated (3.12, 3.9.1.3), whatever SMMUEN and the configuration of its stream say (7.3.2).
+    pub fn unsupported(
+        &mut self,
+        transaction: &Transaction,
+        translated: bool,
+        memory: &impl Memory,
+        wires: &mut impl Wires,
+    ) -> Response {
+        if !translated && !self.failed {
+            self.record(&events::unsupported(transaction), memory, wires);
+        }
+        Response::Abort
+    }
+
     /// Has the access in `slot` ended? If it was answered with retry, or its record had to wait for the event queue, it is
     /// tried again here, as if it had just arrived (3.12.2).
     pub fn poll(&mut self, slot: Slot, memory: &impl Memory, wires: &mut impl Wires) -> Polled {

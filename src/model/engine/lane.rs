@@ -104,6 +104,10 @@ impl Engine {
             Wait::Group(_) => Attempt::NotYet,
             Wait::Completion { due, .. } if self.is_before(due) => return false,
             Wait::Completion { denied, .. } => self.complete(denied, &job, step, &transaction, around),
+            Wait::Nothing if self.is_hostile(hostile::UNSUPPORTED) => {
+                let translated = self.is_hostile(hostile::TRANSLATED);
+                Attempt::Ended(around.smmu.unsupported(&transaction, translated, around.memory, around.wires))
+            }
             Wait::Nothing if self.is_hostile(hostile::TRANSLATED) => {
                 Attempt::Ended(around.smmu.translated(&transaction, around.memory, around.wires))
             }

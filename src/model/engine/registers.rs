@@ -205,8 +205,10 @@ pub mod hostile {
     pub const EARLY_STOP_MARKER: u32 = 1 << 8;
     /// Accesses ask for translations although ATS is disabled.
     pub const TRANSLATION_REQUESTS: u32 = 1 << 9;
+    /// Accesses are of a kind that the SMMU does not support.
+    pub const UNSUPPORTED: u32 = 1 << 10;
     /// All of them.
-    pub const ALL: u32 = (1 << 10) - 1;
+    pub const ALL: u32 = (1 << 11) - 1;
 }
 
 /// Fields of [`ATS_CONTROL`].

@@ -145,6 +145,19 @@ pub(super) fn describe(transaction: &Transaction, access: Access, fault: &Fault)
     }
 }
 
+/// Reason of `F_UUT`, whose meaning is the implementation's: the kind of the transaction. There is no other.
+const UNSUPPORTED_KIND: u16 = 1;
+
+/// `F_UUT` (7.3.2). Its attributes are those that came, whatever an STE overrides.
+pub(super) fn unsupported(transaction: &Transaction) -> Event {
+    Event::Uut {
+        origin: transaction.origin(),
+        reason: UNSUPPORTED_KIND,
+        access: transaction.access,
+        address: transaction.address,
+    }
+}
+
 /// `F_BAD_ATS_TREQ` (7.3.6).
 pub(super) fn bad_ats_request(transaction: &Transaction) -> Event {
     Event::BadAtsTreq { origin: transaction.origin(), address: transaction.address & !0xfff }

@@ -2,6 +2,7 @@
 
 use super::bench::*;
 use super::direct::*;
+use crate::model::engine::registers::{self as reg, hostile};
 use crate::model::smmu::diagnostics::{self, control};
 use crate::model::smmu::{Issued, Polled};
 
@@ -54,6 +55,19 @@ fn bad_stream_tables_merge_without_mev() {
     direct.access(0x5000, WRITE);
     direct.access(0x5000, WRITE);
     assert_eq!(direct.take_event(), [0x100_0000_0004, 0, 0, 0]);
+}
+
+#[test]
+fn unsupported_accesses_merge_without_mev_if_they_are_the_same() {
+    // 7.3.1: of F_UUT every field counts.
+    let mut bench = Bench::enabled();
+    bench.write(CONTROL, control::MERGE_EVENTS);
+    bench.set_engine(0, reg::HOSTILE, hostile::UNSUPPORTED);
+    for address in [0x5000, 0x5000, 0x5008] {
+        bench.write_word(0, address);
+    }
+    let addresses: std::vec::Vec<_> = bench.take_events().iter().map(|record| (record[0], record[2])).collect();
+    assert_eq!(addresses, [(0x100_0000_0001, 0x5000), (0x100_0000_0001, 0x5008)]);
 }
 
 #[test]

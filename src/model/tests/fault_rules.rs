@@ -161,23 +161,6 @@ fn full_event_queue_loses_the_record_and_the_access_ends_as_configured() {
 }
 
 #[test]
-fn accesses_of_every_kind_are_supported() {
-    // F_UUT is 0x01 (7.3.2).
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    for bits in 0..16 {
-        let access =
-            Access { read: bits & 1 != 0, write: bits & 2 != 0, execute: bits & 4 != 0, privileged: bits & 8 != 0 };
-        direct.stage1(EATS, RECORD);
-        for substream in [None, Some(1)] {
-            direct.issue(0x5000, access, substream);
-            direct.request(0x5000, access, substream);
-        }
-        direct.translated(0x5000, access);
-        assert!(direct.take_events().iter().all(|record| record[0] & 0xff != 0x01), "{access:?}");
-    }
-}
-
-#[test]
 fn smmu_that_only_terminates_refuses_what_would_stall() {
     for (word2, record) in [(S2S, 0x04), (S2R, 0x10)] {
         let mut direct = Direct::profile(Profile::TerminateOnly);

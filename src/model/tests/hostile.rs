@@ -34,11 +34,11 @@ fn fill(bench: &mut Bench, pages: u64, pasid: bool) {
 }
 
 #[test]
-fn modes_are_the_low_ten_bits_of_every_engine() {
+fn modes_are_the_low_eleven_bits_of_every_engine() {
     let mut bench = Bench::reset();
     for index in 0..4 {
         bench.set_engine(index, reg::HOSTILE, !0 ^ hostile::STORM);
-        assert_eq!(bench.engine(index, reg::HOSTILE), 0x3bf);
+        assert_eq!(bench.engine(index, reg::HOSTILE), 0x7bf);
     }
 }
 
@@ -205,4 +205,61 @@ fn translation_requests_without_ats_are_unsupported_and_recorded() {
     bench.set_engine(0, reg::HOSTILE, hostile::TRANSLATION_REQUESTS);
     bench.write_word(0, 0x5000);
     assert_eq!((bench.state(0), bench.take_event()[0]), (3, 0x100_0000_0005));
+}
+
+/// Engine 2 reads 8 bytes at 0x5008, privileged, as an instruction fetch, with PASID 1.
+fn fetch(bench: &mut Bench) {
+    bench.set_engine64(2, reg::SOURCE, 0x5008);
+    bench.set_engine64(2, reg::LENGTH, 8);
+    bench.set_engine(2, reg::PASID, 1);
+    bench.set_engine(2, reg::ATTRIBUTES, 3);
+    bench.set_engine(2, reg::CONTROL, 0x141);
+    bench.run();
+}
+
+#[test]
+fn access_of_an_unsupported_kind_is_aborted_and_recorded_as_it_came() {
+    // 3.12, 7.3.2. The stream translates 0x5008 in both spaces; its STE makes everything unprivileged data.
+    for (cr0, word0) in [(ALL_ON, STE0_STAGE1 | CDS | 1 << 59), (ALL_ON, 0), (ALL_ON & !1, 0)] {
+        let mut bench = hostile(hostile::UNSUPPORTED);
+        bench.map(0, 0x5000, DATA, PAGE_RW);
+        bench.map(1, 0x5000, DATA, PAGE_RW);
+        bench.set_ste(STREAM, word0, STE1 | S1STALLD | EATS | PPAR | 2 | 2 << 48 | 2 << 50);
+        bench.enable(cr0);
+        fetch(&mut bench);
+        // Aborted by the access.
+        assert_eq!(bench.engine(2, reg::STATUS), 0x13);
+        // F_UUT, SSV, SubstreamID 1; Reason 1, PnU, InD, RnW.
+        assert_eq!(bench.take_event(), [0x102_0000_1801, 0xe_0000_0001, 0x5008, 0]);
+        bench.set_engine(2, reg::ATTRIBUTES, 0);
+        bench.write_word(2, 0x5010);
+        assert_eq!((bench.state(2), bench.peek(DATA + 0x10)), (3, 0));
+        assert_eq!(bench.take_event(), [0x102_0000_0001, 1, 0x5010, 0]);
+        assert_eq!(bench.engine(2, reg::TRANSLATION_REQUESTS), 0);
+    }
+}
+
+#[test]
+fn translated_access_of_an_unsupported_kind_leaves_no_record() {
+    // 3.9.1.3.
+    let mut bench = hostile(hostile::UNSUPPORTED | hostile::TRANSLATED);
+    bench.write_word(2, DATA);
+    assert_eq!((bench.state(2), bench.peek(DATA), bench.take_events().len()), (3, 0, 0));
+}
+
+#[test]
+fn unsupported_access_does_not_stall_and_overflows_a_full_queue() {
+    // 7.2.1, 7.4.
+    let mut bench = Bench::enabled();
+    bench.attach(0x100, 0, 0, CD_S | CD_A | CD_R);
+    bench.set_engine(0, reg::HOSTILE, hostile::UNSUPPORTED);
+    for _ in 0..=ENTRIES {
+        bench.write_word(0, 0x5000);
+        assert_eq!(bench.state(0), 3);
+    }
+    assert_eq!(bench.read(EVENTQ_PROD), 1 << 31 | ENTRIES);
+    bench.set_engine(0, reg::HOSTILE, 0);
+    bench.map(0, 0x5000, DATA, PAGE_RW);
+    bench.write_word(0, 0x5000);
+    assert_eq!(bench.state(0), 2, "the stream works");
 }
