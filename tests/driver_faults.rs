@@ -10,7 +10,7 @@ use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, plain, stream};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
@@ -207,6 +207,23 @@ fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
     assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
     assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
     assert_eq!(bench.smmu.command_counts().answers, 0);
+}
+
+#[test]
+fn a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own() {
+    // T0SZ 25, 4 KiB, write-back, inner shareable, EPD1, V, IPS 48 bits, AA64, R, A, ASET, ASID 9; ASET keeps broadcast
+    // TLB maintenance of the cores, where they use the same ASID, away from it.
+    for (engine, mode, word) in
+        [(1, FaultMode::Terminate, 0x0009_e205_c000_3519), (0, FaultMode::Stall, 0x0009_f205_c000_3519)]
+    {
+        let mut bench = Bench::new();
+        let space = Space::new(&bench, 9);
+        bench.attach(engine, mode, &space).unwrap();
+        let memory = bench.host.memory();
+        let table = Some(space.context().table.0);
+        let at = (MEMORY_BASE..).step_by(64).find(|at| memory.load(at + 8) == table).unwrap();
+        assert_eq!(memory.load(at), Some(word));
+    }
 }
 
 #[test]

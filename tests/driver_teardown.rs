@@ -2,14 +2,17 @@
 
 mod driver_bench;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, plain, stream};
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Options, Pages, StreamConfig};
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, pri_control, status};
+use smmu_iopf::model::control;
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 
 const BASE: u64 = 0x1000_0000;
@@ -210,6 +213,114 @@ fn a_core_that_is_never_quiescent_keeps_the_state_alive_and_is_named() {
     assert_eq!(bench.live(), 0);
 }
 
+/// A device that notes when it is to start nothing new, by the commands sent so far, and that takes nothing out of a queue.
+struct Noted {
+    device: Device,
+    stopped: Mutex<Vec<u64>>,
+}
+
+impl Noted {
+    fn new(bench: &Bench, engine: usize) -> Self {
+        let device = Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine };
+        Self { device, stopped: Mutex::default() }
+    }
+}
+
+impl DeviceControl for Noted {
+    fn stop_new_work(&self) {
+        self.stopped.lock().unwrap().push(self.device.smmu.command_counts().commands);
+        self.device.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.device.is_idle()
+    }
+
+    fn disable_page_requests(&self) {
+        self.device.disable_page_requests();
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.device.host.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn disable_ats(&self) {
+        self.device.disable_ats();
+    }
+}
+
+#[test]
+fn a_device_starts_nothing_new_before_its_stream_is_aborted() {
+    let (mut bench, _, pager) = stalled();
+    drop(pager.take());
+    let (device, before) = (Noted::new(&bench, 0), bench.smmu.command_counts().commands);
+    bench.smmu.disable_faults(&mut bench.cpu, stream(0), &device).unwrap();
+    assert_eq!(*device.stopped.lock().unwrap(), [before]);
+}
+
+/// A bench whose engine 2 has page requests enabled, and its handler.
+fn paging() -> (Bench, Arc<Pager>) {
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 1);
+    let pager = Pager::new(&space, BASE..BASE + BYTES);
+    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+    bench.enable(2, pager.clone()).unwrap();
+    (bench, pager)
+}
+
+#[test]
+fn page_requests_that_nobody_took_out_yet_are_taken_out_before_the_end() {
+    let (mut bench, _) = paging();
+    bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+    bench.fill(2, BASE, 8, 1, None);
+    bench.host.run(100);
+    // It is in the queue, and the device does not wait for an answer any more.
+    bench.host.write_engine(2, reg::PRI_CONTROL, 0);
+    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+    assert_eq!(bench.smmu.page_request_records(), 0);
+    let device = Noted::new(&bench, 2);
+    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
+    assert_eq!(bench.smmu.page_request_records(), 1);
+    assert_eq!(bench.host.read32(Register::PriqCons), bench.host.read32(Register::PriqProd));
+}
+
+#[test]
+fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 1);
+    let pager = Pager::new(&space, 0..BASE + BYTES);
+    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+    bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
+    bench.host.run(3);
+    bench.host.write_engine(2, reg::HOSTILE, 0);
+    bench.enable(2, pager.clone()).unwrap();
+    bench.drain();
+    assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (3, 0));
+    assert_eq!(bench.smmu.command_counts().answers, 0);
+    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+    bench.disable(2).unwrap();
+}
+
+#[test]
+fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
+    // 7.2.2.
+    let mut bench = Bench::new();
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+    bench.attach(1, FaultMode::Terminate, &space).unwrap();
+    bench.host.write_control(control::EVENT_WRITE, 2);
+    for engine in [1, 0] {
+        bench.fill(engine, BASE, 8, 1, None);
+        bench.host.run(100);
+    }
+    assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
+    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![stream(0)]));
+    bench.finish([0]);
+    assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
+    bench.disable(0).unwrap();
+}
+
 #[test]
 fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
     // The event queue lies where there is no memory: no stall record can be written.
@@ -240,16 +351,24 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
 
 #[test]
 fn an_aborted_pri_queue_starts_anew() {
-    let mut bench = Bench::with_broken(Options { limit_us: LIMIT_US, ..Options::default() }, 3);
-    let space = Space::new(&bench, 1);
-    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-    bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-    bench.fill(2, BASE, 8, 1, None);
+    let (mut bench, pager) = paging();
+    // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
+    bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+    bench.host.write_engine(2, reg::DEPTH, 3);
+    bench.fill(2, BASE, 3 * 4096, 1, None);
+    bench.run_until(|bench| bench.host.read_engine(2, reg::PAGE_REQUESTS) == 1);
+    assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
+    bench.host.write_engine(2, reg::HOSTILE, 0);
+    bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
     bench.host.run(100);
+    assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 3);
     let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
     assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() });
     let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
     assert_eq!(errors, GlobalErrors::default());
+    bench.drain();
+    assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
+    assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
     bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
     bench.disable(2).unwrap();
 }

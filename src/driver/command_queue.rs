@@ -469,15 +469,20 @@ mod tests {
     fn an_answer_that_is_refused_is_fetched_once_more_before_it_is_replaced() {
         let bench = bench(3, |_, _, _| {});
         let mut cpu = fake::cpu();
-        let retry = Command::Resume { stream: StreamId(2), stag: Stag(7), action: ResumeAction::Retry };
-        bench.queue.submit(&mut cpu, &[retry]).unwrap();
+        let retry = |stag| Command::Resume { stream: StreamId(2), stag: Stag(stag), action: ResumeAction::Retry };
+        bench.queue.submit(&mut cpu, &[retry(7), retry(8)]).unwrap();
         for (gerror, left) in [(1, [0x2_0000_1044, 7]), (0, SYNC)] {
             bench.fake.set(Register::CmdqCons, 1 << 24);
             bench.fake.set(Register::Gerror, gerror);
             assert!(cpu.masked(|masked| bench.queue.repair(masked)));
             assert_eq!(bench.queue.read(0), left);
         }
-        assert_eq!(bench.queue.counts().errors, 2);
+        // The next one is another command.
+        bench.fake.set(Register::CmdqCons, 1 << 24 | 1);
+        bench.fake.set(Register::Gerror, 1);
+        assert!(cpu.masked(|masked| bench.queue.repair(masked)));
+        assert_eq!(bench.queue.read(1), [0x2_0000_1044, 8]);
+        assert_eq!(bench.queue.counts().errors, 3);
     }
 
     #[test]
@@ -504,6 +509,17 @@ mod tests {
             let last = bench.queue.read(commands.len() as u64 - 1);
             assert_eq!(last, if result.is_err() { words } else { CFGI_STE_0X10_LEAF }, "nothing is replaced");
         }
+    }
+
+    #[test]
+    fn answers_wait_in_vain_once_until_there_is_room_again() {
+        let bench = bench(0, |_, _, _| {});
+        let to = Target::Stall(Stag(1));
+        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
+        let waited = || bench.answer([answer]).map_err(|timeout| timeout.waited_us);
+        assert_eq!([waited(), waited(), waited()], [Ok(()), Err(10), Err(0)]);
+        bench.fake.set(Register::CmdqCons, 1);
+        assert_eq!([waited(), waited(), waited()], [Ok(()), Err(10), Err(0)]);
     }
 
     #[test]

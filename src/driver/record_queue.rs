@@ -390,6 +390,21 @@ mod tests {
         });
     }
 
+    /// An overflow while the last record was taken out: no interrupt tells of it (7.4).
+    #[test]
+    fn an_overflow_that_comes_during_a_drain_asks_for_another_one() {
+        let fake = Fake::new(|values, register, value| {
+            if register == Register::PriqCons && value == 1 {
+                values.insert(Register::PriqProd.offset(), 1 << 31 | 1);
+            }
+        });
+        let bench = Bench { hardware: fake::hardware(&fake), fake, ..bench(2) };
+        assert_eq!(bench.drain(1).2, Drained { records: 1, more: true });
+        assert!(bench.queue.is_waiting(&bench.hardware));
+        assert_eq!(bench.drain(1 << 31 | 1), (vec![], true, Drained::default()));
+        assert!(!bench.queue.is_waiting(&bench.hardware));
+    }
+
     #[test]
     fn produced_counts_what_the_smmu_has_written() {
         let bench = bench(2);

@@ -5,7 +5,6 @@ use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::profile::Profile;
 use crate::model::smmu::{Issued, Polled};
-use crate::smmuv3::Access;
 
 /// Records that abort.
 const RECORD: u64 = CD_R | CD_A;

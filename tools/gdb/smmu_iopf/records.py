@@ -48,10 +48,11 @@ WHERE = (
     Field("CLASS", 41, 40, ("CD fetch", "table walk", "input address", "reserved"), word=1),
     Field("InputAddr", 63, 0, word=2),
 )
+REASON = Field("Reason", 15, 0, word=1)
 FETCH = address("FetchAddr", 55, 3, word=3)
 
 EVENTS = {
-    0x01: ("F_UUT", *WHERE[2:5], WHERE[7]),
+    0x01: ("F_UUT", REASON, *WHERE[2:5], WHERE[7]),
     0x02: ("C_BAD_STREAMID",),
     0x03: ("F_STE_FETCH", FETCH),
     0x04: ("C_BAD_STE",),
@@ -66,8 +67,8 @@ EVENTS = {
     0x11: ("F_ADDR_SIZE", *WHERE),
     0x12: ("F_ACCESS", *WHERE),
     0x13: ("F_PERMISSION", *WHERE),
-    0x20: ("F_TLB_CONFLICT", *WHERE[2:6], WHERE[7]),
-    0x21: ("F_CFG_CONFLICT",),
+    0x20: ("F_TLB_CONFLICT", REASON, *WHERE[2:6], WHERE[7]),
+    0x21: ("F_CFG_CONFLICT", REASON),
     0x24: ("E_PAGE_REQUEST", address("InputAddr", 63, 12, word=2)),
     0x25: ("F_VMS_FETCH", FETCH),
 }
