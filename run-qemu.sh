@@ -210,7 +210,7 @@ host_tests() {
 target_tests() { # FILTER
     local elf names name
     elf=$(cd "$root" && cargo test --locked --release --target "$target" --test target --no-run --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+        sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
     if [[ -z $elf ]] || ! names=$(boot "$elf" --list --format terse); then
         printf 'test target ... FAILED (no list of tests)\n'
         ((failed += 1))
