@@ -1,4 +1,4 @@
-//! How long faults took, by the model: its control page (`docs/control.md`).
+//! What the model tells about the kernel: how long faults took, and what its traps were. Its control page, `docs/control.md`.
 
 use core::fmt;
 
@@ -10,9 +10,24 @@ use crate::smmuv3::StreamId;
 
 const IDENT: u32 = 0x3154_4e43;
 
-/// The model's control page, as far as it tells times.
+/// The model's control page, as far as it tells something.
 #[derive(Debug)]
-pub struct ModelTimes(Mmio);
+pub struct ControlPage(Mmio);
+
+/// How often the kernel trapped to the model. The counts wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traps {
+    /// Reads of the SMMU's registers.
+    pub smmu_reads: u32,
+    /// Writes of the SMMU's registers.
+    pub smmu_writes: u32,
+    /// Accesses to the control page.
+    pub control: u32,
+    /// Accesses to the engines' registers.
+    pub engines: u32,
+    /// All others.
+    pub other: u32,
+}
 
 /// Some times, in counts of the virtual counter.
 #[derive(Clone, Copy, Debug)]
@@ -24,16 +39,15 @@ pub struct Times {
     buckets: [u32; reg::BUCKETS],
 }
 
-impl ModelTimes {
+impl ControlPage {
     /// The control page at `registers`, or `None` if it is not one.
     pub fn new(registers: Mmio) -> Option<Self> {
-        let is_there =
-            registers.size() >= reg::RETRY_BUCKETS + 4 * reg::BUCKETS && registers.read32(reg::IDENT) == IDENT;
+        let is_there = registers.size() >= reg::OTHER_TRAPS + 4 && registers.read32(reg::IDENT) == IDENT;
         is_there.then_some(Self(registers))
     }
 
     /// The times of `stream` from a fault's record to its answer, and from there until the device tried again.
-    pub fn of(&self, StreamId(stream): StreamId) -> [Times; 2] {
+    pub fn times(&self, StreamId(stream): StreamId) -> [Times; 2] {
         let Self(registers) = self;
         registers.write32(reg::STREAM, stream);
         let times = |count, sum, shortest, longest, buckets| Times {
@@ -47,6 +61,31 @@ impl ModelTimes {
             times(reg::ANSWER_COUNT, reg::ANSWER_SUM, reg::ANSWER_MIN, reg::ANSWER_MAX, reg::ANSWER_BUCKETS),
             times(reg::RETRY_COUNT, reg::RETRY_SUM, reg::RETRY_MIN, reg::RETRY_MAX, reg::RETRY_BUCKETS),
         ]
+    }
+
+    /// The traps until now.
+    pub fn traps(&self) -> Traps {
+        let Self(registers) = self;
+        Traps {
+            smmu_reads: registers.read32(reg::SMMU_READ_TRAPS),
+            smmu_writes: registers.read32(reg::SMMU_WRITE_TRAPS),
+            control: registers.read32(reg::CONTROL_TRAPS),
+            engines: registers.read32(reg::ENGINE_TRAPS),
+            other: registers.read32(reg::OTHER_TRAPS),
+        }
+    }
+}
+
+impl Traps {
+    /// Those after `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            smmu_reads: self.smmu_reads.wrapping_sub(before.smmu_reads),
+            smmu_writes: self.smmu_writes.wrapping_sub(before.smmu_writes),
+            control: self.control.wrapping_sub(before.control),
+            engines: self.engines.wrapping_sub(before.engines),
+            other: self.other.wrapping_sub(before.other),
+        }
     }
 }
 

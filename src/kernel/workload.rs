@@ -8,7 +8,6 @@ mod stall;
 mod wild;
 
 use super::devices::Devices;
-use super::model_times::ModelTimes;
 use super::report::Report;
 use super::runtime::Kernel;
 use crate::iopf::Totals;
@@ -129,10 +128,9 @@ fn print_totals(bench: &Bench, heap_before: usize) {
 
 /// What the model says about the time that faults took. It varies from run to run, so nothing is checked.
 fn print_times(bench: &Bench) {
-    let board = &bench.kernel.board;
-    let page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ModelTimes::new);
-    for (page, unit) in page.iter().flat_map(|page| bench.devices.engines.iter().map(move |unit| (page, unit))) {
-        let [answers, retries] = page.of(unit.engine.stream());
+    let Some(page) = &bench.control_page else { return };
+    for unit in &bench.devices.engines {
+        let [answers, retries] = page.times(unit.engine.stream());
         for (what, times) in [("fault to answer", answers), ("answer to retry", retries)] {
             if times.count() > 0 {
                 log::info!("{what}, by the model: {:?}, {times}", unit.engine.stream());

@@ -96,5 +96,16 @@ pub const ANSWER_BUCKETS: usize = 0x300;
 /// The same of the times from answer to retry.
 pub const RETRY_BUCKETS: usize = 0x380;
 
+/// Reads of the SMMU's registers that trapped to the firmware at EL2; on the host there are none.
+pub const SMMU_READ_TRAPS: usize = 0x400;
+/// Writes of the SMMU's registers that trapped.
+pub const SMMU_WRITE_TRAPS: usize = 0x404;
+/// Accesses to this page that trapped; a read of this register counts itself.
+pub const CONTROL_TRAPS: usize = 0x408;
+/// Accesses to the engines' registers that trapped.
+pub const ENGINE_TRAPS: usize = 0x40c;
+/// What else trapped: SMC, HVC, WFI with a single core, accesses where the machine has no registers.
+pub const OTHER_TRAPS: usize = 0x410;
+
 /// How many buckets a histogram has.
 pub const BUCKETS: usize = 32;

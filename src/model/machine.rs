@@ -1,6 +1,9 @@
 //! The whole machine: one SMMU, the engines behind it, and the address decoder in front.
 
+use core::ops::Range;
+
 use super::board::{self, DEFAULT_ENGINES, MAX_ENGINES};
+use super::control;
 use super::engine::Engine;
 use super::engine::buffers::Buffers;
 use super::memory::Memory;
@@ -8,6 +11,21 @@ use super::profile::Profile;
 use super::smmu::strict::{Story, Violation};
 use super::smmu::{Smmu, diagnostics};
 use super::wire::Wires;
+
+/// What brought a core from EL1 to EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// A read at this physical address.
+    Read(u64),
+    /// A write at this physical address.
+    Write(u64),
+    /// Anything but an access.
+    Other,
+}
+
+/// The registers that count traps, in order.
+const TRAP_COUNTERS: Range<usize> = control::SMMU_READ_TRAPS..control::OTHER_TRAPS + 4;
+const TRAP_KINDS: usize = TRAP_COUNTERS.end.abs_diff(TRAP_COUNTERS.start) / 4;
 
 /// How wide a register access is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +49,8 @@ pub struct Machine {
     /// The engines that may have something to do, one bit each: the others cost a step nothing.
     awake: u64,
     buffers: Buffers,
+    /// How often who runs the machine was trapped into, by kind.
+    traps: [u32; TRAP_KINDS],
 }
 
 const _: () = assert!(MAX_ENGINES as u32 <= u64::BITS);
@@ -44,6 +64,7 @@ impl Machine {
             count: DEFAULT_ENGINES,
             awake: 0,
             buffers: Buffers::new(),
+            traps: [0; TRAP_KINDS],
         };
         let mut index = 0;
         while index < MAX_ENGINES {
@@ -67,6 +88,35 @@ impl Machine {
         self.count = engines.clamp(1, profile.max_engines());
         self.awake = 0;
         self.buffers = Buffers::new();
+        self.traps = [0; TRAP_KINDS];
+    }
+
+    /// Counts a trap, for the control page.
+    pub fn count_trap(&mut self, trap: Trap) {
+        let smmu = board::SMMU_BASE..board::SMMU_BASE + board::SMMU_SIZE;
+        let page = board::CONTROL_BASE..board::CONTROL_BASE + board::CONTROL_SIZE;
+        let counter = match trap {
+            Trap::Read(address) if smmu.contains(&address) => control::SMMU_READ_TRAPS,
+            Trap::Write(address) if smmu.contains(&address) => control::SMMU_WRITE_TRAPS,
+            Trap::Read(address) | Trap::Write(address) if page.contains(&address) => control::CONTROL_TRAPS,
+            Trap::Read(address) | Trap::Write(address)
+                if (board::ENGINE_BASE..board::WINDOW.end).contains(&address) =>
+            {
+                control::ENGINE_TRAPS
+            }
+            _ => control::OTHER_TRAPS,
+        };
+        if let Some(count) = self.traps.get_mut((counter - TRAP_COUNTERS.start) / 4) {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// The 32 bits at `offset` of the control page.
+    fn read_control(&self, offset: usize) -> u32 {
+        if TRAP_COUNTERS.contains(&offset) {
+            return self.traps.get((offset - TRAP_COUNTERS.start) / 4).copied().unwrap_or(0);
+        }
+        self.smmu.read_control(offset)
     }
 
     /// The SMMU fails: it enters service failure mode, which only [`reset`](Machine::reset) ends (12.3).
@@ -79,10 +129,8 @@ impl Machine {
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.read(offset, width),
             Some(Target::Control(offset)) => match width {
-                Width::Word => self.smmu.read_control(offset).into(),
-                Width::Double => {
-                    u64::from(self.smmu.read_control(offset)) | u64::from(self.smmu.read_control(offset + 4)) << 32
-                }
+                Width::Word => self.read_control(offset).into(),
+                Width::Double => u64::from(self.read_control(offset)) | u64::from(self.read_control(offset + 4)) << 32,
             },
             Some(Target::Engine(index, _)) if index >= self.count => 0,
             Some(Target::Engine(index, offset)) => self.engines.get(index).map_or(0, |e| e.read(offset, width)),

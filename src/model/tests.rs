@@ -45,4 +45,5 @@ mod sync_rules;
 mod table_rules;
 mod times;
 mod translation;
+mod traps;
 mod watched;

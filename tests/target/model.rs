@@ -251,3 +251,32 @@ test!(fn the_control_page_aborts_one_write_of_an_event_record(kernel, _) {
     enable(0)?;
     Ok(())
 });
+
+/// SMMU_READ_TRAPS of the control page; those of writes, the page, the engines and all others follow, 4 bytes each.
+const TRAPS: usize = 0x400;
+
+test!(fn each_kind_of_trap_is_counted(kernel, _) {
+    let smmu = kernel.board.registers(&model(kernel)?.window).ok_or("its registers are not mapped")?;
+    let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
+    let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
+    let unit = kernel.board.engines.first().ok_or(Failure::NotHere("DMA engine"))?;
+    let device = kernel.board.registers(&unit.window).ok_or("the engine is not mapped")?;
+    let traps = || [0, 4, 8, 12, 16].map(|offset| control.read32(TRAPS + offset));
+
+    let before = traps();
+    for _ in 0..300 {
+        smmu.read32(0); // IDR0
+    }
+    smmu.read64(0x90); // CMDQ_BASE
+    smmu.write32(0x60, 0); // GERROR, which is read-only
+    smmu.write64(0x68, 0); // GERROR_IRQ_CFG0
+    device.read32(0); // ID
+    device.write32(0x74, 0); // HOSTILE
+    device.read64(0x10); // SOURCE
+    control.read32(0); // IDENT
+    psci::version::<Smc>()?;
+    let after = traps();
+    // Of the page: IDENT, the counters behind CONTROL_TRAPS the first time, and up to it the second time.
+    let expected = [301, 2, 1 + 2 + 3, 3, 1];
+    equal("traps", expected, core::array::from_fn(|kind| after[kind] - before[kind]))
+});

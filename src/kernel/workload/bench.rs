@@ -12,6 +12,7 @@ use crate::arch::timer::Timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
 use crate::iopf::{FaultHandler, StreamLimits};
+use crate::kernel::control_page::{ControlPage, Traps};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
 use crate::kernel::engine::{Job, Status};
 use crate::kernel::report::Report;
@@ -79,6 +80,8 @@ pub(super) struct Bench {
     pub(super) devices: &'static Devices,
     pub(super) cpu: Cpu,
     pub(super) frames: Arc<FramePool>,
+    /// The model's, if it is there.
+    pub(super) control_page: Option<ControlPage>,
     pub(super) expected: Expected,
     random: u64,
     next_asid: u16,
@@ -103,7 +106,9 @@ impl Bench {
         let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
         let zeroing: Arc<dyn Work> = frames.clone();
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
-        Ok(Self { kernel, devices, cpu, frames, expected, random: seed, next_asid: 1 })
+        let board = &kernel.board;
+        let control_page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ControlPage::new);
+        Ok(Self { kernel, devices, cpu, frames, control_page, expected, random: seed, next_asid: 1 })
     }
 
     /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
@@ -281,6 +286,30 @@ impl Bench {
         Ok(unit.engine.status())
     }
 
+    /// The traps to the model until now, if it counts them.
+    pub(super) fn traps(&self) -> Option<Traps> {
+        self.control_page.as_ref().map(ControlPage::traps)
+    }
+
+    /// The traps to the model since `before`.
+    pub(super) fn traps_since(&self, before: Option<Traps>) -> Option<Traps> {
+        Some(self.traps()?.since(before?))
+    }
+
+    /// Prints what `faults` faults in `groups` groups cost in traps, those of the engine's registers apart: they start and end the
+    /// job. It varies with batches and time, so nothing is checked.
+    pub(super) fn print_traps(&self, what: impl fmt::Display, faults: u64, groups: u64, traps: Option<Traps>) {
+        let Some(Traps { smmu_reads, smmu_writes, control, engines, other }) = traps else { return };
+        let smmu = smmu_reads.wrapping_add(smmu_writes);
+        let ratio = |count: u32, of: u64| Hundredths(100 * u64::from(count) / of.max(1));
+        log::info!(
+            "  {what}: {} traps a fault, {} a group: of {smmu} {smmu_reads} are reads and {smmu_writes} writes of the SMMU's \
+             registers; besides {engines} of the engine's, {control} of the control page, {other} others",
+            ratio(smmu, faults),
+            ratio(smmu, groups),
+        );
+    }
+
     /// Works and sleeps until `reached`.
     pub(super) fn wait(
         &mut self,
@@ -291,6 +320,15 @@ impl Bench {
         self.kernel
             .wait_until(&mut self.cpu, limit, || if reached() { Ok(()) } else { Err(()) })
             .map_err(|expired| Failure::new(format_args!("{what} did not come within {} us", expired.waited_us)))
+    }
+}
+
+/// A number of hundredths, as a decimal.
+struct Hundredths(u64);
+
+impl fmt::Display for Hundredths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
     }
 }
 

@@ -42,7 +42,9 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
             seed: bench.job_seed(),
             ..Job::new(Operation::Copy, from, to, BYTES)
         };
+        let traps_before = bench.traps();
         let status = bench.run_job(unit, &job)?;
+        let traps = bench.traps_since(traps_before);
 
         let pages = 2 * BYTES / PAGE;
         let (after, answers) = (unit.engine.counters(), served.smmu.faults().totals().statistics);
@@ -68,6 +70,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
             true,
             groups >= full && groups < pages,
         );
+        bench.print_traps(format_args!("PASID {pasid}"), requests, groups, traps);
         report.equal(format_args!("PASID {pasid}: unexpected responses"), before.unexpected, after.unexpected);
     }
     drop(spaces);

@@ -24,7 +24,9 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let records_before = served.smmu.event_records();
     let answers_before = served.smmu.faults().totals().statistics;
     let job = Job { seed: bench.job_seed(), ..Job::new(Operation::Copy, from, to, BYTES) };
+    let traps_before = bench.traps();
     let status = bench.run_job(unit, &job)?;
+    let traps = bench.traps_since(traps_before);
 
     // Each page of both regions once, and once only: one access at a time, so that none stalls behind another.
     let pages = 2 * BYTES / PAGE;
@@ -45,6 +47,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
         0,
         answers.invalid + answers.failure - answers_before.invalid - answers_before.failure,
     );
+    bench.print_traps("stalls", pages, pages, traps);
     drop(space);
     bench.end(served)
 }

@@ -17,7 +17,7 @@ use super::memory::GuestMemory;
 use super::{IMAGE, KERNEL, TREE, cpu, psci, stage2};
 use crate::model::board;
 use crate::model::device_tree::{self, Core, TreeError};
-use crate::model::machine::{Machine, Width};
+use crate::model::machine::{Machine, Trap, Width};
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
 use crate::smmuv3::PhysAddr;
@@ -73,17 +73,26 @@ pub struct Entry {
 }
 
 impl Shared {
-    /// Reads a register of the machine.
-    pub(super) fn read(&self, address: u64, width: Width) -> u64 {
-        self.access(false, |machine| machine.read(address, width))
+    /// Reads a register of the machine. No register can be accessed in parts, without a `width`: such reads give zero.
+    pub(super) fn read(&self, address: u64, width: Option<Width>) -> u64 {
+        self.access(Trap::Read(address), |machine| width.map_or(0, |width| machine.read(address, width)))
     }
 
-    /// Writes a register of the machine, and sees to it that the machine acts on it.
-    pub(super) fn write(&self, address: u64, width: Width, value: u64) {
-        self.access(true, |machine| machine.write(address, width, value));
+    /// Writes a register of the machine, and sees to it that the machine acts on it. Without a `width` nothing is written.
+    pub(super) fn write(&self, address: u64, width: Option<Width>, value: u64) {
+        self.access(Trap::Write(address), |machine| {
+            if let Some(width) = width {
+                machine.write(address, width, value);
+            }
+        });
         if let Some(clock) = self.clock.and_then(|index| self.cores.get(index)) {
             self.pulse.wake(clock.mpidr);
         }
+    }
+
+    /// Counts a trap that is no access.
+    pub(super) fn count_other_trap(&self) {
+        MACHINE.lock().count_trap(Trap::Other);
     }
 
     /// One tick of the machine; whether there is more to do at once.
@@ -96,13 +105,14 @@ impl Shared {
         self.waiting.load(Relaxed) > 0
     }
 
-    fn access<R>(&self, write: bool, access: impl FnOnce(&mut Machine) -> R) -> R {
+    fn access<R>(&self, trap: Trap, access: impl FnOnce(&mut Machine) -> R) -> R {
         self.waiting.fetch_add(1, Relaxed);
         let mut machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
+        machine.count_trap(trap);
         let result = access(&mut machine);
         judge(&machine);
-        let steps = self.pulse.accessed(write).max(u32::from(self.clock.is_none()));
+        let steps = self.pulse.accessed(matches!(trap, Trap::Write(_))).max(u32::from(self.clock.is_none()));
         for _ in 0..steps {
             if !self.tick(&mut machine) {
                 break;

@@ -20,7 +20,11 @@ pub extern "C" fn trap(registers: &mut Registers) {
     let shared = shared();
     let syndrome = ESR_EL2.extract();
     let iss = syndrome.read(ESR_EL2::ISS);
-    match syndrome.read_as_enum(ESR_EL2::EC) {
+    let class = syndrome.read_as_enum(ESR_EL2::EC);
+    if class != Some(ESR_EL2::EC::Value::DataAbortLowerEL) {
+        shared.count_other_trap();
+    }
+    match class {
         Some(ESR_EL2::EC::Value::DataAbortLowerEL) => emulate(shared, iss, registers),
         Some(ESR_EL2::EC::Value::SMC64) => psci::serve(shared, registers),
         // WFI is trapped with one core only. It may return at any time.
@@ -46,14 +50,12 @@ fn emulate(shared: &Shared, iss: u64, registers: &mut Registers) {
     let width = match access.bytes {
         4 => Some(Width::Word),
         8 => Some(Width::Double),
-        // No register can be accessed in parts: such reads give zero, such writes do nothing.
         _ => None,
     };
-    match (width, access.write) {
-        (Some(width), true) => shared.write(address, width, access.stored(registers)),
-        (Some(width), false) => access.load(registers, shared.read(address, width)),
-        (None, true) => {}
-        (None, false) => access.load(registers, 0),
+    if access.write {
+        shared.write(address, width, access.stored(registers));
+    } else {
+        access.load(registers, shared.read(address, width));
     }
 }
 
