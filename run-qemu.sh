@@ -25,6 +25,7 @@ Options:
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
   --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small,
                     big, qemu-7.2 or qemu-10 (full)
+  --no-its          the machine has no ITS: messages of the modelled SMMU reach memory only
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
@@ -45,7 +46,7 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 engines= smmu=both profile= strict=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines= smmu=both profile= strict=true its=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
@@ -66,6 +67,7 @@ while [[ ${1:-} == -* ]]; do
     --seed) is_between "$2" 0 999999999 || die "--seed takes 0 to 999999999, not '$2'"; seed=$2; shift ;;
     --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
     --qemu) qemu=$2; shift ;;
+    --no-its) its=false ;;
     --lenient) strict=false ;;
     --deterministic) deterministic=true ;;
     --help | -h) usage; exit 0 ;;
@@ -151,6 +153,7 @@ compose() {
     arguments+=${profile:+,arg=profile=$profile}${engines:+,arg=engines=$engines}
     ! $strict || [[ $smmu == qemu ]] || arguments+=,arg=strict
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
+    $its || machine+=,its=off
     local -a images=(-kernel "$elf")
     if [[ $smmu != qemu ]]; then
         machine+=,virtualization=on

@@ -10,6 +10,7 @@ pub mod device_memory;
 pub mod device_tree;
 #[cfg(target_os = "none")]
 pub mod edu;
+pub mod its;
 pub mod pci;
 #[cfg(target_os = "none")]
 pub mod smmu_registers;

@@ -6,7 +6,7 @@ use core::slice::from_ref;
 use smmu_iopf::model::device_tree::{splice, survey};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::platform::board::{
-    Board, Interrupt, Mpidr, PcieSpace, PcieWindow, Phandle, PsciMethod, StreamMap, Trigger,
+    Board, Interrupt, Its, Messages, Mpidr, PcieSpace, PcieWindow, Phandle, PsciMethod, StreamMap, Trigger,
 };
 use smmu_iopf::platform::device_tree::BoardError;
 use smmu_iopf::smmuv3::StreamId;
@@ -56,6 +56,7 @@ fn qemus_tree_gives_the_board() {
     assert_eq!(board.psci, PsciMethod::Smc);
     assert_eq!(board.gic.distributor, 0x0800_0000..0x0801_0000);
     assert_eq!(*board.gic.redistributors, *from_ref(&(0x080a_0000..0x0900_0000)));
+    assert_eq!(board.gic.its, Some(Its { phandle: Phandle(0x8006), window: 0x0808_0000..0x080a_0000 }));
     assert_eq!(board.control, None);
     assert_eq!(board.timer, Interrupt { intid: 27, trigger: Trigger::Level });
     assert_eq!(board.uart, 0x0900_0000..0x0900_1000);
@@ -68,6 +69,7 @@ fn qemus_tree_gives_the_board() {
     assert_eq!(smmu.pri_queue, Some(edge(107)));
     assert_eq!(smmu.command_sync, Some(edge(108)));
     assert_eq!(smmu.global_error, edge(109));
+    assert_eq!(smmu.messages, None);
     assert!(smmu.coherent);
 }
 
@@ -102,6 +104,7 @@ fn the_models_nodes_are_found_and_its_share_is_gone() {
     assert_eq!(smmu.pri_queue, Some(edge(233)));
     assert_eq!(smmu.command_sync, Some(edge(234)));
     assert_eq!(smmu.global_error, edge(235));
+    assert_eq!(smmu.messages, Some(Messages { its: Phandle(0x8006), device: 0 }));
 
     let engines: Vec<_> =
         board.engines.iter().map(|engine| (engine.window.start, engine.stream, engine.interrupt)).collect();

@@ -95,6 +95,7 @@ fn help_names_every_option() {
         "--engines",
         "--smmu",
         "--profile",
+        "--no-its",
         "--lenient",
         "--deterministic",
         "--seed",
@@ -177,6 +178,8 @@ fn options_reach_qemu() {
     assert!(is_argument(&output, "8"), "{}", stdout(&output));
     assert!(is_argument(&output, "shift=4,sleep=off"), "{}", stdout(&output));
     assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
+    let output = place.launch(&["--no-its", &place.image()]);
+    assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3,its=off"), "{}", stdout(&output));
 }
 
 #[test]

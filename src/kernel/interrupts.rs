@@ -16,6 +16,10 @@ use crate::sync::{CoreId, Masked};
 /// INTIDs below this can have a handler.
 const INTIDS: usize = 320;
 
+/// The first LPI, and how many can have a handler.
+const FIRST_LPI: u32 = 8192;
+const LPIS: usize = 16;
+
 /// The software-generated interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sgi {
@@ -34,6 +38,7 @@ pub type Handler = Box<dyn Fn(&Masked) + Send + Sync>;
 pub struct Interrupts {
     gic: IrqLock<GicV3<'static>>,
     handlers: [Once<Handler>; INTIDS],
+    lpi_handlers: [Once<Handler>; LPIS],
 }
 
 /// Why an interrupt could not be connected.
@@ -55,7 +60,19 @@ impl Interrupts {
     pub fn new(mut gic: GicV3<'static>) -> Self {
         gic.setup(CoreId::FIRST.index());
         GicCpuInterface::set_priority_mask(0xff);
-        Self { gic: IrqLock::new(gic), handlers: [const { Once::new() }; INTIDS] }
+        Self {
+            gic: IrqLock::new(gic),
+            handlers: [const { Once::new() }; INTIDS],
+            lpi_handlers: [const { Once::new() }; LPIS],
+        }
+    }
+
+    /// The place for the handler of `intid`.
+    fn slot(&self, intid: u32) -> Option<&Once<Handler>> {
+        match intid.checked_sub(FIRST_LPI) {
+            Some(index) => self.lpi_handlers.get(index as usize),
+            None => self.handlers.get(intid as usize),
+        }
     }
 
     /// Turns on the interface of core `core`, which runs this, and the interrupts that all cores have.
@@ -79,13 +96,14 @@ impl Interrupts {
         })
     }
 
-    /// Gives the software-generated interrupt `sgi`, or a core's private interrupt, its handler.
+    /// Gives an interrupt that needs nothing else here its handler: one that is sent by software or private to each core, or an
+    /// LPI, which the [ITS](crate::platform::its) turns on.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if it has one.
     pub fn connect_private(&self, intid: u32, handler: Handler) -> Result<(), ConnectError> {
-        let slot = self.handlers.get(intid as usize).ok_or(ConnectError::OutOfRange(intid))?;
+        let slot = self.slot(intid).ok_or(ConnectError::OutOfRange(intid))?;
         if slot.is_completed() {
             return Err(ConnectError::Taken(intid));
         }
@@ -120,7 +138,7 @@ impl Interrupts {
     /// that the core is quiescent in between however many there are.
     pub(super) fn handle(&self, masked: &Masked) {
         if let Some(id) = GicCpuInterface::get_and_acknowledge_interrupt(InterruptGroup::Group1) {
-            match self.handlers.get(u32::from(id) as usize).and_then(Once::get) {
+            match self.slot(u32::from(id)).and_then(Once::get) {
                 Some(handler) => handler(masked),
                 None => fatal::unexpected_interrupt(u32::from(id)),
             }

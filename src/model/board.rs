@@ -42,6 +42,13 @@ pub const LAST_SPI: u32 = 223;
 pub const ENGINE_SPI_LOW: u32 = 152;
 const _: () = assert!(ENGINE_SPI_LOW + MAX_ENGINES as u32 - (LAST_SPI - ENGINE_SPI + 1) <= SMMU_SPI);
 
+/// The DeviceID of the SMMU's messages at the ITS: QEMU takes the stores of CPUs for those of device 0.
+pub const MESSAGE_DEVICE: u32 = 0;
+/// From the start of an ITS's registers to GITS_TRANSLATER, where messages go.
+pub const ITS_TRANSLATER: u64 = 0x1_0040;
+/// The size of an ITS's registers, those of control and those of translation.
+pub const ITS_SIZE: u64 = 0x2_0000;
+
 /// The compatible string of an engine's device-tree node.
 pub const ENGINE_COMPATIBLE: &str = "smmu-iopf,dma-engine";
 

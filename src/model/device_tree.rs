@@ -110,6 +110,14 @@ pub struct Core {
     phandle: Option<u32>,
 }
 
+/// An interrupt translation service (ITS), which makes interrupts of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Its {
+    /// Where its registers are.
+    pub base: u64,
+    phandle: u32,
+}
+
 /// What a tree says about the machine, as far as the model needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
@@ -121,6 +129,8 @@ pub struct Machine {
     pub distributor: u64,
     /// Where the registers of its redistributors are, in one piece.
     pub redistributors: u64,
+    /// The GIC's ITS, if it has one.
+    pub its: Option<Its>,
     /// A phandle that no node has.
     phandle: u32,
 }
@@ -134,7 +144,7 @@ pub struct Machine {
 /// where the [board] has the model.
 pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
     let mut machine = Machine::default();
-    let (mut interrupt_parent, mut in_cpus) = (None, false);
+    let (mut interrupt_parent, mut in_cpus, mut in_gic) = (None, false, false);
     let mut walk = Blocks::parse(tree)?.walk();
     while let Some((_, token)) = walk.next()? {
         match (walk.depth(), token) {
@@ -148,7 +158,7 @@ pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
                 interrupt_parent = cell(&walk, "interrupt-parent")?;
             }
             (2, Token::Begin(name)) => {
-                in_cpus = name == "cpus";
+                (in_cpus, in_gic) = (name == "cpus", is_compatible(&walk, b"arm,gic-v3")?);
                 if is_memory(name) {
                     add_memory(&mut machine, &walk)?;
                 } else {
@@ -159,6 +169,9 @@ pub fn survey(tree: &[u8]) -> Result<Machine, TreeError> {
                 let core = Core { mpidr: mpidr(&walk)?, phandle: cell(&walk, "phandle")? };
                 let full = TreeError::TooMany { what: "cores", limit: MAX_CORES };
                 machine.cores.push(core).map_err(|_| full)?;
+            }
+            (3, Token::Begin(_)) if in_gic && is_compatible(&walk, b"arm,gic-v3-its")? => {
+                machine.its = machine.its.or(its(&walk)?);
             }
             (_, Token::Property("phandle", value)) => {
                 machine.phandle = machine.phandle.max(word(value, 0).unwrap_or(0));
@@ -211,7 +224,7 @@ pub fn splice(
                 write_memory(&mut writer, name, value, &hidden)?;
                 continue;
             }
-            (0, Token::End) => write_model(&mut writer, machine.phandle, profile, engines)?,
+            (0, Token::End) => write_model(&mut writer, machine, profile, engines)?,
             _ => {}
         }
         writer.bytes(&blocks.structure[place])?;
@@ -254,8 +267,7 @@ fn add_device(machine: &mut Machine, walk: &Walk<'_>, interrupt_parent: Option<u
             return Err(TreeError::Overlap(start));
         }
     }
-    let compatible = walk.property_of_node("compatible")?.unwrap_or_default();
-    if compatible.split(|byte| *byte == 0).any(|name| name == b"arm,gic-v3") {
+    if is_compatible(walk, b"arm,gic-v3")? {
         if cell(walk, "#interrupt-cells")? != Some(3) {
             return Err(TreeError::Property { node: "the GIC", property: "#interrupt-cells" });
         }
@@ -269,7 +281,21 @@ fn add_device(machine: &mut Machine, walk: &Walk<'_>, interrupt_parent: Option<u
     Ok(())
 }
 
-/// The address and size pairs of a `reg` below the root.
+/// Whether the node that `walk` is in is of the kind `name`.
+fn is_compatible(walk: &Walk<'_>, name: &[u8]) -> Result<bool, TreeError> {
+    let compatible = walk.property_of_node("compatible")?.unwrap_or_default();
+    Ok(compatible.split(|byte| *byte == 0).any(|other| other == name))
+}
+
+/// The ITS whose node `walk` is in, if messages can be sent to it by a DeviceID.
+fn its(walk: &Walk<'_>) -> Result<Option<Its>, TreeError> {
+    let registers = pairs(walk.property_of_node("reg")?).and_then(|mut pairs| pairs.next());
+    let base = registers.filter(|(_, size)| *size >= board::ITS_SIZE).map(|(base, _)| base);
+    let phandle = cell(walk, "phandle")?.filter(|_| matches!(cell(walk, "#msi-cells"), Ok(Some(1))));
+    Ok(base.zip(phandle).map(|(base, phandle)| Its { base, phandle }))
+}
+
+/// The address and size pairs of a `reg` with 64 bits of each.
 fn pairs(reg: Option<&[u8]>) -> Option<impl Iterator<Item = (u64, u64)> + Clone> {
     let (pairs, rest) = reg?.as_chunks::<16>();
     let split = |pair: &[u8; 16]| ((u128::from_be_bytes(*pair) >> 64) as u64, u128::from_be_bytes(*pair) as u64);
@@ -312,8 +338,14 @@ fn write_memory(writer: &mut Writer<'_, '_>, name: u32, reg: &[u8], hidden: &Ran
     Ok(())
 }
 
-/// Writes the nodes of the SMMU, whose phandle is `phandle`, of the control page, and of the `engines` engines.
-fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile, engines: usize) -> Result<(), TreeError> {
+/// Writes the nodes of the SMMU, of the control page, and of the `engines` engines.
+fn write_model(
+    writer: &mut Writer<'_, '_>,
+    machine: &Machine,
+    profile: Profile,
+    engines: usize,
+) -> Result<(), TreeError> {
+    let phandle = machine.phandle;
     let interrupt = |wire| [GIC_SPI, board::spi(wire), EDGE_RISING];
     let reg = |base: u64, size: u64| [base, size].map(|word| [(word >> 32) as u32, word as u32]);
 
@@ -325,6 +357,9 @@ fn write_model(writer: &mut Writer<'_, '_>, phandle: u32, profile: Profile, engi
     writer.property(Name::InterruptNames, b"eventq\0priq\0cmdq-sync\0gerror\0")?;
     writer.property(Name::DmaCoherent, b"")?;
     writer.cells(Name::IommuCells, &[1])?;
+    if let Some(its) = machine.its {
+        writer.cells(Name::MsiParent, &[its.phandle, board::MESSAGE_DEVICE])?;
+    }
     writer.cells(Name::Phandle, &[phandle])?;
     writer.end()?;
 

@@ -63,6 +63,7 @@ impl Board {
         });
         core::iter::once(("GIC distributor", &self.gic.distributor))
             .chain(self.gic.redistributors.iter().map(|window| ("GIC redistributors", window)))
+            .chain(self.gic.its.iter().map(|its| ("ITS", &its.window)))
             .chain(core::iter::once(("UART", &self.uart)))
             .chain(pcie)
             .chain(self.smmus.iter().map(|smmu| ("SMMU", &smmu.window)))
@@ -84,7 +85,7 @@ pub enum PsciMethod {
     Smc,
 }
 
-/// What an `iommus` or an `iommu-map` refers to an SMMU by.
+/// What a node refers to another one by: an `iommus` or an `iommu-map` to an SMMU, an `msi-parent` to an ITS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phandle(pub u32);
 
@@ -113,6 +114,26 @@ pub struct Gic {
     pub distributor: Range<u64>,
     /// The redistributors', two or four 64 KiB frames for each core.
     pub redistributors: Vec<Range<u64>, MAX_REDISTRIBUTORS>,
+    /// What makes interrupts of messages.
+    pub its: Option<Its>,
+}
+
+/// An interrupt translation service of the GIC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Its {
+    /// Its name among the devices that send messages.
+    pub phandle: Phandle,
+    /// Its registers: 64 KiB of control, 64 KiB of translation.
+    pub window: Range<u64>,
+}
+
+/// Who makes interrupts of a device's messages, and as whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Messages {
+    /// The ITS.
+    pub its: Phandle,
+    /// The DeviceID there.
+    pub device: u32,
 }
 
 /// A PCIe host bridge with memory-mapped configuration space.
@@ -190,6 +211,8 @@ pub struct Smmu {
     pub command_sync: Option<Interrupt>,
     /// A global error became active.
     pub global_error: Interrupt,
+    /// Where its messages may go instead.
+    pub messages: Option<Messages>,
     /// Whether its accesses to tables and queues are coherent with the caches.
     pub coherent: bool,
 }

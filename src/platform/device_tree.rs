@@ -13,7 +13,8 @@ use heapless::{String, Vec};
 
 use self::node::Node;
 use super::board::{
-    Board, Engine, Gic, Interrupt, Mpidr, Pcie, PcieSpace, PcieWindow, Phandle, PsciMethod, Smmu, StreamMap, Trigger,
+    Board, Engine, Gic, Interrupt, Its, Messages, Mpidr, Pcie, PcieSpace, PcieWindow, Phandle, PsciMethod, Smmu,
+    StreamMap, Trigger,
 };
 use crate::smmuv3::{StreamId, registers};
 use crate::sync::cpu::MAX_CORES;
@@ -222,7 +223,15 @@ fn gic(node: Node<'_>) -> Result<Gic, BoardError> {
     {
         return Err(node.unusable("reg"));
     }
-    Ok(Gic { distributor, redistributors })
+    let its = node.compatible("arm,gic-v3-its").next().map(its).transpose()?;
+    Ok(Gic { distributor, redistributors, its })
+}
+
+fn its(node: Node<'_>) -> Result<Its, BoardError> {
+    if node.cell("#msi-cells")? != 1 {
+        return Err(node.unusable("#msi-cells"));
+    }
+    Ok(Its { phandle: Phandle(node.cell("phandle")?), window: node.window(0x2_0000)? })
 }
 
 fn size_of_window(window: &Range<u64>) -> u64 {
@@ -296,6 +305,12 @@ fn smmu(node: Node<'_>) -> Result<Smmu, BoardError> {
         pri_queue: wire("priq")?,
         command_sync: wire("cmdq-sync")?,
         global_error: needed(wire("gerror")?)?,
+        messages: if node.has("msi-parent") {
+            let [its, device] = node.only("msi-parent")?;
+            Some(Messages { its: Phandle(its), device })
+        } else {
+            None
+        },
         coherent: node.has("dma-coherent"),
     })
 }

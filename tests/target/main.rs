@@ -29,6 +29,8 @@ mod interrupts;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod messages;
+#[cfg(target_os = "none")]
 mod model;
 #[cfg(target_os = "none")]
 mod registers;

@@ -32,21 +32,21 @@ const SYNC_INTERRUPT: [u64; 2] = [0x1046, 0];
 /// How many CMD_SYNCs interrupted since the queue was enabled.
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
-fn model(kernel: &Kernel) -> Result<&Smmu, Failure> {
+pub(crate) fn model(kernel: &Kernel) -> Result<&Smmu, Failure> {
     let smmu = kernel.board.smmus.iter().find(|smmu| smmu.window.start == MODEL);
     smmu.ok_or(Failure::NotHere("modelled SMMU"))
 }
 
 /// The model's command queue.
-struct Commands {
-    registers: SmmuRegisters,
+pub(crate) struct Commands {
+    pub(crate) registers: SmmuRegisters,
     queue: DmaRegion,
     sent: u32,
 }
 
 impl Commands {
     /// Enables the queue.
-    fn new(kernel: &Kernel) -> Result<Self, Failure> {
+    pub(crate) fn new(kernel: &Kernel) -> Result<Self, Failure> {
         let smmu = model(kernel)?;
         let registers =
             SmmuRegisters::new(kernel.board.registers(&smmu.window).ok_or("its registers are not mapped")?)?;
@@ -78,7 +78,7 @@ impl Commands {
     }
 
     /// Puts a command into the queue.
-    fn add(&mut self, command: [u64; 2]) {
+    pub(crate) fn add(&mut self, command: [u64; 2]) {
         let slot = 2 * (self.sent as usize % (1 << QUEUE_BITS));
         self.queue.words[slot].store(command[0], Relaxed);
         self.queue.words[slot + 1].store(command[1], Relaxed);
@@ -86,8 +86,13 @@ impl Commands {
     }
 
     /// Hands what is in the queue to the SMMU.
-    fn publish(&self) {
-        self.registers.write32(Register::CmdqProd, self.sent % (2 << QUEUE_BITS));
+    pub(crate) fn publish(&self) {
+        self.registers.write32(Register::CmdqProd, self.sent());
+    }
+
+    /// Behind the last command, as CMDQ_PROD has it.
+    pub(crate) fn sent(&self) -> u32 {
+        self.sent % (2 << QUEUE_BITS)
     }
 }
 

@@ -57,6 +57,7 @@ fn survey_reads_cores_memory_and_the_gic() {
     assert_eq!(*machine.memory, *core::slice::from_ref(&(0x4000_0000..0x8000_0000)));
     assert_eq!(machine.distributor, 0x0800_0000);
     assert_eq!(machine.redistributors, 0x080a_0000);
+    assert_eq!(machine.its, Some(Its { base: 0x0808_0000, phandle: 0x8006 }));
     assert_eq!(machine.phandle, 0x8009);
 }
 
@@ -72,6 +73,7 @@ fn smmu_node_is_what_an_smmu_v3_driver_binds_to() {
     assert_eq!(smmu("dma-coherent").unwrap(), b"");
     assert_eq!(smmu("#iommu-cells").unwrap(), be(&[1]));
     assert_eq!(smmu("phandle").unwrap(), be(&[0x8009]));
+    assert_eq!(smmu("msi-parent").unwrap(), be(&[0x8006, 0]));
 }
 
 #[test]

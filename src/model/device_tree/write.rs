@@ -15,13 +15,14 @@ pub(super) enum Name {
     Interrupts,
     IommuCells,
     Iommus,
+    MsiParent,
     PasidNumBits,
     Phandle,
     Reg,
 }
 
 /// The names by [`Name`], as they follow the source's strings.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "compatible",
     "dma-can-stall",
     "dma-coherent",
@@ -29,6 +30,7 @@ const NAMES: [&str; 10] = [
     "interrupts",
     "#iommu-cells",
     "iommus",
+    "msi-parent",
     "pasid-num-bits",
     "phandle",
     "reg",

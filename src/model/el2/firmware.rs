@@ -14,6 +14,7 @@ use super::clock::{self, Pulse};
 use super::console::{condemn, die, say};
 use super::gic::{self, Distributor, GicError};
 use super::memory::GuestMemory;
+use super::stage2::GIB;
 use super::{IMAGE, KERNEL, TREE, cpu, psci, stage2};
 use crate::model::board;
 use crate::model::device_tree::{self, Core, TreeError};
@@ -227,10 +228,13 @@ fn boot() -> Result<Entry, Refusal> {
     let length = device_tree::splice(room, &found, IMAGE, clock_core, profile, engines, &mut *new_tree)?;
     room[..length].copy_from_slice(&new_tree[..length]);
 
+    // What lies above is not mapped as device memory.
+    let its = found.its.filter(|its| its.base < GIB - board::ITS_SIZE);
     let visible = found.memory.iter().flat_map(|range| device_tree::without(range, &IMAGE));
     // SAFETY: the device tree names these as memory, boot/el2.S maps what memory the board may have, and all of this
-    // image's objects are in IMAGE. `room` is not used any more.
-    let memory = unsafe { GuestMemory::new(visible) };
+    // image's objects are in IMAGE. `room` is not used any more. The tree has an ITS at `its`, in the first GiB, which is mapped
+    // as device memory.
+    let memory = unsafe { GuestMemory::new(visible, its.map(|its| its.base + board::ITS_TRANSLATER)) };
     if !memory.read64(PhysAddr(KERNEL)).is_ok_and(|word| word != 0) {
         return Err(Refusal::NoKernel);
     }

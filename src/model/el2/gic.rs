@@ -170,7 +170,7 @@ unsafe fn read(address: u64) -> u32 {
 /// # Safety
 ///
 /// `address` is that of a register in mapped device memory, and writing `value` to it does no harm.
-unsafe fn write(address: u64, value: u32) {
+pub(super) unsafe fn write(address: u64, value: u32) {
     // SAFETY: by the caller.
     unsafe { (address as *mut u32).write_volatile(value) };
 }

@@ -7,17 +7,21 @@ use core::sync::atomic::{
     fence,
 };
 
+use aarch64_cpu::asm::barrier;
 use heapless::Vec;
 
+use super::gic;
 use crate::model::memory::{Abort, Memory};
 use crate::smmuv3::PhysAddr;
 
-/// The memory that the device tree names, less what is hidden from EL1.
+/// The memory that the device tree names, less what is hidden from EL1, and for messages GITS_TRANSLATER of the ITS.
 ///
 /// EL1 may access it at the same time, so every access here is atomic.
 #[derive(Debug)]
 pub(super) struct GuestMemory {
     ranges: Vec<Range<u64>, 16>,
+    /// Where GITS_TRANSLATER is.
+    doorbell: Option<u64>,
 }
 
 /// Memory as single bytes, words and single bytes.
@@ -27,9 +31,9 @@ impl GuestMemory {
     /// # Safety
     ///
     /// Everything in `ranges` is memory that is mapped where it is, writable, and that no Rust object of this image
-    /// lies in.
-    pub(super) unsafe fn new(ranges: impl Iterator<Item = Range<u64>>) -> Self {
-        Self { ranges: ranges.collect() }
+    /// lies in. At `doorbell` is GITS_TRANSLATER of an ITS, mapped as device memory.
+    pub(super) unsafe fn new(ranges: impl Iterator<Item = Range<u64>>, doorbell: Option<u64>) -> Self {
+        Self { ranges: ranges.collect(), doorbell }
     }
 
     /// Checks that `bytes` bytes from `address` on are memory.
@@ -71,6 +75,13 @@ impl Memory for GuestMemory {
     }
 
     fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
+        if self.doorbell == Some(address.0) {
+            // What the machine wrote is there before the interrupt.
+            barrier::dsb(barrier::ISHST);
+            // SAFETY: by `new`, GITS_TRANSLATER is there; writing it makes at most an interrupt pending, for EL1.
+            unsafe { gic::write(address.0, value) };
+            return Ok(());
+        }
         let place = self.check(address, 4)?;
         if !place.is_multiple_of(4) {
             return Err(Abort);

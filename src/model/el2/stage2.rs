@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::IMAGE;
 use crate::model::board;
 
-const GIB: u64 = 1 << 30;
+pub(super) const GIB: u64 = 1 << 30;
 const MIB2: u64 = 2 << 20;
 
 /// A block: access flag, inner shareable, read and write, Normal write-back memory, which stage 1 may only weaken.
