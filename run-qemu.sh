@@ -25,7 +25,7 @@ Options:
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
   --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small,
                     big, qemu-7.2 or qemu-10 (full)
-  --no-its          the machine has no ITS: messages of the modelled SMMU reach memory only
+  --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
@@ -75,6 +75,9 @@ while [[ ${1:-} == -* ]]; do
     esac
     shift
 done
+
+$its || [[ $smmu != qemu ]] || die "--no-its is about the modelled SMMU, which --smmu qemu leaves out"
+$its || smmu=model
 
 # The main job's arguments. The hash over records and answers is kept only where it can be the same again.
 main_job=("seed=$seed" "smmu=$smmu")
@@ -153,15 +156,18 @@ compose() {
     arguments+=${profile:+,arg=profile=$profile}${engines:+,arg=engines=$engines}
     ! $strict || [[ $smmu == qemu ]] || arguments+=,arg=strict
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
-    $its || machine+=,its=off
-    local -a images=(-kernel "$elf")
+    local -a images=(-kernel "$elf") devices=(-device edu,dma_mask=0xffffffffffffffff)
+    if ! $its; then
+        machine+=,its=off
+        devices=()
+    fi
     if [[ $smmu != qemu ]]; then
         machine+=,virtualization=on
         images=(-kernel "$(image smmu-model)" -device "loader,file=${elf//,/,,}")
     fi
     command=("$qemu" -machine "$machine" -cpu neoverse-n1 -smp "$smp" -m 1G "${images[@]}"
         -nic none -display none -monitor none -serial stdio -no-reboot
-        -device edu,dma_mask=0xffffffffffffffff -semihosting-config "enable=on,target=native,$arguments")
+        "${devices[@]}" -semihosting-config "enable=on,target=native,$arguments")
     ! $deterministic || command+=(-icount shift=4,sleep=off)
 }
 

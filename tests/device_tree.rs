@@ -124,6 +124,13 @@ fn the_models_nodes_are_found_and_its_share_is_gone() {
 }
 
 #[test]
+fn a_board_without_an_its_has_nobody_to_take_messages() {
+    let board = Board::parse(&spliced(&with(FOUR_CORES, b"arm,gic-v3-its\0", b"arm,gic-v3-ixx\0"))).unwrap();
+    assert_eq!(board.gic.its, None);
+    assert!(board.smmus.iter().all(|smmu| smmu.messages.is_none()));
+}
+
+#[test]
 fn the_only_core_stays() {
     assert_eq!(Board::parse(&spliced(ONE_CORE)).unwrap().cores, [Mpidr(0)]);
 }

@@ -78,6 +78,7 @@ fn unknown_options_values_and_commands_are_named() {
         (&["--profile"], "--profile"),
         (&["--timeout", "0"], "'0'"),
         (&["--seed", "-1"], "'-1'"),
+        (&["--smmu", "qemu", "--no-its"], "--no-its"),
         (&["frobnicate"], "'frobnicate'"),
     ] {
         let output = place.launch(arguments);
@@ -178,8 +179,16 @@ fn options_reach_qemu() {
     assert!(is_argument(&output, "8"), "{}", stdout(&output));
     assert!(is_argument(&output, "shift=4,sleep=off"), "{}", stdout(&output));
     assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
-    let output = place.launch(&["--no-its", &place.image()]);
-    assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3,its=off"), "{}", stdout(&output));
+    assert!(is_argument(&output, "edu,dma_mask=0xffffffffffffffff"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_machine_without_an_its_has_the_modelled_smmu_only() {
+    let place = Place::new("its");
+    let output = launch_with_model(&place, &["--smmu", "both", "--no-its", &place.image()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(is_argument(&output, "virt,gic-version=3,its=off,virtualization=on"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("edu"), "{}", stdout(&output));
 }
 
 #[test]

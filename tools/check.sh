@@ -39,6 +39,8 @@ check main-job-model-alone ./run-qemu.sh --smmu model
 for profile in terminate-only forced-stall no-pri no-ats linear-only small big qemu-7.2 qemu-10; do
     check "main-job-$profile" ./run-qemu.sh --profile "$profile"
 done
+check no-its ./run-qemu.sh --no-its test messages
+check main-job-no-its ./run-qemu.sh --no-its
 check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh

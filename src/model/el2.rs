@@ -8,7 +8,8 @@
 //! - An access to the model's registers finds no translation at stage 2 and traps. It is decoded from its syndrome, done
 //!   on the [machine](super::machine) under its lock, and the core goes on behind it.
 //! - An interrupt of the machine is raised by making an SPI pending at the distributor (GICD_ISPENDR). No interrupt is
-//!   taken at EL2.
+//!   taken at EL2. A message is stored in memory, or to the doorbell of the board's ITS, GITS_TRANSLATER: to QEMU it is one of
+//!   DeviceID 0, as the tree tells EL1.
 //! - SMC traps, for PSCI: every core must enter EL1 through EL2's set-up.
 //! - The machine's clock: the last core stays here and does nothing but step the machine, which also goes a step or two
 //!   at each write to a register. With a single core there is no such core: the machine goes at each access to its

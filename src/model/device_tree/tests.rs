@@ -77,6 +77,20 @@ fn smmu_node_is_what_an_smmu_v3_driver_binds_to() {
 }
 
 #[test]
+fn where_there_is_no_its_the_smmu_has_nobody_to_send_messages_to() {
+    // Of an unknown kind, or without a DeviceID with its messages.
+    for (name, other) in [(&b"arm,gic-v3-its\0"[..], &b"arm,gic-v3-ixx\0"[..]), (b"#msi-cells\0", b"#msi-xxxxx\0")] {
+        let mut bytes = FOUR_CORES.to_vec();
+        let places: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(name)).collect();
+        let [at] = places[..] else { panic!("{places:x?}") };
+        bytes[at..at + other.len()].copy_from_slice(other);
+        assert_eq!(survey(&bytes).unwrap().its, None);
+        let bytes = spliced(&bytes, HIDDEN).unwrap();
+        assert_eq!(property(&Fdt::new(&bytes).unwrap(), "/iommu@b000000", "msi-parent"), None);
+    }
+}
+
+#[test]
 fn engine_nodes_name_their_stream_and_how_they_fault() {
     let bytes = spliced(FOUR_CORES, HIDDEN).unwrap();
     let tree = Fdt::new(&bytes).unwrap();
