@@ -4,6 +4,8 @@
 //! for, which the model is then given to see whether it does the same as QEMU with the original; or in something that no other
 //! structure leads to, which is then compared with what QEMU must have done.
 
+use alloc::vec::Vec;
+
 use super::bench::{Bench, Outcome};
 use super::case::{Built, Case, Setting, arena};
 use super::same;
@@ -36,6 +38,8 @@ const S2: u64 = 1 << 39;
 const RNW: u64 = 1 << 35;
 const TTRNW: u64 = 1 << 44;
 const IPA: u64 = 0x000f_ffff_ffff_f000;
+/// The address in a descriptor.
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const VALID: u64 = 1;
 /// An address bit that puts whatever is in the arena where there is nothing.
 const ABSENT: u64 = 1 << 31;
@@ -114,12 +118,6 @@ pub(super) const ALL: &[Deviation] = &[
     record("fetch-address", |qemu, _| {
         if matches!(id(qemu), 0x03 | 0x09) && qemu[3] == 0 {
             qemu.swap(2, 3);
-        }
-    }),
-    taken("always-privileged", |_, built, model, _| {
-        // AP[1] and APTable[0].
-        if only(model, 0x13, false).is_some() || is_nothing(model) && !records_stage1(built) {
-            stage1(built).for_each(|word| *word = (*word | 1 << 6) & !(1 << 61));
         }
     }),
     taken("access-flag", |_, built, _, stage2| {
@@ -222,14 +220,16 @@ pub(super) const ALL: &[Deviation] = &[
             }
         }
     }),
-    taken("output-address-size", |case, built, model, stage2| {
+    taken("output-address-size", |_, built, model, stage2| {
         let size = output_bits(built.words[0].1 >> 32 & 7);
-        let is_leaf = case.get(Setting::LeafHigh) != 0 && reserved_block(built).is_none();
+        let beyond = only(model, 0x11, false).is_some() || is_nothing(model) && !records_stage1(built);
+        let start = built.walk1.start;
+        let is_leaf = |(level, word): &(u8, &mut u64)| *level == 3 || **word & 3 != 3;
         if !stage2
-            && is_leaf
-            && (only(model, 0x11, false).is_some() || is_nothing(model))
-            && let Some((_, word)) = built.words[built.stage1.clone()].last_mut()
-            && (*word & IPA) >> size != 0
+            && beyond
+            && reserved_block(built).is_none()
+            && let Some((_, word)) = (start..).zip(stage1(built)).find(is_leaf)
+            && (*word & ADDRESS) >> size != 0
         {
             *word = absent(*word);
         }
@@ -241,7 +241,7 @@ pub(super) const ALL: &[Deviation] = &[
         let of_table = (only(model, 0x11, false).is_some() || unrecorded(records_stage1(built))) && !case.has_stage2();
         if of_table {
             let mut beyond = false;
-            for (_, word) in stage1_tables(built).filter(|(_, word)| (*word & IPA) >> ips != 0) {
+            for (_, word) in stage1_tables(built).filter(|(_, word)| (*word & ADDRESS) >> ips != 0) {
                 *word = absent(*word);
                 beyond = true;
             }
@@ -251,11 +251,17 @@ pub(super) const ALL: &[Deviation] = &[
         let more = built.words[0].0 - arena::CD + arena::STAGE2_MORE;
         let size = only(model, 0x11, true).is_some() || only(model, 0x11, false).is_some() || is_nothing(model);
         for (_, word) in built.words[first..].iter_mut().filter(|_| size && case.has_stage2()) {
-            let address = *word & IPA;
+            let address = *word & ADDRESS;
             if *word & 3 == 3 && address >> s2ps != 0 && address & 0xffff_ffff >= more {
                 *word = absent(*word);
                 built.beyond = case.get(Setting::S2TableHigh);
             }
+        }
+    }),
+    taken("always-privileged", |_, built, model, _| {
+        // AP[1] and APTable[0].
+        if only(model, 0x13, false).is_some() || is_nothing(model) && !records_stage1(built) {
+            stage1(built).for_each(|word| *word = (*word | 1 << 6) & !(1 << 61));
         }
     }),
     taken("reserved-blocks", |case, built, model, _| {
@@ -319,7 +325,7 @@ pub(super) const ALL: &[Deviation] = &[
     outcome("table-address-size", |case, built, qemu, model, _| {
         // Into stage 2 with it, which says the same of it.
         let ips = output_bits(built.words[0].1 >> 32 & 7);
-        let mut tables = built.words[built.stage1.clone()].iter().map(|(_, word)| word & IPA);
+        let mut tables = built.words[built.stage1.clone()].iter().map(|(_, word)| word & ADDRESS);
         let [record] = &qemu.records[..] else { return false };
         let asked =
             id(record) == 0x11 && class(record) == 1 && tables.any(|table| table >> ips != 0 && table == record[3]);
@@ -375,6 +381,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 /// The block at a level that has none which a walk of stage 1 comes to, and its level.
 fn reserved_block(built: &Built) -> Option<(u8, u64)> {
+    // EPD0 or EPD1: it comes to nothing.
+    let disabled = if built.address >> 55 & 1 != 0 { 30 } else { 14 };
+    if built.words[0].1 >> disabled & 1 != 0 {
+        return None;
+    }
     for (level, (_, word)) in (built.walk1.start..3).zip(&built.words[built.stage1.clone()]) {
         match word & 3 {
             1 if !built.walk1.has_block(level) => return Some((level, *word)),
@@ -416,28 +427,32 @@ pub(super) fn judge(
     let stage2 = bench.has_stage2();
     let mut seen = 0;
     let (mut altered, mut taken) = (built.clone(), model.clone());
+    // What a structure is taken for need not make the difference, so any of the model's outcomes on the way may be QEMU's.
+    let mut outcomes = Vec::from([(model.clone(), 0)]);
     for (index, deviation) in ALL.iter().enumerate() {
         if let Kind::Taken(take) = deviation.kind {
             let before = altered.clone();
             take(case, &mut altered, &taken, stage2);
             if before != altered {
-                let outcome = bench.run_model(&altered)?;
-                if outcome != taken {
-                    seen |= 1 << index;
+                taken = bench.run_model(&altered)?;
+                let mut outcome = taken.clone();
+                for record in &mut outcome.records {
+                    // It tells the address of the access, whatever that was altered to, and where the table was to be.
+                    if record[2] == altered.address {
+                        record[2] = built.address;
+                    }
+                    if altered.beyond != 0 && record[3] & ABSENT != 0 {
+                        record[3] = record[3] & !ABSENT | altered.beyond;
+                    }
                 }
-                taken = outcome;
+                if outcomes.last().is_none_or(|(last, _)| *last != outcome) {
+                    seen |= 1 << index;
+                    outcomes.push((outcome, seen));
+                }
             }
         }
     }
-    // A record tells the address of the access, whatever it was altered to.
-    taken.records.iter_mut().filter(|record| record[2] == altered.address).for_each(|record| record[2] = built.address);
-    for record in taken.records.iter_mut().filter(|record| class(record) == 1 || id(record) == 0x0b) {
-        if altered.beyond != 0 && record[3] & ABSENT != 0 {
-            record[3] = record[3] & !ABSENT | altered.beyond;
-        }
-    }
-    // With either of the model's outcomes: what a structure is taken for need not make the difference.
-    for (model, mut seen) in [(model, 0), (&taken, seen)] {
+    for (model, mut seen) in outcomes {
         let mut repaired = qemu.clone();
         for (index, deviation) in ALL.iter().enumerate() {
             if let Kind::Record(repair) = deviation.kind {
