@@ -166,7 +166,7 @@ pub(super) mod arena {
     pub(in super::super) const SLOT: u64 = 1 << 16;
     pub(in super::super) const CD: u64 = SLOTS;
     pub(super) const STAGE1: u64 = SLOTS + SLOT;
-    pub(super) const STAGE2_MORE: u64 = STAGE1 + 4 * SLOT;
+    pub(in super::super) const STAGE2_MORE: u64 = STAGE1 + 4 * SLOT;
 }
 
 /// A case.
@@ -194,7 +194,7 @@ impl Case {
     pub(super) fn random(random: &mut Random, stage2: bool) -> Self {
         let mut case = Self(core::array::from_fn(|index| random.one_of(Setting::ALL[index].usual())));
         // QEMU 7.2 hides addresses of more than 48 bits from its SMMU.
-        if !stage2 && random.below(16) != 0 {
+        if !stage2 {
             case.set(Setting::Half, 0);
         }
         let configs: &[u64] = if stage2 { &[4, 5, 5, 5, 6, 6, 7, 7, 7, 7] } else { &[5] };
@@ -207,7 +207,8 @@ impl Case {
             let value = random.one_of(setting.unusual());
             // QEMU 10.0 and later would end itself.
             let kills = stage2 && matches!(setting, Setting::Ips | Setting::S2Ps) && value > 5;
-            if !kills {
+            let unreachable = !stage2 && setting == Setting::Outside && (value > 1 || case.get(Setting::TSz) == 16);
+            if !kills && !unreachable {
                 case.set(setting, value);
             }
         }
@@ -270,8 +271,16 @@ impl Case {
 
         let ste = self.ste(intermediate(arena + arena::CD), arena + arena::STAGE2);
         let walk2 = Walk::new(get(S::S2Granule), get(S::S2T0Sz).max(1), get(S::S2Start) == 0);
-        let mut built =
-            Built { ste, words: Vec::new(), stage1: 8..8, walk1: walk, walk2, address, read: get(S::Read) != 0 };
+        let mut built = Built {
+            ste,
+            words: Vec::new(),
+            stage1: 8..8,
+            walk1: walk,
+            walk2,
+            address,
+            read: get(S::Read) != 0,
+            beyond: 0,
+        };
         let target = leaf.map_or(page, |(_, page)| page);
         let cd = self.cd(intermediate(arena + arena::STAGE1));
         built.words.extend(cd.iter().zip(0..).map(|(word, index)| (arena + arena::CD + 8 * index, *word)));
@@ -550,4 +559,6 @@ pub(super) struct Built {
     pub(super) address: u64,
     /// It is read, not written.
     pub(super) read: bool,
+    /// What an address in a table that is beyond everything lost when it was altered.
+    pub(super) beyond: u64,
 }

@@ -4,6 +4,8 @@
 //! for, which the model is then given to see whether it does the same as QEMU with the original; or in something that no other
 //! structure leads to, which is then compared with what QEMU must have done.
 
+use alloc::vec::Vec;
+
 use super::bench::{Bench, Outcome};
 use super::case::{Built, Case, Setting, arena};
 use super::same;
@@ -36,7 +38,11 @@ const S2: u64 = 1 << 39;
 const RNW: u64 = 1 << 35;
 const TTRNW: u64 = 1 << 44;
 const IPA: u64 = 0x000f_ffff_ffff_f000;
+/// The address in a descriptor.
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const VALID: u64 = 1;
+/// An address bit that puts whatever is in the arena where there is nothing.
+const ABSENT: u64 = 1 << 31;
 
 /// The event number.
 fn id(record: &[u64; 4]) -> u64 {
@@ -114,10 +120,6 @@ pub(super) const ALL: &[Deviation] = &[
             qemu.swap(2, 3);
         }
     }),
-    taken("always-privileged", |_, built, _, _| {
-        // AP[1] and APTable[0].
-        stage1(built).for_each(|word| *word = (*word | 1 << 6) & !(1 << 61));
-    }),
     taken("access-flag", |_, built, _, stage2| {
         if !stage2 {
             stage1(built).for_each(|word| *word |= 1 << 10);
@@ -183,8 +185,8 @@ pub(super) const ALL: &[Deviation] = &[
         }
         let last = built.walk1.start + built.stage1.len() as u8;
         let mut read_only = false;
-        for (_, word) in &mut built.words[built.stage1.clone()] {
-            read_only |= *word & 3 == 3 && *word >> 62 & 1 != 0;
+        for (level, (_, word)) in (built.walk1.start..).zip(&mut built.words[built.stage1.clone()]) {
+            read_only |= level < 3 && *word & 3 == 3 && *word >> 62 & 1 != 0;
             if read_only {
                 *word &= !(0xffff << 32);
             }
@@ -200,9 +202,67 @@ pub(super) const ALL: &[Deviation] = &[
         let table = built.walk1.start + (built.stage1.len() as u8) < 4 && last & 3 == 3 && last >> 62 & 1 != 0;
         table && only(model, 0x10, false).is_some() && only(qemu, 0x13, false).is_some()
     }),
-    outcome("s2-permissions-first", |case, _, qemu, model, _| {
-        let both = case.get(Setting::S2LeafHigh) != 0 && case.get(Setting::S2Ap) != 3;
-        both && only(model, 0x11, true).is_some() && only(qemu, 0x13, true).is_some()
+    taken("address-size-last", |case, built, model, stage2| {
+        // Of a leaf that is too large, with faults of its own.
+        let leaf = |word: u64| word & 0x0000_ffff_0000_0000;
+        if only(model, 0x11, true).is_some() && (case.get(Setting::S2Ap) != 3 || case.get(Setting::S2Af) == 0) {
+            let (high, own) = (case.get(Setting::S2LeafHigh), case.get(Setting::S2TableHigh));
+            let first = built.stage1.end;
+            for (_, word) in built.words[first..].iter_mut().filter(|_| own == 0) {
+                *word &= !leaf(high);
+            }
+        }
+        let leaf_faults = case.get(Setting::LeafAp) & 2 != 0 || case.get(Setting::LeafAf) == 0;
+        if stage2 && only(model, 0x11, false).is_some() && leaf_faults && case.get(Setting::TableHigh) == 0 {
+            let high = leaf(case.get(Setting::LeafHigh));
+            if let Some((_, word)) = built.words[built.stage1.clone()].last_mut() {
+                *word &= !high;
+            }
+        }
+    }),
+    taken("output-address-size", |_, built, model, stage2| {
+        let size = output_bits(built.words[0].1 >> 32 & 7);
+        let beyond = only(model, 0x11, false).is_some() || is_nothing(model) && !records_stage1(built);
+        let start = built.walk1.start;
+        let is_leaf = |(level, word): &(u8, &mut u64)| *level == 3 || **word & 3 != 3;
+        if !stage2
+            && beyond
+            && reserved_block(built).is_none()
+            && let Some((_, word)) = (start..).zip(stage1(built)).find(is_leaf)
+            && (*word & ADDRESS) >> size != 0
+        {
+            *word = absent(*word);
+        }
+    }),
+    taken("table-address-size", |case, built, model, _| {
+        let unrecorded = |recorded: bool| is_nothing(model) && !recorded;
+        let first = built.stage1.end;
+        let (ips, s2ps) = (output_bits(built.words[0].1 >> 32 & 7), output_bits(built.ste[2] >> 48 & 7));
+        let of_table = (only(model, 0x11, false).is_some() || unrecorded(records_stage1(built))) && !case.has_stage2();
+        if of_table {
+            let mut beyond = false;
+            for (_, word) in stage1_tables(built).filter(|(_, word)| (*word & ADDRESS) >> ips != 0) {
+                *word = absent(*word);
+                beyond = true;
+            }
+            built.beyond = if beyond { case.get(Setting::TableHigh) } else { 0 };
+        }
+        // Of what is in memory, only tables of stage 2 lie behind those of stage 1.
+        let more = built.words[0].0 - arena::CD + arena::STAGE2_MORE;
+        let size = only(model, 0x11, true).is_some() || only(model, 0x11, false).is_some() || is_nothing(model);
+        for (_, word) in built.words[first..].iter_mut().filter(|_| size && case.has_stage2()) {
+            let address = *word & ADDRESS;
+            if *word & 3 == 3 && address >> s2ps != 0 && address & 0xffff_ffff >= more {
+                *word = absent(*word);
+                built.beyond = case.get(Setting::S2TableHigh);
+            }
+        }
+    }),
+    taken("always-privileged", |_, built, model, _| {
+        // AP[1] and APTable[0].
+        if only(model, 0x13, false).is_some() || is_nothing(model) && !records_stage1(built) {
+            stage1(built).for_each(|word| *word = (*word | 1 << 6) & !(1 << 61));
+        }
     }),
     taken("reserved-blocks", |case, built, model, _| {
         let unrecorded = is_nothing(model) && built.words[0].1 >> 45 & 1 == 0;
@@ -219,6 +279,21 @@ pub(super) const ALL: &[Deviation] = &[
         let reserved = case.has_stage2() && leaf < 3 && !built.walk2.has_block(leaf);
         if reserved && (only(model, 0x10, true).is_some() || is_nothing(model)) {
             built.ste[0] &= !4;
+        }
+    }),
+    taken("ttb0-before-cd", |case, built, model, _| {
+        // A look at the first table for nothing: with what is behind TTB0 gone, there is no other way for it to succeed.
+        let later = only(model, 0x0a, false).is_some()
+            || only(model, 0x10, false).is_some()
+            || is_nothing(model) && !records_stage1(built);
+        let faults = case.get(Setting::TtbHigh) != 0 || case.get(Setting::Victim) == 2;
+        if case.get(Setting::Config) == 7 && faults && later {
+            let first = &mut built.words[0].1;
+            let granule = [2, 3, 1, 2][(*first >> 6 & 3) as usize];
+            *first = *first & !(0xff << 16) | (*first & 0x3f) << 16 | granule << 22;
+            *first &= !(1 << 14 | 1 << 30);
+            built.address &= 0xfff;
+            stage1(built).for_each(|word| *word = 0);
         }
     }),
     outcome("reserved-blocks", |_, built, qemu, model, _| {
@@ -245,21 +320,17 @@ pub(super) const ALL: &[Deviation] = &[
         let coded = built.ste[2] >> 38 & 3;
         let level = if case.get(Setting::S2Granule) == 0 { 2_u64.wrapping_sub(coded) } else { 3 - coded };
         let resolves_nothing = level < 4 && 64 - case.get(Setting::S2T0Sz) <= built.walk2.shift(level as u8).into();
-        let faults = only(qemu, 0x10, true).is_some() || is_nothing(qemu) && built.ste[2] >> 58 & 1 == 0;
-        resolves_nothing && only(model, 0x04, false).is_some() && faults
+        resolves_nothing && only(model, 0x04, false).is_some() && qemu.landed.is_none()
     }),
-    outcome("table-address-size", |case, _, qemu, model, _| {
-        let high = case.get(Setting::TableHigh) | case.get(Setting::S2TableHigh);
-        let [record] = &qemu.records[..] else { return false };
-        let fetched = id(record) == 0x0b && record[3] & high != 0;
-        fetched && (is_nothing(model) || model.records.len() == 1 && id(&model.records[0]) == 0x11)
-    }),
-    outcome("table-address-size", |case, _, qemu, model, _| {
-        // Into stage 2 with it.
+    outcome("table-address-size", |case, built, qemu, model, _| {
+        // Into stage 2 with it, which says the same of it.
+        let ips = output_bits(built.words[0].1 >> 32 & 7);
+        let mut tables = built.words[built.stage1.clone()].iter().map(|(_, word)| word & ADDRESS);
         let [record] = &qemu.records[..] else { return false };
         let asked =
-            matches!(id(record), 0x10 | 0x11) && class(record) == 1 && record[3] & case.get(Setting::TableHigh) != 0;
-        asked && case.has_stage2() && only(model, 0x11, false).is_some()
+            id(record) == 0x11 && class(record) == 1 && tables.any(|table| table >> ips != 0 && table == record[3]);
+        let same_access = |model: &[u64; 4]| model[2] == record[2] && (model[1] ^ record[1]) & (RNW | 3 << 33) == 0;
+        asked && case.has_stage2() && only(model, 0x11, false).is_some_and(same_access)
     }),
     outcome("s2-of-table", |_, built, qemu, model, _| {
         // CD.R in place of S2R.
@@ -272,11 +343,8 @@ pub(super) const ALL: &[Deviation] = &[
         cd && !stage2 && is_nothing(model) && of_table(qemu, false)
             || !cd && stage2 && is_nothing(qemu) && of_table(model, true)
     }),
-    outcome("output-address-size", |case, built, qemu, model, stage2| {
-        let leaf = case.get(Setting::LeafHigh) != 0 || reserved_block(built).is_some();
-        // A read-only one is a fault of a write then.
-        let read_only = case.get(Setting::LeafAp) & 2 != 0 && only(qemu, 0x13, false).is_some();
-        !stage2 && leaf && (is_nothing(qemu) || read_only) && only(model, 0x11, false).is_some()
+    outcome("output-address-size", |_, built, qemu, model, stage2| {
+        !stage2 && reserved_block(built).is_some() && is_nothing(qemu) && only(model, 0x11, false).is_some()
     }),
     outcome("context-address-size", |case, built, qemu, model, _| {
         let context = built.ste[0] & 0x00ff_ffff_ffff_ffc0;
@@ -288,27 +356,19 @@ pub(super) const ALL: &[Deviation] = &[
         let [(_, cd), ..] = built.words[..] else { return false };
         let truncated = |record: &[u64; 4]| record[1] >> 40 & 3 == 1 && record[3] >> output_bits(cd >> 32 & 7) != 0;
         let first = built.stage1.len() == 1 && case.get(Setting::Victim) == 2 && case.has_stage2();
-        first && only(model, 0x0b, false).is_some_and(truncated) && qemu.landed.is_some()
-    }),
-    outcome("ttb0-before-cd", |case, built, qemu, model, _| {
-        let faults = case.get(Setting::TtbHigh) != 0 || case.get(Setting::Victim) == 2;
-        let unrecorded = case.get(Setting::Config) == 7 && built.ste[2] >> 58 & 1 == 0 && faults;
-        if is_nothing(qemu) && unrecorded && only(model, 0x0a, false).is_some() {
-            return true;
-        }
-        let [record] = &qemu.records[..] else { return false };
-        let ttb0 = is_fault(record) && record[1] & S2 != 0 && class(record) == 1 && record[3] == built.words[1].1 & IPA;
-        ttb0 && only(model, 0x0a, false).is_some()
+        let (at, leaf) = (built.words[0].0 - arena::CD, built.words[built.stage1.clone()].last());
+        let inside = (1 << built.walk1.shift(built.walk1.start)) - 1;
+        let lands = leaf.map(|(_, leaf)| (leaf & 0xffff_f000 & !inside | built.address & 0xffff_ffff & inside) - at);
+        first && only(model, 0x0b, false).is_some_and(truncated) && qemu.landed.is_some() && qemu.landed == lands
     }),
     outcome("bypass-address-size", |case, built, qemu, model, _| {
-        let config = case.get(Setting::Config);
         // Of config 7, the address that the SMMU itself puts into stage 2.
-        let address = if config == 7 { built.ste[0] & 0x00ff_ffff_ffff_ffc0 } else { built.address };
-        let silent = matches!(config, 4 | 6 | 7) && address >> 44 != 0 && is_nothing(qemu);
-        silent && (only(model, 0x11, false).is_some() || only(model, 0x04, false).is_some())
-    }),
-    outcome("upper-half-unreachable", |_, built, qemu, _, stage2| {
-        !stage2 && built.address >> 48 != 0 && is_nothing(qemu)
+        let (beyond, is_said) = match case.get(Setting::Config) {
+            4 | 6 => (built.address, only(model, 0x11, false).is_some_and(|record| record[2] == built.address)),
+            7 => (built.ste[0] & 0x00ff_ffff_ffff_ffc0, only(model, 0x04, false).is_some()),
+            _ => return false,
+        };
+        beyond >> 44 != 0 && is_said && is_nothing(qemu)
     }),
 ];
 
@@ -321,6 +381,11 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 /// The block at a level that has none which a walk of stage 1 comes to, and its level.
 fn reserved_block(built: &Built) -> Option<(u8, u64)> {
+    // EPD0 or EPD1: it comes to nothing.
+    let disabled = if built.address >> 55 & 1 != 0 { 30 } else { 14 };
+    if built.words[0].1 >> disabled & 1 != 0 {
+        return None;
+    }
     for (level, (_, word)) in (built.walk1.start..3).zip(&built.words[built.stage1.clone()]) {
         match word & 3 {
             1 if !built.walk1.has_block(level) => return Some((level, *word)),
@@ -329,6 +394,22 @@ fn reserved_block(built: &Built) -> Option<(u8, u64)> {
         }
     }
     None
+}
+
+/// Whether faults of stage 1 are recorded: CD.R.
+fn records_stage1(built: &Built) -> bool {
+    built.words[0].1 >> 45 & 1 != 0
+}
+
+/// `word` with an address of 32 bits at which there is nothing.
+fn absent(word: u64) -> u64 {
+    word & !(0xffff << 32) | ABSENT
+}
+
+/// The descriptors of stage 1 that are tables.
+fn stage1_tables(built: &mut Built) -> impl Iterator<Item = &mut (u64, u64)> {
+    let tables = built.stage1.len().min(usize::from(3_u8.saturating_sub(built.walk1.start)));
+    built.words[built.stage1.clone()][..tables].iter_mut().filter(|(_, word)| word & 3 == 3)
 }
 
 /// The stage 1 descriptors.
@@ -346,23 +427,32 @@ pub(super) fn judge(
     let stage2 = bench.has_stage2();
     let mut seen = 0;
     let (mut altered, mut taken) = (built.clone(), model.clone());
+    // What a structure is taken for need not make the difference, so any of the model's outcomes on the way may be QEMU's.
+    let mut outcomes = Vec::from([(model.clone(), 0)]);
     for (index, deviation) in ALL.iter().enumerate() {
         if let Kind::Taken(take) = deviation.kind {
             let before = altered.clone();
             take(case, &mut altered, &taken, stage2);
             if before != altered {
-                let outcome = bench.run_model(&altered)?;
-                if outcome != taken {
-                    seen |= 1 << index;
+                taken = bench.run_model(&altered)?;
+                let mut outcome = taken.clone();
+                for record in &mut outcome.records {
+                    // It tells the address of the access, whatever that was altered to, and where the table was to be.
+                    if record[2] == altered.address {
+                        record[2] = built.address;
+                    }
+                    if altered.beyond != 0 && record[3] & ABSENT != 0 {
+                        record[3] = record[3] & !ABSENT | altered.beyond;
+                    }
                 }
-                taken = outcome;
+                if outcomes.last().is_none_or(|(last, _)| *last != outcome) {
+                    seen |= 1 << index;
+                    outcomes.push((outcome, seen));
+                }
             }
         }
     }
-    // A record tells the address of the access, whatever it was altered to.
-    taken.records.iter_mut().filter(|record| record[2] == altered.address).for_each(|record| record[2] = built.address);
-    // With either of the model's outcomes: what a structure is taken for need not make the difference.
-    for (model, mut seen) in [(model, 0), (&taken, seen)] {
+    for (model, mut seen) in outcomes {
         let mut repaired = qemu.clone();
         for (index, deviation) in ALL.iter().enumerate() {
             if let Kind::Record(repair) = deviation.kind {
