@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use smmu_iopf::driver::{Context, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
+use smmu_iopf::driver::{Context, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake, Walked};
 use smmu_iopf::iopf::StreamLimits;
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::{

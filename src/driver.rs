@@ -7,6 +7,7 @@
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`] | global errors (7.5) |
+//! | [`Smmu::forget`] | takes the tables of an address space from the SMMU, so that their memory can be used again |
 //! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
 //!
 //! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
@@ -26,6 +27,7 @@ mod hardware;
 mod hooks;
 mod invalidation;
 mod page_request_queue;
+mod reclaim;
 mod record_queue;
 pub mod registers;
 mod ring;
@@ -38,13 +40,15 @@ mod trace;
 
 use embedded_hal::delay::DelayNs;
 
+pub use command_queue::Synced;
 pub use error::{DriverError, Timeout, Unsupported};
 pub use global_error::GlobalErrors;
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;
+pub use reclaim::{Forgotten, Remembered, Walked};
 pub use record_queue::{Drained, RecordCounts};
 pub use smmu::{Hooks, Options, Smmu};
-pub use stream::{Context, FaultMode, StreamConfig};
+pub use stream::{Context, FaultMode, NO_TABLES, StreamConfig};
 
 /// The most records that one drain takes out of a queue, so that a masked section stays short.
 pub const BATCH: usize = 64;

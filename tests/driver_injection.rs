@@ -176,10 +176,18 @@ impl Kernel {
     }
 
     fn invalidate(&mut self) {
-        self.again("invalidate", |bench| bench.smmu.invalidate_asid(&mut bench.cpu, Asid(1)));
+        let grace = self.bench.grace();
+        self.again("invalidate", |bench| bench.smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(1)).map(drop));
         let pages = Pages { first: BASE, count: 3 };
-        self.again("invalidate", |bench| bench.smmu.invalidate_pages(&mut bench.cpu, Asid(2), pages));
-        self.again("invalidate", |bench| bench.smmu.invalidate_atc(&mut bench.cpu, stream(2), None, Some(pages)));
+        let mut synced = None;
+        self.again("invalidate", |bench| {
+            synced = Some(bench.smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(2), pages)?);
+            Ok(())
+        });
+        let synced = synced.unwrap();
+        self.again("invalidate", |bench| {
+            bench.smmu.invalidate_atc(&mut bench.cpu, &synced, stream(2), None, Some(pages)).map(drop)
+        });
     }
 
     /// Takes everything away, and checks that nothing is left.
@@ -399,7 +407,8 @@ fn paused_commands_are_waited_for_and_time_out_when_they_stay_paused() {
     kernel.attach();
     assert!(kernel.outcome.errors.is_empty(), "{:?}", kernel.outcome);
     host.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
-    let held = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, Asid(1));
+    let grace = kernel.bench.grace();
+    let held = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
     assert!(matches!(held, Err(DriverError::Timeout(timeout)) if timeout.register == Register::CmdqCons), "{held:?}");
     // Answers wait in the queue meanwhile, and a teardown that fails is taken up again.
     kernel.fault();

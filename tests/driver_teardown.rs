@@ -386,11 +386,13 @@ fn invalidations_complete_and_a_substream_can_be_taken_away() {
     bench.finish([2]);
     assert_eq!(bench.state(2), status::DONE);
     bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, None).unwrap();
-    bench.smmu.invalidate_asid(&mut bench.cpu, Asid(3)).unwrap();
+    let grace = bench.grace();
+    let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
+    smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
     let pages = Pages { first: BASE, count: 3 };
-    bench.smmu.invalidate_pages(&mut bench.cpu, Asid(3), pages).unwrap();
-    bench.smmu.invalidate_pages(&mut bench.cpu, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
-    bench.smmu.invalidate_atc(&mut bench.cpu, stream(2), Some(substream), Some(pages)).unwrap();
+    smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
+    let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
+    smmu.invalidate_atc(cpu, &synced, stream(2), Some(substream), Some(pages)).unwrap();
     bench.fill(2, BASE, 8, 1, Some(3));
     bench.finish([2]);
     assert_eq!(bench.state(2), status::ABORTED);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use driver_bench::{Bench, plain, stream};
 use fault_bench::{Clock, LIMITS, STREAM, STREAM_LIMITS, cpu, page, stall};
-use smmu_iopf::driver::{Context, FaultMode, StreamConfig};
+use smmu_iopf::driver::{Context, FaultMode, StreamConfig, Walked};
 use smmu_iopf::iopf::{
     Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, NotSent, OpenRequest, PageResponder, Report, Verdict,
 };

@@ -33,6 +33,8 @@ lib           publisher_unread            driver::ring::loom_tests::concurrent_b
 lib           publisher_relaxed           driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           consumed_unread             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed
 lib           observe_relaxed             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed
+lib           sync_before_grace           driver::reclaim::loom_tests::nothing_is_mapped_again_behind_the_invalidation
+lib           reclaim_before_sync         driver::reclaim::loom_tests::an_access_under_way_ends_before_the_page_is_used_again
 lib           prod_read_once              driver::record_queue::loom_tests::a_record_that_comes_while_the_queue_is_drained_is_not_slept_over
 "
 

@@ -40,6 +40,19 @@ pub(super) type Answers = heapless::Vec<Answer, BATCH>;
 /// Tag of an answer in the trace.
 const TRACE_ANSWER: u8 = b'A';
 
+/// Proof that a CMD_SYNC completed, and with it the commands before it: the hardware has forgotten what they invalidate,
+/// and no access that used it is under way (4.7.3).
+#[derive(Debug)]
+pub struct Synced(());
+
+#[cfg(any(test, loom))]
+impl Synced {
+    /// What a test has instead of an SMMU, and a mistake under test instead of a proof.
+    pub(crate) fn forged() -> Self {
+        Self(())
+    }
+}
+
 /// Counts of what went through the command queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandCounts {
@@ -169,7 +182,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// [`DriverError::Timeout`] naming `CMDQ_CONS` when the SYNC was not consumed in time,
     /// [`DriverError::IllegalCommand`] when the SMMU refused one of these commands,
     /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed.
-    pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<(), DriverError> {
+    pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
         let errors = self.errors.load(Ordering::Acquire);
         let own = self.submit(cpu, commands)?;
         let end = self.submit(cpu, &[Command::Sync(SyncCompletion::None)])?.end;
@@ -184,10 +197,11 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             waited_us,
         })?;
         if self.errors.load(Ordering::Acquire) == errors {
-            return Ok(());
+            return Ok(Synced(()));
         }
         let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
-        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, invalidates.then_some(end)))
+        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, invalidates.then_some(end)))?;
+        Ok(Synced(()))
     }
 
     /// Sends `answers` in this order, with one PROD write if they fit the queue at once, and takes out what was sent. Answers
@@ -444,7 +458,7 @@ mod tests {
     fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
         let bench = bench(1, |_, _, _| {});
         let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
-        assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]), Err(timeout.into()));
+        assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(timeout.into()));
         // Two slots are taken; one more is free when the SMMU has consumed the first, two when it has consumed both.
         for count in [1, 2] {
             let full = Timeout { expected: count as u32, ..timeout };
@@ -456,13 +470,13 @@ mod tests {
     fn an_illegal_command_is_replaced_by_a_sync_and_reported_to_who_sent_it() {
         let bench = bench(3, stop_once(1));
         let mut cpu = fake::cpu();
-        let result = bench.queue.execute(&mut cpu, &[cfgi()]);
+        let result = bench.queue.execute(&mut cpu, &[cfgi()]).map(drop);
         assert_eq!(result, Err(DriverError::IllegalCommand { words: CFGI_STE_0X10_LEAF }));
         assert_eq!(bench.queue.read(0), SYNC);
         let failure = cpu.masked(|masked| bench.queue.last_failure(masked));
         let words = CFGI_STE_0X10_LEAF;
         assert_eq!(failure, Some(CommandFailure { error: CommandError::Illegal, words, position: 0 }));
-        assert_eq!(bench.queue.execute(&mut cpu, &[cfgi()]), Ok(()), "others are not blamed");
+        assert_eq!(bench.queue.execute(&mut cpu, &[cfgi()]).map(drop), Ok(()), "others are not blamed");
     }
 
     #[test]
@@ -505,7 +519,7 @@ mod tests {
             (&[cfgi()], Ok(())),
         ] {
             let bench = bench(3, stop_once(3));
-            assert_eq!(bench.queue.execute(&mut fake::cpu(), commands), result);
+            assert_eq!(bench.queue.execute(&mut fake::cpu(), commands).map(drop), result);
             let last = bench.queue.read(commands.len() as u64 - 1);
             assert_eq!(last, if result.is_err() { words } else { CFGI_STE_0X10_LEAF }, "nothing is replaced");
         }

@@ -3,6 +3,8 @@
 use core::sync::atomic::Ordering;
 
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::reclaim::Forgotten;
+use super::stream::Stream;
 use super::structure::{self, Structure};
 use crate::smmuv3::{PhysAddr, SubstreamId};
 
@@ -38,8 +40,10 @@ impl ContextTable {
         structure::at(self.region.words, substream.get() as usize)
     }
 
-    /// Makes every descriptor invalid. Only while the SMMU cannot reach the table.
-    pub(super) fn clear(&self) {
-        self.region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    /// The table of a stream that is no more, with every descriptor invalid again.
+    pub(super) fn reclaim(stream: Forgotten<Stream>) -> Self {
+        let table = stream.into_inner().contexts;
+        table.region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        table
     }
 }

@@ -60,7 +60,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let mut members = Vec::with_capacity(streams.len());
         let mut enabled = Vec::with_capacity(streams.len());
         for &stream in streams {
-            let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
+            let attached = control.streams.get(&stream).filter(|attached| attached.complete);
+            let attached = attached.ok_or(DriverError::NotAttached(stream))?;
             if control.lives.iter().any(|life| life.has(stream)) {
                 return Err(DriverError::FaultsEnabled(stream));
             }

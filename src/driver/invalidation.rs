@@ -1,11 +1,13 @@
 //! Making the SMMU and devices forget translations (4.4, 4.5.1).
 
+use super::command_queue::Synced;
 use super::error::DriverError;
 use super::registers::Registers;
 use super::{BATCH, Delay, Smmu};
 use crate::smmuv3::command::{Command, TlbiRange};
 use crate::smmuv3::{Asid, StreamId, SubstreamId, Vmid};
 use crate::sync::Cpu;
+use crate::sync::grace::Grace;
 
 const PAGE_SHIFT: u32 = 12;
 /// CMD_ATC_INV.Size for everything (4.5.1).
@@ -35,23 +37,40 @@ impl Pages {
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Makes the SMMU forget every translation of an address space. When it returns, no access under way uses one.
     ///
+    /// `_grace` is a grace period since cores could last write to the tables: one that still could, might have the SMMU
+    /// translate by what it writes afterwards.
+    ///
+    /// ```compile_fail,E0061
+    /// # use smmu_iopf::driver::{Delay, DriverError, Smmu, Synced, registers::Registers};
+    /// # use smmu_iopf::{smmuv3::Asid, sync::Cpu};
+    /// fn wrong<R: Registers, D: Delay>(smmu: &Smmu<R, D>, cpu: &mut Cpu) -> Result<Synced, DriverError> {
+    ///     smmu.invalidate_asid(cpu, Asid(1))
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
-    pub fn invalidate_asid(&self, cpu: &mut Cpu, asid: Asid) -> Result<(), DriverError> {
+    pub fn invalidate_asid(&self, cpu: &mut Cpu, _grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
         self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: VMID, asid }])
     }
 
     /// Makes the SMMU forget the translations of some pages of an address space, table descriptors included. When it
-    /// returns, no access under way uses one.
+    /// returns, no access under way uses one. `grace` is as `_grace` of [`Smmu::invalidate_asid`].
     ///
     /// # Errors
     ///
     /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
-    pub fn invalidate_pages(&self, cpu: &mut Cpu, asid: Asid, pages: Pages) -> Result<(), DriverError> {
+    pub fn invalidate_pages(
+        &self,
+        cpu: &mut Cpu,
+        grace: &Grace,
+        asid: Asid,
+        pages: Pages,
+    ) -> Result<Synced, DriverError> {
         // Past a batch, one command for all beats one for each page.
         if pages.count > BATCH as u64 {
-            return self.invalidate_asid(cpu, asid);
+            return self.invalidate_asid(cpu, grace, asid);
         }
         let commands: heapless::Vec<Command, BATCH> = (0..pages.count)
             .map(|page| pages.first.wrapping_add(page << PAGE_SHIFT))
@@ -60,8 +79,23 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.execute(cpu, &commands)
     }
 
-    /// Makes a device forget translations that it got by ATS; `None` means all of them. To be called after the SMMU has
-    /// forgotten them (4.5.1). When it returns, no access under way uses one.
+    /// Makes a device forget translations that it got by ATS, with this SubstreamID or without one; no `pages` means all
+    /// of them. When it returns, no access under way uses one.
+    ///
+    /// `_forgotten` is that the SMMU has forgotten them: else it would give them to the device again (4.5.1).
+    ///
+    /// ```compile_fail,E0308
+    /// # use smmu_iopf::driver::{Delay, DriverError, Smmu, Synced, registers::Registers};
+    /// # use smmu_iopf::{smmuv3::StreamId, sync::{Cpu, grace::Grace}};
+    /// fn wrong<R: Registers, D: Delay>(
+    ///     smmu: &Smmu<R, D>,
+    ///     cpu: &mut Cpu,
+    ///     grace: &Grace,
+    ///     stream: StreamId,
+    /// ) -> Result<Synced, DriverError> {
+    ///     smmu.invalidate_atc(cpu, grace, stream, None, None)
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -71,10 +105,22 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn invalidate_atc(
         &self,
         cpu: &mut Cpu,
+        _forgotten: &Synced,
         stream: StreamId,
         substream: Option<SubstreamId>,
         pages: Option<Pages>,
-    ) -> Result<(), DriverError> {
+    ) -> Result<Synced, DriverError> {
+        self.invalidate_device(cpu, stream, substream, pages)
+    }
+
+    /// The same for a device that has ATS off, and so gets nothing again.
+    pub(super) fn invalidate_device(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        substream: Option<SubstreamId>,
+        pages: Option<Pages>,
+    ) -> Result<Synced, DriverError> {
         if !self.features.ats {
             return Err(DriverError::NotSupported { stream, what: "ATS" });
         }

@@ -1,9 +1,13 @@
 //! Streams: attaching them to address spaces, and detaching them.
 
+use alloc::collections::BTreeSet;
 use core::sync::atomic::Ordering;
 
+use super::command_queue::Synced;
 use super::context_table::ContextTable;
 use super::error::DriverError;
+use super::hardware::Hardware;
+use super::reclaim::{self, Remembered};
 use super::registers::Registers;
 use super::smmu::Control;
 use super::structure::{self, CD_V, STE_V, Structure, WORDS};
@@ -14,9 +18,10 @@ use crate::smmuv3::features::StallModel;
 use crate::smmuv3::ste::{AtsMode, ContextTableFormat, DefaultSubstream, Stage1, Ste, StreamWorld};
 use crate::smmuv3::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, StreamId, SubstreamId, TableAttributes, ste};
 use crate::sync::Cpu;
+use crate::sync::grace::Grace;
 
-/// Substream 0, whose descriptor also serves transactions without a substream.
-const FIRST: SubstreamId = SubstreamId::from_low_bits(0);
+/// Substream 0, whose descriptor serves transactions without a substream.
+pub(super) const FIRST: SubstreamId = SubstreamId::from_low_bits(0);
 
 /// An address space as a context descriptor describes it: stage 1 tables with the 4 KiB granule, in the lower half of
 /// the addresses (5.4).
@@ -24,7 +29,7 @@ const FIRST: SubstreamId = SubstreamId::from_low_bits(0);
 pub struct Context {
     /// The top-level translation table.
     pub table: PhysAddr,
-    /// The tag of the address space's translations.
+    /// The tag of the address space's translations, not [`NO_TABLES`].
     pub asid: Asid,
     /// 64 minus the number of address bits: 16 for 48 bits, 25 for 39.
     pub t0sz: u8,
@@ -56,15 +61,30 @@ pub struct StreamConfig {
     pub response_needs_pasid: bool,
 }
 
-/// An attached stream.
+/// The tag of descriptors that have no tables any more. No address space has it: an access through such a descriptor may
+/// not meet somebody else's translations in the TLB.
+pub const NO_TABLES: Asid = Asid(0);
+
+/// A stream whose entry leads to a context table.
 pub(super) struct Stream {
+    /// It is attached; else the step that was to attach it failed.
+    pub(super) complete: bool,
     pub(super) mode: FaultMode,
     pub(super) ste: &'static Structure,
     /// The entry with faults enabled.
     pub(super) enabled: [u64; WORDS],
     /// The entry with faults off.
     pub(super) disabled: [u64; WORDS],
-    contexts: ContextTable,
+    pub(super) contexts: ContextTable,
+    /// The address spaces that a descriptor leads to, or that the device may still have translations of.
+    pub(super) spaces: BTreeSet<(SubstreamId, Asid)>,
+}
+
+impl Stream {
+    /// The SubstreamID with which the device asks for the translations of `substream`: without one for the first (4.5.1).
+    pub(super) fn asked_with(substream: SubstreamId) -> Option<SubstreamId> {
+        Some(substream).filter(|&substream| substream != FIRST)
+    }
 }
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
@@ -74,35 +94,45 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AlreadyAttached`], [`DriverError::StreamOutOfRange`], [`DriverError::NotSupported`] when the SMMU
-    /// cannot do what `config` asks for, [`DriverError::NoMemory`], [`DriverError::Timeout`], [`DriverError::Busy`].
+    /// cannot do what `config` asks for, [`DriverError::NoMemory`], [`DriverError::Timeout`], [`DriverError::Busy`]. The call
+    /// may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         self.supports(stream, config)?;
         let mut control = self.control(cpu)?;
-        if control.streams.contains_key(&stream) {
-            return Err(DriverError::AlreadyAttached(stream));
+        match control.streams.get(&stream) {
+            Some(attached) if attached.complete => return Err(DriverError::AlreadyAttached(stream)),
+            Some(_) => self.end(cpu, &mut control, stream)?,
+            None => {}
         }
         let ste = control.table.entry(stream)?;
         let contexts = control.context_table(config.substream_bits)?;
+        let mut spaces = BTreeSet::new();
         if let (Some(context), Some(first)) = (config.context, contexts.entry(FIRST)) {
             // No invalidation: the SMMU cannot have seen the table through this stream (3.21.3.1).
             let words = self.descriptor(config.faults, &context).encode();
             first.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+            spaces.insert((FIRST, context.asid));
         }
         let [enabled, disabled] = self.entries(config, &contexts);
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
+        // Noted first: a step that fails may have made the SMMU find the tables.
+        let attached = Stream { complete: false, mode: config.faults, ste, enabled, disabled, contexts, spaces };
+        let attached = control.streams.entry(stream).or_insert(attached);
         self.change_entry(cpu, stream, ste, &disabled)?;
-        let attached = Stream { mode: config.faults, ste, enabled, disabled, contexts };
-        control.streams.insert(stream, attached);
+        attached.complete = true;
         Ok(())
     }
 
-    /// Gives a substream of an attached stream an address space, or takes it away with `None`.
+    /// Gives a substream of an attached stream an address space, or takes it away with `None`: its accesses are terminated
+    /// and reported then. [`Smmu::forget`] does it without reports.
     ///
-    /// The translations that were in use before stay in the SMMU and the device until they are invalidated.
+    /// The device has forgotten the translations of the address space that was in use before; the SMMU does so in
+    /// [`Smmu::forget`].
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::Timeout`], [`DriverError::Busy`].
+    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for [`NO_TABLES`],
+    /// [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach_substream(
         &self,
         cpu: &mut Cpu,
@@ -110,40 +140,62 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         substream: SubstreamId,
         context: Option<&Context>,
     ) -> Result<(), DriverError> {
-        let control = self.control(cpu)?;
-        let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
+        let mut control = self.control(cpu)?;
+        let has_ats = control.has_ats(stream);
+        let attached = control.streams.get_mut(&stream).filter(|attached| attached.complete);
+        let attached = attached.ok_or(DriverError::NotAttached(stream))?;
         let out_of_range = || DriverError::SubstreamOutOfRange { stream, substream };
         // A table of one descriptor serves transactions without a substream.
         if attached.contexts.bits() == 0 {
             return Err(out_of_range());
         }
         let entry = attached.contexts.entry(substream).ok_or_else(out_of_range)?;
+        if context.is_some_and(|context| context.asid == NO_TABLES) {
+            return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
+        }
         let target = context.map_or([0; WORDS], |context| self.descriptor(attached.mode, context).encode());
-        structure::update(entry, &target, CD_V, || {
-            self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
-        })
+        attached.spaces.extend(context.map(|context| (substream, context.asid)));
+        let synced = self.change_descriptor(cpu, stream, substream, entry, &target)?;
+        if has_ats {
+            self.invalidate_atc(cpu, &synced, stream, Stream::asked_with(substream), None)?;
+        }
+        attached.spaces.retain(|space| space.0 != substream || context.is_some_and(|context| context.asid == space.1));
+        Ok(())
     }
 
     /// Detaches a stream: from now on its transactions are terminated and reported.
     ///
-    /// Its address spaces' translations stay in the SMMU until [`Smmu::invalidate_asid`].
+    /// Its address spaces' translations stay in the SMMU until [`Smmu::forget`].
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Timeout`], [`DriverError::Busy`].
+    /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Grace`], [`DriverError::Timeout`],
+    /// [`DriverError::Busy`]. The call may be repeated.
     pub fn detach(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
-        let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
         if control.lives.iter().any(|life| life.has(stream)) {
             return Err(DriverError::FaultsEnabled(stream));
         }
-        self.change_entry(cpu, stream, attached.ste, &[0; WORDS])?;
-        if let Some(Stream { contexts, .. }) = control.streams.remove(&stream) {
-            // CFGI_STE has made the SMMU forget the descriptors too (4.3.1).
-            contexts.clear();
-            control.spare.push(contexts);
+        self.end(cpu, &mut control, stream)
+    }
+
+    /// Takes a stream's entry from the SMMU, and its context table back.
+    fn end(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
+        let attached = control.streams.remove(&stream).ok_or(DriverError::NotAttached(stream))?;
+        // CFGI_STE makes the SMMU forget the descriptors too (4.3.1).
+        let invalidate =
+            |cpu: &mut Cpu, attached: &Stream, _: &Grace| self.change_entry(cpu, stream, attached.ste, &[0; WORDS]);
+        let Hardware { domain, limit_us, .. } = &*self.hardware;
+        match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, attached, invalidate) {
+            Ok(forgotten) => {
+                control.spare.push(ContextTable::reclaim(forgotten));
+                Ok(())
+            }
+            Err(Remembered { memory, error }) => {
+                control.streams.insert(stream, memory);
+                Err(error)
+            }
         }
-        Ok(())
     }
 
     /// Changes a stream table entry in the order of 3.21.3.1.
@@ -153,11 +205,34 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         stream: StreamId,
         ste: &Structure,
         target: &[u64; WORDS],
-    ) -> Result<(), DriverError> {
+    ) -> Result<Synced, DriverError> {
         // Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
         structure::update(ste, target, STE_V, || {
             self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf: false }])
         })
+    }
+
+    /// Changes a context descriptor in the order of 3.21.3.1.
+    pub(super) fn change_descriptor(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        substream: SubstreamId,
+        descriptor: &Structure,
+        target: &[u64; WORDS],
+    ) -> Result<Synced, DriverError> {
+        structure::update(descriptor, target, CD_V, || {
+            self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
+        })
+    }
+
+    /// Word 0 of a descriptor whose tables are gone: accesses miss without a walk (EPD0 and EPD1), and are aborted without
+    /// a record (A, and neither R nor S: 5.5). Where every fault stalls, they stall and have to be answered. It differs from
+    /// a descriptor with tables in this word alone, so that the change disturbs nothing.
+    pub(super) fn quiet(&self) -> u64 {
+        let context = Context { table: PhysAddr(0), asid: NO_TABLES, t0sz: 0, mair: 0 };
+        let descriptor = self.descriptor(FaultMode::Terminate, &context);
+        ContextDescriptor { ttb0: None, record: false, ..descriptor }.encode()[0]
     }
 
     /// The stream's entry with faults enabled and with faults off. They differ in one word, so that going from one to the
@@ -228,6 +303,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             FaultMode::PageRequest if !self.features.ats || self.page_requests.is_none() => {
                 not_supported("ATS with PRI")
             }
+            _ if config.context.is_some_and(|context| context.asid == NO_TABLES) => {
+                not_supported("an address space with that ASID")
+            }
             _ if config.substream_bits > self.features.ssid_bits => not_supported("as many substreams"),
             _ => Ok(()),
         }
@@ -235,6 +313,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 }
 
 impl Control {
+    /// Whether the device of `stream` may be using ATS.
+    pub(super) fn has_ats(&self, stream: StreamId) -> bool {
+        self.lives.iter().any(|life| life.mode == FaultMode::PageRequest && life.has(stream))
+    }
+
     /// A context table for 2^`bits` substreams, none of them valid.
     fn context_table(&mut self, bits: u8) -> Result<ContextTable, DriverError> {
         match self.spare.iter().position(|table| table.bits() == bits) {

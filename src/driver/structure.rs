@@ -19,6 +19,11 @@ pub(super) fn at(table: &'static [AtomicU64], index: usize) -> Option<&'static S
     table.get(start..start.checked_add(WORDS)?)?.try_into().ok()
 }
 
+/// What `entry` holds.
+pub(super) fn words(entry: &Structure) -> [u64; WORDS] {
+    entry.each_ref().map(|word| word.load(Ordering::Relaxed))
+}
+
 /// Brings `entry` to `target`; `invalidate` is the structure's CFGI and a completed SYNC, `valid` its V bit in word 0.
 ///
 /// The SMMU reads the words one by one in any order and caches invalid structures too. So a change within one word is
@@ -26,15 +31,17 @@ pub(super) fn at(table: &'static [AtomicU64], index: usize) -> Option<&'static S
 /// invalidated in the caches before the next (3.21.3.1). An entry that is there already is invalidated all the same,
 /// since an earlier attempt may have failed between the store and the SYNC.
 ///
+/// Returns what the last `invalidate` did.
+///
 /// # Errors
 ///
 /// What `invalidate` returned; the entry stays at the step reached, and the call may be repeated.
-pub(super) fn update<E>(
+pub(super) fn update<T, E>(
     entry: &Structure,
     target: &[u64; WORDS],
     valid: u64,
-    mut invalidate: impl FnMut() -> Result<(), E>,
-) -> Result<(), E> {
+    mut invalidate: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     // Relaxed throughout: the register write within `invalidate` orders the stores before what the SMMU reads.
     let store_rest =
         || entry[1..].iter().zip(&target[1..]).for_each(|(word, &value)| word.store(value, Ordering::Relaxed));
@@ -51,12 +58,12 @@ pub(super) fn update<E>(
     }
     store_rest();
     entry[0].store(target[0] & !valid, Ordering::Relaxed);
-    invalidate()?;
-    if target[0] & valid != 0 {
-        entry[0].store(target[0], Ordering::Relaxed);
-        invalidate()?;
+    let done = invalidate()?;
+    if target[0] & valid == 0 {
+        return Ok(done);
     }
-    Ok(())
+    entry[0].store(target[0], Ordering::Relaxed);
+    invalidate()
 }
 
 #[cfg(test)]
@@ -65,10 +72,6 @@ mod tests {
     use core::convert::Infallible;
 
     use super::*;
-
-    fn words(entry: &Structure) -> [u64; WORDS] {
-        entry.each_ref().map(|word| word.load(Ordering::Relaxed))
-    }
 
     /// What the SMMU may cache at each invalidation on the way from `from` to `to`.
     fn states(from: [u64; WORDS], to: [u64; WORDS]) -> Vec<[u64; WORDS]> {

@@ -8,12 +8,14 @@
 //!
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 
+use alloc::collections::BTreeMap;
+
 use super::error::DriverError;
 use super::faults::Life;
 use super::hooks::{DeviceControl, OutputQueue};
 use super::registers::Registers;
 use super::smmu::Control;
-use super::stream::FaultMode;
+use super::stream::{FaultMode, Stream};
 use super::{Delay, Smmu};
 use crate::iopf::Closing;
 use crate::smmuv3::StreamId;
@@ -47,7 +49,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
         let (closing, grace) = match life.mode {
-            FaultMode::PageRequest => self.end_page_requests(cpu, stream, life, device)?,
+            FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
             FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, stream, life, device)?,
         };
         // Stalls that STALL_TERM answered are dropped here; of page requests, those whose answer found the queue full.
@@ -100,6 +102,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end_page_requests(
         &self,
         cpu: &mut Cpu,
+        streams: &BTreeMap<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
         device: &dyn DeviceControl,
@@ -112,7 +115,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.drain_past(cpu, OutputQueue::PageRequests)?;
         device.disable_ats();
         for member in &life.members {
-            self.invalidate_atc(cpu, member.stream, None, None)?;
+            self.invalidate_device(cpu, member.stream, None, None)?;
+            let spaces = streams.get(&member.stream).into_iter().flat_map(|attached| &attached.spaces);
+            for substream in spaces.filter_map(|&(substream, _)| Stream::asked_with(substream)) {
+                self.invalidate_device(cpu, member.stream, Some(substream), None)?;
+            }
         }
         for member in &life.members {
             self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;

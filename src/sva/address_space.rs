@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_table::{MapError, PageTable, Permissions};
+use crate::driver::{Forgotten, Walked};
 use crate::smmuv3::{Access, Asid, PhysAddr};
-use crate::sync::grace::Grace;
 
 const PAGE: u64 = FRAME_BYTES as u64;
 
@@ -81,12 +81,20 @@ pub enum Effort {
 }
 
 /// One address space: regions fixed when it is made, pages that come when they are touched.
+///
+/// Its memory comes back by [`reclaim`](Self::reclaim) alone; one that is dropped keeps it.
 #[derive(Debug)]
 pub struct AddressSpace {
     asid: Asid,
     regions: Box<[Region]>,
     table: PageTable,
     pages: AtomicU64,
+}
+
+impl Walked for AddressSpace {
+    fn asid(&self) -> Asid {
+        self.asid
+    }
 }
 
 impl AddressSpace {
@@ -108,11 +116,6 @@ impl AddressSpace {
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
         Ok(Self { asid, regions: sorted.into(), table, pages: AtomicU64::new(0) })
-    }
-
-    /// The tag of its translations.
-    pub fn asid(&self) -> Asid {
-        self.asid
     }
 
     /// Where its root table is.
@@ -162,12 +165,17 @@ impl AddressSpace {
         self.allowed(address, access).is_some()
     }
 
-    /// Gives its tables and the pages that were its own back to the pool.
+    /// Gives the tables and the pages that were its own back to the pool: for that every core, the SMMU and its devices have
+    /// to have forgotten it.
     ///
-    /// `_grace` is a grace period since the last fault could find it. After that the caller has taken it out of every
-    /// context descriptor, and has seen the invalidations of its ASID and of the devices' translations complete.
-    pub fn free(self, _grace: &Grace) {
-        self.table.free();
+    /// ```compile_fail,E0308
+    /// # use smmu_iopf::sva::address_space::AddressSpace;
+    /// fn wrong(space: AddressSpace) {
+    ///     AddressSpace::reclaim(space);
+    /// }
+    /// ```
+    pub fn reclaim(forgotten: Forgotten<Self>) {
+        forgotten.into_inner().table.free();
     }
 
     fn allowed(&self, address: u64, access: Access) -> Option<&Region> {

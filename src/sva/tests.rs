@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::address_space::{AddressSpace, Backing, Effort, Region, Resolution, SpaceError};
 use super::frames::FramePool;
 use super::{Permissions, page_table::PageTable};
+use crate::driver::Forgotten;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::smmuv3::{Access, Asid, PhysAddr};
 use crate::sync::Cpu;
@@ -131,7 +132,7 @@ fn without_a_frame_the_fault_waits_and_later_succeeds() {
 
     let cpu = &mut Cpu::of_test(0);
     let grace = Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap();
-    first.free(&grace);
+    AddressSpace::reclaim(Forgotten::of_test(first, grace));
     // The frames are there, and not zeroed: an interrupt handler does not wait for that.
     assert_eq!(second.resolve(0, Access::READ, Effort::Ready), Resolution::NoFrame);
     assert_eq!(second.resolve(0, Access::READ, Effort::Zero), Resolution::Mapped);
@@ -153,7 +154,8 @@ fn freeing_gives_back_every_frame_and_leaves_backed_memory_alone() {
     }
     space.resolve(0x7f_c000_1000, Access::READ, Effort::Ready);
     let cpu = &mut Cpu::of_test(0);
-    space.free(&Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap());
+    let grace = Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap();
+    AddressSpace::reclaim(Forgotten::of_test(space, grace));
     assert_eq!(frames.in_use(), 0);
 }
 

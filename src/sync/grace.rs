@@ -143,11 +143,19 @@ impl Stats {
 
 /// Proof that a whole grace period has passed: no core still uses what was out of its reach before.
 ///
-/// It says nothing of an SMMU, which reads tables on its own. It is what the second step begins with: clear the entries,
-/// invalidate, wait for the SMMU, and only then use their memory again.
+/// It says nothing of hardware that reads tables on its own: for that it is what invalidating them begins with, and only
+/// what comes out of that frees their memory.
 #[derive(Debug)]
-#[must_use = "it is the permission to take memory back from the SMMU"]
+#[must_use = "it is the permission to begin taking memory back from an SMMU"]
 pub struct Grace(());
+
+#[cfg(loom)]
+impl Grace {
+    /// What a mistake under test has instead of a proof.
+    pub(crate) fn forged() -> Self {
+        Self(())
+    }
+}
 
 /// Cores that were in a read section all the time, or busy without a quiescent point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

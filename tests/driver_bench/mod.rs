@@ -22,7 +22,7 @@ use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
-use smmu_iopf::sync::grace::Domain;
+use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
 /// The driver on the model.
@@ -238,9 +238,14 @@ impl Bench {
         self.host.step();
     }
 
+    /// Lets a grace period pass.
+    pub(crate) fn grace(&mut self) -> Grace {
+        self.domain.synchronize(&mut self.cpu, &mut self.host.delay(), LIMIT_US).unwrap()
+    }
+
     /// Live fault states, after everything due was freed.
     pub(crate) fn live(&mut self) -> usize {
-        let _passed = self.domain.synchronize(&mut self.cpu, &mut self.host.delay(), LIMIT_US).unwrap();
+        let _passed = self.grace();
         self.domain.poll(&mut self.cpu);
         self.smmu.faults().live()
     }

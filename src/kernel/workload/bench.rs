@@ -8,9 +8,8 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
-use crate::arch::timer::Timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
-use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
+use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Walked};
 use crate::iopf::{FaultHandler, StreamLimits};
 use crate::kernel::control_page::{ControlPage, Traps};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
@@ -22,7 +21,6 @@ use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
 use crate::sva::frames::{FRAME_BYTES, FramePool};
 use crate::sva::pager::DemandPager;
 use crate::sva::{MAIR, Permissions, T0SZ};
-use crate::sync::grace::GraceTimeout;
 use crate::sync::{Cpu, Masked};
 
 /// Page frames for address spaces: twice what the largest part has in use at a time.
@@ -46,8 +44,6 @@ pub(super) enum Failure {
     Space(#[from] SpaceError),
     #[error("{0}")]
     Memory(#[from] NoMemory),
-    #[error("{0}")]
-    Grace(#[from] GraceTimeout),
     #[error("{0}")]
     Other(String),
 }
@@ -230,34 +226,28 @@ impl Bench {
         let work: Arc<dyn Work> = pager;
         self.kernel.remove_work(&self.cpu, &work);
         drop(work);
-        smmu.detach(&mut self.cpu, stream)?;
-        for space in &spaces {
-            smmu.invalidate_asid(&mut self.cpu, space.asid())?;
-        }
-        self.free(spaces)
+        self.reclaim(smmu, spaces)?;
+        Ok(smmu.detach(&mut self.cpu, stream)?)
     }
 
-    /// Gives the memory of `spaces` back: nothing refers to them any more, and what the SMMU knew of them is invalidated.
-    pub(super) fn free(&mut self, spaces: Vec<Arc<AddressSpace>>) -> Result<(), Failure> {
+    /// Gives the memory of `spaces`, which only `smmu` knows, back: no fault finds them any more.
+    pub(super) fn reclaim(&mut self, smmu: &BoardSmmu, spaces: Vec<Arc<AddressSpace>>) -> Result<(), Failure> {
         self.settle();
-        let grace = self.kernel.domain.synchronize(&mut self.cpu, &mut Timer, LIMIT_US)?;
         for space in spaces {
             // A worker may hold the pager, and so the space, for a moment yet.
-            let mut space = Some(space);
-            let free = self.kernel.wait_until(&mut self.cpu, Duration::from_micros(LIMIT_US.into()), || {
-                match space.take().map(Arc::try_unwrap) {
-                    Some(Ok(space)) => Ok(Some(space)),
-                    Some(Err(shared)) => {
-                        let holders = Arc::strong_count(&shared);
-                        space = Some(shared);
-                        Err(holders)
-                    }
-                    None => Ok(None),
-                }
+            let mut shared = Some(space);
+            let owned = self.kernel.wait_until(&mut self.cpu, Duration::from_micros(LIMIT_US.into()), || {
+                shared.take().map(Arc::try_unwrap).transpose().map_err(|space| {
+                    let holders = Arc::strong_count(&space);
+                    shared = Some(space);
+                    holders
+                })
             });
-            match free {
-                Ok(space) => space.into_iter().for_each(|space| space.free(&grace)),
-                Err(expired) => return Err(Failure::new(format_args!("{} hold an ended address space", expired.last))),
+            let owned =
+                owned.map_err(|expired| Failure::new(format_args!("{} hold an ended address space", expired.last)))?;
+            if let Some(space) = owned {
+                let forgotten = smmu.forget(&mut self.cpu, space).map_err(|remembered| remembered.error)?;
+                AddressSpace::reclaim(forgotten);
             }
         }
         Ok(())

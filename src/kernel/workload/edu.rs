@@ -94,9 +94,8 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     report.equal("and blocked: the page holds", Some(0), untouched);
 
     bus.allow_dma(function.address, false);
-    front.smmu.detach(&mut bench.cpu, stream)?;
-    front.smmu.invalidate_asid(&mut bench.cpu, space.asid())?;
-    bench.free(alloc::vec![space])
+    bench.reclaim(&front.smmu, alloc::vec![space])?;
+    Ok(front.smmu.detach(&mut bench.cpu, stream)?)
 }
 
 fn check_copy(report: &mut Report, space: &AddressSpace, to: u64, data: &DmaRegion) {

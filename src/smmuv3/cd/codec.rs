@@ -96,6 +96,11 @@ impl ContextDescriptor {
         [first, ttb0, ttb1, self.mair, 0, 0, 0, 0]
     }
 
+    /// The ASID of the CD that begins with the word `first`, if it is valid.
+    pub const fn asid_of(first: u64) -> Option<Asid> {
+        if VALID.is_set(first) { Some(Asid(ASID.get(first) as u16)) } else { None }
+    }
+
     /// The CD in eight words, as an SMMU with `features` understands it that found it through `stream`. Fields that it
     /// ignores get their simplest value.
     ///

@@ -1,0 +1,290 @@
+//! Memory that an SMMU reads by itself, and the order in which it is taken back.
+//!
+//! ```text
+//! out of the cores' reach -> grace period -> entries cleared, CFGI or TLBI, SYNC -> ATC_INV, SYNC -> used again
+//! ```
+//!
+//! A grace period proves nothing about an SMMU, and a CMD_SYNC nothing about cores. Invalidated too early, the SMMU would
+//! find again what a core that is still in its read section writes to the tables; so the order is part of the proof:
+//!
+//! | step | what it takes | what it gives |
+//! |---|---|---|
+//! | out of reach | the memory's owner, by value: no core can find it any more | |
+//! | grace period | | [`Grace`] |
+//! | invalidation, complete | a [`Grace`] | [`Synced`] |
+//! | the same for devices with ATS | the [`Synced`] of the step before | [`Synced`] |
+//! | together | owner, [`Grace`] and the last [`Synced`] | [`Forgotten`], for which the owner gives its memory back |
+//!
+//! A time-out, a refused command and CERROR_ATC_INV_SYNC give nothing, and the owner comes back as it was:
+//! [`Remembered`].
+
+use embedded_hal::delay::DelayNs;
+
+use super::command_queue::Synced;
+use super::error::DriverError;
+use super::hardware::Hardware;
+use super::registers::Registers;
+use super::stream::Stream;
+use super::{Delay, Smmu, structure};
+use crate::smmuv3::Asid;
+use crate::smmuv3::cd::ContextDescriptor;
+use crate::sync::Cpu;
+use crate::sync::grace::{Domain, Grace};
+#[cfg(loom)]
+use crate::sync::mutant::mutant;
+
+/// The owner of translation tables, and of what they lead to.
+///
+/// Whoever has it by value has taken it from every core, so it is implemented for owners alone, never for references.
+pub trait Walked {
+    /// The tag of the tables' translations.
+    fn asid(&self) -> Asid;
+}
+
+/// What no core uses any more, and no SMMU, and no device: its memory may be used for something else.
+///
+/// The SMMU that forgot it is the one that it was asked for, so memory is walked by one SMMU only.
+///
+/// It is made by [`Smmu::forget`](super::Smmu::forget) alone:
+///
+/// ```compile_fail,E0451
+/// # use smmu_iopf::driver::Forgotten;
+/// # use smmu_iopf::sync::grace::Grace;
+/// fn wrong<T>(memory: T, grace: Grace) -> Forgotten<T> {
+///     Forgotten { memory, grace, synced: todo!() }
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "it is the permission to use the memory again"]
+pub struct Forgotten<T> {
+    memory: T,
+    #[expect(dead_code, reason = "the cores' half of the proof")]
+    grace: Grace,
+    #[expect(dead_code, reason = "the hardware's half")]
+    synced: Synced,
+}
+
+impl<T> Forgotten<T> {
+    /// What was forgotten.
+    pub fn into_inner(self) -> T {
+        self.memory
+    }
+}
+
+/// What an SMMU or a device may still read: nothing of it may be used again. It may be tried anew.
+#[derive(Debug, thiserror::Error)]
+#[error("memory that the SMMU reads stays in use: {error}")]
+pub struct Remembered<T> {
+    /// The owner of the memory.
+    pub memory: T,
+    /// Why.
+    pub error: DriverError,
+}
+
+/// Lets a grace period pass, then has `invalidate` clear the entries and invalidate them. The caller has taken `memory` out
+/// of the cores' reach.
+pub(super) fn forget<T>(
+    domain: &Domain,
+    cpu: &mut Cpu,
+    delay: &mut impl DelayNs,
+    limit_us: u32,
+    memory: T,
+    invalidate: impl FnOnce(&mut Cpu, &T, &Grace) -> Result<Synced, DriverError>,
+) -> Result<Forgotten<T>, Remembered<T>> {
+    #[cfg(loom)]
+    if mutant!("reclaim_before_sync") {
+        return Ok(Forgotten { memory, grace: Grace::forged(), synced: Synced::forged() });
+    }
+    #[cfg(loom)]
+    if mutant!("sync_before_grace") {
+        let synced = invalidate(cpu, &memory, &Grace::forged());
+        let passed = domain.synchronize(cpu, delay, limit_us).map_err(DriverError::from);
+        return match passed.and_then(|grace| Ok((grace, synced?))) {
+            Ok((grace, synced)) => Ok(Forgotten { memory, grace, synced }),
+            Err(error) => Err(Remembered { memory, error }),
+        };
+    }
+    let grace = match domain.synchronize(cpu, delay, limit_us) {
+        Ok(grace) => grace,
+        Err(held_up) => return Err(Remembered { memory, error: held_up.into() }),
+    };
+    match invalidate(cpu, &memory, &grace) {
+        Ok(synced) => Ok(Forgotten { memory, grace, synced }),
+        Err(error) => Err(Remembered { memory, error }),
+    }
+}
+
+impl<R: Registers, D: Delay> Smmu<R, D> {
+    /// Makes the SMMU and the devices behind it forget an address space, so that its owner may use the memory again.
+    ///
+    /// The caller has taken `memory` from every core: a fault that comes from now on finds no address space. A grace period
+    /// passes for those that come before. Then every descriptor that leads to the tables loses them, its accesses are
+    /// aborted without a record from there on (where the SMMU stalls every fault they stall), and the SMMU and devices
+    /// with ATS lose the translations. What takes a descriptor's place is [`Smmu::attach_substream`]'s to decide.
+    ///
+    /// Cores that can still find the address space keep it from being forgotten:
+    ///
+    /// ```compile_fail,E0277
+    /// # use smmu_iopf::driver::{Delay, Smmu, registers::Registers};
+    /// # use smmu_iopf::{sva::address_space::AddressSpace, sync::Cpu};
+    /// # use std::sync::Arc;
+    /// fn wrong<R: Registers, D: Delay>(smmu: &Smmu<R, D>, cpu: &mut Cpu, shared: Arc<AddressSpace>) {
+    ///     let _ = smmu.forget(cpu, shared);
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Remembered`] with [`DriverError::Grace`], [`DriverError::Timeout`], [`DriverError::IllegalCommand`],
+    /// [`DriverError::AtcInvalidationTimeout`] or [`DriverError::Busy`]. The memory stays in use; the call may be repeated.
+    pub fn forget<T: Walked>(&self, cpu: &mut Cpu, memory: T) -> Result<Forgotten<T>, Remembered<T>> {
+        let Hardware { domain, limit_us, .. } = &*self.hardware;
+        forget(domain, cpu, &mut self.hardware.delay(), *limit_us, memory, |cpu, memory, grace| {
+            self.take_tables(cpu, grace, memory.asid())
+        })
+    }
+
+    fn take_tables(&self, cpu: &mut Cpu, grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
+        let mut control = self.control(cpu)?;
+        for (&stream, attached) in &control.streams {
+            for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
+                let Some(descriptor) = attached.contexts.entry(substream) else { continue };
+                let mut target = structure::words(descriptor);
+                if ContextDescriptor::asid_of(target[0]) == Some(asid) {
+                    target[0] = self.quiet();
+                }
+                self.change_descriptor(cpu, stream, substream, descriptor, &target)?;
+            }
+        }
+        let mut synced = self.invalidate_asid(cpu, grace, asid)?;
+        for (&stream, attached) in control.streams.iter().filter(|(stream, _)| control.has_ats(**stream)) {
+            for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
+                synced = self.invalidate_atc(cpu, &synced, stream, Stream::asked_with(substream), None)?;
+            }
+        }
+        control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));
+        Ok(synced)
+    }
+}
+
+#[cfg(test)]
+impl<T> Forgotten<T> {
+    /// What no SMMU has ever known.
+    pub(crate) fn of_test(memory: T, grace: Grace) -> Self {
+        Self { memory, grace, synced: Synced::forged() }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use alloc::sync::Arc;
+
+    use loom::cell::Cell;
+    use loom::sync::Mutex;
+    use loom::sync::atomic::{AtomicBool, Ordering};
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::grace::{Ref, Slot};
+
+    /// A page, which loom watches, and what leads to it.
+    struct World {
+        domain: Arc<Domain>,
+        /// The region that fault handlers look at before they map the page.
+        region: Slot<()>,
+        /// The page's table entry.
+        mapped: AtomicBool,
+        /// Held by the SMMU during one access: a SYNC waits for the accesses under way.
+        access: Mutex<()>,
+        page: Cell<u8>,
+    }
+
+    #[derive(Clone)]
+    struct Yield;
+
+    impl DelayNs for Yield {
+        fn delay_ns(&mut self, _: u32) {
+            thread::yield_now();
+        }
+    }
+
+    impl World {
+        fn new() -> loom::sync::Arc<Self> {
+            let domain = Arc::new(Domain::new());
+            for core in [0, 1] {
+                domain.online(&mut Cpu::of_test(core));
+            }
+            let region = Slot::new(domain.clone());
+            assert!(region.publish(Ref::new(&domain, ()).unwrap()).is_ok());
+            let (mapped, access) = (AtomicBool::new(true), Mutex::new(()));
+            loom::sync::Arc::new(Self { domain, region, mapped, access, page: Cell::new(1) })
+        }
+
+        /// One access of a device.
+        fn walk(&self) {
+            let _access = self.access.lock().unwrap();
+            if self.mapped.load(Ordering::Acquire) {
+                assert_eq!(self.page.get(), 1, "the page is somebody else's");
+            }
+        }
+
+        /// A fault handler on core 1.
+        fn handle_fault(&self) {
+            let mut cpu = Cpu::of_test(1);
+            cpu.masked(|masked| {
+                let section = self.domain.read(masked);
+                if self.region.load(&section).is_some() {
+                    self.mapped.store(true, Ordering::Release);
+                }
+            });
+            self.domain.offline(&mut cpu);
+        }
+
+        /// Takes the page back and uses it for something else.
+        fn take_back(&self) {
+            let mut cpu = Cpu::of_test(0);
+            let region = self.region.unpublish();
+            let invalidate = |_: &mut Cpu, _: &_, _: &Grace| {
+                self.mapped.store(false, Ordering::Release);
+                drop(self.access.lock().unwrap());
+                Ok(Synced::forged())
+            };
+            let forgotten = forget(&self.domain, &mut cpu, &mut Yield, 8, region, invalidate);
+            if forgotten.is_ok() {
+                self.page.set(2);
+            }
+            drop(forgotten);
+            self.domain.offline(&mut cpu);
+        }
+    }
+
+    #[test]
+    fn nothing_is_mapped_again_behind_the_invalidation() {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
+            let world = World::new();
+            let handler = {
+                let world = world.clone();
+                thread::spawn(move || world.handle_fault())
+            };
+            world.take_back();
+            handler.join().unwrap();
+            world.walk();
+        });
+    }
+
+    #[test]
+    fn an_access_under_way_ends_before_the_page_is_used_again() {
+        loom::model(|| {
+            let world = World::new();
+            world.domain.offline(&mut Cpu::of_test(1));
+            let device = {
+                let world = world.clone();
+                thread::spawn(move || world.walk())
+            };
+            world.take_back();
+            device.join().unwrap();
+        });
+    }
+}

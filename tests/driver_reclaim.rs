@@ -1,0 +1,313 @@
+//! Memory that the SMMU reads is used again when cores, SMMU and devices have forgotten it, and not before.
+
+mod driver_bench;
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use driver_bench::{Bench, LIMIT_US, cpu, plain, stream};
+use smmu_iopf::driver::{Context, DriverError, FaultMode, NO_TABLES, Remembered, StreamConfig, Walked};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{Access, Asid, PageResponse, PhysAddr, SubstreamId};
+use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
+use smmu_iopf::sva::frames::FramePool;
+use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
+use smmu_iopf::sync::Masked;
+
+const BASE: u64 = 0x1000_0000;
+const PAGES: u64 = 64;
+const BYTES: u64 = PAGES * 4096;
+const FRAMES: u32 = 100;
+
+/// A bench with a pool of page frames.
+struct World {
+    bench: Bench,
+    frames: Arc<FramePool>,
+}
+
+/// Maps pages into an address space until that is taken away, and refuses from then on.
+struct Swappable(Mutex<Option<AddressSpace>>);
+
+impl FaultHandler for Swappable {
+    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
+        let space = self.0.lock().unwrap();
+        let maps = |fault: &Fault| {
+            space.as_ref().is_some_and(|space| {
+                space.resolve(fault.address, fault.access, Effort::Ready);
+                space.translate(fault.address).is_some()
+            })
+        };
+        Verdict::Answer(if faults.iter().all(maps) { PageResponse::Success } else { PageResponse::Invalid })
+    }
+
+    fn defer(&self, _: &Masked, _: FaultGroup) {}
+}
+
+impl World {
+    fn new() -> Self {
+        let bench = Bench::new();
+        let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+        Self { bench, frames }
+    }
+
+    /// An address space whose first page is mapped.
+    fn space(&self, asid: u16) -> AddressSpace {
+        let region =
+            Region { start: BASE, bytes: BYTES, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
+        let space = AddressSpace::new(Asid(asid), &[region], self.frames.clone()).unwrap();
+        space.resolve(BASE, Access::WRITE, Effort::Zero);
+        space
+    }
+
+    fn attach(&mut self, engine: usize, faults: FaultMode, space: &AddressSpace) {
+        let config = StreamConfig { context: Some(context(space)), ..plain(faults) };
+        self.bench.smmu.attach(&mut self.bench.cpu, stream(engine), &config).unwrap();
+    }
+
+    /// Attaches an engine's stream and has its faults served.
+    fn serve(&mut self, engine: usize, faults: FaultMode, space: AddressSpace) -> Arc<Swappable> {
+        self.attach(engine, faults, &space);
+        let handler = Arc::new(Swappable(Mutex::new(Some(space))));
+        self.bench.enable(engine, handler.clone()).unwrap();
+        handler
+    }
+
+    fn forget(&mut self, space: AddressSpace) -> Result<(), Remembered<AddressSpace>> {
+        let forgotten = self.bench.smmu.forget(&mut self.bench.cpu, space)?;
+        AddressSpace::reclaim(forgotten);
+        Ok(())
+    }
+
+    /// Uses every frame that is free for something else, and returns how many those were.
+    fn use_free_frames(&self) -> usize {
+        let taken: Vec<_> = std::iter::from_fn(|| self.frames.take()).collect();
+        for frame in &taken {
+            self.frames.words(frame.phys()).unwrap().iter().for_each(|word| word.store(0x5a5a, Relaxed));
+        }
+        taken.len()
+    }
+
+    /// Whether all that [`World::use_free_frames`] wrote is there.
+    fn is_untouched(&self, root: PhysAddr) -> bool {
+        self.frames.words(root).unwrap().iter().all(|word| word.load(Relaxed) == 0x5a5a)
+    }
+}
+
+fn context(space: &AddressSpace) -> Context {
+    Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }
+}
+
+/// S8: whatever the stream does with a fault, a job under way and one that comes later are aborted, no event is recorded,
+/// and the memory is used for something else without the device's seeing it.
+#[test]
+fn a_dying_address_space_ends_its_accesses_without_a_record() {
+    for (engine, faults) in [(0, FaultMode::Terminate), (0, FaultMode::Stall), (2, FaultMode::PageRequest)] {
+        let mut world = World::new();
+        let space = world.space(1);
+        let root = space.root();
+        let space = if faults == FaultMode::Terminate {
+            world.attach(engine, faults, &space);
+            (0..PAGES).for_each(|page| _ = space.resolve(BASE + page * 4096, Access::WRITE, Effort::Zero));
+            world.bench.fill(engine, BASE, BYTES, 7, None);
+            world.bench.host.run(20);
+            space
+        } else {
+            let handler = world.serve(engine, faults, space);
+            world.bench.fill(engine, BASE, BYTES, 7, None);
+            world.bench.run_until(|_| handler.0.lock().unwrap().as_ref().unwrap().pages() > 4);
+            handler.0.lock().unwrap().take().unwrap()
+        };
+        assert_eq!(world.bench.state(engine), status::BUSY, "{faults:?}");
+        world.forget(space).unwrap();
+        assert_eq!((world.frames.in_use(), world.use_free_frames()), (0, FRAMES as usize));
+        world.bench.finish([engine]);
+        assert_eq!(world.bench.state(engine), status::ABORTED, "{faults:?}");
+        world.bench.fill(engine, BASE, BYTES, 7, None);
+        world.bench.finish([engine]);
+        assert_eq!(world.bench.state(engine), status::ABORTED, "{faults:?}");
+        assert_eq!(*world.bench.sink.0.lock().unwrap(), [], "{faults:?}");
+        assert!(world.is_untouched(root), "{faults:?}");
+    }
+}
+
+#[test]
+fn where_every_fault_stalls_those_of_a_dying_address_space_are_refused() {
+    let bench = Bench::of(smmu_iopf::model::profile::Profile::ForcedStall);
+    let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+    let mut world = World { bench, frames };
+    let space = world.space(1);
+    let handler = world.serve(0, FaultMode::Stall, space);
+    let space = handler.0.lock().unwrap().take().unwrap();
+    world.forget(space).unwrap();
+    world.bench.fill(0, BASE, 8, 7, None);
+    world.bench.finish([0]);
+    assert_eq!(world.bench.state(0), status::ABORTED);
+    let statistics = world.bench.smmu.faults().totals().statistics;
+    assert_eq!((statistics.groups, statistics.invalid), (1, 1));
+    assert_eq!(*world.bench.sink.0.lock().unwrap(), []);
+}
+
+#[test]
+fn without_a_grace_period_nothing_is_invalidated_and_the_memory_stays() {
+    let mut world = World::new();
+    let space = world.space(1);
+    world.attach(0, FaultMode::Terminate, &space);
+    let commands = world.bench.smmu.command_counts().commands;
+    let mut reader = cpu(1);
+    world.bench.domain.online(&mut reader);
+    let remembered = world.forget(space).unwrap_err();
+    assert_eq!(remembered.error.to_string(), format!("grace period held up by core 1 for {LIMIT_US} us"));
+    assert_eq!(world.bench.smmu.command_counts().commands, commands);
+    world.bench.fill(0, BASE, 8, 7, None);
+    world.bench.finish([0]);
+    assert_eq!(world.bench.state(0), status::DONE, "the SMMU still has it");
+    // Root, two tables, one page.
+    assert_eq!(world.frames.in_use(), 4);
+    world.bench.domain.offline(&mut reader);
+    world.forget(remembered.memory).unwrap();
+    assert_eq!(world.frames.in_use(), 0);
+}
+
+#[test]
+fn a_sync_that_times_out_gives_no_memory_back() {
+    let mut world = World::new();
+    let space = world.space(1);
+    world.attach(0, FaultMode::Terminate, &space);
+    world.bench.hold_commands(true);
+    let remembered = world.forget(space).unwrap_err();
+    assert!(
+        matches!(remembered.error, DriverError::Timeout(timeout) if timeout.register == Register::CmdqCons),
+        "{remembered}"
+    );
+    assert_eq!(world.frames.in_use(), 4);
+    world.bench.hold_commands(false);
+    world.forget(remembered.memory).unwrap();
+    assert_eq!(world.frames.in_use(), 0);
+}
+
+#[test]
+fn an_atc_invalidation_that_times_out_gives_no_memory_back() {
+    let mut world = World::new();
+    let space = world.space(1);
+    let handler = world.serve(2, FaultMode::PageRequest, space);
+    let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
+    world.bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+    let space = handler.0.lock().unwrap().take().unwrap();
+    let remembered = world.forget(space).unwrap_err();
+    assert_eq!(remembered.error, DriverError::AtcInvalidationTimeout);
+    assert_eq!(world.frames.in_use(), 4);
+    // It is not enough that the stream's entry leads elsewhere by now.
+    let remembered = world.forget(remembered.memory).unwrap_err();
+    assert_eq!(remembered.error, DriverError::AtcInvalidationTimeout);
+
+    world.bench.host.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+    let before = world.bench.host.read_engine(2, reg::INVALIDATIONS);
+    world.forget(remembered.memory).unwrap();
+    assert_eq!(world.bench.host.read_engine(2, reg::INVALIDATIONS) - before, 1);
+    assert_eq!(world.frames.in_use(), 0);
+}
+
+#[test]
+fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
+    let mut world = World::new();
+    let (dying, living) = (world.space(1), world.space(2));
+    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+    let pasids = [1, 2, 3].map(|pasid| SubstreamId::new(pasid).unwrap());
+    let (bench, contexts) = (&mut world.bench, [&dying, &dying, &living].map(context));
+    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    for (pasid, context) in pasids.into_iter().zip(&contexts) {
+        bench.smmu.attach_substream(&mut bench.cpu, stream(2), pasid, Some(context)).unwrap();
+    }
+    bench.enable(2, Arc::new(Swappable(Mutex::new(None)))).unwrap();
+    for pasid in [1, 2, 3] {
+        bench.fill(2, BASE, 8, pasid.into(), Some(pasid));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::DONE);
+    }
+    let before = bench.host.read_engine(2, reg::INVALIDATIONS);
+    world.forget(dying).unwrap();
+    let bench = &mut world.bench;
+    assert_eq!(bench.host.read_engine(2, reg::INVALIDATIONS) - before, 2);
+    for (pasid, state) in [(1, status::ABORTED), (2, status::ABORTED), (3, status::DONE)] {
+        bench.fill(2, BASE, 8, 9, Some(pasid));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), state, "PASID {pasid}");
+    }
+    // The device forgets every PASID at the end, not only what it uses without one.
+    let before = bench.host.read_engine(2, reg::INVALIDATIONS);
+    bench.disable(2).unwrap();
+    assert_eq!(bench.host.read_engine(2, reg::INVALIDATIONS) - before, 2);
+    world.forget(living).unwrap();
+    assert_eq!(world.frames.in_use(), 0);
+}
+
+#[test]
+fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_first() {
+    let mut world = World::new();
+    let (first, second) = (world.space(1), world.space(2));
+    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+    let pasid = SubstreamId::new(3).unwrap();
+    let (bench, contexts) = (&mut world.bench, [&first, &second].map(context));
+    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, stream(2), pasid, Some(&contexts[0])).unwrap();
+    bench.enable(2, Arc::new(Swappable(Mutex::new(None)))).unwrap();
+    for (pattern, words) in [(5, [5, 0]), (6, [5, 6])] {
+        bench.fill(2, BASE, 8, pattern, Some(3));
+        bench.finish([2]);
+        let word = |space: &AddressSpace| space.word(BASE).unwrap().load(Relaxed);
+        assert_eq!((bench.state(2), [&first, &second].map(word)), (status::DONE, words));
+        bench.smmu.attach_substream(&mut bench.cpu, stream(2), pasid, Some(&contexts[1])).unwrap();
+    }
+}
+
+#[test]
+fn a_tag_that_is_used_again_does_not_revive_the_stream_of_its_last_owner() {
+    let mut world = World::new();
+    let first = world.space(1);
+    world.attach(0, FaultMode::Terminate, &first);
+    world.forget(first).unwrap();
+    let second = world.space(1);
+    world.attach(1, FaultMode::Terminate, &second);
+    // The second stream's translations lie in the TLB, under the tag that both had.
+    world.bench.fill(1, BASE, 8, 1, None);
+    world.bench.finish([1]);
+    world.bench.fill(0, BASE, 8, 2, None);
+    world.bench.finish([0]);
+    assert_eq!([1, 0].map(|engine| world.bench.state(engine)), [status::DONE, status::ABORTED]);
+    assert_eq!(second.word(BASE).unwrap().load(Relaxed), 1);
+    assert_eq!(*world.bench.sink.0.lock().unwrap(), []);
+}
+
+#[test]
+fn the_tag_without_tables_is_nobodys() {
+    let mut world = World::new();
+    let space = world.space(NO_TABLES.0);
+    let config = StreamConfig { context: Some(context(&space)), substream_bits: 2, ..plain(FaultMode::Terminate) };
+    let refused = Err(DriverError::NotSupported { stream: stream(2), what: "an address space with that ASID" });
+    let (smmu, cpu) = (&world.bench.smmu, &mut world.bench.cpu);
+    assert_eq!(smmu.attach(cpu, stream(2), &config), refused);
+    smmu.attach(cpu, stream(2), &StreamConfig { context: None, ..config }).unwrap();
+    let pasid = SubstreamId::new(1).unwrap();
+    assert_eq!(smmu.attach_substream(cpu, stream(2), pasid, Some(&context(&space))), refused);
+}
+
+#[test]
+fn a_stream_that_could_not_be_attached_is_forgotten_too() {
+    let mut world = World::new();
+    let space = world.space(1);
+    let config = StreamConfig { context: Some(context(&space)), ..plain(FaultMode::Terminate) };
+    world.bench.hold_commands(true);
+    let attached = world.bench.smmu.attach(&mut world.bench.cpu, stream(0), &config);
+    assert!(matches!(attached, Err(DriverError::Timeout(_))), "{attached:?}");
+    world.bench.hold_commands(false);
+    let enabled = world.bench.enable(0, Arc::new(Swappable(Mutex::new(None))));
+    assert_eq!(enabled, Err(DriverError::NotAttached(stream(0))));
+    world.attach(0, FaultMode::Terminate, &space);
+    world.bench.fill(0, BASE, 8, 1, None);
+    world.bench.finish([0]);
+    assert_eq!(world.bench.state(0), status::DONE);
+    world.forget(space).unwrap();
+    assert_eq!(world.frames.in_use(), 0);
+}
