@@ -13,6 +13,7 @@ use smmu_iopf::sync::grace::{Counted, Domain, Ref, Slot};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
 /// An object that tells when it is used after its end, or ended twice.
+#[derive(Debug)]
 struct Witness {
     alive: UnsafeCell<bool>,
     ended: Arc<AtomicUsize>,

@@ -23,6 +23,10 @@ use crate::sync::lock::IrqLock;
 use crate::sync::wait::{self, Expired};
 use crate::sync::{CoreId, Cpu, Masked};
 
+/// A core that holds a grace period up for so long, in microseconds, is named in the log. No masked section is meant to
+/// take a thousandth of that.
+const STUCK_US: u64 = 1_000_000;
+
 /// The most kinds of work that cores look after.
 const WORKERS: usize = 16;
 
@@ -92,6 +96,9 @@ impl Kernel {
     /// Does what there is to do, and is quiescent once. Returns whether anything was done.
     pub fn work(&self, cpu: &mut Cpu) -> bool {
         self.domain.poll(cpu);
+        if let Some(stuck) = self.domain.stuck(cpu, timer::now().as_micros() as u64, STUCK_US) {
+            log::error!("{stuck}");
+        }
         let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
         workers.iter().fold(false, |worked, work| worked | work.work(cpu))
     }

@@ -31,7 +31,7 @@
 //!
 //! A period lasts as long as the longest masked section, plus one interrupt where it is *expedited*: then the cores that it
 //! waits for are sent one, at whose end they are quiescent. A core that never becomes quiescent blocks frees, never
-//! correctness, and [`GraceTimeout`] names it.
+//! correctness; [`GraceTimeout`] names it to who waits, [`Domain::stuck`] to the kernel.
 //!
 //! # What types prove
 //!
@@ -101,6 +101,7 @@ struct Core {
 #[derive(Debug, Default)]
 struct Counters {
     expedited: Counter,
+    stuck: Counter,
     created: Counter,
     retired: Counter,
     freed: Counter,
@@ -114,6 +115,8 @@ pub struct Stats {
     pub periods: u64,
     /// Periods in which cores were interrupted to be done sooner.
     pub expedited: u64,
+    /// Periods in which a core was named by [`Domain::stuck`].
+    pub stuck: u64,
     /// Objects made.
     pub created: u64,
     /// Objects whose last reference was dropped.
@@ -145,6 +148,10 @@ impl Stats {
 ///
 /// It says nothing of hardware that reads tables on its own: for that it is what invalidating them begins with, and only
 /// what comes out of that frees their memory.
+///
+/// ```compile_fail,E0423
+/// let forged = smmu_iopf::sync::grace::Grace(());
+/// ```
 #[derive(Debug)]
 #[must_use = "it is the permission to begin taking memory back from an SMMU"]
 pub struct Grace(());
@@ -165,6 +172,18 @@ pub struct GraceTimeout {
     pub holding: CoreSet,
     /// How long was waited, in microseconds.
     pub waited_us: u32,
+}
+
+/// Cores that have held a period up for long: what was retired is not freed meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("grace period {period} is held up by {holding} for {for_us} us")]
+pub struct Stuck {
+    /// The period's number.
+    pub period: u64,
+    /// The cores.
+    pub holding: CoreSet,
+    /// Since when, in microseconds before now.
+    pub for_us: u64,
 }
 
 /// An open read section: what was loaded from a [`Slot`] stays, until this is dropped.
@@ -278,6 +297,16 @@ impl Domain {
         freed
     }
 
+    /// Names the cores that have held the running period up for `after_us` microseconds, once a period. For the kernel's
+    /// regular round, with the time in microseconds from any beginning; a period's time starts with the first call in it.
+    pub fn stuck(&self, cpu: &Cpu, now_us: u64, after_us: u64) -> Option<Stuck> {
+        cpu.masked(|masked| {
+            let stuck = self.period.try_lock(masked)?.as_mut()?.stuck(&self.cores, now_us, after_us)?;
+            self.counters.stuck.fetch_add(1, Relaxed);
+            Some(stuck)
+        })
+    }
+
     /// How the domain is doing.
     pub fn stats(&self) -> Stats {
         // Later stages first (acquire, each with the release of its count), so that no object is counted in a stage without
@@ -287,6 +316,7 @@ impl Domain {
         Stats {
             periods: self.done.load(Relaxed),
             expedited: self.counters.expedited.load(Relaxed),
+            stuck: self.counters.stuck.load(Relaxed),
             created: self.counters.created.load(Relaxed),
             retired,
             freed,

@@ -25,6 +25,8 @@ mod differential;
 #[cfg(target_os = "none")]
 mod faults;
 #[cfg(target_os = "none")]
+mod grace;
+#[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
 mod memory;

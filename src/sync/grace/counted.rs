@@ -34,7 +34,7 @@ pub struct Counted<T> {
     value: T,
 }
 
-impl<T> Counted<T> {
+impl<T: fmt::Debug> Counted<T> {
     /// One more reference, which outlives the read section; `None` if the last is gone already.
     pub fn try_ref(&self) -> Option<Ref<T>> {
         match self.references.try_get() {
@@ -42,12 +42,14 @@ impl<T> Counted<T> {
             Get::Taken => {}
             Get::Saturated => {
                 self.link.domain().counters.leaked.fetch_add(1, Relaxed);
-                log::error!("an object has too many references, and will never be freed");
+                log::error!("{:?} has too many references, and will never be freed", self.value);
             }
         }
         Some(Ref { object: NonNull::from(self) })
     }
+}
 
+impl<T> Counted<T> {
     /// How many references there are at some moment, for reports.
     pub fn references(&self) -> u32 {
         self.references.count()

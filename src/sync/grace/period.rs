@@ -2,7 +2,7 @@
 
 use super::super::atomic::Ordering::Acquire;
 use super::super::per_core::PerCore;
-use super::{Core, CoreId, CoreSet};
+use super::{Core, CoreId, CoreSet, Stuck};
 
 /// A period that has lasted this many looks is expedited unasked.
 const PATIENCE: u32 = 256;
@@ -17,6 +17,9 @@ pub(super) struct Period {
     presence: [u64; super::super::MAX_CORES],
     looks: u32,
     expedited: bool,
+    /// When [`Period::stuck`] first looked, in microseconds.
+    seen_us: Option<u64>,
+    told: bool,
 }
 
 impl Period {
@@ -28,6 +31,8 @@ impl Period {
             presence: [0; super::super::MAX_CORES],
             looks: 0,
             expedited: false,
+            seen_us: None,
+            told: false,
         };
         for ((id, core), presence) in cores.iter().zip(&mut period.presence) {
             // Acquire: pairs with the release of a core that went away.
@@ -58,6 +63,17 @@ impl Period {
             }
         }
         self.looks = self.looks.saturating_add(1);
+    }
+
+    /// Says once which cores still hold the period up when it has lasted `after_us` microseconds from the first call on.
+    pub(super) fn stuck(&mut self, cores: &PerCore<Core>, now_us: u64, after_us: u64) -> Option<Stuck> {
+        let for_us = now_us.saturating_sub(*self.seen_us.get_or_insert(now_us));
+        if self.told || for_us < after_us {
+            return None;
+        }
+        self.look(cores);
+        self.told = !self.holding.is_empty();
+        self.told.then_some(Stuck { period: self.number, holding: self.holding, for_us })
     }
 
     /// Interrupts the cores that hold the period up, once, if that is `wanted` or it has lasted long. Returns whether it did.

@@ -19,7 +19,37 @@ impl DelayNs for NoDelay {
     fn delay_ns(&mut self, _: u32) {}
 }
 
+/// Keeps what this thread logs.
+struct Log;
+
+std::thread_local! {
+    static LINES: core::cell::RefCell<std::vec::Vec<String>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
+}
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LINES.with_borrow_mut(|lines| lines.push(std::format!("{}: {}", record.level(), record.args())));
+    }
+
+    fn flush(&self) {}
+}
+
+/// What this thread logs while `work` runs.
+fn logged(work: impl FnOnce()) -> std::vec::Vec<String> {
+    // Another test may have been first.
+    let _ = log::set_logger(&Log);
+    log::set_max_level(log::LevelFilter::Warn);
+    LINES.take();
+    work();
+    LINES.take()
+}
+
 /// Counts how often it is dropped.
+#[derive(Debug)]
 struct Witness(Arc<AtomicUsize>);
 
 impl Drop for Witness {
@@ -49,7 +79,10 @@ fn a_retired_object_is_freed_once_every_core_was_quiescent() {
     assert_eq!(dropped.load(Relaxed), 1);
     assert_eq!(domain.poll(&mut here), 0);
     assert_eq!(dropped.load(Relaxed), 1);
-    assert_eq!(domain.stats(), Stats { periods: 1, expedited: 0, created: 1, retired: 1, freed: 1, leaked: 0 });
+    assert_eq!(
+        domain.stats(),
+        Stats { periods: 1, expedited: 0, stuck: 0, created: 1, retired: 1, freed: 1, leaked: 0 }
+    );
 }
 
 #[test]
@@ -193,6 +226,42 @@ fn the_core_that_never_becomes_quiescent_is_named() {
 }
 
 #[test]
+fn a_core_that_holds_a_period_up_for_long_is_named_once_a_period() {
+    let domain = Arc::new(Domain::new());
+    let (mut here, mut busy) = (cpu(0), cpu(5));
+    domain.online(&mut here);
+    domain.online(&mut busy);
+    assert_eq!(domain.stuck(&here, 0, 0), None, "no period runs");
+    for period in [1, 2] {
+        drop(Ref::new(&domain, ()));
+        domain.poll(&mut here);
+        let start = period * 10_000;
+        assert_eq!(domain.stuck(&here, start, 1000), None);
+        assert_eq!(domain.stuck(&here, start + 999, 1000), None);
+        let stuck = domain.stuck(&here, start + 1001, 1000).unwrap();
+        assert_eq!(stuck.to_string(), std::format!("grace period {period} is held up by core 5 for 1001 us"));
+        assert_eq!(domain.stuck(&here, start + 9000, 1000), None);
+        assert_eq!(domain.stats().stuck, period);
+        domain.poll(&mut busy);
+        assert_eq!(domain.stats().pending(), 0);
+    }
+}
+
+#[test]
+fn a_core_that_has_just_let_go_is_not_named() {
+    let domain = Arc::new(Domain::new());
+    let (mut here, mut busy) = (cpu(0), cpu(5));
+    domain.online(&mut here);
+    domain.online(&mut busy);
+    drop(Ref::new(&domain, ()));
+    domain.poll(&mut here);
+    assert_eq!(domain.stuck(&here, 0, 1000), None);
+    domain.offline(&mut busy);
+    assert_eq!(domain.stuck(&here, 5000, 1000), None);
+    assert_eq!(domain.stats().stuck, 0);
+}
+
+#[test]
 fn a_wait_interrupts_each_core_that_holds_it_up_once() {
     static KICKED: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
     let domain = Domain::new();
@@ -244,14 +313,16 @@ fn a_period_that_many_wait_for_or_that_lasts_is_expedited() {
 
 #[test]
 #[cfg_attr(miri, ignore = "it leaks, as it must")]
-fn a_saturated_object_is_counted_as_leaked_and_never_freed() {
+fn a_saturated_object_is_named_once_counted_as_leaked_and_never_freed() {
     let domain = Arc::new(Domain::new());
     let mut cpu = cpu(0);
     let object = Ref::with_references(&domain, String::from("for ever"), u32::MAX - 1).unwrap();
-    let second = object.try_ref().unwrap();
-    let third = object.try_ref().unwrap();
+    let mut kept = std::vec::Vec::new();
+    let lines = logged(|| kept.extend((0..3).map(|_| object.try_ref().unwrap())));
+    assert_eq!(lines, ["ERROR: \"for ever\" has too many references, and will never be freed"]);
     assert_eq!(object.references(), 0xffff_ffff);
-    drop((object, second));
+    let third = kept.pop().unwrap();
+    drop((object, kept));
     assert_eq!(domain.poll(&mut cpu), 0);
     assert_eq!(third.as_str(), "for ever");
     assert_eq!((domain.stats().leaked, domain.stats().retired), (1, 0));
