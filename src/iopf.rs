@@ -62,7 +62,8 @@ pub enum Verdict {
 
 /// Decides about a stream's faults.
 ///
-/// Both methods run in the masked section of the report, often in an interrupt: they neither wait nor allocate.
+/// Both methods run in the masked section of the report, often in an interrupt: they neither wait nor allocate. On the host a
+/// group whose handler panics is answered Invalid.
 pub trait FaultHandler: Send + Sync {
     /// Looks at a complete group: one stall, or the requests of a page request group in their order, at least one.
     ///
@@ -105,6 +106,19 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory for the fault table")]
 pub struct NoMemory;
+
+/// What `call` returns, or `None` if it panicked. Only where panics unwind: on the target they end the machine, and under
+/// loom they are what a test waits for.
+#[cfg(all(not(target_os = "none"), not(loom)))]
+fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
+}
+
+/// What `call` returns.
+#[cfg(any(target_os = "none", loom))]
+fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
+    Some(call())
+}
 
 /// A slice of `len` values from `make`; `None` without memory, or when `make` has none.
 fn try_boxed<T>(len: usize, mut make: impl FnMut() -> Option<T>) -> Option<Box<[T]>> {

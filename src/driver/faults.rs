@@ -1,36 +1,30 @@
 //! Giving a stream's page faults to a handler.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::DriverError;
 use super::hooks::OutputQueue;
 use super::registers::Registers;
-use super::stream::FaultMode;
-use super::structure::{Structure, WORDS};
+use super::smmu::Control;
+use super::stream::{FaultMode, Stream};
+use super::structure::WORDS;
 use super::{Delay, Smmu};
-use crate::iopf::{FaultHandler, Kind, OpenRequest, StreamLimits};
+use crate::iopf::{FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
 use crate::smmuv3::StreamId;
 use crate::sync::Cpu;
 
-/// Streams whose faults are enabled together, from enabling to the end of disabling.
+/// Streams whose faults are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
 pub(super) struct Life {
     pub(super) mode: FaultMode,
-    pub(super) members: Vec<Member>,
-}
-
-/// One stream of a life.
-pub(super) struct Member {
-    pub(super) stream: StreamId,
-    pub(super) ste: &'static Structure,
-    /// Its entry without faults.
-    pub(super) disabled: [u64; WORDS],
+    pub(super) streams: Vec<StreamId>,
 }
 
 impl Life {
     /// Whether `stream` is one of these.
     pub(super) fn has(&self, stream: StreamId) -> bool {
-        self.members.iter().any(|member| member.stream == stream)
+        self.streams.contains(&stream)
     }
 }
 
@@ -56,37 +50,49 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         limits: StreamLimits,
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
+        let Control { streams: attached, lives, .. } = &mut *control;
         let mut mode = None;
-        let mut members = Vec::with_capacity(streams.len());
-        let mut enabled = Vec::with_capacity(streams.len());
+        let mut life = Vec::new();
+        let first = streams.first().copied().unwrap_or(StreamId(0));
+        life.try_reserve_exact(streams.len())
+            .and_then(|()| lives.try_reserve(1))
+            .map_err(|_| OpenError::NoMemory { stream: first })?;
         for &stream in streams {
-            let attached = control.streams.get(&stream).filter(|attached| attached.complete);
-            let attached = attached.ok_or(DriverError::NotAttached(stream))?;
-            if control.lives.iter().any(|life| life.has(stream)) {
+            let own = attached.get(&stream).filter(|own| own.complete).ok_or(DriverError::NotAttached(stream))?;
+            if lives.iter().any(|life| life.has(stream)) {
                 return Err(DriverError::FaultsEnabled(stream));
             }
-            if *mode.get_or_insert(attached.mode) != attached.mode {
+            if *mode.get_or_insert(own.mode) != own.mode {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
-            members.push(Member { stream, ste: attached.ste, disabled: attached.disabled });
-            enabled.push(attached.enabled);
+            life.push(stream);
         }
         let (mode, kind, queue) = match mode {
             Some(mode @ FaultMode::Stall) => (mode, Kind::Stall, OutputQueue::Events),
             Some(mode @ FaultMode::PageRequest) => (mode, Kind::Page, OutputQueue::PageRequests),
             Some(FaultMode::Terminate) | None => {
-                let stream = streams.first().copied().unwrap_or(StreamId(0));
-                return Err(DriverError::NotSupported { stream, what: "enabling faults" });
+                return Err(DriverError::NotSupported { stream: first, what: "enabling faults" });
             }
         };
         // What the queue holds now belongs to an earlier life of these StreamIDs: the streams are not live yet.
         let since = self.produced(queue);
         let request = OpenRequest { streams, kind, handler, limits, since };
         self.faults.open(cpu, &mut self.hardware.delay(), request)?;
-        let entries = members.iter().map(|member| (member.stream, member.ste)).zip(enabled).collect::<Vec<_>>();
-        control.lives.push(Life { mode, members });
-        for ((stream, ste), enabled) in entries {
-            self.change_entry(cpu, stream, ste, &enabled)?;
+        lives.push(Life { mode, streams: life });
+        self.change_entries(cpu, attached, streams, |own| &own.enabled)
+    }
+
+    /// Changes the entries of `streams`, which are `attached`, to one that each of them has.
+    pub(super) fn change_entries(
+        &self,
+        cpu: &mut Cpu,
+        attached: &BTreeMap<StreamId, Stream>,
+        streams: &[StreamId],
+        entry: impl Fn(&Stream) -> &[u64; WORDS],
+    ) -> Result<(), DriverError> {
+        for &stream in streams {
+            let own = attached.get(&stream).ok_or(DriverError::NotAttached(stream))?;
+            self.change_entry(cpu, stream, own.ste, entry(own))?;
         }
         Ok(())
     }

@@ -86,14 +86,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// That of the step that failed; the queue stays shut then, and the call may be repeated.
     pub fn recover(&self, cpu: &mut Cpu) -> Result<Vec<StreamId>, DriverError> {
-        let mut control = self.control(cpu)?;
+        let control = self.control(cpu)?;
         if !Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR) {
             return Ok(Vec::new());
         }
         let mut stopped = Vec::new();
-        for life in control.lives.iter_mut().filter(|life| life.mode == FaultMode::Stall) {
-            if let Some(stream) = life.members.first().map(|member| member.stream) {
-                let (closing, grace) = self.terminate_stalls(cpu, stream, life)?;
+        for life in control.lives.iter().filter(|life| life.mode == FaultMode::Stall) {
+            if let Some(&stream) = life.streams.first() {
+                let (closing, grace) = self.terminate_stalls(cpu, &control.streams, stream, life)?;
                 closing.answer_pending(cpu, &grace);
                 stopped.push(stream);
             }

@@ -50,7 +50,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
         let (closing, grace) = match life.mode {
             FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
-            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, stream, life, device)?,
+            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device)?,
         };
         // Stalls that STALL_TERM answered are dropped here; of page requests, those whose answer found the queue full.
         closing.answer_pending(cpu, &grace);
@@ -63,12 +63,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end_stalls(
         &self,
         cpu: &mut Cpu,
+        streams: &BTreeMap<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
         device: &dyn DeviceControl,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         device.stop_new_work();
-        let closed = self.terminate_stalls(cpu, stream, life)?;
+        let closed = self.terminate_stalls(cpu, streams, stream, life)?;
         self.wait_device(cpu, stream, "idle", || device.is_idle())?;
         // Makes the events of what was terminated visible (4.7.3), so that the drain takes them too.
         self.commands.execute(cpu, &[])?;
@@ -80,12 +81,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub(super) fn terminate_stalls(
         &self,
         cpu: &mut Cpu,
+        streams: &BTreeMap<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
-        for member in &life.members {
-            self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;
-        }
+        self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         let closed = self.close(cpu, stream)?;
         // STALL_TERM answers those too whose answers found no room in the command queue: sent after it, they might hit
         // other transactions.
@@ -93,8 +93,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if dropped > 0 {
             log::warn!("{dropped} unsent answers of {stream:?} are dropped: its stalls are terminated");
         }
-        for member in &life.members {
-            self.commands.submit(cpu, &[Command::StallTerm { stream: member.stream }])?;
+        for &stream in &life.streams {
+            self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
         }
         Ok(closed)
     }
@@ -114,16 +114,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.wait_device(cpu, stream, "stopped", || device.page_requests_stopped())?;
         self.drain_past(cpu, OutputQueue::PageRequests)?;
         device.disable_ats();
-        for member in &life.members {
-            self.invalidate_device(cpu, member.stream, None, None)?;
-            let spaces = streams.get(&member.stream).into_iter().flat_map(|attached| &attached.spaces);
+        for stream in &life.streams {
+            self.invalidate_device(cpu, *stream, None, None)?;
+            let spaces = streams.get(stream).into_iter().flat_map(|own| &own.spaces);
             for substream in spaces.filter_map(|&(substream, _)| Stream::asked_with(substream)) {
-                self.invalidate_device(cpu, member.stream, Some(substream), None)?;
+                self.invalidate_device(cpu, *stream, Some(substream), None)?;
             }
         }
-        for member in &life.members {
-            self.change_entry(cpu, member.stream, member.ste, &member.disabled)?;
-        }
+        self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         Ok((closing, grace))
     }
 

@@ -19,15 +19,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(domain: Arc<Domain>, responder: Arc<dyn PageResponder>, limits: Limits) -> Self {
-        Self {
+    /// `None` without memory.
+    pub(super) fn new(domain: Arc<Domain>, responder: Arc<dyn PageResponder>, limits: Limits) -> Option<Self> {
+        Some(Self {
             domain,
             responder,
             limits,
-            counters: Counters::new(),
+            counters: Counters::new()?,
             slots_in_use: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
-        }
+        })
     }
 
     // Both counts are relaxed: they bound, and order nothing.

@@ -82,7 +82,7 @@ impl FaultState {
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
             places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
             next: Hint::new(0),
-            counters: Counters::new(),
+            counters: Counters::new()?,
         })
     }
 
@@ -124,7 +124,7 @@ impl FaultState {
 
     /// A group of one.
     fn complete(this: &Counted<Self>, masked: &Masked, fault: &Fault) -> Report {
-        if let Verdict::Answer(response) = this.handler.handle(masked, slice::from_ref(fault)) {
+        if let Verdict::Answer(response) = this.ask(masked, slice::from_ref(fault)) {
             return this.answer_inline(masked, fault.answer(response));
         }
         let Some(mut slot) = this.take_slot() else { return this.refuse(masked, fault) };
@@ -143,13 +143,18 @@ impl FaultState {
             return this.refuse(masked, last);
         }
         let faults: heapless::Vec<Fault, MAX_GROUP_REQUESTS> = slot.faults().take(MAX_GROUP_REQUESTS).collect();
-        match this.handler.handle(masked, &faults) {
+        match this.ask(masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
                 this.answer_inline(masked, last.answer(response))
             }
             Verdict::Defer => Self::defer(this, masked, last, slot),
         }
+    }
+
+    /// What the handler says. One that panics has refused, where that is survived.
+    fn ask(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
+        super::survive(|| self.handler.handle(masked, faults)).unwrap_or(Verdict::Answer(PageResponse::Invalid))
     }
 
     /// Gives the group in `filling`, which `last` ends, to the handler.
@@ -161,7 +166,8 @@ impl FaultState {
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
         let word = filling.defer();
-        this.handler.defer(masked, FaultGroup::new(state, slot.index(), word, *last));
+        let group = FaultGroup::new(state, slot.index(), word, *last);
+        let _ = super::survive(|| this.handler.defer(masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();
         if now.state() == State::Unsent

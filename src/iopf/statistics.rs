@@ -3,6 +3,7 @@
 //! A core adds to its own copy with a load and a store: interrupts are masked, so nothing comes between. A sum read
 //! while other cores run may miss what they add at that moment.
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::smmuv3::PageResponse;
@@ -87,22 +88,24 @@ impl Statistics {
     }
 }
 
-/// Counters, a set for each core.
+/// Counters, a set for each core, in memory of their own.
 #[derive(Debug)]
-pub(super) struct Counters(PerCore<[AtomicU64; COUNTERS]>);
+pub(super) struct Counters(Box<[PerCore<[AtomicU64; COUNTERS]>; 1]>);
 
 impl Counters {
-    pub(super) fn new() -> Self {
-        Self(PerCore::new(|| [const { AtomicU64::new(0) }; COUNTERS]))
+    /// `None` without memory.
+    pub(super) fn new() -> Option<Self> {
+        let counters = super::try_boxed(1, || Some(PerCore::new(|| [const { AtomicU64::new(0) }; COUNTERS])))?;
+        counters.try_into().ok().map(Self)
     }
 
     pub(super) fn add(&self, masked: &Masked, counter: Counter) {
-        let own = &self.0.here(masked)[counter as usize];
+        let own = &self.0[0].here(masked)[counter as usize];
         own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     fn sum(&self, counter: Counter) -> u64 {
-        self.0.iter().map(|(_, of_core)| of_core[counter as usize].load(Relaxed)).sum()
+        self.0[0].iter().map(|(_, of_core)| of_core[counter as usize].load(Relaxed)).sum()
     }
 }
 

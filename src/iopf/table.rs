@@ -173,7 +173,7 @@ impl FaultTable {
     ) -> Result<Self, super::NoMemory> {
         let leaves = 1_usize.checked_shl(stream_bits.saturating_sub(LEAF_BITS)).filter(|_| stream_bits <= 32);
         Ok(Self {
-            shared: Arc::new(Shared::new(domain, responder, limits)),
+            shared: Arc::new(Shared::new(domain, responder, limits).ok_or(super::NoMemory)?),
             stream_bits,
             leaves: leaves.and_then(|count| try_boxed(count, || Some(Once::new()))).ok_or(super::NoMemory)?,
             open: try_boxed(limits.states, || Some(AtomicU64::new(0))).ok_or(super::NoMemory)?,

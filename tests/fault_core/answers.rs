@@ -1,5 +1,6 @@
 //! One fault, one answer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use smmu_iopf::iopf::{Answer, Kind, LateAnswer, Report, Target};
@@ -71,6 +72,36 @@ fn a_group_dropped_within_defer_is_answered_with_the_report() {
     assert_eq!(bench.table.totals().slots_in_use, 0);
     bench.table.expire(&bench.cpu, 0);
     assert_eq!(bench.responder.take(), []);
+}
+
+#[test]
+fn a_group_whose_handler_panics_is_answered_invalid_and_the_table_goes_on() {
+    for defers in [false, true] {
+        for kind in [Kind::Stall, Kind::Page] {
+            let mut bench = Bench::open(kind);
+            bench.handler.defers.store(defers, SeqCst);
+            bench.handler.panics.store(true, SeqCst);
+            if kind == Kind::Stall {
+                assert_eq!(bench.report(stall(STREAM, 7, 0)), Report::Answer(to_stall(STREAM, 7, Invalid)));
+            } else {
+                assert_eq!(bench.report(page(STREAM, 7, false, 0)), Report::Held);
+                assert_eq!(bench.report(page(STREAM, 7, true, 0)), Report::Answer(to_group(STREAM, 7, Invalid)));
+            }
+            assert_eq!(bench.table.totals().slots_in_use, 0);
+            bench.handler.defers.store(false, SeqCst);
+            bench.handler.panics.store(false, SeqCst);
+            let (again, answer) = match kind {
+                Kind::Stall => (stall(STREAM, 7, 0), to_stall(STREAM, 7, Success)),
+                Kind::Page => (page(STREAM, 7, true, 0), to_group(STREAM, 7, Success)),
+            };
+            assert_eq!(bench.report(again), Report::Answer(answer));
+            let statistics = bench.table.totals().statistics;
+            assert_eq!((statistics.groups, statistics.answers()), (2, 2));
+            bench.close(STREAM);
+            bench.free();
+            assert_eq!((bench.table.live(), Arc::strong_count(&bench.handler)), (0, 1));
+        }
+    }
 }
 
 #[test]

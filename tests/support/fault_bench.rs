@@ -78,6 +78,8 @@ pub struct Handler {
     pub defers: AtomicBool,
     /// Has no room for deferred groups.
     pub drops: AtomicBool,
+    /// Panics in both its methods.
+    pub panics: AtomicBool,
     pub seen: Mutex<Vec<Vec<Fault>>>,
     groups: Mutex<Vec<FaultGroup>>,
 }
@@ -99,7 +101,9 @@ impl Handler {
 impl FaultHandler for Handler {
     fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
         self.seen.lock().unwrap().push(faults.to_vec());
-        if self.defers.load(SeqCst) {
+        let defers = self.defers.load(SeqCst);
+        assert!(defers || !self.panics.load(SeqCst), "as it must");
+        if defers {
             return Verdict::Defer;
         }
         let wild = faults.iter().any(|fault| fault.address >= WILD);
@@ -107,6 +111,7 @@ impl FaultHandler for Handler {
     }
 
     fn defer(&self, _: &Masked, group: FaultGroup) {
+        assert!(!self.panics.load(SeqCst), "as it must");
         if !self.drops.load(SeqCst) {
             self.groups.lock().unwrap().push(group);
         }

@@ -65,7 +65,7 @@ def stored(state):
 
 def counts(counters):
     """NAME N for each counter that is not zero, summed over the cores."""
-    per_core = counters["__0"]["__0"]
+    per_core = counters["__0"].dereference()[0]["__0"]
     cores = range(per_core.type.range()[1] + 1)
     names = gdb.lookup_type("smmu_iopf::iopf::statistics::Counter").fields()
     sums = ((field.name, sum(memory.number(per_core[core]["__0"][field.enumval]) for core in cores)) for field in names)

@@ -1,0 +1,206 @@
+//! The heap is full at each place that asks it for memory, and what an enabled stream takes of it.
+
+mod driver_bench;
+#[path = "support/fault_bench.rs"]
+mod fault_bench;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr;
+use std::sync::Arc;
+
+use driver_bench::{Pager, Space, stream};
+use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
+use smmu_iopf::driver::{DriverError, FaultMode};
+use smmu_iopf::iopf::{Kind, OpenError, OpenRequest, Report, StreamLimits};
+use smmu_iopf::smmuv3::PageResponse::Invalid;
+use smmu_iopf::smmuv3::StreamId;
+use smmu_iopf::sync::grace::Ref;
+
+/// What happened in this thread.
+#[derive(Clone, Copy)]
+struct Heap {
+    /// Allocations from now on until one fails; after that none does.
+    good: usize,
+    /// Whether one failed.
+    failed: bool,
+    /// Bytes in use.
+    bytes: isize,
+    /// The sizes of the last allocations.
+    sizes: [usize; 16],
+    count: usize,
+}
+
+thread_local! {
+    static HEAP: Cell<Heap> =
+        const { Cell::new(Heap { good: usize::MAX, failed: false, bytes: 0, sizes: [0; 16], count: 0 }) };
+}
+
+/// The system's allocator, which fails when it is told to.
+struct Failing;
+
+// SAFETY: every call that does not fail goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Failing {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let mut heap = HEAP.get();
+        heap.failed |= heap.good == 0;
+        let fails = heap.good == 0;
+        heap.good = if fails { usize::MAX } else { heap.good.saturating_sub(usize::from(heap.good != usize::MAX)) };
+        if !fails {
+            heap.bytes += layout.size() as isize;
+            heap.sizes[heap.count % 16] = layout.size();
+            heap.count += 1;
+        }
+        HEAP.set(heap);
+        // SAFETY: the caller's promise.
+        if fails { ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        let heap = HEAP.get();
+        HEAP.set(Heap { bytes: heap.bytes - layout.size() as isize, ..heap });
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Failing = Failing;
+
+/// Runs `work` with a heap that fails once, after `good` allocations. Returns whether it came to that.
+fn with_full_heap<T>(good: usize, work: impl FnOnce() -> T) -> (T, bool) {
+    HEAP.set(Heap { good, failed: false, ..HEAP.get() });
+    let result = work();
+    let failed = HEAP.get().failed;
+    HEAP.set(Heap { good: usize::MAX, failed: false, ..HEAP.get() });
+    (result, failed)
+}
+
+/// The sizes of what `work` allocated.
+fn allocations<T>(work: impl FnOnce() -> T) -> (T, Vec<usize>) {
+    HEAP.set(Heap { count: 0, ..HEAP.get() });
+    let result = work();
+    let Heap { sizes, count, .. } = HEAP.get();
+    assert!(count <= sizes.len(), "{count} allocations");
+    (result, sizes[..count].to_vec())
+}
+
+const LIMITS: StreamLimits = StreamLimits { groups: 2, requests: 3, time_out_us: 1_000_000 };
+const NEIGHBOUR: StreamId = StreamId(STREAM.0 + 1);
+
+fn open(bench: &mut Bench, streams: &[StreamId], kind: Kind) -> Result<(), OpenError> {
+    bench.open_with(streams, kind, LIMITS, 0)
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_open_leaves_nothing_open_and_nothing_leaked() {
+    for kind in [Kind::Stall, Kind::Page] {
+        let streams = [STREAM, StreamId(STREAM.0 | 0x8000)];
+        let mut sites = 0;
+        loop {
+            // A new table each time: one that has a leaf keeps it.
+            let mut bench = Bench::new();
+            let (opened, failed) = with_full_heap(sites, || open(&mut bench, &streams, kind));
+            if !failed {
+                assert_eq!((opened, bench.table.open_streams().count()), (Ok(()), 1));
+                break;
+            }
+            assert!(matches!(opened, Err(OpenError::NoMemory { .. })), "allocation {sites}: {opened:?}");
+            assert_eq!((bench.table.live(), bench.table.open_streams().count()), (0, 0), "allocation {sites}");
+            assert_eq!((bench.domain.stats().in_memory(), Arc::strong_count(&bench.handler)), (0, 1));
+            for stream in streams {
+                assert_eq!(bench.report(stall(stream, 1, 0)), Report::Answer(to_stall(stream, 1, Invalid)));
+            }
+            assert_eq!(open(&mut bench, &streams, kind), Ok(()), "allocation {sites}");
+            sites += 1;
+        }
+        // Two leaves, the StreamIDs, two slots, the requests of each, for pages the places, the statistics, the state.
+        assert_eq!(sites, if kind == Kind::Stall { 8 } else { 9 });
+    }
+}
+
+#[test]
+fn a_failed_open_gives_back_every_byte() {
+    let mut bench = Bench::new();
+    // The leaf stays.
+    open(&mut bench, &[NEIGHBOUR], Kind::Stall).unwrap();
+    for kind in [Kind::Stall, Kind::Page] {
+        for good in 0.. {
+            let before = HEAP.get().bytes;
+            let (opened, failed) = with_full_heap(good, || open(&mut bench, &[STREAM], kind));
+            if !failed {
+                opened.unwrap();
+                bench.close(STREAM);
+                bench.free();
+            }
+            assert_eq!(HEAP.get().bytes, before, "allocation {good}");
+            if !failed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_enable_leaves_the_stream_off() {
+    let mut sites = 0;
+    loop {
+        // A new driver each time: one that has a leaf keeps it.
+        let mut bench = driver_bench::Bench::new();
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        let pager = Pager::new(&space, 0..1 << 30);
+        let handler = pager.clone();
+        let (enabled, failed) = with_full_heap(sites, || bench.enable(0, handler));
+        if !failed {
+            assert_eq!(enabled, Ok(()));
+            bench.disable(0).unwrap();
+            assert_eq!(bench.live(), 0);
+            break;
+        }
+        let no_memory = OpenError::NoMemory { stream: stream(0) };
+        assert_eq!(enabled, Err(DriverError::Open(no_memory)), "allocation {sites}");
+        assert_eq!((bench.smmu.faults().live(), Arc::strong_count(&pager)), (0, 1));
+        assert_eq!(bench.disable(0), Err(DriverError::FaultsNotEnabled(stream(0))));
+        bench.enable(0, pager).unwrap();
+        sites += 1;
+    }
+    // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the
+    // statistics, the state.
+    assert_eq!(sites, 2 + 69);
+}
+
+#[test]
+fn retiring_asks_the_heap_for_nothing() {
+    let mut bench = Bench::new();
+    for _ in 0..100 {
+        let object = Ref::new(&bench.domain, 7_u64).unwrap();
+        let ((), sizes) = allocations(|| drop(object));
+        assert_eq!(sizes, []);
+    }
+    open(&mut bench, &[STREAM], Kind::Stall).unwrap();
+    let ((), sizes) = allocations(|| {
+        bench.close(STREAM);
+        bench.free();
+    });
+    assert_eq!(sizes, []);
+    assert_eq!((bench.table.live(), bench.domain.stats().in_memory()), (0, 0));
+}
+
+/// `docs/performance.md` has these numbers.
+#[test]
+fn an_enabled_stream_takes_what_the_documents_say() {
+    let mut bench = Bench::new();
+    let mut of = |stream, kind| {
+        let handler = bench.handler.clone();
+        let request = OpenRequest { streams: &[StreamId(stream)], kind, handler, limits: LIMITS, since: 0 };
+        let (opened, sizes) = allocations(|| bench.table.open(&mut bench.cpu, &mut Clock, request));
+        opened.unwrap();
+        sizes
+    };
+    // The leaf of the first: a pointer and its domain for each of 1,024 StreamIDs.
+    assert_eq!(of(1, Kind::Stall)[0], 16_384);
+    // Its StreamIDs; the slots; the requests of each; where its groups are; the statistics; the state.
+    assert_eq!(of(2, Kind::Stall), [4, 80, 24, 24, 2048, 152]);
+    assert_eq!(of(3, Kind::Page), [4, 80, 72, 72, 1024, 2048, 152]);
+}
