@@ -88,6 +88,11 @@ impl FaultGroup {
         Err(LateAnswer { answer: self.last.answer(response) })
     }
 
+    /// Its stream's.
+    pub(super) fn state(&self) -> &Ref<FaultState> {
+        &self.state
+    }
+
     fn slot(&self) -> Option<&GroupSlot> {
         self.state.slots.get(usize::from(self.slot))
     }

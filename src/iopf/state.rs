@@ -10,6 +10,7 @@ use super::group::FaultGroup;
 use super::shared::Live;
 use super::slot::{Claim, Filling, Freed, GroupSlot, State};
 use super::statistics::{Counter, Counters};
+use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
@@ -39,6 +40,8 @@ pub(super) struct FaultState {
     places: Box<[Hint]>,
     /// Where to begin the search for a free slot.
     next: Hint,
+    /// Deferred groups that wait for a core with time.
+    pub(super) lane: Lane,
     pub(super) counters: Counters,
 }
 
@@ -82,6 +85,7 @@ impl FaultState {
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
             places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
             next: Hint::new(0),
+            lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new(),
         })
     }

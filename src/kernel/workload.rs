@@ -11,7 +11,7 @@ use super::devices::Devices;
 use super::model_times::ModelTimes;
 use super::report::Report;
 use super::runtime::Kernel;
-use crate::iopf::Totals;
+use crate::iopf::{Totals, WorkCounts};
 use crate::sync::Cpu;
 use bench::{Bench, Expected};
 
@@ -113,6 +113,8 @@ fn print_totals(bench: &Bench, heap_before: usize) {
             log::info!("SMMU {:#x}: records and answers hash to {hash:#018x}", unit.phandle.0);
         }
     }
+    let WorkCounts { groups, turns, stolen, wakes } = bench.kernel.work_queues.counts();
+    log::info!("work: {groups} groups in {turns} turns, {stolen} of them stolen; {wakes} cores woken");
     let grace = bench.kernel.domain.stats();
     log::info!(
         "grace periods: {} ended, {} expedited; objects: {} retired, {} freed; heap: {} bytes in use, {} of them before the \

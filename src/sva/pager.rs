@@ -3,51 +3,22 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use heapless::Deque;
-
 use super::address_space::{AddressSpace, Effort, Resolution};
-use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
 use crate::smmuv3::{PageResponse, SubstreamId};
-use crate::sync::lock::IrqLock;
 use crate::sync::{Cpu, Masked};
-
-/// The most groups that wait for a worker. One more is dropped, and so answered Invalid.
-pub const DEFERRED_GROUPS: usize = 64;
 
 /// Serves one stream's faults out of its address spaces: inline while zeroed frames are ready, by a worker otherwise.
 pub struct DemandPager {
     spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
-    deferred: IrqLock<Deque<FaultGroup, DEFERRED_GROUPS>>,
-    wake: Box<dyn Fn(&Masked) + Send + Sync>,
+    work: Arc<WorkQueues>,
 }
 
 impl DemandPager {
-    /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. It calls
-    /// `wake` when a group has come to wait for [`DemandPager::work`].
-    pub fn new(
-        spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
-        wake: Box<dyn Fn(&Masked) + Send + Sync>,
-    ) -> Self {
-        Self { spaces, deferred: IrqLock::new(Deque::new()), wake }
-    }
-
-    /// Whether a group waits for [`DemandPager::work`].
-    pub fn is_waiting(&self, masked: &Masked) -> bool {
-        !self.deferred.lock(masked).is_empty()
-    }
-
-    /// Answers the groups that wait, and returns how many: work for a core that has time.
-    ///
-    /// Pages are zeroed with interrupts unmasked, so a group costs no other core a longer grace period.
-    pub fn work(&self, cpu: &Cpu) -> usize {
-        let mut groups = 0;
-        while let Some(group) = cpu.masked(|masked| self.deferred.lock(masked).pop_front()) {
-            let answer = self.answer(|| group.faults(), Effort::Zero).unwrap_or(PageResponse::Invalid);
-            // A late answer is no error here: whoever took the group back has answered it.
-            let _ = cpu.masked(|masked| group.respond(masked, answer));
-            groups += 1;
-        }
-        groups
+    /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. What it can't
+    /// answer at once waits in `work`.
+    pub fn new(spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>, work: Arc<WorkQueues>) -> Self {
+        Self { spaces, work }
     }
 
     /// The answer to a group, or `None` when a frame is missing. Nothing is undone then: a page that is there already
@@ -81,9 +52,13 @@ impl FaultHandler for DemandPager {
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {
-        // The lock is let go before a group that found no room is dropped, and so answered.
-        let refused = self.deferred.lock(masked).push_back(group);
-        drop(refused);
-        (self.wake)(masked);
+        self.work.push(masked, group);
+    }
+
+    /// Pages are zeroed with interrupts unmasked, so a group costs no other core a longer grace period.
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        let answer = self.answer(|| group.faults(), Effort::Zero).unwrap_or(PageResponse::Invalid);
+        // A late answer is no error here: whoever took the group back has answered it.
+        let _ = cpu.masked(|masked| group.respond(masked, answer));
     }
 }

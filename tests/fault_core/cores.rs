@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::iopf::{
-    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Report,
-    StreamLimits, Target, Verdict,
+    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority,
+    Report, StreamLimits, Target, Verdict,
 };
 use smmu_iopf::smmuv3::{PageResponse, StreamId};
 use smmu_iopf::sync::Masked;
@@ -20,7 +20,8 @@ use super::fault_bench::{STREAM, cpu, page, stall};
 const PAGES: StreamId = StreamId(0x8_0007);
 const FAULTS: u16 = 20_000;
 const GROUPS: Limits = Limits { states: 8, groups: 12 };
-const STREAM_GROUPS: StreamLimits = StreamLimits { groups: 8, requests: 4, time_out_us: 1000 };
+const STREAM_GROUPS: StreamLimits =
+    StreamLimits { groups: 8, requests: 4, time_out_us: 1000, priority: Priority::Normal };
 const LONG_US: u32 = 10_000_000;
 
 /// What the hardware waits for. An answer that it does not wait for is remembered.

@@ -1,6 +1,5 @@
 //! What the parts of the main job share: address spaces, streams, engines, and waiting for them.
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,7 +10,7 @@ use core::time::Duration;
 use crate::arch::timer::Timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
-use crate::iopf::{FaultHandler, StreamLimits};
+use crate::iopf::{FaultHandler, Priority, StreamLimits};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
 use crate::kernel::engine::{Job, Status};
 use crate::kernel::report::Report;
@@ -21,8 +20,8 @@ use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
 use crate::sva::frames::{FRAME_BYTES, FramePool};
 use crate::sva::pager::DemandPager;
 use crate::sva::{MAIR, Permissions, T0SZ};
+use crate::sync::Cpu;
 use crate::sync::grace::GraceTimeout;
-use crate::sync::{Cpu, Masked};
 
 /// Page frames for address spaces: twice what the largest part has in use at a time.
 const FRAMES: u32 = 8192;
@@ -89,7 +88,6 @@ pub(super) struct Served {
     pub(super) unit: &'static EngineUnit,
     pub(super) smmu: Arc<BoardSmmu>,
     pub(super) spaces: Vec<Arc<AddressSpace>>,
-    pub(super) pager: Arc<DemandPager>,
 }
 
 impl Bench {
@@ -191,25 +189,21 @@ impl Bench {
                 smmu.attach_substream(cpu, stream, *substream, Some(&context(space)))?;
             }
         }
-        let kernel = self.kernel;
-        let wake = Box::new(move |masked: &Masked| kernel.wake_others(masked));
-        let pager = Arc::new(DemandPager::new(spaces.into(), wake));
-        let work: Arc<dyn Work> = pager.clone();
-        kernel.add_work(cpu, work).map_err(|_| Failure::new("no room for more work"))?;
-        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000 };
-        smmu.enable_faults(cpu, &[stream], wrap(pager.clone()), limits)?;
+        let pager = Arc::new(DemandPager::new(spaces.into(), self.kernel.work_queues.clone()));
+        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000, priority: Priority::Normal };
+        smmu.enable_faults(cpu, &[stream], wrap(pager), limits)?;
         if !stalls {
             unit.engine.enable_page_requests(32);
         }
         let spaces = spaces.iter().map(|(_, space)| space.clone()).collect();
-        Ok(Served { unit, smmu: smmu.clone(), spaces, pager })
+        Ok(Served { unit, smmu: smmu.clone(), spaces })
     }
 
     /// Ends what [`Bench::serve`] began, and gives the memory back.
     pub(super) fn end(&mut self, served: Served) -> Result<(), Failure> {
-        let Served { unit, smmu, spaces, pager } = served;
+        let Served { unit, smmu, spaces } = served;
         smmu.disable_faults(&mut self.cpu, unit.engine.stream(), &unit.engine)?;
-        self.release(unit.engine.stream(), &smmu, spaces, pager)
+        self.release(unit.engine.stream(), &smmu, spaces)
     }
 
     /// Gives back what is left when faults are disabled.
@@ -218,13 +212,7 @@ impl Bench {
         stream: StreamId,
         smmu: &BoardSmmu,
         spaces: Vec<Arc<AddressSpace>>,
-        pager: Arc<DemandPager>,
     ) -> Result<(), Failure> {
-        // Groups that still wait hold the fault state, and it holds the pager: they are let go here.
-        pager.work(&self.cpu);
-        let work: Arc<dyn Work> = pager;
-        self.kernel.remove_work(&self.cpu, &work);
-        drop(work);
         smmu.detach(&mut self.cpu, stream)?;
         for space in &spaces {
             smmu.invalidate_asid(&mut self.cpu, space.asid())?;
@@ -237,7 +225,7 @@ impl Bench {
         self.settle();
         let grace = self.kernel.domain.synchronize(&mut self.cpu, &mut Timer, LIMIT_US)?;
         for space in spaces {
-            // A worker may hold the pager, and so the space, for a moment yet.
+            // Groups that still wait for a core with time, or are on one, hold the fault state, and it the pager and the space.
             let mut space = Some(space);
             let free = self.kernel.wait_until(&mut self.cpu, Duration::from_micros(LIMIT_US.into()), || {
                 match space.take().map(Arc::try_unwrap) {
