@@ -114,7 +114,10 @@ fn print_totals(bench: &Bench, heap_before: usize) {
         }
     }
     let WorkCounts { groups, turns, stolen, wakes } = bench.kernel.work_queues.counts();
-    log::info!("work: {groups} groups in {turns} turns, {stolen} of them stolen; {wakes} cores woken");
+    log::info!(
+        "work: {groups} groups in {turns} turns, {stolen} of them stolen; {wakes} cores woken; {} page-ins saved",
+        bench.saved
+    );
     let grace = bench.kernel.domain.stats();
     log::info!(
         "grace periods: {} ended, {} expedited; objects: {} retired, {} freed; heap: {} bytes in use, {} of them before the \

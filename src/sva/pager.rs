@@ -3,8 +3,11 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use heapless::Vec;
+
 use super::address_space::{AddressSpace, Effort, Resolution};
-use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
+use super::page_in::Step;
+use crate::iopf::{Fault, FaultGroup, FaultHandler, MAX_GROUP_REQUESTS, Verdict, WorkQueues};
 use crate::smmuv3::{PageResponse, SubstreamId};
 use crate::sync::{Cpu, Masked};
 
@@ -21,18 +24,18 @@ impl DemandPager {
         Self { spaces, work }
     }
 
-    /// The answer to a group, or `None` when a frame is missing. Nothing is undone then: a page that is there already
-    /// stays, and the next attempt finds it.
-    ///
-    /// All of the group is looked at before any of it is mapped: a page that is mapped for a request which is then
-    /// refused could let the device through by an early retry (3.12.2.2).
-    fn answer<F: Iterator<Item = Fault>>(&self, faults: impl Fn() -> F, effort: Effort) -> Option<PageResponse> {
-        let allowed = |fault: Fault| self.space(&fault).is_some_and(|space| space.allows(fault.address, fault.access));
-        if !faults().all(allowed) {
+    /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
+    /// there already stays, and the next attempt finds it.
+    fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
+        if !self.allows(faults) {
             return Some(PageResponse::Invalid);
         }
-        for fault in faults() {
-            match self.space(&fault)?.resolve(fault.address, fault.access, effort) {
+        for fault in faults {
+            let space = self.space(fault)?;
+            if space.page_ins().is_under_way(masked, fault.address, fault.access) {
+                return None;
+            }
+            match space.resolve(fault.address, fault.access, Effort::Ready) {
                 Resolution::Mapped | Resolution::Present => {}
                 Resolution::NoFrame => return None,
                 Resolution::Refused => return Some(PageResponse::Invalid),
@@ -41,14 +44,51 @@ impl DemandPager {
         Some(PageResponse::Success)
     }
 
+    /// The group with its answer when all of its pages could be brought in, or one could not; `None` when it waits for a
+    /// page that is on its way.
+    fn bring_in(&self, cpu: &Cpu, mut group: FaultGroup) -> Option<(FaultGroup, PageResponse)> {
+        let faults: Vec<Fault, MAX_GROUP_REQUESTS> = group.faults().take(MAX_GROUP_REQUESTS).collect();
+        if !self.allows(&faults) {
+            return Some((group, PageResponse::Invalid));
+        }
+        for fault in &faults {
+            let Fault { address, access, .. } = *fault;
+            let Some(space) = self.space(fault) else { return Some((group, PageResponse::Invalid)) };
+            if space.translate(address).is_some() {
+                continue;
+            }
+            let leads;
+            (group, leads) = match cpu.masked(|masked| space.page_ins().join(masked, address, access, group)) {
+                Step::Lead(group) => (group, true),
+                Step::Alone(group) => (group, false),
+                Step::Wait => return None,
+            };
+            let resolution = space.resolve(address, access, Effort::Zero);
+            let is_there = matches!(resolution, Resolution::Mapped | Resolution::Present);
+            if leads {
+                cpu.masked(|masked| space.page_ins().end(masked, &self.work, address, is_there));
+            }
+            if !is_there {
+                return Some((group, PageResponse::Invalid));
+            }
+        }
+        Some((group, PageResponse::Success))
+    }
+
+    /// Whether every access of a group is allowed. It is asked before any of the group is mapped: a page that is mapped for a
+    /// request which is then refused could let the device through by an early retry (3.12.2.2).
+    fn allows(&self, faults: &[Fault]) -> bool {
+        faults.iter().all(|fault| self.space(fault).is_some_and(|space| space.allows(fault.address, fault.access)))
+    }
+
     fn space(&self, fault: &Fault) -> Option<&AddressSpace> {
         self.spaces.iter().find(|(substream, _)| *substream == fault.substream).map(|(_, space)| &**space)
     }
 }
 
 impl FaultHandler for DemandPager {
-    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
-        self.answer(|| faults.iter().copied(), Effort::Ready).map_or(Verdict::Defer, Verdict::Answer)
+    fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
+        self.answer_at_once(masked, faults).map_or(Verdict::Defer, Verdict::Answer)
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {
@@ -57,7 +97,7 @@ impl FaultHandler for DemandPager {
 
     /// Pages are zeroed with interrupts unmasked, so a group costs no other core a longer grace period.
     fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        let answer = self.answer(|| group.faults(), Effort::Zero).unwrap_or(PageResponse::Invalid);
+        let Some((group, answer)) = self.bring_in(cpu, group) else { return };
         // A late answer is no error here: whoever took the group back has answered it.
         let _ = cpu.masked(|masked| group.respond(masked, answer));
     }

@@ -79,6 +79,8 @@ pub(super) struct Bench {
     pub(super) cpu: Cpu,
     pub(super) frames: Arc<FramePool>,
     pub(super) expected: Expected,
+    /// Page-ins that faults had in common with others, in address spaces that have ended.
+    pub(super) saved: u64,
     random: u64,
     next_asid: u16,
 }
@@ -101,7 +103,7 @@ impl Bench {
         let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
         let zeroing: Arc<dyn Work> = frames.clone();
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
-        Ok(Self { kernel, devices, cpu, frames, expected, random: seed, next_asid: 1 })
+        Ok(Self { kernel, devices, cpu, frames, expected, saved: 0, random: seed, next_asid: 1 })
     }
 
     /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
@@ -239,7 +241,12 @@ impl Bench {
                 }
             });
             match free {
-                Ok(space) => space.into_iter().for_each(|space| space.free(&grace)),
+                Ok(space) => {
+                    for space in space {
+                        self.saved += space.page_ins().saved();
+                        space.free(&grace);
+                    }
+                }
                 Err(expired) => return Err(Failure::new(format_args!("{} hold an ended address space", expired.last))),
             }
         }
