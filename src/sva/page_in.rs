@@ -5,9 +5,8 @@
 //! failed, tries for itself. So what is shared is the page-in. A group's answer, deadline and claim stay its own, whatever
 //! becomes of the leader's group meanwhile.
 
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64 as Count;
-
-use heapless::Vec;
 
 use super::frames::FRAME_BYTES;
 use crate::iopf::{FaultGroup, WorkQueues};
@@ -32,8 +31,9 @@ pub struct PageIns {
 #[derive(Debug)]
 struct Inside {
     /// One for each core at most: a core brings in one page at a time.
-    leaders: Vec<Leader, MAX_CORES>,
-    waiting: Vec<(u64, FaultGroup), WAITING>,
+    leaders: heapless::Vec<Leader, MAX_CORES>,
+    /// At most [`WAITING`], for which there is room from the start. On the heap: address spaces are moved.
+    waiting: Vec<(u64, FaultGroup)>,
 }
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl PageIns {
     pub(super) fn new() -> Self {
         Self {
             under_way: AtomicUsize::new(0),
-            inside: IrqLock::new(Inside { leaders: Vec::new(), waiting: Vec::new() }),
+            inside: IrqLock::new(Inside { leaders: heapless::Vec::new(), waiting: Vec::with_capacity(WAITING) }),
             saved: Count::new(0),
         }
     }
@@ -74,10 +74,11 @@ impl PageIns {
         let page = page_of(address);
         let mut inside = self.inside.lock(masked);
         if inside.is_covered(page, access) {
-            return match inside.waiting.push((page, group)) {
-                Ok(()) => Step::Wait,
-                Err((_, group)) => Step::Alone(group),
-            };
+            if inside.waiting.len() >= WAITING {
+                return Step::Alone(group);
+            }
+            inside.waiting.push((page, group));
+            return Step::Wait;
         }
         let is_led = inside.leaders.iter().any(|leader| leader.page == page);
         if is_led || inside.leaders.push(Leader { page, access }).is_err() {

@@ -241,12 +241,10 @@ impl Bench {
                 }
             });
             match free {
-                Ok(space) => {
-                    for space in space {
-                        self.saved += space.page_ins().saved();
-                        space.free(&grace);
-                    }
-                }
+                Ok(space) => space.into_iter().for_each(|space| {
+                    self.saved += space.page_ins().saved();
+                    space.free(&grace);
+                }),
                 Err(expired) => return Err(Failure::new(format_args!("{} hold an ended address space", expired.last))),
             }
         }
