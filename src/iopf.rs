@@ -18,6 +18,7 @@ mod shared;
 mod slot;
 mod state;
 mod statistics;
+mod substream;
 mod table;
 mod work;
 
@@ -28,6 +29,7 @@ pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
 pub use group::{FaultGroup, LateAnswer};
 pub use statistics::Statistics;
+pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
 pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};
 

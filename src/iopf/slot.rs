@@ -42,12 +42,14 @@ pub(super) enum State {
     Answered,
 }
 
-/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, count in bits 15:8, generation above.
+/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, special in bit 6, count in bits 15:8, generation
+/// above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
 impl Word {
     const HELD: u64 = 1 << 3;
+    const SPECIAL: u64 = 1 << 6;
     const COUNT_SHIFT: u32 = 8;
     const GENERATION_SHIFT: u32 = 16;
 
@@ -65,6 +67,11 @@ impl Word {
 
     pub(super) fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
+    }
+
+    /// Whether a handler of its substream's own deferred the group.
+    pub(super) fn is_special(self) -> bool {
+        self.0 & Self::SPECIAL != 0
     }
 
     /// The number of requests in the group.
@@ -112,8 +119,12 @@ impl Word {
         Self(self.0 & !(3 << 4) | (response as u64) << 4)
     }
 
+    fn with_special(self, special: bool) -> Self {
+        Self(self.0 & !Self::SPECIAL | if special { Self::SPECIAL } else { 0 })
+    }
+
     fn free(self) -> Self {
-        self.with_state(State::Free).with_held(false).with_count(0)
+        self.with_state(State::Free).with_held(false).with_special(false).with_count(0)
     }
 
     fn next_generation(self) -> Self {
@@ -342,9 +353,9 @@ impl<'a> Filling<'a> {
         self.pass_on(word);
     }
 
-    /// The group waits for its answer, and someone holds it.
-    pub(super) fn defer(self) -> Word {
-        let word = self.word.with_state(State::Pending).with_held(true);
+    /// The group waits for its answer, and someone holds it: a `special` handler or the stream's.
+    pub(super) fn defer(self, special: bool) -> Word {
+        let word = self.word.with_state(State::Pending).with_held(true).with_special(special);
         self.pass_on(word)
     }
 

@@ -187,7 +187,7 @@ impl FaultTable {
     pub fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Report {
         let section = self.shared.domain.read(masked);
         match self.slot(fault.stream).and_then(|slot| slot.load(&section)) {
-            Some(state) if state.serves(&fault) => FaultState::report(state, masked, record, &fault),
+            Some(state) if state.serves(&fault) => FaultState::report(state, &section, masked, record, &fault),
             _ => self.report_unknown(masked, &fault),
         }
     }

@@ -234,7 +234,12 @@ impl WorkQueues {
         let mut groups = Turn::new();
         let Some(stream) = cpu.masked(|masked| self.turn(masked, &mut groups)) else { return 0 };
         let count = groups.len();
-        groups.into_iter().for_each(|group| stream.handler.serve(cpu, group));
+        for group in groups {
+            match group.special().cloned() {
+                Some(special) => special.handler.serve(cpu, group),
+                None => stream.handler.serve(cpu, group),
+            }
+        }
         count
     }
 
