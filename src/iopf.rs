@@ -14,6 +14,7 @@
 mod closing;
 pub mod fault;
 mod group;
+mod latency;
 mod shared;
 mod slot;
 mod state;
@@ -28,6 +29,7 @@ use alloc::vec::Vec;
 pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
 pub use group::{FaultGroup, LateAnswer};
+pub use latency::{BUCKETS, Latencies};
 pub use statistics::Statistics;
 pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};

@@ -190,6 +190,8 @@ pub(super) struct GroupSlot {
     word: AtomicU64,
     /// The low half of the generation that the time-out pass saw last (63:32), and when first, in milliseconds (31:0).
     seen: AtomicU64,
+    /// When its group was deferred, by the table's clock. Relaxed: the word orders it.
+    deferred_at: AtomicU64,
     requests: Box<[StoredFault]>,
 }
 
@@ -219,7 +221,13 @@ impl GroupSlot {
     /// Free slot number `index` with room for `requests` requests (1 to 255), or `None` without memory.
     pub(super) fn new(index: u16, requests: usize) -> Option<Self> {
         let requests = super::try_boxed(requests, || Some(StoredFault::new()))?;
-        Some(Self { index, word: AtomicU64::new(0), seen: AtomicU64::new(u64::MAX), requests })
+        Some(Self {
+            index,
+            word: AtomicU64::new(0),
+            seen: AtomicU64::new(u64::MAX),
+            deferred_at: AtomicU64::new(0),
+            requests,
+        })
     }
 
     /// Its number among its stream's slots.
@@ -354,7 +362,8 @@ impl<'a> Filling<'a> {
     }
 
     /// The group waits for its answer, and someone holds it: a `special` handler or the stream's.
-    pub(super) fn defer(self, special: bool) -> Word {
+    pub(super) fn defer(self, special: bool, now: u64) -> Word {
+        self.slot.deferred_at.store(now, Relaxed);
         let word = self.word.with_state(State::Pending).with_held(true).with_special(special);
         self.pass_on(word)
     }
@@ -375,6 +384,11 @@ impl<'a> Filling<'a> {
 }
 
 impl Claim<'_> {
+    /// When the group was deferred.
+    pub(super) fn deferred_at(&self) -> u64 {
+        self.slot.deferred_at.load(Relaxed)
+    }
+
     /// The answer is published, or the device needs none any more.
     pub(super) fn done(self) -> Freed {
         self.slot.update(|word| if word.is_held() { word.with_state(State::Answered) } else { word.free() })

@@ -7,6 +7,7 @@ use core::{fmt, slice};
 
 use super::fault::{Answer, Fault, Kind, Report, Request, Target};
 use super::group::FaultGroup;
+use super::latency::Histogram;
 use super::shared::Live;
 use super::slot::{Claim, Filling, Freed, GroupSlot, State};
 use super::statistics::{Counter, Counters};
@@ -45,6 +46,7 @@ pub(super) struct FaultState {
     /// Deferred groups that wait for a core with time.
     pub(super) lane: Lane,
     pub(super) counters: Counters,
+    pub(super) latencies: Histogram,
 }
 
 /// No slot has been used for this index.
@@ -90,6 +92,7 @@ impl FaultState {
             next: Hint::new(0),
             lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new(),
+            latencies: Histogram::new(),
         })
     }
 
@@ -101,6 +104,15 @@ impl FaultState {
         record: u64,
         fault: &Fault,
     ) -> Report {
+        let start = this.shared.now();
+        let report = Self::decide(this, section, masked, record, fault);
+        if matches!(report, Report::Answer(_)) {
+            this.measure(masked, start);
+        }
+        report
+    }
+
+    fn decide(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, record: u64, fault: &Fault) -> Report {
         this.count(masked, Counter::Records);
         if record < this.since {
             return this.swallow(masked, Counter::Early);
@@ -190,7 +202,7 @@ impl FaultState {
         };
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
-        let word = filling.defer(special.is_some());
+        let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
         let group = FaultGroup::new(state, slot.index(), word, *last, own);
         this.handler(special).defer(masked, group);
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
@@ -309,6 +321,7 @@ impl FaultState {
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
+            self.measure(masked, Some(claim.deferred_at()));
             self.count(masked, claim.answer.response.into());
             self.give_back(claim.done());
         } else {
@@ -371,6 +384,14 @@ impl FaultState {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Release);
+    }
+
+    /// Notes how long an answer took since `start`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>) {
+        if let (Some(start), Some(now)) = (start, self.shared.now()) {
+            self.latencies.add(masked, now.saturating_sub(start));
+            self.shared.latencies.add(masked, now.saturating_sub(start));
+        }
     }
 
     pub(super) fn count(&self, masked: &Masked, counter: Counter) {

@@ -7,7 +7,7 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
-use crate::arch::timer::Timer;
+use crate::arch::timer::{self, Timer};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::{Context, DriverError, FaultMode, StreamConfig};
 use crate::iopf::{FaultHandler, Priority, StreamLimits};
@@ -204,6 +204,12 @@ impl Bench {
     /// Ends what [`Bench::serve`] began, and gives the memory back.
     pub(super) fn end(&mut self, served: Served) -> Result<(), Failure> {
         let Served { unit, smmu, spaces } = served;
+        if let Some(latencies) = self.cpu.masked(|masked| smmu.faults().latencies(masked, unit.engine.stream())) {
+            let (stream, us) =
+                (unit.engine.stream(), |percent| latencies.below(percent).map_or(u64::MAX, timer::ticks_to_us));
+            let answers = latencies.count();
+            log::info!("  {stream:?}: {answers} answers, half within {} us, 99 of 100 within {} us", us(50), us(99));
+        }
         smmu.disable_faults(&mut self.cpu, unit.engine.stream(), &unit.engine)?;
         self.release(unit.engine.stream(), &smmu, spaces)
     }
