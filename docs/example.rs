@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use smmu_iopf::driver::{Context, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake, Walked};
-use smmu_iopf::iopf::StreamLimits;
+use smmu_iopf::iopf::{Priority, StreamLimits, WorkQueues};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::{
     board,
@@ -58,8 +58,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         response_needs_pasid: false,
     };
     smmu.attach(&mut cpu, stream, &config)?;
-    let pager = Arc::new(DemandPager::new(Box::new([(None, space.clone())]), Box::new(|_| {})));
-    let limits = StreamLimits { groups: 16, requests: 1, time_out_us: 1_000_000 };
+    // Groups that the interrupt handlers leave to a core with time. In a kernel: interrupts a core that sleeps.
+    let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let pager = Arc::new(DemandPager::new(Box::new([(None, space.clone())]), work.clone()));
+    let limits = StreamLimits { groups: 16, requests: 1, time_out_us: 1_000_000, priority: Priority::Normal };
     smmu.enable_faults(&mut cpu, &[stream], pager, limits)?;
 
     // The engine fills all of it; what its interrupts would do, this loop does.
@@ -70,6 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..10_000 {
         hardware.step();
         cpu.masked(|masked| smmu.drain_events(masked));
+        work.work(&cpu);
         domain.poll(&mut cpu);
     }
     assert_eq!(hardware.read_engine(0, reg::STATUS) & status::STATE, status::DONE);

@@ -14,11 +14,14 @@
 mod closing;
 pub mod fault;
 mod group;
+mod latency;
 mod shared;
 mod slot;
 mod state;
 mod statistics;
+mod substream;
 mod table;
+mod work;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -26,11 +29,14 @@ use alloc::vec::Vec;
 pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
 pub use group::{FaultGroup, LateAnswer};
+pub use latency::{BUCKETS, Latencies};
 pub use statistics::Statistics;
+pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
+pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};
 
 use crate::smmuv3::PageResponse;
-use crate::sync::Masked;
+use crate::sync::{Cpu, Masked};
 
 /// An answer that could not be queued; nothing of it reached the SMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,8 +68,8 @@ pub enum Verdict {
 
 /// Decides about a stream's faults.
 ///
-/// Both methods run in the masked section of the report, often in an interrupt: they neither wait nor allocate. On the host a
-/// group whose handler panics is answered Invalid.
+/// [`handle`](Self::handle) and [`defer`](Self::defer) run in the masked section of the report, often in an interrupt: they
+/// neither wait nor allocate. On the host a group whose handler panics is answered Invalid.
 pub trait FaultHandler: Send + Sync {
     /// Looks at a complete group: one stall, or the requests of a page request group in their order, at least one.
     ///
@@ -74,6 +80,13 @@ pub trait FaultHandler: Send + Sync {
     /// Takes over a group that [`handle`](Self::handle) deferred. It only puts it where someone will work on it; where
     /// there is no room, dropping it answers Invalid.
     fn defer(&self, masked: &Masked, group: FaultGroup);
+
+    /// Answers a group that [`defer`](Self::defer) put into [`WorkQueues`], at thread level on a core that has time. It may take
+    /// long. Unless it is overridden, the group is dropped, and so answered Invalid.
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        let _ = cpu;
+        drop(group);
+    }
 }
 
 /// The most requests that a page request group may have and still be served.
@@ -91,6 +104,8 @@ pub struct StreamLimits {
     pub requests: u8,
     /// How long a deferred group may wait, in microseconds. Rounded up to milliseconds.
     pub time_out_us: u32,
+    /// Whether its deferred groups come before or after those of others.
+    pub priority: Priority,
 }
 
 /// What all masters of a table may have together.

@@ -1,10 +1,11 @@
 //! Address spaces shared with devices: regions whose pages come when a device touches them.
 //!
-//! [`frames`] holds the memory, `page_table` what the SMMU walks, [`address_space`] what may be touched, and [`pager`] is
-//! the fault handler that puts them together.
+//! [`frames`] holds the memory, `page_table` what the SMMU walks, [`address_space`] what may be touched, [`page_in`] what is on
+//! its way, and [`pager`] is the fault handler that puts them together.
 
 pub mod address_space;
 pub mod frames;
+pub mod page_in;
 mod page_table;
 pub mod pager;
 #[cfg(test)]

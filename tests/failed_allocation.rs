@@ -12,7 +12,7 @@ use std::sync::Arc;
 use driver_bench::{Pager, Space, stream};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
 use smmu_iopf::driver::{DriverError, FaultMode};
-use smmu_iopf::iopf::{Kind, OpenError, OpenRequest, Report, StreamLimits};
+use smmu_iopf::iopf::{Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
 use smmu_iopf::smmuv3::PageResponse::Invalid;
 use smmu_iopf::smmuv3::StreamId;
 use smmu_iopf::sync::grace::Ref;
@@ -85,7 +85,8 @@ fn allocations<T>(work: impl FnOnce() -> T) -> (T, Vec<usize>) {
     (result, sizes[..count].to_vec())
 }
 
-const LIMITS: StreamLimits = StreamLimits { groups: 2, requests: 3, time_out_us: 1_000_000 };
+const LIMITS: StreamLimits =
+    StreamLimits { groups: 2, requests: 3, time_out_us: 1_000_000, priority: Priority::Normal };
 const NEIGHBOUR: StreamId = StreamId(STREAM.0 + 1);
 
 fn open(bench: &mut Bench, streams: &[StreamId], kind: Kind) -> Result<(), OpenError> {

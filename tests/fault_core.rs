@@ -15,3 +15,7 @@ mod groups;
 mod limits;
 #[path = "fault_core/random.rs"]
 mod random;
+#[path = "fault_core/substreams.rs"]
+mod substreams;
+#[path = "fault_core/work.rs"]
+mod work;

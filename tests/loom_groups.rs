@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use embedded_hal::delay::DelayNs;
 use fault_bench::{Handler, cpu, stall, to_stall};
 use loom::thread::{self, JoinHandle};
-use smmu_iopf::iopf::{Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Report, StreamLimits};
+use smmu_iopf::iopf::{
+    Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority, Report, StreamLimits,
+};
 use smmu_iopf::smmuv3::PageResponse::{self, Invalid, Success};
 use smmu_iopf::smmuv3::StreamId;
 use smmu_iopf::sync::grace::Domain;
@@ -69,7 +71,7 @@ impl World {
             streams: &[STREAM],
             kind: Kind::Stall,
             handler: handler.clone(),
-            limits: StreamLimits { groups: 1, requests: 1, time_out_us: 1000 },
+            limits: StreamLimits { groups: 1, requests: 1, time_out_us: 1000, priority: Priority::Normal },
             since: 0,
         };
         let mut here = cpu(0);

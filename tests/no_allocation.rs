@@ -14,6 +14,7 @@ use fault_bench::{Clock, LIMITS, STREAM, STREAM_LIMITS, cpu, page, stall};
 use smmu_iopf::driver::{Context, FaultMode, StreamConfig, Walked};
 use smmu_iopf::iopf::{
     Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, NotSent, OpenRequest, PageResponder, Report, Verdict,
+    WorkQueues,
 };
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::smmuv3::{Asid, PageResponse, StreamId, SubstreamId};
@@ -147,25 +148,24 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
     let region =
         Region { start: START, bytes: BYTES, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
     let pasid = SubstreamId::new(3);
-    let pagers =
-        [(0, None, FaultMode::Stall), (2, pasid, FaultMode::PageRequest)].map(|(engine, substream, faults)| {
-            let space = Arc::new(AddressSpace::new(Asid(engine as u16 + 1), &[region], frames.clone()).unwrap());
-            let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
-            let config = StreamConfig {
-                context: substream.is_none().then_some(context),
-                substream_bits: if substream.is_some() { 8 } else { 0 },
-                ..plain(faults)
-            };
-            bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();
-            if let Some(substream) = substream {
-                bench.smmu.attach_substream(&mut bench.cpu, stream(engine), substream, Some(&context)).unwrap();
-            }
-            let pager = Arc::new(DemandPager::new(Box::new([(substream, space)]), Box::new(|_| ())));
-            bench.enable(engine, pager.clone()).unwrap();
-            bench.host.write_engine(engine, reg::DEPTH, 8);
-            bench.host.write_engine(engine, reg::GROUP_SIZE, 4);
-            pager
-        });
+    let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    for (engine, substream, faults) in [(0, None, FaultMode::Stall), (2, pasid, FaultMode::PageRequest)] {
+        let space = Arc::new(AddressSpace::new(Asid(engine as u16 + 1), &[region], frames.clone()).unwrap());
+        let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
+        let config = StreamConfig {
+            context: substream.is_none().then_some(context),
+            substream_bits: if substream.is_some() { 8 } else { 0 },
+            ..plain(faults)
+        };
+        bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();
+        if let Some(substream) = substream {
+            bench.smmu.attach_substream(&mut bench.cpu, stream(engine), substream, Some(&context)).unwrap();
+        }
+        let pager = Arc::new(DemandPager::new(Box::new([(substream, space)]), work.clone()));
+        bench.enable(engine, pager).unwrap();
+        bench.host.write_engine(engine, reg::DEPTH, 8);
+        bench.host.write_engine(engine, reg::GROUP_SIZE, 4);
+    }
     // Zeroed ahead are 100 frames of the 136 that it takes: the faults that need the rest are deferred.
     let dirty: Vec<_> = (0..140).map(|_| frames.take_zeroed().unwrap()).collect();
     dirty.into_iter().for_each(|frame| frames.free(frame));
@@ -182,7 +182,7 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
                 bench.smmu.drain_page_requests(masked);
             });
         });
-        in_work += calls(|| pagers.iter().for_each(|pager| _ = pager.work(&bench.cpu)));
+        in_work += calls(|| while work.work(&bench.cpu) > 0 {});
         rounds += 1;
         assert!(rounds < 100_000, "it does not come to an end");
     }

@@ -26,6 +26,8 @@ loom_groups   slot_without_generation     a_time_out_never_hits_the_next_group_i
 loom_groups   group_passed_on_relaxed     a_pass_that_sees_a_group_sees_what_is_in_it
 loom_groups   respond_after_close         nothing_is_sent_after_stall_term
 loom_groups   report_after_close          a_report_that_races_with_close_is_in_a_group_or_swallowed
+loom_work     wake_without_fence          no_core_sleeps_over_work
+loom_work     rest_without_fence          no_core_sleeps_over_work
 lib           mark_relaxed                driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           look_at_flag_without_fence  driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           look_at_marks_without_fence driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back

@@ -16,6 +16,16 @@ pub fn now() -> Duration {
     Duration::from_nanos((count * 1_000_000_000 / frequency) as u64)
 }
 
+/// The virtual counter as it counts: for measuring, where a few instructions more or less do not matter.
+pub fn ticks() -> u64 {
+    CNTVCT_EL0.get()
+}
+
+/// What `ticks` of the virtual counter are in microseconds, rounded up.
+pub fn ticks_to_us(ticks: u64) -> u64 {
+    (u128::from(ticks) * 1_000_000).div_ceil(u128::from(CNTFRQ_EL0.get()).max(1)) as u64
+}
+
 /// Delays by watching the counter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timer;

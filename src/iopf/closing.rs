@@ -135,8 +135,8 @@ mod tests {
 
     use super::*;
     use crate::iopf::{
-        Answer, CloseError, Fault, FaultGroup, FaultHandler, Limits, NotSent, OpenRequest, PageResponder, StreamLimits,
-        Verdict,
+        Answer, CloseError, Fault, FaultGroup, FaultHandler, Limits, NotSent, OpenRequest, PageResponder, Priority,
+        StreamLimits, Verdict,
     };
     use crate::sync::grace::Domain;
 
@@ -168,7 +168,7 @@ mod tests {
         domain.online(&mut cpu);
         let table = FaultTable::new(domain, Arc::new(Nobody), 0, Limits { states: 2, groups: 1 }).unwrap();
         let open = |cpu: &mut Cpu| {
-            let limits = StreamLimits { groups: 1, requests: 1, time_out_us: 1000 };
+            let limits = StreamLimits { groups: 1, requests: 1, time_out_us: 1000, priority: Priority::Normal };
             let handler = Arc::new(Nobody);
             let request = OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits, since: 0 };
             table.open(cpu, &mut Nobody, request)

@@ -4,6 +4,7 @@ use super::fault::{Answer, Fault, Target};
 use super::slot::{GroupSlot, State, Word};
 use super::state::FaultState;
 use super::statistics::Counter;
+use super::substream::Special;
 use crate::smmuv3::{PageResponse, StreamId};
 use crate::sync::Masked;
 use crate::sync::grace::Ref;
@@ -20,6 +21,7 @@ pub struct FaultGroup {
     slot: u16,
     word: Word,
     last: Fault,
+    special: Option<Ref<Special>>,
     held: bool,
 }
 
@@ -32,8 +34,14 @@ pub struct LateAnswer {
 }
 
 impl FaultGroup {
-    pub(super) fn new(state: Ref<FaultState>, slot: u16, word: Word, last: Fault) -> Self {
-        Self { state, slot, word, last, held: true }
+    pub(super) fn new(
+        state: Ref<FaultState>,
+        slot: u16,
+        word: Word,
+        last: Fault,
+        special: Option<Ref<Special>>,
+    ) -> Self {
+        Self { state, slot, word, last, special, held: true }
     }
 
     /// Whose it is.
@@ -86,6 +94,16 @@ impl FaultGroup {
         }
         self.state.count(masked, Counter::LateAnswers);
         Err(LateAnswer { answer: self.last.answer(response) })
+    }
+
+    /// Its stream's.
+    pub(super) fn state(&self) -> &Ref<FaultState> {
+        &self.state
+    }
+
+    /// The handler of its substream's own that deferred it.
+    pub(super) fn special(&self) -> Option<&Ref<Special>> {
+        self.special.as_ref()
     }
 
     fn slot(&self) -> Option<&GroupSlot> {

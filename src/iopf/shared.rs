@@ -3,6 +3,9 @@
 use alloc::sync::Arc;
 use core::ops::Deref;
 
+use spin::Once;
+
+use super::latency::Histogram;
 use super::statistics::Counters;
 use super::{Limits, PageResponder};
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,6 +17,8 @@ pub(super) struct Shared {
     pub(super) responder: Arc<dyn PageResponder>,
     pub(super) limits: Limits,
     pub(super) counters: Counters,
+    pub(super) latencies: Histogram,
+    pub(super) clock: Once<fn() -> u64>,
     slots_in_use: AtomicUsize,
     live: AtomicUsize,
 }
@@ -26,9 +31,16 @@ impl Shared {
             responder,
             limits,
             counters: Counters::new()?,
+            latencies: Histogram::new(),
+            clock: Once::new(),
             slots_in_use: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
         })
+    }
+
+    /// The time now, if there is a clock.
+    pub(super) fn now(&self) -> Option<u64> {
+        self.clock.get().map(|clock| clock())
     }
 
     // Both counts are relaxed: they bound, and order nothing.

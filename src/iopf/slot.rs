@@ -42,12 +42,14 @@ pub(super) enum State {
     Answered,
 }
 
-/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, count in bits 15:8, generation above.
+/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, special in bit 6, count in bits 15:8, generation
+/// above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
 impl Word {
     const HELD: u64 = 1 << 3;
+    const SPECIAL: u64 = 1 << 6;
     const COUNT_SHIFT: u32 = 8;
     const GENERATION_SHIFT: u32 = 16;
 
@@ -65,6 +67,11 @@ impl Word {
 
     pub(super) fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
+    }
+
+    /// Whether a handler of its substream's own deferred the group.
+    pub(super) fn is_special(self) -> bool {
+        self.0 & Self::SPECIAL != 0
     }
 
     /// The number of requests in the group.
@@ -112,8 +119,12 @@ impl Word {
         Self(self.0 & !(3 << 4) | (response as u64) << 4)
     }
 
+    fn with_special(self, special: bool) -> Self {
+        Self(self.0 & !Self::SPECIAL | if special { Self::SPECIAL } else { 0 })
+    }
+
     fn free(self) -> Self {
-        self.with_state(State::Free).with_held(false).with_count(0)
+        self.with_state(State::Free).with_held(false).with_special(false).with_count(0)
     }
 
     fn next_generation(self) -> Self {
@@ -179,6 +190,8 @@ pub(super) struct GroupSlot {
     word: AtomicU64,
     /// The low half of the generation that the time-out pass saw last (63:32), and when first, in milliseconds (31:0).
     seen: AtomicU64,
+    /// When its group was deferred, by the table's clock. Relaxed: the word orders it.
+    deferred_at: AtomicU64,
     requests: Box<[StoredFault]>,
 }
 
@@ -208,7 +221,13 @@ impl GroupSlot {
     /// Free slot number `index` with room for `requests` requests (1 to 255), or `None` without memory.
     pub(super) fn new(index: u16, requests: usize) -> Option<Self> {
         let requests = super::try_boxed(requests, || Some(StoredFault::new()))?;
-        Some(Self { index, word: AtomicU64::new(0), seen: AtomicU64::new(u64::MAX), requests })
+        Some(Self {
+            index,
+            word: AtomicU64::new(0),
+            seen: AtomicU64::new(u64::MAX),
+            deferred_at: AtomicU64::new(0),
+            requests,
+        })
     }
 
     /// Its number among its stream's slots.
@@ -342,9 +361,10 @@ impl<'a> Filling<'a> {
         self.pass_on(word);
     }
 
-    /// The group waits for its answer, and someone holds it.
-    pub(super) fn defer(self) -> Word {
-        let word = self.word.with_state(State::Pending).with_held(true);
+    /// The group waits for its answer, and someone holds it: a `special` handler or the stream's.
+    pub(super) fn defer(self, special: bool, now: u64) -> Word {
+        self.slot.deferred_at.store(now, Relaxed);
+        let word = self.word.with_state(State::Pending).with_held(true).with_special(special);
         self.pass_on(word)
     }
 
@@ -364,6 +384,11 @@ impl<'a> Filling<'a> {
 }
 
 impl Claim<'_> {
+    /// When the group was deferred.
+    pub(super) fn deferred_at(&self) -> u64 {
+        self.slot.deferred_at.load(Relaxed)
+    }
+
     /// The answer is published, or the device needs none any more.
     pub(super) fn done(self) -> Freed {
         self.slot.update(|word| if word.is_held() { word.with_state(State::Answered) } else { word.free() })

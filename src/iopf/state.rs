@@ -7,9 +7,12 @@ use core::{fmt, slice};
 
 use super::fault::{Answer, Fault, Kind, Report, Request, Target};
 use super::group::FaultGroup;
+use super::latency::Histogram;
 use super::shared::Live;
 use super::slot::{Claim, Filling, Freed, GroupSlot, State};
 use super::statistics::{Counter, Counters};
+use super::substream::{Special, Specials};
+use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
@@ -17,7 +20,7 @@ use crate::sync::atomic::{
     AtomicBool,
     Ordering::{Acquire, Release},
 };
-use crate::sync::grace::Counted;
+use crate::sync::grace::{Counted, ReadGuard};
 use crate::sync::mutant::mutant;
 
 /// One master's fault state: found under each of its StreamIDs, owned by the table's slots and by every deferred group.
@@ -26,6 +29,7 @@ pub(super) struct FaultState {
     pub(super) streams: Box<[StreamId]>,
     pub(super) kind: Kind,
     pub(super) handler: Arc<dyn FaultHandler>,
+    pub(super) specials: Specials,
     pub(super) limits: StreamLimits,
     /// The first record of the queue that is of this life.
     since: u64,
@@ -39,7 +43,10 @@ pub(super) struct FaultState {
     places: Box<[Hint]>,
     /// Where to begin the search for a free slot.
     next: Hint,
+    /// Deferred groups that wait for a core with time.
+    pub(super) lane: Lane,
     pub(super) counters: Counters,
+    pub(super) latencies: Histogram,
 }
 
 /// No slot has been used for this index.
@@ -75,6 +82,7 @@ impl FaultState {
             streams: super::try_boxed(streams.len(), || ids.next())?,
             kind,
             handler,
+            specials: Specials::new(),
             limits,
             since,
             closed: AtomicBool::new(false),
@@ -82,12 +90,29 @@ impl FaultState {
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
             places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
             next: Hint::new(0),
+            lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new()?,
+            latencies: Histogram::new(),
         })
     }
 
     /// Deals with one record of this stream.
-    pub(super) fn report(this: &Counted<Self>, masked: &Masked, record: u64, fault: &Fault) -> Report {
+    pub(super) fn report(
+        this: &Counted<Self>,
+        section: &ReadGuard<'_>,
+        masked: &Masked,
+        record: u64,
+        fault: &Fault,
+    ) -> Report {
+        let start = this.shared.now();
+        let report = Self::decide(this, section, masked, record, fault);
+        if matches!(report, Report::Answer(_)) {
+            this.measure(masked, start);
+        }
+        report
+    }
+
+    fn decide(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, record: u64, fault: &Fault) -> Report {
         this.count(masked, Counter::Records);
         if record < this.since {
             return this.swallow(masked, Counter::Early);
@@ -110,21 +135,22 @@ impl FaultState {
             Request::Page { last: true, .. } => {
                 this.count(masked, Counter::Groups);
                 match this.find(masked, fault) {
-                    Place::None => Self::complete(this, masked, fault),
+                    Place::None => Self::complete(this, section, masked, fault),
                     Place::Cut => this.refuse(masked, fault),
-                    Place::Partial(slot) => Self::complete_partial(this, masked, fault, slot),
+                    Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
                 }
             }
             Request::Stall(_) => {
                 this.count(masked, Counter::Groups);
-                Self::complete(this, masked, fault)
+                Self::complete(this, section, masked, fault)
             }
         }
     }
 
     /// A group of one.
-    fn complete(this: &Counted<Self>, masked: &Masked, fault: &Fault) -> Report {
-        if let Verdict::Answer(response) = this.ask(masked, slice::from_ref(fault)) {
+    fn complete(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, fault: &Fault) -> Report {
+        let special = this.specials.find(section, fault);
+        if let Verdict::Answer(response) = ask(this.handler(special), masked, slice::from_ref(fault)) {
             return this.answer_inline(masked, fault.answer(response));
         }
         let Some(mut slot) = this.take_slot() else { return this.refuse(masked, fault) };
@@ -133,41 +159,52 @@ impl FaultState {
             return this.refuse(masked, fault);
         }
         this.set_place(fault, slot.slot().index() + 1);
-        Self::defer(this, masked, fault, slot)
+        Self::defer(this, special, masked, fault, slot)
     }
 
     /// `last` ends the group in `slot`.
-    fn complete_partial(this: &Counted<Self>, masked: &Masked, last: &Fault, mut slot: Filling<'_>) -> Report {
+    fn complete_partial(
+        this: &Counted<Self>,
+        section: &ReadGuard<'_>,
+        masked: &Masked,
+        last: &Fault,
+        mut slot: Filling<'_>,
+    ) -> Report {
         if !slot.push(last) {
             this.give_back(slot.free());
             return this.refuse(masked, last);
         }
         let faults: heapless::Vec<Fault, MAX_GROUP_REQUESTS> = slot.faults().take(MAX_GROUP_REQUESTS).collect();
-        match this.ask(masked, &faults) {
+        let special = this.specials.find(section, last);
+        match ask(this.handler(special), masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
                 this.answer_inline(masked, last.answer(response))
             }
-            Verdict::Defer => Self::defer(this, masked, last, slot),
+            Verdict::Defer => Self::defer(this, special, masked, last, slot),
         }
     }
 
-    /// What the handler says. One that panics has refused, where that is survived.
-    fn ask(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
-        super::survive(|| self.handler.handle(masked, faults)).unwrap_or(Verdict::Answer(PageResponse::Invalid))
-    }
-
     /// Gives the group in `filling`, which `last` ends, to the handler.
-    fn defer(this: &Counted<Self>, masked: &Masked, last: &Fault, filling: Filling<'_>) -> Report {
-        let Some(state) = this.try_ref() else {
+    fn defer(
+        this: &Counted<Self>,
+        special: Option<&Counted<Special>>,
+        masked: &Masked,
+        last: &Fault,
+        filling: Filling<'_>,
+    ) -> Report {
+        let own = special.and_then(Counted::try_ref);
+        let state = this.try_ref().filter(|_| own.is_some() == special.is_some());
+        let Some(state) = state else {
+            // Not while the table, or who removes a handler, has a reference: both keep theirs until this section has ended.
             this.give_back(filling.free());
             return this.refuse(masked, last);
         };
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
-        let word = filling.defer();
-        let group = FaultGroup::new(state, slot.index(), word, *last);
-        let _ = super::survive(|| this.handler.defer(masked, group));
+        let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
+        let group = FaultGroup::new(state, slot.index(), word, *last, own);
+        let _ = super::survive(|| this.handler(special).defer(masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();
         if now.state() == State::Unsent
@@ -179,6 +216,11 @@ impl FaultState {
             return this.answer(masked, answer);
         }
         Report::Deferred
+    }
+
+    /// Who decides: the substream's own handler or the stream's.
+    fn handler<'a>(&'a self, special: Option<&'a Counted<Special>>) -> &'a dyn FaultHandler {
+        special.map_or(&*self.handler, |special| &*special.handler)
     }
 
     /// Keeps a request until the last one of its group comes.
@@ -279,6 +321,7 @@ impl FaultState {
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
+            self.measure(masked, Some(claim.deferred_at()));
             self.count(masked, claim.answer.response.into());
             self.give_back(claim.done());
         } else {
@@ -343,10 +386,23 @@ impl FaultState {
         self.closed.store(true, Release);
     }
 
+    /// Notes how long an answer took since `start`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>) {
+        if let (Some(start), Some(now)) = (start, self.shared.now()) {
+            self.latencies.add(masked, now.saturating_sub(start));
+            self.shared.latencies.add(masked, now.saturating_sub(start));
+        }
+    }
+
     pub(super) fn count(&self, masked: &Masked, counter: Counter) {
         self.counters.add(masked, counter);
         self.shared.counters.add(masked, counter);
     }
+}
+
+/// What `handler` says. One that panics has refused, where that is survived.
+fn ask(handler: &dyn FaultHandler, masked: &Masked, faults: &[Fault]) -> Verdict {
+    super::survive(|| handler.handle(masked, faults)).unwrap_or(Verdict::Answer(PageResponse::Invalid))
 }
 
 impl fmt::Debug for FaultState {

@@ -10,6 +10,7 @@ use spin::Once;
 
 use super::closing::Closing;
 use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::latency::Latencies;
 use super::shared::{Live, Shared};
 use super::slot::{GroupSlot, State};
 use super::state::FaultState;
@@ -153,6 +154,8 @@ pub enum Partials {
 pub struct Totals {
     /// What was counted, over all streams, closed ones and unknown ones too.
     pub statistics: Statistics,
+    /// How long the answers took, over all streams.
+    pub latencies: Latencies,
     /// Fault states that are open, or closed and not freed yet.
     pub live_states: usize,
     /// Groups in storage: partial, deferred, or answered and still held.
@@ -181,13 +184,19 @@ impl FaultTable {
         })
     }
 
+    /// Has the time that answers take measured by `clock`: a counter that all cores share and that only grows, read twice for each
+    /// group. Only the first call counts.
+    pub fn set_clock(&self, clock: fn() -> u64) {
+        self.shared.clock.call_once(|| clock);
+    }
+
     /// Deals with one record, the `record`th of its queue, from 0.
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
     pub fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Report {
         let section = self.shared.domain.read(masked);
         match self.slot(fault.stream).and_then(|slot| slot.load(&section)) {
-            Some(state) if state.serves(&fault) => FaultState::report(state, masked, record, &fault),
+            Some(state) if state.serves(&fault) => FaultState::report(state, &section, masked, record, &fault),
             _ => self.report_unknown(masked, &fault),
         }
     }
@@ -399,6 +408,12 @@ impl FaultTable {
         self.slot(stream)?.load(&section).map(|state| state.counters.read())
     }
 
+    /// How long the answers to an open or closing master took.
+    pub fn latencies(&self, masked: &Masked, stream: StreamId) -> Option<Latencies> {
+        let section = self.shared.domain.read(masked);
+        self.slot(stream)?.load(&section).map(|state| state.latencies.read())
+    }
+
     /// How many groups of a master wait for their answer, 0 if it is not open.
     pub fn unanswered(&self, masked: &Masked, stream: StreamId) -> usize {
         let section = self.shared.domain.read(masked);
@@ -409,6 +424,7 @@ impl FaultTable {
     pub fn totals(&self) -> Totals {
         Totals {
             statistics: self.shared.counters.read(),
+            latencies: self.shared.latencies.read(),
             live_states: self.live(),
             slots_in_use: self.shared.slots_in_use(),
         }

@@ -12,6 +12,7 @@ use crate::arch::entry::{Boot, other_cores_entry};
 use crate::arch::heap::Heap;
 use crate::arch::timer::Alarm;
 use crate::arch::{self, semihosting};
+use crate::iopf::WorkQueues;
 use crate::platform::board::PsciMethod;
 use crate::platform::boot::{Machine, MachineError};
 use crate::platform::console;
@@ -63,6 +64,7 @@ fn start(boot: Boot, heap: &'static Heap) -> Result<&'static Kernel, BootError> 
         device_memory: Arc::new(device_memory),
         interrupts,
         heap,
+        work_queues: Arc::new(WorkQueues::new(Box::new(|_, core| send(Sgi::Wake, core)))),
         online: 1.into(),
         workers: IrqLock::new(heapless::Vec::new()),
     }

@@ -152,6 +152,7 @@ fn bring_up_smmu(
     let options = Options { trace, stream_bits: 16, ..Options::default() };
     let smmu = Smmu::probe(cpu, registers, memory, kernel.domain.clone(), Timer, hooks, options)
         .map_err(|error| DeviceError::Smmu(at, error))?;
+    smmu.faults().set_clock(timer::ticks);
     log::info!("SMMU at {at:#x}: {}", smmu.features());
     let (recover, looked_after) = (AtomicBool::new(false), AtomicU64::new(0));
     Ok(Unit { phandle: description.phandle, smmu, events, recover, looked_after })

@@ -14,10 +14,10 @@ use spin::Once;
 use super::interrupts::{Interrupts, Sgi, send};
 use crate::arch::heap::Heap;
 use crate::arch::timer::{self, Alarm};
+use crate::iopf::WorkQueues;
 use crate::platform::boot::MappedBoard;
 use crate::platform::device_memory::DeviceMemory;
 use crate::sva::frames::FramePool;
-use crate::sva::pager::DemandPager;
 use crate::sync::grace::Domain;
 use crate::sync::lock::IrqLock;
 use crate::sync::wait::{self, Expired};
@@ -53,6 +53,8 @@ pub struct Kernel {
     pub interrupts: Interrupts,
     /// The heap.
     pub heap: &'static Heap,
+    /// Groups that wait for a core with time.
+    pub work_queues: Arc<WorkQueues>,
     pub(super) online: AtomicUsize,
     pub(super) workers: IrqLock<heapless::Vec<Arc<dyn Work>, WORKERS>>,
 }
@@ -99,17 +101,27 @@ impl Kernel {
         if let Some(stuck) = self.domain.stuck(cpu, timer::now().as_micros() as u64, STUCK_US) {
             log::error!("{stuck}");
         }
+        // A device waits for a group, and nobody for the rest.
+        if self.work_queues.work(cpu) > 0 {
+            return true;
+        }
         let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
         workers.iter().fold(false, |worked, work| worked | work.work(cpu))
     }
 
     /// Sleeps until an interrupt comes, unless there is something to do.
     pub fn idle(&self, cpu: &mut Cpu) {
-        self.domain.idle(cpu, |masked| self.is_work_waiting(masked), wfi);
+        self.idle_after(cpu, |_| ());
     }
 
-    fn is_work_waiting(&self, masked: &Masked) -> bool {
-        self.workers.lock(masked).iter().any(|work| work.is_waiting(masked))
+    /// As [`Kernel::idle`], after `prepare`, which is done with interrupts masked.
+    fn idle_after(&self, cpu: &mut Cpu, prepare: impl FnOnce(&Masked)) {
+        let has_work = |masked: &Masked| {
+            prepare(masked);
+            self.work_queues.begin_rest(masked) || self.workers.lock(masked).iter().any(|work| work.is_waiting(masked))
+        };
+        self.domain.idle(cpu, has_work, wfi);
+        cpu.masked(|masked| self.work_queues.end_rest(masked));
     }
 
     /// Works and sleeps until `look` is content (`Ok`), for at most `limit`.
@@ -161,23 +173,8 @@ impl DelayNs for Rest<'_> {
         if self.kernel.work(self.cpu) {
             return;
         }
-        let kernel = self.kernel;
         // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
-        let waiting = |masked: &Masked| {
-            Alarm::set(masked, Duration::from_millis(1));
-            kernel.is_work_waiting(masked)
-        };
-        kernel.domain.idle(self.cpu, waiting, wfi);
-    }
-}
-
-impl Work for DemandPager {
-    fn work(&self, cpu: &mut Cpu) -> bool {
-        DemandPager::work(self, cpu) > 0
-    }
-
-    fn is_waiting(&self, masked: &Masked) -> bool {
-        DemandPager::is_waiting(self, masked)
+        self.kernel.idle_after(self.cpu, |masked| Alarm::set(masked, Duration::from_millis(1)));
     }
 }
 

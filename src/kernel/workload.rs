@@ -10,7 +10,7 @@ mod wild;
 use super::devices::Devices;
 use super::report::Report;
 use super::runtime::Kernel;
-use crate::iopf::Totals;
+use crate::iopf::{Totals, WorkCounts};
 use crate::sync::Cpu;
 use bench::{Bench, Expected};
 
@@ -112,6 +112,11 @@ fn print_totals(bench: &Bench, heap_before: usize) {
             log::info!("SMMU {:#x}: records and answers hash to {hash:#018x}", unit.phandle.0);
         }
     }
+    let WorkCounts { groups, turns, stolen, wakes } = bench.kernel.work_queues.counts();
+    log::info!(
+        "work: {groups} groups in {turns} turns, {stolen} of them stolen; {wakes} cores woken; {} page-ins saved",
+        bench.saved
+    );
     let grace = bench.kernel.domain.stats();
     log::info!(
         "grace periods: {} ended, {} expedited; objects: {} retired, {} freed; heap: {} bytes in use, {} of them before the \

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
+use super::page_in::PageIns;
 use super::page_table::{MapError, PageTable, Permissions};
 use crate::driver::{Forgotten, Walked};
 use crate::smmuv3::{Access, Asid, PhysAddr};
@@ -89,6 +90,7 @@ pub struct AddressSpace {
     regions: Box<[Region]>,
     table: PageTable,
     pages: AtomicU64,
+    page_ins: PageIns,
 }
 
 impl Walked for AddressSpace {
@@ -115,7 +117,7 @@ impl AddressSpace {
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
-        Ok(Self { asid, regions: sorted.into(), table, pages: AtomicU64::new(0) })
+        Ok(Self { asid, regions: sorted.into(), table, pages: AtomicU64::new(0), page_ins: PageIns::new() })
     }
 
     /// Where its root table is.
@@ -126,6 +128,11 @@ impl AddressSpace {
     /// How many pages faults have brought in.
     pub fn pages(&self) -> u64 {
         self.pages.load(Relaxed)
+    }
+
+    /// The page-ins under way, for handlers that take their time.
+    pub fn page_ins(&self) -> &PageIns {
+        &self.page_ins
     }
 
     /// Brings in the page at `address` if a region allows `access` there. An access that asks for nothing needs only a

@@ -11,7 +11,7 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
 };
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, StreamLimits, Verdict};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
@@ -31,7 +31,8 @@ pub(crate) type Driver = Smmu<Arc<HostSmmu>, HostDelay>;
 /// A limit that no test waits for in vain but those that mean to, in microseconds; each is a step of the model.
 pub(crate) const LIMIT_US: u32 = 20_000;
 
-pub(crate) const LIMITS: StreamLimits = StreamLimits { groups: 64, requests: 8, time_out_us: 1_000_000 };
+pub(crate) const LIMITS: StreamLimits =
+    StreamLimits { groups: 64, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
 
 /// Thread level on a core.
 pub(crate) fn cpu(core: usize) -> Cpu {

@@ -1,9 +1,10 @@
 //! One fault, one answer.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, Kind, LateAnswer, Report, Target};
+use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Report, Target};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 
@@ -211,4 +212,39 @@ fn a_stop_marker_is_counted_and_not_answered() {
     // Without a PASID it is an ordinary request (8).
     marker.substream = None;
     assert_eq!(bench.report(marker), Report::Answer(to_group(STREAM, 0, Success)));
+}
+
+#[test]
+fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_sent() {
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(1000) };
+    }
+    /// Each look takes three ticks.
+    fn clock() -> u64 {
+        NOW.replace(NOW.get() + 3)
+    }
+    let mut bench = Bench::open(Kind::Stall);
+    let _ = bench.report(stall(STREAM, 1, 0));
+    assert_eq!(bench.table.totals().latencies.count(), 0, "without a clock");
+    bench.table.set_clock(clock);
+    // Inline, refused: 3 ticks each.
+    let _ = bench.report(stall(STREAM, 2, 0));
+    let _ = bench.report(stall(STREAM, 3, WILD));
+    bench.handler.defers.store(true, SeqCst);
+    // Deferred: 500 ticks in the handler's hands, 600 until the time-out, none for STALL_TERM.
+    assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Deferred);
+    NOW.set(NOW.get() + 500);
+    bench.cpu.masked(|masked| bench.handler.take_one().respond(masked, Success)).unwrap();
+    assert_eq!(bench.report(stall(STREAM, 5, 0)), Report::Deferred);
+    bench.table.expire(&bench.cpu, 0);
+    NOW.set(NOW.get() + 600);
+    bench.table.expire(&bench.cpu, 1_000_000);
+    assert_eq!(bench.report(stall(STREAM, 6, 0)), Report::Deferred);
+    let mut expected = [0; BUCKETS];
+    (expected[2], expected[9], expected[10]) = (2, 1, 1);
+    let of_stream = bench.cpu.masked(|masked| bench.table.latencies(masked, STREAM)).unwrap();
+    assert_eq!(of_stream.buckets, expected);
+    bench.close(STREAM);
+    assert_eq!(bench.table.totals().latencies.buckets, expected);
+    drop(bench.handler.take());
 }

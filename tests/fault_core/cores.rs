@@ -1,4 +1,5 @@
-//! Three threads stand for cores: one drains, one works on deferred groups, one times out, closes and opens again.
+//! Five threads stand for cores: one drains, one works on deferred groups, one times out, closes and opens again, one flushes, drops
+//! partial groups and gives a substream a handler of its own, and one flushes and closes beside it.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -8,19 +9,20 @@ use std::time::Duration;
 
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::iopf::{
-    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Report,
-    StreamLimits, Target, Verdict,
+    Answer, CloseError, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
+    Partials, Priority, Report, StreamLimits, Target, Verdict,
 };
-use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 use smmu_iopf::sync::grace::Domain;
 
-use super::fault_bench::{STREAM, cpu, page, stall};
+use super::fault_bench::{STREAM, cpu, in_substream, page, stall};
 
 const PAGES: StreamId = StreamId(0x8_0007);
 const FAULTS: u16 = 20_000;
 const GROUPS: Limits = Limits { states: 8, groups: 12 };
-const STREAM_GROUPS: StreamLimits = StreamLimits { groups: 8, requests: 4, time_out_us: 1000 };
+const STREAM_GROUPS: StreamLimits =
+    StreamLimits { groups: 8, requests: 4, time_out_us: 1000, priority: Priority::Normal };
 const LONG_US: u32 = 10_000_000;
 
 /// What the hardware waits for. An answer that it does not wait for is remembered.
@@ -28,6 +30,8 @@ const LONG_US: u32 = 10_000_000;
 struct Hardware {
     waiting: Mutex<HashSet<(StreamId, Target)>>,
     strays: Mutex<Vec<Answer>>,
+    /// The stalls that have been reported.
+    reported: Mutex<Vec<(StreamId, Target)>>,
     /// The stalling stream's STE aborts: it stalls nothing new.
     aborts: AtomicBool,
     stuck: AtomicBool,
@@ -102,6 +106,9 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
     let table = FaultTable::new(domain.clone(), hardware.clone(), 20, GROUPS).unwrap();
     let (recorded, reported) = (AtomicU64::new(0), AtomicU64::new(0));
     let drained = AtomicBool::new(false);
+    let ending = Mutex::new(false);
+    // Odd while the stalling stream is being closed.
+    let (closes, flushes) = (AtomicU64::new(0), AtomicU64::new(0));
     let (domain, table, hardware, handler) = (&domain, &table, &hardware, &handler);
     let open = |cpu: &mut _, stream, kind| {
         let since = recorded.load(SeqCst);
@@ -121,6 +128,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             for n in 0..FAULTS {
                 let address = u64::from(n % 7);
                 let fault = match n % 3 {
+                    0 if n % 5 == 0 => in_substream(page(PAGES, n / 3 % 512, n % 2 == 0, address), 1),
                     0 => page(PAGES, n / 3 % 512, n % 2 == 0, address),
                     1 => page(PAGES, n / 3 % 512, true, address),
                     _ => stall(STREAM, n, address),
@@ -136,6 +144,9 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                         Report::Swallowed | Report::Held | Report::Deferred => {}
                     });
                     reported.fetch_add(1, SeqCst);
+                    if fault.stream == STREAM {
+                        hardware.reported.lock().unwrap().push((STREAM, fault.target()));
+                    }
                 }
                 domain.poll(&mut cpu);
                 thread::yield_now();
@@ -181,7 +192,15 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                 hardware.stuck.store(false, SeqCst);
                 if round % 4 == 3 {
                     hardware.abort_new_stalls();
-                    let closing = cpu.masked(|masked| table.close(masked, STREAM)).unwrap();
+                    closes.fetch_add(1, SeqCst);
+                    *ending.lock().unwrap() = true;
+                    let closing = loop {
+                        match cpu.masked(|masked| table.close(masked, STREAM)) {
+                            Ok(closing) => break closing,
+                            Err(CloseError::Closing(_)) => thread::yield_now(),
+                            Err(error) => panic!("{error}"),
+                        }
+                    };
                     let grace = domain.synchronize(&mut cpu, &mut Sleep, LONG_US).unwrap();
                     hardware.stall_term();
                     let target = recorded.load(SeqCst);
@@ -190,11 +209,13 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                         thread::yield_now();
                     }
                     let _ = closing.answer_pending(&cpu, &grace);
+                    *ending.lock().unwrap() = false;
                     cpu.masked(|masked| closing.finish(masked)).unwrap();
                     while open(&mut cpu, STREAM, Kind::Stall).is_err() {
                         thread::yield_now();
                     }
                     hardware.aborts.store(false, SeqCst);
+                    closes.fetch_add(1, SeqCst);
                 }
                 round += 1;
                 if last {
@@ -204,7 +225,49 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             }
             domain.offline(&mut cpu);
         });
+        // Flushes, drops partial groups, sets and removes a substream's handler.
+        scope.spawn(|| {
+            let mut cpu = cpu(4);
+            domain.online(&mut cpu);
+            let substream = SubstreamId::new(1).unwrap();
+            while !drained.load(SeqCst) {
+                let _ = table.set_substream_handler(&mut cpu, PAGES, substream, handler.clone());
+                cpu.masked(|masked| table.discard_partials(masked, Partials::All));
+                // A fault that was reported to a life that is still the same, is answered by the end of a flush.
+                let (life, reported) = (closes.load(SeqCst), hardware.reported.lock().unwrap().clone());
+                let flushed = table.flush(&mut cpu, &mut Sleep, STREAM, 2000);
+                if flushed.is_ok() && life.is_multiple_of(2) && closes.load(SeqCst) == life {
+                    let waiting = hardware.waiting.lock().unwrap();
+                    let left = reported.iter().find(|&&fault| waiting.contains(&fault));
+                    assert_eq!(left, None, "flushed and not answered");
+                    flushes.fetch_add(1, SeqCst);
+                }
+                cpu.masked(|masked| table.discard_partials(masked, Partials::Substream(PAGES, substream)));
+                let _ = table.remove_substream_handler(&mut cpu, &mut Sleep, PAGES, substream, LONG_US);
+                domain.poll(&mut cpu);
+                thread::yield_now();
+            }
+            domain.offline(&mut cpu);
+        });
+        // Flushes the other stream meanwhile, and tries to close what another core closes.
+        scope.spawn(|| {
+            let mut cpu = cpu(5);
+            domain.online(&mut cpu);
+            while !drained.load(SeqCst) {
+                let _ = table.flush(&mut cpu, &mut Sleep, PAGES, 500);
+                // The right to end it, for a moment: the other core tries again.
+                let ending = ending.lock().unwrap();
+                if *ending {
+                    drop(cpu.masked(|masked| table.close(masked, STREAM)));
+                }
+                drop(ending);
+                cpu.masked(|masked| table.discard_partials(masked, Partials::Stream(PAGES)));
+                thread::yield_now();
+            }
+            domain.offline(&mut cpu);
+        });
     });
+    assert!(flushes.load(SeqCst) > 0);
 
     // All hands are off: what is left is the disabler's.
     domain.online(&mut first);

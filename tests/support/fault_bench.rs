@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::iopf::{
     Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenError, OpenRequest, PageResponder,
-    Report, Request, StreamLimits, Target, Verdict,
+    Priority, Report, Request, StreamLimits, Target, Verdict,
 };
 use smmu_iopf::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
@@ -19,7 +19,8 @@ pub const WILD: u64 = 1 << 40;
 pub const STREAM: StreamId = StreamId(0x101);
 
 pub const LIMITS: Limits = Limits { states: 8, groups: 64 };
-pub const STREAM_LIMITS: StreamLimits = StreamLimits { groups: 4, requests: 4, time_out_us: 1_000_000 };
+pub const STREAM_LIMITS: StreamLimits =
+    StreamLimits { groups: 4, requests: 4, time_out_us: 1_000_000, priority: Priority::Normal };
 
 /// The core `index`, for a thread that stands for it.
 pub fn cpu(index: usize) -> Cpu {
@@ -159,6 +160,12 @@ impl Bench {
         let bench = Self::open(kind);
         bench.handler.defers.store(true, SeqCst);
         bench
+    }
+
+    /// Another handler than the bench's.
+    pub fn open_to(&mut self, stream: StreamId, kind: Kind, handler: Arc<dyn FaultHandler>, limits: StreamLimits) {
+        let request = OpenRequest { streams: &[stream], kind, handler, limits, since: 0 };
+        self.table.open(&mut self.cpu, &mut Clock, request).unwrap();
     }
 
     pub fn open_stream(&mut self, stream: StreamId, kind: Kind) -> Result<(), OpenError> {

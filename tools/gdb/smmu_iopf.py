@@ -67,7 +67,7 @@ def every_smmu(lines, *parsers):
 gdb.execute("maintenance expand-symtabs", to_string=True)
 
 Prefix("smmu", "What an SMMU has in its registers, its stream table and its queues.", ("regs", "ste SID", "queues"))
-Prefix("iopf", "What the fault core has in its table and its groups.", ("table", "groups"))
+Prefix("iopf", "What the fault core has in its table and its groups.", ("table", "groups", "latency"))
 Command("smmu regs", "The registers of every SMMU, field by field.", every_smmu(registers.lines))
 Command(
     "smmu ste",
@@ -82,4 +82,5 @@ Command(
     "The fault groups that are stored: partial, pending, or answered and not let go.",
     every_smmu(fault_core.group_lines),
 )
+Command("iopf latency", "How long answers took, by stream and in total, in ticks.", every_smmu(fault_core.latency_lines))
 Command("grace", "The grace periods, what each core says of itself, and what waits to be freed.", grace.lines)

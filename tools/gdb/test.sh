@@ -91,6 +91,7 @@ show smmu ste edu
 show smmu ste -1
 show smmu ste 0x100000000
 show iopf
+show iopf latency
 show iopf groups 1
 show grace 1
 # The second page request of the first group: the first is stored.
@@ -110,6 +111,7 @@ continue
 show smmu ste 0x100
 show iopf table
 show iopf groups
+show iopf latency
 # The stream has ended, and the handler is about to answer the first of them too late.
 tbreak smmu_iopf::iopf::group::FaultGroup::respond
 continue
@@ -198,7 +200,8 @@ expect "smmu ste" "error: usage: smmu ste SID"
 expect "smmu ste edu" "error: smmu ste: 'edu' is no StreamID; it wants a number, such as 0x100"
 expect "smmu ste -1" "error: smmu ste: -1 is no StreamID; they have 32 bits"
 expect "smmu ste 0x100000000" "error: smmu ste: 0x100000000 is no StreamID; they have 32 bits"
-expect "iopf" "error: iopf: incomplete; usage: iopf table | groups"
+expect "iopf" "error: iopf: incomplete; usage: iopf table | groups | latency"
+expect "iopf latency" "StreamID 0x100: answers measured: 0" "all streams, ended ones too: answers measured: 0"
 expect "iopf groups 1" "error: usage: iopf groups"
 expect "grace 1" "error: usage: grace"
 
@@ -223,6 +226,9 @@ expect "iopf groups#3" \
     "slot 1: Pending, held, generation 1, requests 1: StreamID 0x100 STAG 0x... write at 0x4...01000" \
     "slot 2: Pending, held, generation 1, requests 1: StreamID 0x100 STAG 0x... write at 0x4...02000" \
     "slot 3: Pending, held, generation 1, requests 1: StreamID 0x100 STAG 0x... write at 0x4...03000"
+
+expect "iopf latency#2" "StreamID 0x100: answers measured: 0" \
+    "all streams, ended ones too: answers measured: 4474; by ticks ..."
 
 expect "iopf table#5" "states: in the table 0, live 1; group slots in use: 4"
 expect "iopf groups#4" "no group is stored"

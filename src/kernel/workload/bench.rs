@@ -1,6 +1,5 @@
 //! What the parts of the main job share: address spaces, streams, engines, and waiting for them.
 
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -8,9 +7,10 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 
+use crate::arch::timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Walked};
-use crate::iopf::{FaultHandler, StreamLimits};
+use crate::iopf::{FaultHandler, Priority, StreamLimits};
 use crate::kernel::control_page::{ControlPage, Traps};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
 use crate::kernel::engine::{Job, Status};
@@ -21,7 +21,7 @@ use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
 use crate::sva::frames::{FRAME_BYTES, FramePool};
 use crate::sva::pager::DemandPager;
 use crate::sva::{MAIR, Permissions, T0SZ};
-use crate::sync::{Cpu, Masked};
+use crate::sync::Cpu;
 
 /// Page frames for address spaces: twice what the largest part has in use at a time.
 const FRAMES: u32 = 8192;
@@ -79,6 +79,8 @@ pub(super) struct Bench {
     /// The model's, if it is there.
     pub(super) control_page: Option<ControlPage>,
     pub(super) expected: Expected,
+    /// Page-ins that faults had in common with others, in address spaces that have ended.
+    pub(super) saved: u64,
     random: u64,
     next_asid: u16,
 }
@@ -88,7 +90,6 @@ pub(super) struct Served {
     pub(super) unit: &'static EngineUnit,
     pub(super) smmu: Arc<BoardSmmu>,
     pub(super) spaces: Vec<Arc<AddressSpace>>,
-    pub(super) pager: Arc<DemandPager>,
 }
 
 impl Bench {
@@ -104,7 +105,7 @@ impl Bench {
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
         let board = &kernel.board;
         let control_page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ControlPage::new);
-        Ok(Self { kernel, devices, cpu, frames, control_page, expected, random: seed, next_asid: 1 })
+        Ok(Self { kernel, devices, cpu, frames, control_page, expected, saved: 0, random: seed, next_asid: 1 })
     }
 
     /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
@@ -192,25 +193,27 @@ impl Bench {
                 smmu.attach_substream(cpu, stream, *substream, Some(&context(space)))?;
             }
         }
-        let kernel = self.kernel;
-        let wake = Box::new(move |masked: &Masked| kernel.wake_others(masked));
-        let pager = Arc::new(DemandPager::new(spaces.into(), wake));
-        let work: Arc<dyn Work> = pager.clone();
-        kernel.add_work(cpu, work).map_err(|_| Failure::new("no room for more work"))?;
-        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000 };
-        smmu.enable_faults(cpu, &[stream], wrap(pager.clone()), limits)?;
+        let pager = Arc::new(DemandPager::new(spaces.into(), self.kernel.work_queues.clone()));
+        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000, priority: Priority::Normal };
+        smmu.enable_faults(cpu, &[stream], wrap(pager), limits)?;
         if !stalls {
             unit.engine.enable_page_requests(32);
         }
         let spaces = spaces.iter().map(|(_, space)| space.clone()).collect();
-        Ok(Served { unit, smmu: smmu.clone(), spaces, pager })
+        Ok(Served { unit, smmu: smmu.clone(), spaces })
     }
 
     /// Ends what [`Bench::serve`] began, and gives the memory back.
     pub(super) fn end(&mut self, served: Served) -> Result<(), Failure> {
-        let Served { unit, smmu, spaces, pager } = served;
+        let Served { unit, smmu, spaces } = served;
+        if let Some(latencies) = self.cpu.masked(|masked| smmu.faults().latencies(masked, unit.engine.stream())) {
+            let (stream, us) =
+                (unit.engine.stream(), |percent| latencies.below(percent).map_or(u64::MAX, timer::ticks_to_us));
+            let answers = latencies.count();
+            log::info!("  {stream:?}: {answers} answers, half within {} us, 99 of 100 within {} us", us(50), us(99));
+        }
         smmu.disable_faults(&mut self.cpu, unit.engine.stream(), &unit.engine)?;
-        self.release(unit.engine.stream(), &smmu, spaces, pager)
+        self.release(unit.engine.stream(), &smmu, spaces)
     }
 
     /// Gives back what is left when faults are disabled.
@@ -219,13 +222,7 @@ impl Bench {
         stream: StreamId,
         smmu: &BoardSmmu,
         spaces: Vec<Arc<AddressSpace>>,
-        pager: Arc<DemandPager>,
     ) -> Result<(), Failure> {
-        // Groups that still wait hold the fault state, and it holds the pager: they are let go here.
-        pager.work(&self.cpu);
-        let work: Arc<dyn Work> = pager;
-        self.kernel.remove_work(&self.cpu, &work);
-        drop(work);
         self.reclaim(smmu, spaces)?;
         Ok(smmu.detach(&mut self.cpu, stream)?)
     }
@@ -234,7 +231,7 @@ impl Bench {
     pub(super) fn reclaim(&mut self, smmu: &BoardSmmu, spaces: Vec<Arc<AddressSpace>>) -> Result<(), Failure> {
         self.settle();
         for space in spaces {
-            // A worker may hold the pager, and so the space, for a moment yet.
+            // Groups that still wait for a core with time, or are on one, hold the fault state, and it the pager and the space.
             let mut shared = Some(space);
             let owned = self.kernel.wait_until(&mut self.cpu, Duration::from_micros(LIMIT_US.into()), || {
                 shared.take().map(Arc::try_unwrap).transpose().map_err(|space| {
@@ -246,6 +243,7 @@ impl Bench {
             let owned =
                 owned.map_err(|expired| Failure::new(format_args!("{} hold an ended address space", expired.last)))?;
             if let Some(space) = owned {
+                self.saved += space.page_ins().saved();
                 let forgotten = smmu.forget(&mut self.cpu, space).map_err(|remembered| remembered.error)?;
                 AddressSpace::reclaim(forgotten);
             }

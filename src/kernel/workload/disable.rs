@@ -110,8 +110,8 @@ fn pending_faults(
     report.equal(format_args!("{kind}: commands sent for them"), 0, served.smmu.command_counts().answers - commands);
     bench.settle();
     report.equal(format_args!("{kind}: live states when they are let go"), live_before, live(bench));
-    let Served { unit, smmu, spaces, pager } = served;
-    bench.release(unit.engine.stream(), &smmu, spaces, pager)
+    let Served { unit, smmu, spaces } = served;
+    bench.release(unit.engine.stream(), &smmu, spaces)
 }
 
 /// What comes after the end: the engine's accesses are aborted without the fault core hearing of them, and a record that
@@ -240,6 +240,6 @@ fn parked_reader(bench: &mut Bench, report: &mut Report, unit: &'static EngineUn
     report.equal("parked core: it has left", parker::GONE, parker.state.load(Acquire));
     report.equal("parked core: live states when it is released", live_before, live(bench));
     kernel.remove_work(&bench.cpu, &work);
-    let Served { unit, smmu, spaces, pager } = served;
-    bench.release(unit.engine.stream(), &smmu, spaces, pager)
+    let Served { unit, smmu, spaces } = served;
+    bench.release(unit.engine.stream(), &smmu, spaces)
 }

@@ -7,7 +7,7 @@ use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use crate::kernel::engine::{Job, Operation, Status};
 use crate::kernel::report::Report;
 use crate::sva::pager::DemandPager;
-use crate::sync::Masked;
+use crate::sync::{Cpu, Masked};
 
 /// How much the neighbour copies.
 const BYTES: u64 = 1 << 20;
@@ -22,6 +22,10 @@ impl FaultHandler for Deferring {
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {
         self.0.defer(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        self.0.serve(cpu, group);
     }
 }
 

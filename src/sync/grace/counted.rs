@@ -37,15 +37,17 @@ pub struct Counted<T> {
 impl<T: fmt::Debug> Counted<T> {
     /// One more reference, which outlives the read section; `None` if the last is gone already.
     pub fn try_ref(&self) -> Option<Ref<T>> {
-        match self.references.try_get() {
-            Get::Gone => return None,
-            Get::Taken => {}
-            Get::Saturated => {
-                self.link.domain().counters.leaked.fetch_add(1, Relaxed);
-                log::error!("{:?} has too many references, and will never be freed", self.value);
-            }
+        self.count_one_more().then(|| Ref { object: NonNull::from(self) })
+    }
+
+    /// Whether there was one left.
+    fn count_one_more(&self) -> bool {
+        let got = self.references.try_get();
+        if got == Get::Saturated {
+            self.link.domain().counters.leaked.fetch_add(1, Relaxed);
+            log::error!("{:?} has too many references, and will never be freed", self.value);
         }
-        Some(Ref { object: NonNull::from(self) })
+        got != Get::Gone
     }
 }
 
@@ -124,6 +126,15 @@ unsafe fn free<T>(link: NonNull<Link>) {
         let object = Box::into_raw(object);
         // SAFETY: as above; the memory is never used again.
         unsafe { ptr::drop_in_place(object) };
+    }
+}
+
+impl<T: fmt::Debug> Clone for Ref<T> {
+    fn clone(&self) -> Self {
+        let is_counted = self.count_one_more();
+        // This one is counted, so the count is not 0.
+        debug_assert!(is_counted);
+        Self { object: self.object }
     }
 }
 

@@ -92,6 +92,29 @@ def table_lines(smmu):
     yield f"all streams, ended and unknown ones too: {counts(shared['counters'])}"
 
 
+def latencies(histogram):
+    """How many answers took how many ticks, in the buckets that are not empty, summed over the cores."""
+    per_core = histogram["__0"]["__0"]
+    cores = range(per_core.type.range()[1] + 1)
+    buckets = range(per_core[0]["__0"].type.range()[1] + 1)
+    sums = [sum(memory.number(per_core[core]["__0"][bucket]) for core in cores) for bucket in buckets]
+    told = "  ".join(
+        f"{'<' if bucket < len(sums) - 1 else '>='}{1 << min(bucket, len(sums) - 2)}: {count}"
+        for bucket, count in enumerate(sums)
+        if count
+    )
+    return f"answers measured: {sum(sums)}" + (f"; by ticks {told}" if told else "")
+
+
+def latency_lines(smmu):
+    """The histogram of every stream that is served, and that of `smmu`."""
+    for state, _ in states(smmu):
+        names = ", ".join(f"{stream:#x}" for stream in streams(state))
+        yield f"StreamID {names}: {latencies(state['latencies'])}"
+    shared = memory.arc(smmu.driver["faults"]["shared"])
+    yield f"all streams, ended ones too: {latencies(shared['latencies'])}"
+
+
 def group_lines(smmu):
     """Every slot that is not free, of the streams in the table."""
     none = True

@@ -1,0 +1,199 @@
+//! Handlers of single substreams, in place of their stream's.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+
+use embedded_hal::delay::DelayNs;
+use spin::Once;
+
+use super::fault::Fault;
+use super::slot::{GroupSlot, State};
+use super::state::FaultState;
+use super::table::FaultTable;
+use super::{FaultHandler, try_boxed};
+use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
+use crate::sync::atomic::{
+    AtomicBool,
+    Ordering::{AcqRel, Release},
+};
+use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
+use crate::sync::{Cpu, Masked};
+
+/// The most substreams of one master that have handlers of their own.
+pub const MAX_SUBSTREAM_HANDLERS: usize = 16;
+
+/// A substream's handler. A group that it deferred owns a reference.
+pub(super) struct Special {
+    stream: StreamId,
+    substream: SubstreamId,
+    pub(super) handler: Arc<dyn FaultHandler>,
+}
+
+impl fmt::Debug for Special {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Special")
+            .field("stream", &self.stream)
+            .field("substream", &self.substream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The substreams of one master that have handlers of their own.
+pub(super) struct Specials {
+    /// Made for the first of them.
+    slots: Once<Box<[Slot<Special>]>>,
+    /// Someone sets or removes one.
+    changing: AtomicBool,
+}
+
+/// Why a substream's handler could not be set or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubstreamError {
+    /// The stream is not open.
+    #[error("{0:?} is not open")]
+    NotOpen(StreamId),
+    /// Another call sets or removes a handler of this master.
+    #[error("the handlers of {0:?} are being changed")]
+    Busy(StreamId),
+    /// The substream has a handler of its own.
+    #[error("{0:?} has a handler already")]
+    Taken(SubstreamId),
+    /// The substream has none of its own.
+    #[error("{0:?} has no handler of its own")]
+    NotSet(SubstreamId),
+    /// [`MAX_SUBSTREAM_HANDLERS`] of this master's have one.
+    #[error("{0:?} has as many handlers as may be")]
+    Full(StreamId),
+    /// The heap is full.
+    #[error("no memory for a handler of {0:?}")]
+    NoMemory(StreamId),
+    /// Reports may still be under way on these cores. The handler is in its place as before.
+    #[error(transparent)]
+    Grace(#[from] GraceTimeout),
+}
+
+impl Specials {
+    pub(super) fn new() -> Self {
+        Self { slots: Once::new(), changing: AtomicBool::new(false) }
+    }
+
+    /// The substream's own handler for `fault`, if it has one.
+    pub(super) fn find<'g>(&self, section: &'g ReadGuard<'_>, fault: &Fault) -> Option<&'g Counted<Special>> {
+        self.find_slot(section, fault.stream, fault.substream?).map(|(_, special)| special)
+    }
+
+    fn find_slot<'g>(
+        &self,
+        section: &'g ReadGuard<'_>,
+        stream: StreamId,
+        substream: SubstreamId,
+    ) -> Option<(&Slot<Special>, &'g Counted<Special>)> {
+        let mut set = self.slots.get()?.iter().filter_map(|slot| Some((slot, slot.load(section)?)));
+        set.find(|(_, special)| special.stream == stream && special.substream == substream)
+    }
+
+    /// Runs `change`, unless somebody else is at it.
+    fn change<T>(
+        &self,
+        stream: StreamId,
+        change: impl FnOnce() -> Result<T, SubstreamError>,
+    ) -> Result<T, SubstreamError> {
+        // A lock: pairs with the store below.
+        if self.changing.swap(true, AcqRel) {
+            return Err(SubstreamError::Busy(stream));
+        }
+        let changed = change();
+        self.changing.store(false, Release);
+        changed
+    }
+
+    fn set(&self, domain: &Arc<Domain>, masked: &Masked, special: Special) -> Result<(), SubstreamError> {
+        let Special { stream, substream, .. } = special;
+        let no_memory = SubstreamError::NoMemory(stream);
+        let slots = self.slots.try_call_once(|| {
+            try_boxed(MAX_SUBSTREAM_HANDLERS, || Some(Slot::new(Arc::clone(domain)))).ok_or(no_memory)
+        })?;
+        let section = domain.read(masked);
+        if self.find_slot(&section, stream, substream).is_some() {
+            return Err(SubstreamError::Taken(substream));
+        }
+        let free = slots.iter().find(|slot| slot.load(&section).is_none()).ok_or(SubstreamError::Full(stream))?;
+        let special = Ref::new(domain, special).map_err(|_| no_memory)?;
+        // Empty, and nobody else fills it.
+        let _ = free.publish(special);
+        Ok(())
+    }
+}
+
+impl FaultTable {
+    /// Has `handler` decide about the faults of `substream` of an open stream, in place of the stream's handler.
+    ///
+    /// # Errors
+    ///
+    /// [`SubstreamError`]; nothing has changed then.
+    pub fn set_substream_handler(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        substream: SubstreamId,
+        handler: Arc<dyn FaultHandler>,
+    ) -> Result<(), SubstreamError> {
+        let state = cpu.masked(|masked| self.get(masked, stream)).ok_or(SubstreamError::NotOpen(stream))?;
+        let special = Special { stream, substream, handler };
+        state.specials.change(stream, || cpu.masked(|masked| state.specials.set(&state.shared.domain, masked, special)))
+    }
+
+    /// Gives the faults of `substream` back to the stream's handler. When it returns, the substream's handler is not called for
+    /// new faults any more, and what it had deferred is answered, Invalid unless it has been answered before. Returns how many
+    /// groups that was. The handler is let go with the last of these groups.
+    ///
+    /// Waits for a grace period, at most `limit_us` microseconds. Partial groups go to the stream's handler when they are
+    /// complete; for a PASID that the device has stopped, [`FaultTable::discard_partials`] drops them.
+    ///
+    /// # Errors
+    ///
+    /// [`SubstreamError`]; nothing has changed then.
+    pub fn remove_substream_handler(
+        &self,
+        cpu: &mut Cpu,
+        delay: &mut impl DelayNs,
+        stream: StreamId,
+        substream: SubstreamId,
+        limit_us: u32,
+    ) -> Result<usize, SubstreamError> {
+        let state = cpu.masked(|masked| self.get(masked, stream)).ok_or(SubstreamError::NotOpen(stream))?;
+        let domain = &state.shared.domain;
+        state.specials.change(stream, || {
+            let (slot, special) = cpu
+                .masked(|masked| {
+                    let section = domain.read(masked);
+                    let (slot, _) = state.specials.find_slot(&section, stream, substream)?;
+                    slot.unpublish().map(|special| (slot, special))
+                })
+                .ok_or(SubstreamError::NotSet(substream))?;
+            // Reports that found the handler are over then: their groups are answered, or in slots.
+            if let Err(error) = domain.synchronize(cpu, delay, limit_us) {
+                let _ = slot.publish(special);
+                return Err(error.into());
+            }
+            let refuse = |slot| cpu.masked(|masked| refuse(masked, &state, slot, stream, substream));
+            Ok(state.slots.iter().filter(|slot| refuse(slot)).count())
+        })
+    }
+}
+
+/// Answers the group in `slot` Invalid if the handler of its own of `substream` owes the answer.
+fn refuse(masked: &Masked, state: &FaultState, slot: &GroupSlot, stream: StreamId, substream: SubstreamId) -> bool {
+    // Closed or not, claim and publication lie in one section, as for every answer.
+    let _section = state.shared.domain.read(masked);
+    let word = slot.word();
+    let is_meant = word.state() == State::Pending
+        && word.is_special()
+        && !state.is_closed()
+        && slot
+            .answer(word, PageResponse::Invalid)
+            .is_some_and(|answer| answer.stream == stream && answer.substream == Some(substream));
+    let claim = is_meant.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten();
+    claim.map(|claim| state.send(masked, claim)).is_some()
+}

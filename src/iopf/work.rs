@@ -1,0 +1,341 @@
+//! Which deferred group a core with time works on next.
+//!
+//! A stream's deferred groups wait in the stream's own lane, in their order, so a stream that floods fills its own. A lane with
+//! groups in it stands in one list of one core: that of the core that was woken for it, by the stream's [`Priority`]. A turn is
+//! the first lane of a list and at most [`BUDGET`] of its groups; a lane with more of them goes behind the others.
+//!
+//! Nothing starves:
+//!
+//! - within a list a lane waits for one turn of each lane before it,
+//! - a list that has been passed over for a higher one [`PATIENCE`] times comes first,
+//! - a core looks at its own lists first, and steals when they are empty; in one of [`OWN_TURNS`] turns it looks at another core's
+//!   first, so that the lanes of a core that is busy with something else do not wait for it.
+//!
+//! Nothing is slept over: who puts a lane into a list looks afterwards which cores sleep, and who goes to sleep says so before it
+//! looks at the lists. With a fence on either side, one of them sees the other.
+//!
+//! In a drain every record is dealt with in the order of its queue, so there the budget is the batch: what comes behind a flood
+//! waits for inline answers only, which are short, and the queues of an SMMU take turns.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use core::fmt;
+use core::sync::atomic::AtomicU64 as Count;
+
+use super::group::FaultGroup;
+use super::state::FaultState;
+use crate::sync::atomic::{
+    AtomicU32, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
+use crate::sync::grace::Ref;
+use crate::sync::lock::IrqLock;
+use crate::sync::mutant::mutant;
+use crate::sync::per_core::PerCore;
+use crate::sync::{CoreId, Cpu, MAX_CORES, Masked};
+
+/// The most groups of one stream that a core takes in a turn.
+pub const BUDGET: usize = 8;
+
+/// How often a list is passed over for one of a higher priority at most.
+pub const PATIENCE: u32 = 4;
+
+/// Of so many turns of a core, one begins with another core's lists.
+pub const OWN_TURNS: u32 = 8;
+
+/// Whose deferred groups come first. The lower ones get one turn in [`PATIENCE`] + 1 at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    /// Before all others.
+    High,
+    /// What most streams have.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+const PRIORITIES: usize = [Priority::High, Priority::Normal, Priority::Low].len();
+
+/// The deferred groups of one stream that no core has taken yet.
+#[derive(Debug)]
+pub(super) struct Lane {
+    priority: Priority,
+    waiting: IrqLock<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    groups: VecDeque<FaultGroup>,
+    /// The lane is in a list, or about to be: as long as there are groups in it.
+    listed: bool,
+    /// The lane behind this one in its list.
+    next: Option<Ref<FaultState>>,
+}
+
+impl Lane {
+    /// A lane for all of a stream's `groups`; `None` without memory.
+    pub(super) fn new(priority: Priority, groups: u16) -> Option<Self> {
+        let mut room = VecDeque::new();
+        room.try_reserve_exact(groups.into()).ok()?;
+        Some(Self { priority, waiting: IrqLock::new(Waiting { groups: room, listed: false, next: None }) })
+    }
+
+    /// Returns whether the lane has to be put into a list now.
+    fn push(&self, masked: &Masked, group: FaultGroup) -> bool {
+        let mut waiting = self.waiting.lock(masked);
+        // Each group in it holds one of the stream's slots, and there is room for all of these: nothing is allocated.
+        waiting.groups.push_back(group);
+        !core::mem::replace(&mut waiting.listed, true)
+    }
+}
+
+/// What a core takes in one turn.
+type Turn = heapless::Vec<FaultGroup, BUDGET>;
+
+/// Lanes one behind the other.
+#[derive(Debug, Default)]
+struct List {
+    first: Option<Ref<FaultState>>,
+    /// None if the first is the last.
+    last: Option<Ref<FaultState>>,
+    lanes: usize,
+    passed: u32,
+}
+
+impl List {
+    fn push(&mut self, masked: &Masked, stream: Ref<FaultState>) {
+        self.lanes += 1;
+        match self.last.as_ref().or(self.first.as_ref()) {
+            Some(last) => {
+                last.lane.waiting.lock(masked).next = Some(stream.clone());
+                self.last = Some(stream);
+            }
+            None => self.first = Some(stream),
+        }
+    }
+
+    /// The turn of the first lane, and its stream. What the lane has left goes to the end.
+    fn turn(&mut self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+        let stream = self.first.take()?;
+        self.lanes -= 1;
+        let mut waiting = stream.lane.waiting.lock(masked);
+        self.first = waiting.next.take();
+        if self.lanes < 2 {
+            self.last = None;
+        }
+        let count = waiting.groups.len().min(BUDGET);
+        groups.extend(waiting.groups.drain(..count));
+        waiting.listed = !waiting.groups.is_empty();
+        let more = waiting.listed;
+        drop(waiting);
+        if more {
+            self.push(masked, stream.clone());
+        }
+        Some(stream)
+    }
+}
+
+/// A core's lists, by priority.
+#[derive(Debug, Default)]
+struct Lists([List; PRIORITIES]);
+
+impl Lists {
+    fn turn(&mut self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+        let is_impatient = |list: &List| list.lanes > 0 && list.passed >= PATIENCE;
+        let impatient = self.0.iter().rposition(is_impatient);
+        let chosen = impatient.or_else(|| self.0.iter().position(|list| list.lanes > 0))?;
+        let (before, lower) = self.0.split_at_mut(chosen + 1);
+        lower.iter_mut().filter(|list| list.lanes > 0).for_each(|list| list.passed += 1);
+        let list = before.last_mut()?;
+        list.passed = 0;
+        list.turn(masked, groups)
+    }
+
+    fn lanes(&self) -> usize {
+        self.0.iter().map(|list| list.lanes).sum()
+    }
+}
+
+#[derive(Debug)]
+struct OfCore {
+    lists: IrqLock<Lists>,
+    /// How many lanes are in the lists, for those who do not hold them.
+    lanes: AtomicUsize,
+    // Written by the core alone, masked.
+    groups: Count,
+    turns: Count,
+    stolen: Count,
+    wakes: Count,
+}
+
+/// What was done on all cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkCounts {
+    /// Groups taken.
+    pub groups: u64,
+    /// Turns in which they were taken.
+    pub turns: u64,
+    /// Turns out of another core's lists.
+    pub stolen: u64,
+    /// Sleeping cores woken.
+    pub wakes: u64,
+}
+
+/// Interrupts a core that rests, and does not wait for it. Stores before it have to be visible to that core (DSB ISHST before
+/// the SGI).
+pub type WakeCore = Box<dyn Fn(&Masked, CoreId) + Send + Sync>;
+
+/// The work that interrupt handlers leave to cores with time: deferred groups, by core, priority and stream.
+pub struct WorkQueues {
+    cores: PerCore<OfCore>,
+    /// The cores that sleep, or are about to, and have not been woken: a bit each.
+    resting: AtomicU32,
+    wake: WakeCore,
+}
+
+impl WorkQueues {
+    /// Empty queues, which wake cores that rest by `wake`.
+    pub fn new(wake: WakeCore) -> Self {
+        let cores = PerCore::new(|| OfCore {
+            lists: IrqLock::new(Lists::default()),
+            lanes: AtomicUsize::new(0),
+            groups: Count::new(0),
+            turns: Count::new(0),
+            stolen: Count::new(0),
+            wakes: Count::new(0),
+        });
+        Self { cores, resting: AtomicU32::new(0), wake }
+    }
+
+    /// Has a core with time [serve](super::FaultHandler::serve) `group`, after those of its stream that wait already. A core
+    /// that rests is woken.
+    ///
+    /// Does not allocate, and waits for no more than the locks of these queues.
+    pub fn push(&self, masked: &Masked, group: FaultGroup) {
+        let stream = group.state().clone();
+        if !stream.lane.push(masked, group) {
+            return;
+        }
+        let core = first(self.resting.load(Relaxed), masked.core()).unwrap_or(masked.core());
+        let of_core = self.cores.of(core);
+        let mut lists = of_core.lists.lock(masked);
+        if let Some(list) = lists.0.get_mut(stream.lane.priority as usize) {
+            list.push(masked, stream);
+        }
+        of_core.lanes.store(lists.lanes(), Relaxed);
+        drop(lists);
+        self.wake_one(masked, core);
+    }
+
+    /// One turn: takes the groups that are due and serves them. Returns how many they were.
+    pub fn work(&self, cpu: &Cpu) -> usize {
+        let mut groups = Turn::new();
+        let Some(stream) = cpu.masked(|masked| self.turn(masked, &mut groups)) else { return 0 };
+        let count = groups.len();
+        for group in groups {
+            match group.special().cloned() {
+                Some(special) => special.handler.serve(cpu, group),
+                None => stream.handler.serve(cpu, group),
+            }
+        }
+        count
+    }
+
+    /// Whether a core has something to do here.
+    pub fn is_waiting(&self) -> bool {
+        self.cores.iter().any(|(_, of_core)| of_core.lanes.load(Relaxed) > 0)
+    }
+
+    /// Says that this core is about to sleep, until [`end_rest`](Self::end_rest), and returns whether there is work after all. An
+    /// interrupt from `wake` has to end that sleep, also if it comes before.
+    #[must_use = "with work waiting, nobody wakes a core that sleeps"]
+    pub fn begin_rest(&self, masked: &Masked) -> bool {
+        self.resting.fetch_or(bit(masked.core()), Relaxed);
+        if !mutant!("rest_without_fence") {
+            // Pairs with the fence in `wake_one`.
+            fence(SeqCst);
+        }
+        self.is_waiting()
+    }
+
+    /// This core is up. It looks for work before it rests again.
+    pub fn end_rest(&self, masked: &Masked) {
+        self.resting.fetch_and(!bit(masked.core()), Relaxed);
+    }
+
+    /// What was done until now.
+    pub fn counts(&self) -> WorkCounts {
+        self.cores.iter().fold(WorkCounts::default(), |sum, (_, of_core)| WorkCounts {
+            groups: sum.groups + of_core.groups.load(Relaxed),
+            turns: sum.turns + of_core.turns.load(Relaxed),
+            stolen: sum.stolen + of_core.stolen.load(Relaxed),
+            wakes: sum.wakes + of_core.wakes.load(Relaxed),
+        })
+    }
+
+    fn turn(&self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+        let here = self.cores.here(masked);
+        // In its place among the turns the core begins with itself, else with each other core in its place.
+        let turn = here.turns.load(Relaxed) as u32;
+        let start = if turn % OWN_TURNS == OWN_TURNS - 1 { turn / OWN_TURNS } else { 0 } as usize;
+        let order = (0..MAX_CORES).map(|offset| (masked.core().index() + start + offset) % MAX_CORES);
+        let (core, stream) = order.filter_map(CoreId::new).find_map(|core| {
+            let of_core = self.cores.of(core);
+            if of_core.lanes.load(Relaxed) == 0 {
+                return None;
+            }
+            let mut lists = of_core.lists.lock(masked);
+            let stream = lists.turn(masked, groups)?;
+            of_core.lanes.store(lists.lanes(), Relaxed);
+            Some((core, stream))
+        })?;
+        count(&here.turns, 1);
+        count(&here.groups, groups.len() as u64);
+        count(&here.stolen, u64::from(core != masked.core()));
+        // With a core at rest, no lane waits for this one.
+        if self.is_waiting() {
+            self.wake_one(masked, core);
+        }
+        Some(stream)
+    }
+
+    /// Wakes a core that rests, if there is one: `preferred` if it does.
+    fn wake_one(&self, masked: &Masked, preferred: CoreId) {
+        if !mutant!("wake_without_fence") {
+            // Pairs with the fence in `begin_rest`: either that core sees the lane, or this one sees that it rests.
+            fence(SeqCst);
+        }
+        loop {
+            let resting = self.resting.load(Relaxed);
+            let preferred = Some(preferred).filter(|&core| resting & bit(core) != 0 && core != masked.core());
+            let Some(core) = preferred.or_else(|| first(resting, masked.core())) else { return };
+            // The next lane is for another core. Who loses this core to somebody else looks again, at fewer.
+            if self.resting.fetch_and(!bit(core), Relaxed) & bit(core) != 0 {
+                count(&self.cores.here(masked).wakes, 1);
+                (self.wake)(masked, core);
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for WorkQueues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkQueues").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+fn bit(core: CoreId) -> u32 {
+    1 << core.index()
+}
+
+/// The first core in `set` but `here`, which is up, whatever it said before an interrupt.
+fn first(set: u32, here: CoreId) -> Option<CoreId> {
+    CoreId::all().find(|&core| set & bit(core) != 0 && core != here)
+}
+
+fn count(counter: &Count, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
+}

@@ -1,0 +1,271 @@
+//! Deferred groups on cores that have time: in which order, on which core, and for how many at a time.
+
+use std::sync::{Arc, Mutex};
+
+use smmu_iopf::iopf::{
+    BUDGET, Fault, FaultGroup, FaultHandler, Kind, Limits, OWN_TURNS, PATIENCE, Priority, Report, StreamLimits, Target,
+    Verdict, WorkQueues,
+};
+use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
+use smmu_iopf::smmuv3::{Stag, StreamId};
+use smmu_iopf::sync::{CoreId, Cpu, Masked};
+
+use super::fault_bench::*;
+
+const MANY: StreamLimits = StreamLimits { groups: 64, ..STREAM_LIMITS };
+const OTHER: StreamId = StreamId(7);
+
+/// Leaves every group to a core with time, and notes what was served where.
+struct Worker {
+    queues: Arc<WorkQueues>,
+    served: Mutex<Vec<(StreamId, u16, usize)>>,
+}
+
+impl FaultHandler for Worker {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.queues.push(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
+        self.served.lock().unwrap().push((group.stream(), tag, cpu.core().index()));
+        let _ = cpu.masked(|masked| group.respond(masked, Success));
+    }
+}
+
+/// The bench, its queues, what they woke, and the handler.
+struct Office {
+    bench: Bench,
+    queues: Arc<WorkQueues>,
+    woken: Arc<Mutex<Vec<usize>>>,
+    worker: Arc<Worker>,
+}
+
+impl Office {
+    fn new() -> Self {
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let wake = {
+            let woken = woken.clone();
+            move |_: &Masked, core: CoreId| woken.lock().unwrap().push(core.index())
+        };
+        let queues = Arc::new(WorkQueues::new(Box::new(wake)));
+        let worker = Arc::new(Worker { queues: queues.clone(), served: Mutex::default() });
+        Self { bench: Bench::with_limits(Limits { states: 8, groups: 1024 }), queues, woken, worker }
+    }
+
+    fn open(&mut self, stream: StreamId, priority: Priority) {
+        self.bench.open_to(stream, Kind::Stall, self.worker.clone(), StreamLimits { priority, ..MANY });
+    }
+
+    /// Reports `tags` of `stream` on core `core`.
+    fn report(&self, core: usize, stream: StreamId, tags: std::ops::Range<u16>) {
+        for tag in tags {
+            let report = cpu(core).masked(|masked| self.bench.table.report(masked, 0, stall(stream, tag, 0)));
+            assert_eq!(report, Report::Deferred);
+        }
+    }
+
+    fn begin_rest(&self, core: usize) -> bool {
+        cpu(core).masked(|masked| self.queues.begin_rest(masked))
+    }
+
+    /// The cores woken since the last call.
+    fn woken(&self) -> Vec<usize> {
+        std::mem::take(&mut self.woken.lock().unwrap())
+    }
+
+    /// What was served since the last call.
+    fn served(&self) -> Vec<(StreamId, u16, usize)> {
+        std::mem::take(&mut self.worker.served.lock().unwrap())
+    }
+
+    /// The streams whose turns the next `turns` of core 0 are.
+    fn turns(&self, turns: usize) -> Vec<StreamId> {
+        (0..turns)
+            .map(|_| {
+                assert!(self.queues.work(&self.bench.cpu) > 0);
+                let served = self.served();
+                assert!(served.iter().all(|group| group.0 == served[0].0));
+                served[0].0
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn the_groups_of_a_stream_are_served_in_their_order_and_answered_once() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..3);
+    assert_eq!(office.queues.work(&office.bench.cpu), 3);
+    assert_eq!(office.served(), [0, 1, 2].map(|tag| (STREAM, tag, 0)));
+    assert_eq!(office.bench.responder.take(), [0, 1, 2].map(|tag| to_stall(STREAM, tag, Success)));
+    assert_eq!(office.queues.work(&office.bench.cpu), 0);
+    assert_eq!(office.bench.table.totals().slots_in_use, 0);
+}
+
+#[test]
+fn a_flooding_stream_gets_its_budget_and_then_it_is_the_others_turn() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.open(OTHER, Priority::Normal);
+    office.report(0, STREAM, 0..64);
+    office.report(0, OTHER, 0..1);
+    assert_eq!(office.queues.work(&office.bench.cpu), BUDGET);
+    assert_eq!(office.queues.work(&office.bench.cpu), 1);
+    let streams: Vec<_> = office.served().iter().map(|group| group.0).collect();
+    assert_eq!((streams[..BUDGET].to_vec(), streams[BUDGET]), (vec![STREAM; BUDGET], OTHER));
+    // A stream that is served comes behind one that came meanwhile.
+    office.report(0, OTHER, 1..2);
+    assert_eq!(office.turns(3), [STREAM, OTHER, STREAM]);
+}
+
+#[test]
+fn three_streams_take_turns() {
+    let mut office = Office::new();
+    let streams = [STREAM, OTHER, StreamId(9)];
+    for stream in streams {
+        office.open(stream, Priority::Normal);
+        office.report(0, stream, 0..2 * BUDGET as u16);
+    }
+    assert_eq!(office.turns(6), [streams, streams].concat());
+    assert!(!office.queues.is_waiting());
+}
+
+#[test]
+fn a_higher_priority_comes_first_and_a_lower_one_is_passed_over_so_often_at_most() {
+    let mut office = Office::new();
+    let low = StreamId(9);
+    office.open(low, Priority::Low);
+    office.open(STREAM, Priority::Normal);
+    office.open(OTHER, Priority::High);
+    office.report(0, low, 0..8);
+    office.report(0, STREAM, 0..8);
+    office.report(0, OTHER, 0..64);
+    // Both have lost patience at once: the lowest comes first, and the other one next.
+    let mut expected = vec![OTHER; PATIENCE as usize];
+    expected.extend([low, STREAM, OTHER]);
+    assert_eq!(office.turns(expected.len()), expected);
+}
+
+#[test]
+fn who_was_not_there_has_not_been_passed_over() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Low);
+    office.open(OTHER, Priority::High);
+    office.report(0, OTHER, 0..64);
+    office.turns(PATIENCE as usize + 1);
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.turns(1), [OTHER]);
+}
+
+#[test]
+fn a_resting_core_is_woken_once_and_a_second_stream_wakes_another() {
+    let mut office = Office::new();
+    for stream in [STREAM, OTHER, StreamId(9)] {
+        office.open(stream, Priority::Normal);
+    }
+    assert!(!office.begin_rest(2) && !office.begin_rest(3));
+    office.report(0, STREAM, 0..2);
+    assert_eq!(office.woken(), [2]);
+    office.report(0, OTHER, 0..1);
+    assert_eq!(office.woken(), [3]);
+    office.report(0, StreamId(9), 0..1);
+    assert_eq!(office.woken(), []);
+    // Each finds its own; what no one was woken for is the reporting core's, and whoever is done first takes it.
+    for (core, stream) in [(2, STREAM), (3, OTHER), (3, StreamId(9))] {
+        assert!(office.queues.work(&cpu(core)) > 0);
+        assert_eq!(office.served().last().map(|group| (group.0, group.2)), Some((stream, core)));
+    }
+    let counts = office.queues.counts();
+    assert_eq!((counts.groups, counts.turns, counts.stolen, counts.wakes), (4, 3, 1, 2));
+}
+
+#[test]
+fn the_core_that_reports_is_not_woken_by_itself() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    assert!(!office.begin_rest(0));
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.woken(), []);
+    assert!(office.begin_rest(0), "it looks before it rests");
+}
+
+#[test]
+fn a_core_that_leaves_work_behind_wakes_one_that_rests() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..BUDGET as u16 + 1);
+    assert!(office.begin_rest(5), "there is work");
+    assert_eq!(office.queues.work(&office.bench.cpu), BUDGET);
+    assert_eq!(office.woken(), [5]);
+    assert_eq!(office.queues.work(&cpu(5)), 1);
+}
+
+#[test]
+fn a_core_that_is_up_again_is_not_woken() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    assert!(!office.begin_rest(1));
+    cpu(1).masked(|masked| office.queues.end_rest(masked));
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.woken(), []);
+}
+
+#[test]
+fn work_of_a_core_that_never_gets_to_it_is_done_by_cores_that_are_never_idle() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.open(OTHER, Priority::Normal);
+    // Core 4 gets into an endless interrupt handler with a lane in its list.
+    office.report(4, OTHER, 0..1);
+    // Core 0's own list never is empty.
+    office.report(0, STREAM, 0..56);
+    let mut turns = 0;
+    while office.served().iter().all(|group| group.0 != OTHER) {
+        office.queues.work(&office.bench.cpu);
+        office.bench.responder.take();
+        office.report(0, STREAM, 0..BUDGET as u16);
+        turns += 1;
+        assert!(turns <= OWN_TURNS as usize * 8, "starved");
+    }
+}
+
+#[test]
+fn groups_of_a_stream_that_was_closed_meanwhile_are_late_and_let_go() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..3);
+    office.bench.close(STREAM);
+    office.bench.free();
+    assert_eq!(office.bench.table.live(), 1);
+    assert_eq!(office.queues.work(&office.bench.cpu), 3);
+    assert_eq!(office.bench.responder.take(), []);
+    office.bench.free();
+    assert_eq!((office.bench.table.live(), office.bench.table.totals().slots_in_use), (0, 0));
+    assert_eq!(office.bench.domain.stats().in_memory(), 0);
+}
+
+#[test]
+fn a_handler_that_puts_groups_there_and_does_not_serve_them_is_answered_for() {
+    struct Forgetful(Arc<WorkQueues>);
+    impl FaultHandler for Forgetful {
+        fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+            Verdict::Defer
+        }
+
+        fn defer(&self, masked: &Masked, group: FaultGroup) {
+            self.0.push(masked, group);
+        }
+    }
+    let mut office = Office::new();
+    office.bench.open_to(STREAM, Kind::Stall, Arc::new(Forgetful(office.queues.clone())), MANY);
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.queues.work(&office.bench.cpu), 1);
+    office.bench.table.expire(&office.bench.cpu, 0);
+    assert_eq!(office.bench.responder.take(), [to_stall(STREAM, 0, Invalid)]);
+}
