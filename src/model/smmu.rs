@@ -1,4 +1,4 @@
-//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure). What it offers is its [`Profile`].
+//! The SMMU: an SMMUv3.3 with one programming interface (Non-secure). What it offers is its [`Profile`].
 //!
 //! | part | what it is |
 //! |---|---|

@@ -287,3 +287,17 @@ fn translated_access_of_full_ats_is_looked_at_for_its_size_alone() {
         assert_eq!(direct.take_events().len(), 0);
     }
 }
+
+#[test]
+fn translation_request_gets_nothing_of_a_half_with_e0pd_unless_it_is_privileged() {
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2, 0);
+    direct.set_cd(CD_A, TABLES | 1 << 2);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.request(0x5123, WRITE, None), NOTHING);
+    assert_eq!(direct.take_events().len(), 0);
+    // PRIVCFG = privileged.
+    direct.set_ste_word(1, STE1 | EATS | 2 | 3 << 48);
+    direct.invalidate();
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+}
