@@ -23,6 +23,7 @@ use core::fmt;
 
 use self::answers::Answers;
 use self::commands::Published;
+use self::registers::Written;
 pub use self::story::Story;
 use self::story::{Entry, Journal};
 use self::structures::Watched;
@@ -94,6 +95,9 @@ rules! {
     OverflowNotActive, "overflow-not-active", "6.3.96", "OVACKFLG is set to the value of OVFLG";
     /// SMMUEN set while the base of the stream table is not aligned to its size.
     StreamTableMisaligned, "stream-table-misaligned", "6.3.24", "the stream table is aligned to its size in bytes";
+    /// An enable set that puts to use what reset leaves UNKNOWN and nobody has written.
+    RegisterUnwritten, "register-unwritten", "3.11",
+        "what an enable puts to use is written after a reset, PROD and CONS of a queue after its BASE";
     /// SMMUEN set for the first time, and what the caches may hold since before the reset was not invalidated.
     NotInvalidated, "not-invalidated", "3.11",
         "CFGI_ALL, TLBI_NSNH_ALL, with IDR0.HYP TLBI_EL2_ALL, and a SYNC are consumed before SMMUEN is set";
@@ -203,6 +207,7 @@ pub(super) struct Strict {
     on: bool,
     violation: Option<Violation>,
     journal: Journal,
+    written: Written,
     published: Published,
     answers: Answers,
     watched: Watched,
@@ -214,6 +219,7 @@ impl Strict {
             on: false,
             violation: None,
             journal: Journal::new(),
+            written: Written::new(),
             published: Published::new(),
             answers: Answers::new(),
             watched: Watched::new(),
