@@ -346,7 +346,7 @@ impl Smmu {
         memory: &impl Memory,
         wires: &mut impl Wires,
     ) -> bool {
-        if let Some(first) = self.stalls.duplicate_of(transaction)
+        if let Some(first) = self.stalls.duplicate_of(transaction, &fault)
             && self.registers.diagnostics.takes(diagnostics::control::SUPPRESS_DUPLICATES)
         {
             count(&mut self.registers.diagnostics.stalls_suppressed, 1);
@@ -359,7 +359,7 @@ impl Smmu {
             return false;
         }
         let stag = self.stalls.next_stag(slot);
-        self.stalls.set(slot, State::Recorded);
+        self.stalls.record(slot, &fault);
         let recorded = self.write_event(&Event::Fault(TranslationFault { stag: Some(stag), ..fault }), memory, wires);
         count(&mut self.registers.diagnostics.stalls_recorded, u32::from(recorded));
         if recorded {

@@ -165,6 +165,10 @@ impl Smmu {
             }
         }
         grant.rights = granted(grant.rights, access, ste.instruction);
+        if context.is_none() && ste.stage2().is_none() {
+            // Where nothing translates writing is granted whatever NW says (13.6.4).
+            grant.rights.write = true;
+        }
         if grant.rights == Rights::default() {
             (grant.output, grant.shift) = (0, smallest);
         } else {

@@ -234,13 +234,17 @@ fn skipped_stage1_is_answered_with_the_address_itself() {
     // S1CDMax 1, S1DSS 1.
     let mut direct = Direct::enabled(CHECKED, 0);
     direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 1, 0);
-    assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
+    // Whatever NW says, W = 1 (13.6.4).
+    for access in [WRITE, READ] {
+        assert_eq!(direct.request(0x5123, access, None), page(0x5000, true));
+    }
     assert_eq!(direct.request(1 << 48, WRITE, None), NOTHING);
     // Full ATS through stage 2 alone; split-stage ATS: the IPA.
     direct.map2(0x5000, DATA, S2_RW);
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | EATS | 1, STE2 | S2R);
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+    assert_eq!(direct.request(0x5123, READ, None), page(DATA, false));
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | SPLIT | 1, STE2 | S2R);
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
