@@ -65,8 +65,8 @@ pub struct Smmu {
     invalidation_timed_out: bool,
     /// Service failure mode (12.3).
     failed: bool,
-    /// The youngest event record, and `EVENTQ_PROD` after it.
-    last_record: Option<(Event, u32)>,
+    /// The youngest event record, `EVENTQ_PROD` after it, and the tick that it is of.
+    last_record: Option<(Event, u32, u64)>,
     injection: Injection,
     times: Times,
     strict: Strict,

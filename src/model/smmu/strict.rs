@@ -121,7 +121,8 @@ rules! {
     ResumeAfterTerminate, "resume-after-terminate", "4.7.1", "after STALL_TERM no record before it is answered";
     /// STALL_TERM of a stream whose STE lets transactions through.
     TerminateNotAborting, "terminate-not-aborting", "4.7.2", "the STE aborts new transactions before STALL_TERM";
-    /// STALL_TERM of a stream whose STE aborts, without CFGI and SYNC after its last stall.
+    /// STALL_TERM of a stream whose STE aborts in memory, while the SMMU still has the one before, or without CFGI and SYNC after
+    /// its last stall.
     TerminateNotInvalidated, "terminate-not-invalidated", "4.7.2",
         "CFGI_STE and SYNC are consumed between the change of the STE to abort and STALL_TERM";
     /// A PRI_RESP for a group of which there is no record.

@@ -305,3 +305,12 @@ fn translation_request_gets_nothing_of_a_half_with_e0pd_unless_it_is_privileged(
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
 }
+
+#[test]
+fn translated_access_without_pasid_passes_although_s1dss_disables_such_streams() {
+    // PASIDTT = 0: no translated access has a PASID. S1CDMax = 1, S1DSS = 0.
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS, 0);
+    assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
+    assert_eq!(direct.take_events().len(), 0);
+}
