@@ -2,8 +2,8 @@
 
 use super::bench::*;
 use super::direct::*;
-use crate::model::engine::registers::{self as reg, hostile};
 use crate::model::endpoint::Response;
+use crate::model::engine::registers::{self as reg, hostile};
 use crate::model::smmu::diagnostics::{self, control};
 use crate::model::smmu::{Issued, Polled};
 
