@@ -14,21 +14,19 @@ use smmu_iopf::model::machine::Width;
 
 // Registers of the SMMU: pages 0 (6.2.1) and, 0x1_0000 above it, 1 (6.2.2).
 const IDR0: u64 = SMMU_BASE; // S2P 0, S1P 1, ATS 10, PRI 16, STALL_MODEL 25:24 (6.3.1)
-const CR0: u64 = SMMU_BASE + 0x20; // SMMUEN 0, PRIQEN 1, EVENTQEN 2, CMDQEN 3 (6.3.9)
-const CR0ACK: u64 = SMMU_BASE + 0x24; // which of them are in effect (6.3.10)
+const CR0: u64 = SMMU_BASE + 0x20; // SMMUEN 0, PRIQEN 1, EVENTQEN 2, CMDQEN 3 (6.3.9); 4 above it CR0ACK (6.3.10)
 const CR1: u64 = SMMU_BASE + 0x28; // attributes of the SMMU's own accesses (6.3.11)
+const CR2: u64 = SMMU_BASE + 0x2c; // RECINVSID 1: record StreamIDs that the table does not have (6.3.12)
 const IRQ_CTRL: u64 = SMMU_BASE + 0x50; // interrupts: global error 0, PRI queue 1, event queue 2 (6.3.16)
 const GERROR: u64 = SMMU_BASE + 0x60; // global errors (6.3.19)
-const STRTAB_BASE: u64 = SMMU_BASE + 0x80; // where the stream table is (6.3.24)
-const STRTAB_BASE_CFG: u64 = SMMU_BASE + 0x88; // LOG2SIZE 5:0; a linear table (6.3.25)
+const MESSAGES: [u64; 3] = [SMMU_BASE + 0x68, SMMU_BASE + 0xb0, SMMU_BASE + 0xd0]; // GERROR_, EVENTQ_, PRIQ_IRQ_CFG0 (3.18.2)
+const STRTAB_BASE: u64 = SMMU_BASE + 0x80; // where it is (6.3.24); 8 above it STRTAB_BASE_CFG: LOG2SIZE 5:0, linear (6.3.25)
 const CMDQ_BASE: u64 = SMMU_BASE + 0x90; // log2 of the entries 4:0, and the address (6.3.26)
-const CMDQ_PROD: u64 = SMMU_BASE + 0x98; // software's index into the command queue (6.3.27)
-const CMDQ_CONS: u64 = SMMU_BASE + 0x9c; // the SMMU's index; why it stopped in 30:24 (6.3.28)
+const CMDQ_CONS: u64 = SMMU_BASE + 0x9c; // the SMMU's index; why it stopped in 30:24 (6.3.28); 4 below it CMDQ_PROD (6.3.27)
 const EVENTQ_BASE: u64 = SMMU_BASE + 0xa0; // as CMDQ_BASE (6.3.29)
 const PRIQ_BASE: u64 = SMMU_BASE + 0xc0; // as CMDQ_BASE (6.3.33)
 const EVENTQ_CONS: u64 = SMMU_BASE + 0x1_00ac; // software's index (6.3.96); 4 below it EVENTQ_PROD (6.3.95)
 const PRIQ_CONS: u64 = SMMU_BASE + 0x1_00cc; // the same of the PRI queue (6.3.97, 6.3.98)
-
 // Registers of an engine (docs/engine.md).
 const DESTINATION: u64 = 0x18; // first byte to write
 const LENGTH: u64 = 0x20; // bytes
@@ -39,7 +37,6 @@ const ATS_CONTROL: u64 = 0x60; // ENABLE 0
 const PRI_CONTROL: u64 = 0x64; // ENABLE 0
 const PRI_ALLOCATION: u64 = 0x70; // how many page requests may be outstanding
 const VALUE: u64 = 0x1122_3344_5566_7788;
-
 // Where things lie. Memory begins at 0x4000_0000.
 const STREAM_TABLE: u64 = 0x4001_0000; // 512 entries of 64 bytes
 const COMMANDS: u64 = 0x4002_0000; // 16 entries of 16 bytes
@@ -50,32 +47,27 @@ const TABLES: u64 = 0x4006_0000; // translation tables of levels 1, 2 and 3, whi
 const DATA: u64 = 0x4010_0000; // two pages
 const ADDRESS: u64 = 0x1_0000; // what the first stream writes to; the second one writes to the page behind it
 const LEAF: u64 = TABLES + 0x2000 + (ADDRESS >> 12) * 8; // the descriptor of that page at level 3
-
 // Engine 0 stalls, engine 2 has ATS and PRI: where their registers are, and their StreamIDs.
 const STALLING: (u64, u64) = (ENGINE_BASE, 0x100);
 const ASKING: (u64, u64) = (ENGINE_BASE + 2 * ENGINE_STRIDE, 0x102);
-
 // Stream table entry (5.2). Word 0: V 0, Config 3:1 = 0b101, stage 1; the address of the context descriptor comes to it.
 const STE0: u64 = 1 | 5 << 1;
 // Word 1: S1CIR 3:2 and S1COR 5:4 write-back, S1CSH 7:6 inner shareable, SHCFG 45:44 as it comes. And of a PCIe function:
 // S1STALLD 27, since it must not stall; EATS 29:28 = 0b01, full ATS.
 const STE1: u64 = 1 << 2 | 1 << 4 | 3 << 6 | 1 << 44;
 const STE1_ATS: u64 = STE1 | 1 << 27 | 1 << 28;
-
 // Context descriptor (5.4). Word 0: T0SZ 5:0 for 39 bits, TG0 7:6 4 KiB, IR0 9:8 and OR0 11:10 write-back, SH0 13:12 inner
 // shareable, EPD1 30, V 31, IPS 34:32 48 bits, AA64 41, R 45, A 46, ASET 47, ASID 63:48. And with S 44, which stalls.
 const CD0: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 30 | 1 << 31 | 5 << 32 | 1 << 41 | 7 << 45 | 1 << 48;
 const CD0_STALL: u64 = CD0 | 1 << 44;
 // Descriptor of a page (Arm DDI 0487, D8.3): AP[1], for all; inner shareable; Access flag. A table's is 3.
 const PAGE: u64 = 3 | 1 << 6 | 3 << 8 | 1 << 10;
-
 // Commands: opcode 7:0, StreamID 63:32.
 const CFGI_ALL: [u64; 2] = [0x04, 31]; // forgets STEs and CDs (4.3.6)
 const TLBI_ALL: [[u64; 2]; 2] = [[0x30, 0], [0x20, 0]]; // NSNH_ALL and EL2_ALL forget translations (4.4.4.1, 4.4.2.7)
 const SYNC: [u64; 2] = [0x46, 0]; // consumed when what came before it is complete (4.7.3)
 const RESUME_RETRY: u64 = 0x44 | 1 << 12; // Ac 12; STAG 15:0 in word 1 (4.7.1)
 const PRI_RESP: u64 = 0x41; // PRGIndex 8:0 and Resp 13:12 in word 1 (4.5.2)
-
 type Outcome<T = ()> = Result<T, String>;
 
 /// Prints what came, and says whether it was that.
@@ -83,7 +75,6 @@ fn expect(what: &str, got: u64, expected: u64) -> Outcome {
     println!("{what}: {got:#x}");
     if got == expected { Ok(()) } else { Err(format!("{what} should have been {expected:#x}")) }
 }
-
 struct Machine(Arc<HostSmmu>);
 
 impl Machine {
@@ -105,18 +96,18 @@ impl Machine {
     fn enable(&self, fields: u64) -> Outcome {
         self.write(CR0, fields);
         self.0.run(100);
-        expect("CR0ACK", self.read(CR0ACK), fields)
+        expect("CR0ACK", self.read(CR0 + 4), fields)
     }
 
     /// Submits commands and a CMD_SYNC, and waits until they are consumed.
     fn submit(&self, commands: &[[u64; 2]]) -> Outcome {
-        let mut prod = self.read(CMDQ_PROD);
+        let mut prod = self.read(CMDQ_CONS - 4);
         for command in commands.iter().chain([&SYNC]) {
             // Bit 4 of an index is the wrap bit of a queue of 16 entries (3.5.1).
             self.store(COMMANDS + (prod & 0xf) * 16, command)?;
             prod = (prod + 1) & 0x1f;
         }
-        self.write(CMDQ_PROD, prod);
+        self.write(CMDQ_CONS - 4, prod);
         self.0.run(1000);
         expect("CMDQ_CONS", self.read(CMDQ_CONS), prod)
     }
@@ -134,15 +125,24 @@ impl Machine {
     fn bring_up(&self) -> Outcome {
         expect("IDR0: both stages, ATS, PRI, stall", self.read(IDR0) & 0x0301_0403, 0x0001_0403)?;
         self.write(CR1, 0xd75); // tables and queues: write-back, inner shareable
-        self.write(STRTAB_BASE_CFG, 9);
+        self.write(CR2, 2);
+        self.write(STRTAB_BASE + 8, 9);
         self.0.write(STRTAB_BASE, Width::Double, STREAM_TABLE);
-        self.0.write(CMDQ_BASE, Width::Double, COMMANDS | 4);
-        self.0.write(EVENTQ_BASE, Width::Double, EVENTS | 4);
-        self.0.write(PRIQ_BASE, Width::Double, PAGE_REQUESTS | 4);
+        // After reset most registers hold anything: no message is to be sent, and the queues are empty (6.3.26).
+        MESSAGES.iter().for_each(|&address| self.0.write(address, Width::Double, 0));
+        for (base, queue, cons) in [
+            (CMDQ_BASE, COMMANDS, CMDQ_CONS),
+            (EVENTQ_BASE, EVENTS, EVENTQ_CONS),
+            (PRIQ_BASE, PAGE_REQUESTS, PRIQ_CONS),
+        ] {
+            self.0.write(base, Width::Double, queue | 4);
+            self.write(cons - 4, 0);
+            self.write(cons, 0);
+        }
         self.store(TABLES, &[(TABLES + 0x1000) | 3])?;
         self.store(TABLES + 0x1000, &[(TABLES + 0x2000) | 3])?;
-        self.store(CONTEXTS, &[CD0_STALL, TABLES, 0, 0xff])?; // word 1: TTB0; word 3: MAIR0, write-back
-        self.store(CONTEXTS + 64, &[CD0, TABLES, 0, 0xff])?;
+        // Word 1: TTB0; word 3: MAIR0, write-back.
+        self.store(CONTEXTS, &[CD0_STALL, TABLES, 0, 0xff, 0, 0, 0, 0, CD0, TABLES, 0, 0xff])?;
         self.store(STREAM_TABLE + STALLING.1 * 64, &[STE0 | CONTEXTS, STE1])?;
         self.store(STREAM_TABLE + ASKING.1 * 64, &[STE0 | (CONTEXTS + 64), STE1_ATS])?;
         self.enable(1 << 3)?;

@@ -370,7 +370,11 @@ fn late_acknowledgements_are_waited_for() {
     for hold in [control::CR0_LATE, control::IRQ_CTRL_LATE, control::GBPA_LATE] {
         let host = host();
         host.write_control(hold, 100);
-        // An earlier owner's update of CR0 (CMDQEN) is under way.
+        // An earlier owner's update of CR0 (CMDQEN) is under way, with an empty queue.
+        host.write32(Register::Cr1, 0);
+        host.write64(Register::CmdqBase, 0);
+        host.write32(Register::CmdqProd, 0);
+        host.write32(Register::CmdqCons, 0);
         host.write32(Register::Cr0, 1 << 3);
         let outcome = live(&host);
         assert_eq!(host.read_control(hold + control::HAPPENED), 1);

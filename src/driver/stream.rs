@@ -276,6 +276,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             attributes: TableAttributes::COHERENT,
             ignore_top_byte: false,
             hierarchy_disabled: false,
+            unprivileged_disabled: false,
         };
         ContextDescriptor {
             ttb0: Some(lower),

@@ -4,7 +4,8 @@
 //! machine steps. So driver, fault core and model run together in an ordinary test, on one thread or many.
 //!
 //! The machine is [strict](super::smmu::strict): a driver's first mistake panics with its story, in whatever call it is
-//! seen. A test that means a mistake asks for [`HostSmmu::keep_violations`].
+//! seen. A test that means a mistake asks for [`HostSmmu::keep_violations`]. Registers that reset leaves UNKNOWN hold
+//! anything.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -28,6 +29,9 @@ use crate::smmuv3::registers::Register;
 
 /// The physical address at which the host's memory starts, as RAM does on the board.
 pub const MEMORY_BASE: u64 = 0x4000_0000;
+
+/// What the registers that reset leaves UNKNOWN follow from.
+const UNKNOWN: u32 = 0x5eed;
 
 /// An arena of physical memory, given out once and for ever.
 #[derive(Debug)]
@@ -182,6 +186,7 @@ impl HostSmmu {
     pub fn with(memory: Arc<HostMemory>, profile: Profile, engines: usize) -> Arc<Self> {
         let mut machine = Box::<Machine>::default();
         machine.reset(profile, engines);
+        machine.poison_registers(UNKNOWN);
         machine.be_strict();
         let keeps_violations = AtomicBool::new(false);
         Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())), keeps_violations })

@@ -171,6 +171,12 @@ impl Machine {
         self.write(control, Width::Word, diagnostics::control::STRICT.into());
     }
 
+    /// Fills the registers that reset leaves UNKNOWN with values that follow from `seed`
+    /// ([`REGISTER_POISON`](diagnostics::REGISTER_POISON)). For right after a reset.
+    pub fn poison_registers(&mut self, seed: u32) {
+        self.write(board::SMMU_BASE + diagnostics::REGISTER_POISON as u64, Width::Word, seed.into());
+    }
+
     /// The first violation that strict mode found, with what led to it.
     pub fn violation(&self) -> Option<Story<'_>> {
         self.smmu.violation()

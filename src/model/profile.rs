@@ -33,8 +33,8 @@ const STALL_MODEL_TERMINATE: u32 = 1 << 24;
 const STALL_MODEL_FORCED: u32 = 2 << 24;
 const ST_LEVEL: u32 = 1 << 27;
 
-/// HAD, XNX, FWB, RIL, BBML = 1. Memory attributes have no effect here, so FWB has none.
-const IDR3: u32 = 1 << 2 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 11;
+/// HAD, XNX, FWB, RIL, BBML = 1, E0PD, PTWNNC. Memory attributes have no effect here, so FWB and PTWNNC have none.
+const IDR3: u32 = 1 << 2 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14;
 
 /// Automatic responses carry the request's PASID; without it `STE.PPAR` decides.
 const PPS: u32 = 1 << 5;
@@ -45,8 +45,8 @@ const STALL_MAX_FIELD: u32 = (STALL_MAX as u32) << 16;
 const OAS_48: u32 = 5;
 const OAS_52: u32 = 6;
 
-/// SMMUv3.2.
-const V3_2: u32 = 2;
+/// SMMUv3.3.
+const V3_3: u32 = 3;
 
 /// What QEMU's SMMU has in IDR1 and IDR5: 16 StreamID bits, no substreams, queues of 2^19; all granules, 44 bits out.
 const QEMU_IDR1: u32 = 0x0273_0010;
@@ -100,21 +100,21 @@ macro_rules! profiles {
 
 profiles! {
     /// Everything that the model has.
-    Full, "full", IDR0, IDR1, IDR3, IDR5 | OAS_48, V3_2;
+    Full, "full", IDR0, IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// No stall (STALL_MODEL = 0b01).
-    TerminateOnly, "terminate-only", IDR0 | STALL_MODEL_TERMINATE, IDR1, IDR3, (IDR5 & !STALL_MAX_FIELD) | OAS_48, V3_2;
+    TerminateOnly, "terminate-only", IDR0 | STALL_MODEL_TERMINATE, IDR1, IDR3, (IDR5 & !STALL_MAX_FIELD) | OAS_48, V3_3;
     /// Every fault that may stall does (STALL_MODEL = 0b10). Not for PCIe (6.3.1), so neither ATS nor PRI.
-    ForcedStall, "forced-stall", (IDR0 & !(ATS | PRI)) | STALL_MODEL_FORCED, IDR1, IDR3, IDR5 | OAS_48, V3_2;
+    ForcedStall, "forced-stall", (IDR0 & !(ATS | PRI)) | STALL_MODEL_FORCED, IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// ATS without PRI.
-    NoPri, "no-pri", IDR0 & !PRI, IDR1, IDR3, IDR5 | OAS_48, V3_2;
+    NoPri, "no-pri", IDR0 & !PRI, IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// Neither ATS nor PRI.
-    NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48, V3_2;
+    NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// Linear stream and CD tables only: for at most 6 StreamID bits then (6.3.2).
-    LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48, V3_2;
+    LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48, V3_3;
     /// Queues of two entries, 16 StreamIDs, no substreams.
-    Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48, V3_2;
+    Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48, V3_3;
     /// Everything as large as the architecture has it, and PPS.
-    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52, V3_2;
+    Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52, V3_3;
     /// QEMU 7.2's: S1P, AArch64 and little-endian tables, COHACC, ASID16, terminate and abort, 2-level stream table; HAD, RIL,
     /// BBML = 2.
     Qemu7, "qemu-7.2", 0x0d40_101a, QEMU_IDR1, 0x1404, QEMU_IDR5, 1;

@@ -1,4 +1,4 @@
-//! The SMMU: an SMMUv3.2 with one programming interface (Non-secure). What it offers is its [`Profile`].
+//! The SMMU: an SMMUv3.3 with one programming interface (Non-secure). What it offers is its [`Profile`].
 //!
 //! | part | what it is |
 //! |---|---|
@@ -65,8 +65,8 @@ pub struct Smmu {
     invalidation_timed_out: bool,
     /// Service failure mode (12.3).
     failed: bool,
-    /// The youngest event record, and `EVENTQ_PROD` after it.
-    last_record: Option<(Event, u32)>,
+    /// The youngest event record, `EVENTQ_PROD` after it, and the tick that it is of.
+    last_record: Option<(Event, u32, u64)>,
     injection: Injection,
     times: Times,
     strict: Strict,
@@ -346,7 +346,7 @@ impl Smmu {
         memory: &impl Memory,
         wires: &mut impl Wires,
     ) -> bool {
-        if let Some(first) = self.stalls.duplicate_of(transaction)
+        if let Some(first) = self.stalls.duplicate_of(transaction, &fault)
             && self.registers.diagnostics.takes(diagnostics::control::SUPPRESS_DUPLICATES)
         {
             count(&mut self.registers.diagnostics.stalls_suppressed, 1);
@@ -359,7 +359,7 @@ impl Smmu {
             return false;
         }
         let stag = self.stalls.next_stag(slot);
-        self.stalls.set(slot, State::Recorded);
+        self.stalls.record(slot, &fault);
         let recorded = self.write_event(&Event::Fault(TranslationFault { stag: Some(stag), ..fault }), memory, wires);
         count(&mut self.registers.diagnostics.stalls_recorded, u32::from(recorded));
         if recorded {

@@ -9,7 +9,7 @@ use super::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, TableAttributes};
 
 /// A context descriptor: one address space of a stream, with VMSAv8-64 tables (5.4).
 ///
-/// What it does not express is 0 when encoded and ignored when decoded: MPAM, and everything after SMMUv3.2.
+/// What it does not express is 0 when encoded and ignored when decoded: MPAM, and everything after SMMUv3.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextDescriptor {
     /// The tables for addresses whose high bits are 0; `None`: every such address faults (`TTB0`, `EPD0`).
@@ -58,6 +58,8 @@ pub struct TableBase {
     pub ignore_top_byte: bool,
     /// Table descriptors limit nothing; only with `IDR3.HAD` (`HADx`).
     pub hierarchy_disabled: bool,
+    /// Unprivileged accesses fault as if nothing was mapped; only with `IDR3.E0PD` (`E0PDx`).
+    pub unprivileged_disabled: bool,
 }
 
 /// Why a CD cannot be used: the transaction gets `C_BAD_CD` (7.3.11).

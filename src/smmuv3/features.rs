@@ -102,6 +102,8 @@ pub struct Features {
     pub small_tables: bool,
     /// Hierarchical attributes can be disabled (`HAD`).
     pub hierarchy_disable: bool,
+    /// Unprivileged access to either half of the addresses can be disabled (`E0PD`).
+    pub unprivileged_disable: bool,
     /// Execute-never for each privilege at stage 2 (`XNX`).
     pub stage2_execute_by_privilege: bool,
     /// STEs can override whether an access is privileged or an instruction fetch (`ATTR_PERMS_OVR`).
@@ -285,6 +287,7 @@ impl Features {
             range_invalidation: is_set(idr3, IDR3::RIL),
             small_tables: is_set(idr3, IDR3::STT),
             hierarchy_disable: is_set(idr3, IDR3::HAD),
+            unprivileged_disable: is_set(idr3, IDR3::E0PD),
             stage2_execute_by_privilege: stage2 && is_set(idr3, IDR3::XNX),
             permission_overrides: is_set(idr1, IDR1::ATTR_PERMS_OVR),
             ats_record_errors: ats && is_set(idr0, IDR0::ATSRECERR),

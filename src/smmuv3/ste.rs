@@ -11,7 +11,7 @@ use super::{AddressSize, FlagUpdate, Granule, PhysAddr, TableAttributes, Vmid};
 /// A stream table entry: what happens to the transactions of one stream (5.2).
 ///
 /// What it does not express is 0 when encoded and ignored when decoded: overrides of incoming memory types, MPAM, and
-/// everything after SMMUv3.2.
+/// everything after SMMUv3.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ste {
     /// Which stages translate, and how.

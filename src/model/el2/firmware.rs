@@ -28,6 +28,9 @@ use crate::sync::pause;
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
 
+/// What the registers that reset leaves UNKNOWN follow from in strict mode.
+const UNKNOWN: u32 = 0x5eed;
+
 /// The longest command line that is understood, and the room for a name in an error, in bytes.
 const COMMAND_LINE: usize = 1024;
 const NAME: usize = 64;
@@ -210,6 +213,7 @@ fn boot() -> Result<Entry, Refusal> {
     let mut machine = MACHINE.lock();
     machine.reset(profile, engines);
     if strict {
+        machine.poison_registers(UNKNOWN);
         machine.be_strict();
     }
     drop(machine);

@@ -2,7 +2,7 @@
 
 use super::configuration::Denied;
 use super::registers::cr0;
-use super::translation::{Cause, Fault, Mapping, Purpose, Rights, Walker};
+use super::translation::{Cause, Fault, Mapping, Purpose, Rights, Walker, admit};
 use super::{Outcome, Smmu, denied, effective, events};
 use crate::model::endpoint::{Completion, Response, Transaction};
 use crate::model::memory::Memory;
@@ -141,6 +141,7 @@ impl Smmu {
         let mut look = self.walker(ste, memory, Purpose::Look);
         let mut kept = None;
         if let Some((cd, world)) = context {
+            admit(cd, *world, address, access.privileged)?;
             kept = look.recall(cd, *world, address, false)?;
             let mapping = match kept.and_then(|kept| kept.stage1) {
                 Some(mapping) => mapping,
@@ -164,6 +165,10 @@ impl Smmu {
             }
         }
         grant.rights = granted(grant.rights, access, ste.instruction);
+        if context.is_none() && ste.stage2().is_none() {
+            // Where nothing translates writing is granted whatever NW says (13.6.4).
+            grant.rights.write = true;
+        }
         if grant.rights == Rights::default() {
             (grant.output, grant.shift) = (0, smallest);
         } else {

@@ -15,6 +15,9 @@ pub const CACHE_POISON: usize = 0xe0c;
 /// Writing a number makes the caches evict by another sequence, and with one other than 0 also forget and read ahead
 /// when nothing asks for it, and complete invalidations no earlier than CMD_SYNC. Reads as 0.
 pub const CACHE_SEED: usize = 0xe78;
+/// Writing a number while nothing is enabled fills the registers that reset leaves UNKNOWN or to the implementation with
+/// values that follow from it (6.3). A driver has to write all that it enables. Reads as 0.
+pub const REGISTER_POISON: usize = 0xe7c;
 
 /// Bits of [`CONTROL`]: what the architecture permits an SMMU to do and this one does only when told.
 pub mod control {

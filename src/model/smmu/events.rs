@@ -12,6 +12,9 @@ use crate::model::wire::Wires;
 use crate::smmuv3::event::{Event, Fetch, Origin, TranslationFault};
 use crate::smmuv3::{Access, PhysAddr};
 
+/// The ticks within which events may merge: more is a significant amount of time (7.3.1).
+const MERGED_WITHIN: u64 = 256;
+
 impl Smmu {
     /// Whether a record could be written now (7.2.1).
     pub(super) fn event_queue_is_writable(&self) -> bool {
@@ -40,11 +43,12 @@ impl Smmu {
     }
 
     /// Whether the youngest record stands for `event` too, whose stream permits it (7.3.1): it tells the same but for the
-    /// place in the page, does not stall, and software has not read it yet.
+    /// place in the page, does not stall, is not old, and software has not read it yet.
     fn merges(&mut self, event: &Event, memory: &impl Memory) -> bool {
-        let Some((last, prod)) = self.last_record else { return false };
+        let Some((last, prod, tick)) = self.last_record else { return false };
         let unread = self.registers.events.prod == prod && self.registers.events.is_ready();
-        if !unread || mergeable(&last) != mergeable(event) {
+        let recent = self.injection.now().wrapping_sub(tick) < MERGED_WITHIN;
+        if !unread || !recent || mergeable(&last) != mergeable(event) {
             return false;
         }
         let permitted = match event {
@@ -61,7 +65,7 @@ impl Smmu {
         let queue = &mut self.registers.events;
         match self.injection.passes(Point::EventWrite).and_then(|()| queue.push(memory, &event.encode())) {
             Ok(was_empty) => {
-                self.last_record = Some((*event, queue.prod));
+                self.last_record = Some((*event, queue.prod, self.injection.now()));
                 if self.injection.swaps(Records::Events, event.stream()) {
                     queue.swap_youngest::<4>(memory);
                     self.last_record = None;

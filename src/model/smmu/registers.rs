@@ -85,7 +85,7 @@ pub(super) const fn cr2_fields(features: &Features) -> u32 {
 }
 
 /// The bits of IRQ_CTRL that exist (6.3.16).
-const fn irq_fields(features: &Features) -> u32 {
+pub(super) const fn irq_fields(features: &Features) -> u32 {
     irq_ctrl::GERROR | irq_ctrl::EVENTQ | when(features.pri, irq_ctrl::PRIQ)
 }
 
@@ -143,7 +143,8 @@ pub(super) struct Acknowledged {
 }
 
 impl RegisterFile {
-    /// The registers of `profile` after reset. What the architecture leaves unknown is zero.
+    /// The registers of `profile` after reset. What the architecture leaves UNKNOWN, or to the implementation, is zero until
+    /// [`poison`](RegisterFile::poison) fills it.
     pub(super) const fn new(profile: Profile) -> Self {
         Self::with(profile.id_registers(), profile.features())
     }
@@ -178,6 +179,35 @@ impl RegisterFile {
             page_request_msi: Msi::new(),
             diagnostics: Diagnostics::new(),
         }
+    }
+
+    /// Fills what reset leaves UNKNOWN, or to the implementation, with values that follow from `seed` (6.3.11 to 6.3.36,
+    /// 6.3.95 to 6.3.98). Once anything is enabled that would not be what reset does, so nothing happens.
+    pub(super) fn poison(&mut self, seed: u32) {
+        if self.cr0 | self.cr0ack | self.irq_ctrl | self.irq_ctrlack != 0 {
+            return;
+        }
+        let mut random = u64::from(seed);
+        let mut next = || {
+            // Xorshift (Marsaglia 2003); of 0 it makes 0.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        for register in Register::ALL {
+            match register {
+                Register::Cr0 | Register::IrqCtrl | Register::Gerrorn => {}
+                Register::Gbpa => {
+                    self.gbpa = next() as u32 & GBPA_FIELDS;
+                    self.gbpa_written = self.gbpa;
+                }
+                _ => self.set(*register, next()),
+            }
+        }
+        self.set_command_error(next() as u32);
+        // Of the flags this one is known (6.3.97).
+        self.page_requests.prod &= !OVERFLOW;
     }
 
     /// The bits of a physical address (`IDR5.OAS`).
@@ -370,6 +400,7 @@ impl RegisterFile {
             match offset {
                 diagnostics::CONTROL => self.diagnostics.set_control(value),
                 diagnostics::SEED => self.diagnostics.set_seed(value),
+                diagnostics::REGISTER_POISON => self.poison(value),
                 _ => {}
             }
         }

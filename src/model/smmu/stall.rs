@@ -1,6 +1,7 @@
 //! Transactions that stall (3.12.2): from the fault until the device has its response.
 
 use crate::model::endpoint::{Response, Transaction};
+use crate::smmuv3::event::TranslationFault;
 use crate::smmuv3::{Stag, StreamId};
 
 /// The most transactions that stall at a time: `IDR5.STALL_MAX`.
@@ -48,6 +49,8 @@ pub(super) enum State {
 struct Entry {
     transaction: Transaction,
     state: State,
+    /// What its last record told, if it has one.
+    fault: Option<TranslationFault>,
 }
 
 /// What a CMD_RESUME found.
@@ -77,7 +80,7 @@ impl Stalls {
     /// Takes a slot for `transaction`, or `None` when all are taken.
     pub(super) fn add(&mut self, transaction: Transaction, state: State) -> Option<Slot> {
         let index = self.entries.iter().position(Option::is_none)?;
-        *self.entries.get_mut(index)? = Some(Entry { transaction, state });
+        *self.entries.get_mut(index)? = Some(Entry { transaction, state, fault: None });
         Some(Slot(index as u8))
     }
 
@@ -95,6 +98,14 @@ impl Stalls {
     pub(super) fn set(&mut self, slot: Slot, state: State) {
         if let Some(Some(entry)) = self.entries.get_mut(usize::from(slot.0)) {
             entry.state = state;
+        }
+    }
+
+    /// A record is about to be written for the transaction in `slot`, which tells of `fault`.
+    pub(super) fn record(&mut self, slot: Slot, fault: &TranslationFault) {
+        if let Some(Some(entry)) = self.entries.get_mut(usize::from(slot.0)) {
+            entry.state = State::Recorded;
+            entry.fault = Some(*fault);
         }
     }
 
@@ -116,14 +127,20 @@ impl Stalls {
         Stag(count << 6 | u16::from(slot.0))
     }
 
-    /// A recorded transaction that a record of `transaction` would be a duplicate of (3.12.2.1).
-    pub(super) fn duplicate_of(&self, transaction: &Transaction) -> Option<Slot> {
+    /// A recorded transaction that a record of `transaction` would be a duplicate of, which stalls for `fault`: one for an
+    /// unrelated reason would not (3.12.2.1).
+    pub(super) fn duplicate_of(&self, transaction: &Transaction, fault: &TranslationFault) -> Option<Slot> {
+        let reason = |fault: &TranslationFault| {
+            let TranslationFault { kind, class, ipa, table_write, .. } = *fault;
+            (kind, class, ipa.map(|ipa| ipa >> 12), table_write)
+        };
         let same = |entry: &Entry| {
             entry.state == State::Recorded
                 && entry.transaction.stream == transaction.stream
                 && entry.transaction.substream == transaction.substream
                 && entry.transaction.access == transaction.access
                 && entry.transaction.address >> 12 == transaction.address >> 12
+                && entry.fault.as_ref().map(reason) == Some(reason(fault))
         };
         let index = self.entries.iter().position(|entry| entry.as_ref().is_some_and(same))?;
         Some(Slot(index as u8))

@@ -23,6 +23,7 @@ use core::fmt;
 
 use self::answers::Answers;
 use self::commands::Published;
+use self::registers::Written;
 pub use self::story::Story;
 use self::story::{Entry, Journal};
 use self::structures::Watched;
@@ -94,6 +95,9 @@ rules! {
     OverflowNotActive, "overflow-not-active", "6.3.96", "OVACKFLG is set to the value of OVFLG";
     /// SMMUEN set while the base of the stream table is not aligned to its size.
     StreamTableMisaligned, "stream-table-misaligned", "6.3.24", "the stream table is aligned to its size in bytes";
+    /// An enable set that puts to use what reset leaves UNKNOWN and nobody has written.
+    RegisterUnwritten, "register-unwritten", "3.11",
+        "what an enable puts to use is written after a reset, PROD and CONS of a queue after its BASE";
     /// SMMUEN set for the first time, and what the caches may hold since before the reset was not invalidated.
     NotInvalidated, "not-invalidated", "3.11",
         "CFGI_ALL, TLBI_NSNH_ALL, with IDR0.HYP TLBI_EL2_ALL, and a SYNC are consumed before SMMUEN is set";
@@ -117,7 +121,8 @@ rules! {
     ResumeAfterTerminate, "resume-after-terminate", "4.7.1", "after STALL_TERM no record before it is answered";
     /// STALL_TERM of a stream whose STE lets transactions through.
     TerminateNotAborting, "terminate-not-aborting", "4.7.2", "the STE aborts new transactions before STALL_TERM";
-    /// STALL_TERM of a stream whose STE aborts, without CFGI and SYNC after its last stall.
+    /// STALL_TERM of a stream whose STE aborts in memory, while the SMMU still has the one before, or without CFGI and SYNC after
+    /// its last stall.
     TerminateNotInvalidated, "terminate-not-invalidated", "4.7.2",
         "CFGI_STE and SYNC are consumed between the change of the STE to abort and STALL_TERM";
     /// A PRI_RESP for a group of which there is no record.
@@ -203,6 +208,7 @@ pub(super) struct Strict {
     on: bool,
     violation: Option<Violation>,
     journal: Journal,
+    written: Written,
     published: Published,
     answers: Answers,
     watched: Watched,
@@ -214,6 +220,7 @@ impl Strict {
             on: false,
             violation: None,
             journal: Journal::new(),
+            written: Written::new(),
             published: Published::new(),
             answers: Answers::new(),
             watched: Watched::new(),

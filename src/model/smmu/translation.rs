@@ -18,6 +18,7 @@ mod tests;
 
 use self::permissions::Limits;
 pub(super) use self::permissions::{Permissions, Rights};
+pub(super) use self::stage1::admit;
 use super::cache::{Caches, Space};
 use super::injection::{Injection, Point};
 use crate::model::memory::{Abort, Memory};
@@ -198,6 +199,7 @@ impl<M: Memory> Walker<'_, M> {
             let stage2 = self.at_stage2(address, Some(access))?;
             return Ok(Translation { stage1: None, stage2 });
         };
+        admit(cd, *world, address, access.privileged)?;
         let kept = self.recall(cd, *world, address, access.write)?;
         if let Some(Translation { stage1: Some(stage1), stage2 }) = kept {
             stage1.check_stage1(Some(access))?;

@@ -238,3 +238,15 @@ fn invalid_ste_in_place_of_an_aborting_one_leaves_records_until_the_sync() {
         assert_eq!(direct.take_events(), expected);
     }
 }
+
+#[test]
+fn stall_that_waited_for_the_queue_is_not_recorded_after_the_sync_that_follows_the_abort() {
+    let (mut direct, slot) = Direct::waiting();
+    // V, Config = 0b000; CMD_CFGI_STE, CMD_SYNC.
+    direct.abort_stream();
+    direct.enable(ALL_ON);
+    // It is tried again, and aborted; a new one is aborted at once.
+    assert_eq!(direct.poll(slot), ABORTED);
+    assert_eq!(direct.access(0x6000, WRITE), Response::Abort);
+    assert_eq!((direct.take_events().len(), direct.read(STALLED)), (0, 0));
+}

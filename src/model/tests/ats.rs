@@ -234,13 +234,17 @@ fn skipped_stage1_is_answered_with_the_address_itself() {
     // S1CDMax 1, S1DSS 1.
     let mut direct = Direct::enabled(CHECKED, 0);
     direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 1, 0);
-    assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
+    // Whatever NW says, W = 1 (13.6.4).
+    for access in [WRITE, READ] {
+        assert_eq!(direct.request(0x5123, access, None), page(0x5000, true));
+    }
     assert_eq!(direct.request(1 << 48, WRITE, None), NOTHING);
     // Full ATS through stage 2 alone; split-stage ATS: the IPA.
     direct.map2(0x5000, DATA, S2_RW);
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | EATS | 1, STE2 | S2R);
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+    assert_eq!(direct.request(0x5123, READ, None), page(DATA, false));
     direct.set_ste(0xf | CDS | 1 << 59, STE1 | SPLIT | 1, STE2 | S2R);
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(0x5000, true));
@@ -286,4 +290,27 @@ fn translated_access_of_full_ats_is_looked_at_for_its_size_alone() {
         assert_eq!(direct.translated(1 << 48, READ), Response::Abort);
         assert_eq!(direct.take_events().len(), 0);
     }
+}
+
+#[test]
+fn translation_request_gets_nothing_of_a_half_with_e0pd_unless_it_is_privileged() {
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2, 0);
+    direct.set_cd(CD_A, TABLES | 1 << 2);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.request(0x5123, WRITE, None), NOTHING);
+    assert_eq!(direct.take_events().len(), 0);
+    // PRIVCFG = privileged.
+    direct.set_ste_word(1, STE1 | EATS | 2 | 3 << 48);
+    direct.invalidate();
+    assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
+}
+
+#[test]
+fn translated_access_without_pasid_passes_although_s1dss_disables_such_streams() {
+    // PASIDTT = 0: no translated access has a PASID. S1CDMax = 1, S1DSS = 0.
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS, 0);
+    assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
+    assert_eq!(direct.take_events().len(), 0);
 }

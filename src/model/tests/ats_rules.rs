@@ -254,3 +254,22 @@ fn response_has_all_bits_of_its_index() {
         assert_eq!(u64::from(direct.devices.responses.pop().unwrap().group.get()), group);
     }
 }
+
+#[test]
+fn translation_of_one_pasid_holds_for_no_other() {
+    let mut bench = translating();
+    // PASIDs 1 and 2 of engine 2, and none; each asks once, and then has its own.
+    bench.set_ste(FIRST, STE0_STAGE1 | CDS | 2 << 59, STE1 | S1STALLD | EATS | PPAR | 2);
+    bench.set_cd(2, CD_A, 0);
+    let mut ask = |pasid: Option<u32>| {
+        bench.set_engine64(2, reg::DESTINATION, 0x1_0000);
+        bench.set_engine64(2, reg::LENGTH, 8);
+        bench.set_engine(2, reg::PASID, pasid.unwrap_or(0));
+        bench.set_engine(2, reg::CONTROL, 0x11 | u32::from(pasid.is_some()) << 8);
+        bench.run();
+        assert_eq!(bench.state(2), 2);
+        bench.engine(2, reg::TRANSLATION_REQUESTS)
+    };
+    let seen = [Some(1), Some(2), None, Some(1), Some(2), None].map(&mut ask);
+    assert_eq!(seen, [1, 2, 3, 3, 3, 3]);
+}

@@ -74,6 +74,38 @@ pub(super) const PAGE_RW: u64 = 0x743;
 /// The same, read-only.
 pub(super) const PAGE_RO: u64 = 0x7c3;
 
+/// What the registers that reset leaves UNKNOWN follow from in these tests, and the register that fills them. ERR of CMDQ_CONS,
+/// which nothing but the SMMU writes, comes out as 0.
+pub(super) const UNKNOWN: u32 = 0xbad_0187;
+pub(super) const REGISTER_POISON: u64 = 0xe7c;
+
+/// What has to be written before anything is enabled, queues of 16 entries: 64-bit registers; the last three are the
+/// addresses of messages, of which there are none (6.3.21, 6.3.30, 6.3.34).
+pub(super) const DOUBLE: [(u64, u64); 7] = [
+    (STRTAB_BASE, STREAMS),
+    (CMDQ_BASE, COMMANDS | 4),
+    (EVENTQ_BASE, EVENTS | 4),
+    (PRIQ_BASE, PAGE_REQUESTS | 4),
+    (0x68, 0),
+    (0xb0, 0),
+    (0xd0, 0),
+];
+/// Then 32-bit registers: memory is write-back and inner shareable, RECINVSID, a linear stream table of 512 entries, empty
+/// queues, LO of the PRI queue 0, and bypass while SMMUEN is 0.
+pub(super) const WORD: [(u64, u32); 11] = [
+    (CR1, 0xd75),
+    (CR2, 2),
+    (STRTAB_BASE_CFG, 9),
+    (CMDQ_PROD, 0),
+    (CMDQ_CONS, 0),
+    (EVENTQ_PROD, 0),
+    (EVENTQ_CONS, 0),
+    (PRIQ_PROD, 0),
+    (PRIQ_CONS, 0),
+    (0xdc, 0),
+    (GBPA, 1 << 31),
+];
+
 #[derive(Default)]
 pub(super) struct Raised {
     pub(super) wires: Vec<Wire>,
@@ -132,13 +164,20 @@ impl Bench {
     }
 
     pub(super) fn set_up(&mut self) {
-        self.write64(STRTAB_BASE, STREAMS);
-        self.write(STRTAB_BASE_CFG, 9);
-        self.write(CR2, 2);
-        self.write64(CMDQ_BASE, COMMANDS | 4);
-        self.write64(EVENTQ_BASE, EVENTS | 4);
-        self.write64(PRIQ_BASE, PAGE_REQUESTS | 4);
+        self.initialise();
         self.write(IRQ_CTRL, 7);
+    }
+
+    /// Writes all that has to be written before anything is enabled.
+    pub(super) fn initialise(&mut self) {
+        self.write(REGISTER_POISON, UNKNOWN);
+        for (offset, value) in DOUBLE {
+            self.write64(offset, value);
+        }
+        for (offset, value) in WORD {
+            self.write(offset, value);
+        }
+        self.step();
     }
 
     pub(super) fn enable(&mut self, fields: u32) {

@@ -401,3 +401,68 @@ fn fault_flags_need_no_tlbi() {
     direct.command([0x46, 0]);
     direct.stall(0x5000, WRITE);
 }
+
+/// E0PD0 and E0PD1: bit 2 of the word of the table (bits 66 and 130 of the CD).
+const E0PD: u64 = 1 << 2;
+
+#[test]
+fn unprivileged_access_to_a_half_with_e0pd_is_a_translation_fault() {
+    for (lower, upper) in [(0, 0), (E0PD, 0), (0, E0PD)] {
+        let mut direct = both_halves(0);
+        direct.poke(CDS + 8, TABLES | lower);
+        direct.poke(CDS + 16, TABLES | upper);
+        for (address, prevented) in [(0x5000, lower != 0), (TOP + 0x5000, upper != 0)] {
+            // The TLB holds the page from now on.
+            assert_eq!(direct.reaches(address, privileged(READ)), DATA);
+            if prevented {
+                assert_eq!(direct.fault(address, READ), unmapped(address));
+                assert_eq!(direct.fault(address, WRITE), [0x100_0000_0010, IN, address, 0]);
+            } else {
+                assert_eq!(direct.reaches(address, READ), DATA);
+            }
+        }
+    }
+}
+
+#[test]
+fn fault_of_e0pd_stalls_and_is_silent_as_any_translation_fault() {
+    let mut direct = both_halves(CD_S);
+    direct.poke(CDS + 8, TABLES | E0PD);
+    direct.stall(0x5000, READ);
+    assert_eq!(untagged(direct.take_event()), [0x100_0000_0010, STALL | IN | RNW, 0x5000, 0]);
+    // R = 0.
+    let mut direct = flags(0);
+    direct.poke(CDS + 8, TABLES | E0PD);
+    direct.poke(CDS, CD0 | CD_A);
+    assert_eq!(direct.access(0x5000, READ), Response::Abort);
+    assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn e0pd_goes_by_the_privilege_after_the_overrides_of_the_ste() {
+    // PRIVCFG: 0b10 makes unprivileged, 0b11 privileged.
+    for (privcfg, access, passes) in [(3, READ, true), (2, privileged(READ), false)] {
+        let mut direct = flags(0);
+        direct.set_ste(STE0_STAGE1 | CDS, STE1 | privcfg << 48, 0);
+        direct.poke(CDS + 8, TABLES | E0PD);
+        assert_eq!(matches!(direct.access(0x5000, access), Response::Physical(_)), passes);
+    }
+}
+
+#[test]
+fn e0pd_counts_at_el2_with_e2h_and_not_without_nor_without_the_feature() {
+    for (cr2, prevented) in [(0, false), (1, true)] {
+        let mut direct = Direct::enabled(ALL_ON, cr2);
+        direct.set_ste(STE0_STAGE1 | CDS, STE1 | EL2, 0);
+        direct.set_cd(CD_R | CD_A, TABLES | E0PD);
+        direct.map(0x5000, DATA, PAGE_RW);
+        assert_eq!(direct.access(0x5000, READ) == Response::Abort, prevented);
+    }
+    // SMMUv3.1: IDR3.E0PD is 0.
+    let mut direct = Direct::of(Profile::Qemu10, 0);
+    direct.enable(0xd);
+    direct.stage1(0, CD_R | CD_A);
+    direct.set_cd(CD_R | CD_A, TABLES | E0PD);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+}

@@ -2,6 +2,7 @@
 
 use super::bench::*;
 use super::direct::*;
+use crate::model::endpoint::Response;
 use crate::model::engine::registers::{self as reg, hostile};
 use crate::model::smmu::diagnostics::{self, control};
 use crate::model::smmu::{Issued, Polled};
@@ -106,4 +107,68 @@ fn early_retry_by_seed_comes_sooner_or_later() {
     assert_eq!(direct.read(SEED), 0x42021);
     assert_eq!(direct.poll(slot), Polled::Stalled { recorded: false });
     assert!(matches!(direct.poll(slot), Polled::Ended(_)));
+}
+
+#[test]
+fn events_that_differ_in_any_field_do_not_merge() {
+    let merging = || {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.write(CONTROL, control::MERGE_EVENTS);
+        direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | MEV | 2, 0);
+        direct.set_cd(CD_R | CD_A, TABLES);
+        // CD 1 and the STE of the next stream are the same.
+        for (from, to, words) in [(CDS, CDS + 64, 4), (STREAMS + STREAM * 64, STREAMS + (STREAM + 1) * 64, 4)] {
+            (0..words).for_each(|word| direct.poke(to + word * 8, direct.peek(from + word * 8)));
+        }
+        direct.leaf_at(0);
+        direct
+    };
+    let first = |direct: &mut Direct| direct.issue(0x5000, READ, None);
+    // The second access: the same; of another SubstreamID, StreamID, PnU, InD.
+    let seconds: [(&dyn Fn(&mut Direct) -> Issued, usize); 5] = [
+        (&first, 1),
+        (&|direct| direct.issue(0x5000, READ, Some(1)), 2),
+        (&|direct| direct.issue_from(STREAM + 1, 0x5000, READ), 2),
+        (&|direct| direct.issue(0x5000, privileged(READ), None), 2),
+        (&|direct| direct.issue(0x5000, FETCH, None), 2),
+    ];
+    for (second, records) in seconds {
+        let mut direct = merging();
+        assert_eq!([first(&mut direct), second(&mut direct)], [Issued::Ended(Response::Abort); 2]);
+        assert_eq!(direct.take_events().len(), records);
+    }
+    // The event: F_TRANSLATION, then F_PERMISSION.
+    let mut direct = merging();
+    direct.access(0x5000, WRITE);
+    direct.map(0x5000, DATA, PAGE_RO);
+    direct.access(0x5000, WRITE);
+    assert_eq!(direct.take_events().iter().map(|record| record[0] & 0xff).collect::<std::vec::Vec<_>>(), [0x10, 0x13]);
+    // S2 and CLASS, and the IPA, of one address: stage 2 lacks the table, then the page, then another page; then stage 1.
+    let mut direct = Direct::nested_in_pages(0, CD_R | CD_A);
+    direct.write(CONTROL, control::MERGE_EVENTS);
+    direct.set_ste_word(1, STE1 | MEV);
+    direct.map2(IPA_OF_TABLE, 0, 0);
+    direct.access(0x5000, WRITE);
+    direct.map2(IPA_OF_TABLE, TABLES + 0x2000, S2_RW);
+    direct.map2(IPA_OF_PAGE, 0, 0);
+    direct.access(0x5000, WRITE);
+    direct.poke(TABLES + 0x2000 + 5 * 8, 0xc000 | PAGE_RW);
+    direct.access(0x5000, WRITE);
+    direct.poke(TABLES + 0x2000 + 5 * 8, 0);
+    direct.access(0x5000, WRITE);
+    assert_eq!(direct.take_events().len(), 4);
+}
+
+#[test]
+fn events_far_apart_in_time_do_not_merge() {
+    // The model's measure of a significant amount of time (7.3.1) is 256 ticks.
+    for (ticks, records) in [(255, 1), (256, 2)] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.write(CONTROL, control::MERGE_EVENTS);
+        direct.stage1(MEV, CD_R | CD_A);
+        direct.access(0x5000, WRITE);
+        (0..ticks).for_each(|_| direct.step());
+        direct.access(0x5000, WRITE);
+        assert_eq!(direct.take_events().len(), records);
+    }
 }

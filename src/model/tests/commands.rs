@@ -2,7 +2,9 @@
 
 use super::bench::*;
 use crate::model::engine::registers as reg;
+use crate::model::memory::Memory;
 use crate::model::wire::Wire;
+use crate::smmuv3::PhysAddr;
 
 /// CMD_SYNC without a signal, and with an interrupt (4.7.3).
 const SYNC: [u64; 2] = [0x46, 0];
@@ -305,4 +307,77 @@ fn one_step_consumes_a_bounded_number_of_commands() {
     assert_eq!(bench.read(CMDQ_CONS), 32);
     bench.run();
     assert_eq!(bench.read(CMDQ_CONS), 200);
+}
+
+#[test]
+fn reserved_bits_of_addresses_are_illegal() {
+    // CMD_PREFETCH_ADDR: NS and the bit beside it (4.2.2). CMD_TLBI_S2_IPA and CMD_SYNC: bits 55:52 until SMMUv3.4 (4.1.6).
+    for (command, legal) in [
+        ([0x02, 0xfff << 52 | 0x3ff], true),
+        ([0x02, 1 << 10], false),
+        ([0x02, 1 << 11], false),
+        ([0x2a, 1 << 51], true),
+        ([0x2a, 1 << 52], false),
+        ([0x2a, 1 << 55], false),
+        ([0x46, 1 << 51], true),
+        ([0x46, 1 << 52], false),
+    ] {
+        let mut bench = Bench::enabled();
+        bench.command(command);
+        assert_eq!(bench.read(CMDQ_CONS), if legal { 1 } else { 1 << 24 }, "{command:x?}");
+    }
+}
+
+#[test]
+fn commands_around_the_wrap_are_executed_once_each_and_in_order() {
+    let mut bench = Bench::enabled();
+    for first in [0, 7, 14, 21, 28] {
+        // Seven at once, with the numbers that they write: later ones lie in slots of earlier ones.
+        for number in first..first + 7 {
+            bench.submit([0x1046 | (number + 1) << 32, DATA + number * 4]);
+        }
+        assert_eq!(bench.read(CMDQ_CONS), first as u32 & 0x1f, "not before a step");
+        bench.run();
+        assert_eq!(bench.read(CMDQ_CONS), (first as u32 + 7) & 0x1f);
+        for number in first..first + 7 {
+            let word = bench.peek(DATA + (number & !1) * 4) >> (32 * (number & 1)) as u32;
+            assert_eq!(word as u32 as u64, number + 1);
+            // Executed again it would come again.
+            bench.memory.write32(PhysAddr(DATA + number * 4), 0).unwrap();
+        }
+    }
+    bench.run();
+    assert!((0..18).all(|word| bench.peek(DATA + word * 8) == 0));
+    // All to one place: the last one stays.
+    for number in 1..=9 {
+        bench.submit([0x1046 | number << 32, DATA]);
+    }
+    bench.run();
+    assert_eq!(bench.peek(DATA), 9);
+    assert_eq!(bench.read(GERROR), 0);
+}
+
+#[test]
+fn response_and_invalidation_for_no_device_complete() {
+    // 0x777 is nobody's StreamID; engine 0 of 0x100 knows neither ATS nor PRI; at engine 2 of 0x102 ATS is off, where a
+    // function answers Unsupported Request.
+    let mut bench = Bench::enabled();
+    for stream in [0x777, 0x100, 0x102] {
+        bench.submit([0x40 | stream << 32, 52]);
+        bench.submit([0x41 | stream << 32, 2 << 12]);
+        bench.submit(SYNC);
+    }
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (9, 0));
+}
+
+#[test]
+fn attributes_of_a_message_are_all_legal() {
+    // MSH in bits 23:22, MSIAttr in bits 27:24 of word 0 (4.7.3).
+    let mut bench = Bench::enabled();
+    for attributes in 0..64 {
+        bench.poke(DATA, 0);
+        bench.command([0x1046 | attributes << 22 | 9 << 32, DATA]);
+        assert_eq!((bench.peek(DATA), bench.read(GERROR)), (9, 0), "{attributes:x}");
+    }
 }

@@ -213,12 +213,15 @@ impl Direct {
     }
 
     fn set_up(&mut self, cr2: u32) {
-        self.write64(STRTAB_BASE, STREAMS);
-        self.write(STRTAB_BASE_CFG, 9);
+        self.write(REGISTER_POISON, UNKNOWN);
+        for (offset, value) in DOUBLE {
+            self.write64(offset, value);
+        }
+        for (offset, value) in WORD {
+            self.write(offset, value);
+        }
         self.write(CR2, 2 | cr2);
-        self.write64(CMDQ_BASE, COMMANDS | 4);
-        self.write64(EVENTQ_BASE, EVENTS | 4);
-        self.write64(PRIQ_BASE, PAGE_REQUESTS | 4);
+        self.step();
         self.poke(STAGE2, (STAGE2 + 0x1000) | 3);
         self.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW);
         self.poke(STAGE2 + 0x1000, STAGE2_PAGES | 3);

@@ -162,8 +162,9 @@ fn error_without_an_address_for_its_message_raises_the_wire() {
 #[test]
 fn error_of_an_error_message_raises_no_interrupt() {
     let mut bench = Bench::reset();
+    bench.initialise();
     bench.write64(GERROR_IRQ_CFG0, END);
-    bench.set_up();
+    bench.write(IRQ_CTRL, 7);
     bench.enable(ALL_ON);
     bench.take_raised();
     bench.command(ILLEGAL);

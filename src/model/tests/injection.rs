@@ -232,11 +232,12 @@ fn aborted_messages_are_global_errors_of_their_source() {
     // GERROR_IRQ_CFG0, EVENTQ_IRQ_CFG0, PRIQ_IRQ_CFG0 (6.3.21, 6.3.33, 6.3.36).
     let messages = |sources| {
         let mut bench = Bench::reset();
+        bench.initialise();
         for (number, offset) in [0x68, 0xb0, 0xd0].into_iter().enumerate() {
             bench.write64(offset, DATA + 8 * number as u64);
             bench.write(offset + 8, 7);
         }
-        bench.set_up();
+        bench.write(IRQ_CTRL, 7);
         bench.enable(ALL_ON);
         bench.set_control(SOURCES, sources);
         bench.set_control(MESSAGE, 1);
@@ -271,9 +272,10 @@ fn aborted_messages_are_global_errors_of_their_source() {
 #[test]
 fn lost_interrupt_takes_its_message_along() {
     let mut bench = Bench::reset();
+    bench.initialise();
     bench.write64(0xb0, DATA);
     bench.write(0xb8, 7);
-    bench.set_up();
+    bench.write(IRQ_CTRL, 7);
     bench.enable(ALL_ON);
     bench.set_control(SOURCES, 1);
     bench.set_control(INTERRUPT_LOST, 2);

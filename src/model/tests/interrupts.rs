@@ -21,11 +21,12 @@ const PRIQ_IRQ_CFG2: usize = 0xdc;
 /// A machine whose sources write `data` to these addresses.
 fn with_messages(event: u64, gerror: u64, data: u32) -> Bench {
     let mut bench = Bench::reset();
+    bench.initialise();
     bench.write64(EVENTQ_IRQ_CFG0, event);
     bench.write(EVENTQ_IRQ_CFG0 + 8, data);
     bench.write64(GERROR_IRQ_CFG0, gerror);
     bench.write(GERROR_IRQ_CFG0 + 8, data + 1);
-    bench.set_up();
+    bench.write(IRQ_CTRL, 7);
     bench.enable(ALL_ON);
     bench
 }

@@ -15,9 +15,9 @@ use crate::smmuv3::{Access, PageResponse, PhysAddr, PrgIndex, StreamId, Substrea
 #[test]
 fn every_profile_has_its_id_registers() {
     // S2P, S1P, AArch64 tables, COHACC, HTTU 2, HYP, ATS, ASID16, MSI, SEV, PRI, VMID16, CD2L, little-endian tables, 2-level
-    // stream table; 16 StreamID bits, 8 SubstreamID bits, queues of 2^10, ATTR_PERMS_OVR; HAD, XNX, FWB, RIL, BBML 1; all
-    // granules, 48 bits out, 64 stalls.
-    let full = [0x084d_769b, 0x054a_5210, 0x0d14, 0x0040_0075];
+    // stream table; 16 StreamID bits, 8 SubstreamID bits, queues of 2^10, ATTR_PERMS_OVR; HAD, XNX, FWB, RIL, BBML 1, E0PD,
+    // PTWNNC; all granules, 48 bits out, 64 stalls.
+    let full = [0x084d_769b, 0x054a_5210, 0x6d14, 0x0040_0075];
     let [idr0, idr1, idr3, idr5] = full;
     for (name, ids) in [
         // QEMU's: SMMUv3.1, read from 7.2.22 and from 11.1.3.
@@ -34,14 +34,14 @@ fn every_profile_has_its_id_registers() {
         ("linear-only", [0x0045_769b, 0x054a_5206, idr3, idr5]),
         ("small", [0x0845_769b, 0x0421_0804, idr3, idr5]),
         // 32 and 20 bits, queues of 2^19, PPS, 52 bits out.
-        ("big", [idr0, 0x0673_9d20, 0x0d34, 0x0040_0076]),
+        ("big", [idr0, 0x0673_9d20, 0x6d34, 0x0040_0076]),
     ] {
         let profile = Profile::from_name(name).unwrap();
         assert_eq!(profile.name(), name);
         let bench = Bench::of(profile);
         assert_eq!([0x00, 0x04, 0x0c, 0x14].map(|offset| bench.read(offset)), ids, "{name}");
-        // SMMUv3.2 but for QEMU's; IDR2, IDR4 and IIDR hold nothing.
-        let version = if name.starts_with("qemu") { 1 } else { 2 };
+        // SMMUv3.3 but for QEMU's; IDR2, IDR4 and IIDR hold nothing.
+        let version = if name.starts_with("qemu") { 1 } else { 3 };
         assert_eq!([0x1c, 0x08, 0x10, 0x18].map(|offset| bench.read(offset)), [version, 0, 0, 0], "{name}");
     }
     assert_eq!(Profile::ALL.len(), 10);

@@ -547,3 +547,40 @@ fn records_of_any_configuration_have_numbers_that_7_3_defines() {
     let defined = [0x04, 0x06, 0x08, 0x09, 0x0a, 0x0b, 0x10, 0x11, 0x12, 0x13];
     assert!(seen.iter().all(|number| defined.contains(number)) && seen.len() > 5, "{seen:x?}");
 }
+
+#[test]
+fn write_is_of_data_whatever_the_device_calls_it() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_R | CD_A);
+    direct.leaf_at(0);
+    // A write that is marked as an instruction access, and INSTCFG = instruction: InD = 0 (7.3).
+    let marked = crate::smmuv3::Access { execute: true, ..WRITE };
+    assert_eq!(direct.fault(0x5000, marked), [0x100_0000_0010, IN, 0x5000, 0]);
+    direct.set_ste_word(1, STE1 | 3 << 50);
+    direct.invalidate();
+    assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0010, IN, 0x5000, 0]);
+    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0010, IN | RNW | IND, 0x5000, 0]);
+}
+
+#[test]
+fn errors_of_translated_accesses_are_told_in_their_order() {
+    const SPLIT: u64 = 2 << 28;
+    // ATSCHK; all that is wrong at once, then without the first, and so on (3.9.1.3).
+    let mut direct = Direct::enabled(ALL_ON | 1 << 4, 0);
+    direct.nest(SPLIT, S2R, CD_A);
+    let ste = [0, 1].map(|word| direct.peek(STREAMS + STREAM * 64 + word * 8));
+    let beyond = 1 << 48;
+    let mut records = |word0, word1, address| {
+        direct.set_ste_word(1, word1);
+        direct.set_ste_word(0, word0);
+        direct.invalidate();
+        assert_eq!(direct.translated(address, WRITE), Response::Abort);
+        direct.take_events()
+    };
+    // C_BAD_STE (of stage 1 alone, STRW = 1), which is not recorded, before F_TRANSL_FORBIDDEN (EATS = 0).
+    assert_eq!(records(STE0_STAGE1 | CDS, STE1 | 1 << 30, beyond), Vec::<[u64; 4]>::new());
+    // F_TRANSL_FORBIDDEN before F_ADDR_SIZE, that before stage 2, of which F_TRANSLATION.
+    assert_eq!(records(ste[0], STE1, beyond), [[0x100_0000_0007, 0, beyond, 0]]);
+    assert_eq!(records(ste[0], ste[1], beyond), [[0x100_0000_0011, IN, beyond, 0]]);
+    assert_eq!(records(ste[0], ste[1], 0x6000), [[0x100_0000_0010, S2 | IN, 0x6000, 0x6000]]);
+}

@@ -285,3 +285,38 @@ fn early_retry_of_a_suppressed_stall_that_terminates_is_recorded() {
     assert_eq!(direct.poll(second), ABORTED);
     assert_eq!(direct.take_event(), [0x100_0000_0010, IN, 0x5008, 0]);
 }
+
+#[test]
+fn stall_for_an_unrelated_reason_is_recorded_beside_older_ones() {
+    let mut direct = Direct::stalling(control::SUPPRESS_DUPLICATES);
+    direct.stall(0x5000, WRITE);
+    direct.stall_unseen(0x5000, WRITE);
+    // F_PERMISSION beside F_TRANSLATION.
+    direct.map(0x5000, DATA, PAGE_RO);
+    direct.stall(0x5000, WRITE);
+    direct.stall_unseen(0x5000, WRITE);
+    let records: Vec<_> = direct.take_events().into_iter().map(|record| (record[0], record[1] & !0xffff)).collect();
+    assert_eq!(records, [(0x100_0000_0010, STALL | IN), (0x100_0000_0013, STALL | IN)]);
+}
+
+#[test]
+fn stalls_at_stage_2_are_told_apart_by_class_and_page_and_from_those_at_stage_1() {
+    let mut direct = Direct::nested_in_pages(S2S, CD_S | CD_A);
+    direct.write(diag::CONTROL as u64, control::SUPPRESS_DUPLICATES);
+    // The stage 1 table is not mapped; then it is, and the page is not; then another page; then nothing at stage 1.
+    direct.map2(IPA_OF_TABLE, 0, 0);
+    direct.stall(0x5000, WRITE);
+    direct.map2(IPA_OF_TABLE, TABLES + 0x2000, S2_RW);
+    direct.map2(IPA_OF_PAGE, 0, 0);
+    direct.stall(0x5000, WRITE);
+    direct.stall_unseen(0x5000, WRITE);
+    let leaf = TABLES + 0x2000 + 5 * 8;
+    direct.poke(leaf, 0xc000 | PAGE_RW);
+    direct.stall(0x5000, WRITE);
+    direct.poke(leaf, 0);
+    direct.stall(0x5000, WRITE);
+    let records: Vec<_> = direct.take_events().into_iter().map(|record| (record[1] & !0xffff, record[3])).collect();
+    let expected =
+        [(STALL | S2 | TT, IPA_OF_TABLE), (STALL | S2 | IN, IPA_OF_PAGE), (STALL | S2 | IN, 0xc000), (STALL | IN, 0)];
+    assert_eq!(records, expected);
+}

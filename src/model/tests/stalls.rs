@@ -365,3 +365,21 @@ fn fill_event_queue_to(bench: &mut Bench, count: u32) {
     }
     assert_eq!((bench.read(EVENTQ_PROD).wrapping_sub(bench.read(EVENTQ_CONS))) & 0x1f, count);
 }
+
+#[test]
+fn stall_record_that_waited_lies_behind_the_records_that_filled_the_queue() {
+    let mut bench = stalling();
+    fill_event_queue(&mut bench);
+    let words = |bench: &Bench| (0..64).map(|word| bench.peek(EVENTS + word * 8)).collect::<Vec<_>>();
+    let full = words(&bench);
+    // C_BAD_STE of stream 0x103.
+    assert!(full.chunks(4).all(|record| record == [0x103_0000_0004, 0, 0, 0]));
+    bench.write_word(0, 0x5008);
+    assert_eq!(words(&bench), full, "nothing is overwritten while it waits");
+    // One is consumed: the stall takes its slot, and leaves the others.
+    bench.write(EVENTQ_CONS, 1);
+    bench.run();
+    assert_eq!(bench.read(EVENTQ_PROD), 0x11);
+    let after = words(&bench);
+    assert_eq!((after[0], after[2], &after[4..]), (0x100_0000_0010, 0x5008, &full[4..]));
+}

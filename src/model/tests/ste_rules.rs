@@ -543,3 +543,63 @@ fn cfgi_ste_reaches_the_cds_behind_the_ste() {
     changed(&mut direct);
     assert_eq!(direct.reaches(0x5000, READ), DATA);
 }
+
+#[test]
+fn ste_that_is_not_valid_aborts_each_access_with_a_record() {
+    let mut direct = stage1();
+    // V = 0, whatever else it holds.
+    direct.set_ste(0xa | CDS, STE1, 0);
+    for access in [READ, WRITE, FETCH] {
+        assert_eq!(direct.fault(0x5000, access), [0x100_0000_0004, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn remaining_fields_that_translations_do_not_hold_need_no_tlbi() {
+    // INSTCFG: 0b11 makes a read an instruction fetch, which UXN forbids.
+    let mut direct = stage1();
+    direct.map(0x6000, DATA, PAGE_RW | 1 << 54);
+    assert_eq!(direct.reaches(0x6000, READ), DATA);
+    direct.set_ste_word(1, STE1 | 3 << 50);
+    changed(&mut direct);
+    assert_eq!(direct.fault(0x6000, READ)[0], 0x100_0000_0013);
+    // S1DSS, with S1CDMax = 1: CD 0, then bypass, then abort.
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | 2, 0);
+    changed(&mut direct);
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    direct.set_ste_word(1, STE1 | 1);
+    changed(&mut direct);
+    assert_eq!(direct.reaches(0x5000, READ), 0x5000);
+    direct.set_ste_word(1, STE1);
+    changed(&mut direct);
+    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0006, 0, 0, 0]);
+    // S2S: a page that is not mapped is aborted, and then stalls.
+    let mut direct = stage2(0);
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    assert_eq!(direct.fault(0x6000, READ)[0], 0x100_0000_0010);
+    direct.set_ste_word(2, STE2 | S2S);
+    changed(&mut direct);
+    direct.stall(0x6000, READ);
+    direct.take_event();
+    // MEV, with merging switched on: two records, then one.
+    let mut direct = stage1();
+    direct.write(0xe00, 1 << 2);
+    for (word1, records) in [(STE1, 2), (STE1 | 1 << 19, 1), (STE1, 2)] {
+        direct.set_ste_word(1, word1);
+        changed(&mut direct);
+        direct.access(0x7000, READ);
+        direct.access(0x7000, READ);
+        assert_eq!(direct.take_events().len(), records);
+    }
+    // PPAR: whether the answer to a Last that finds the PRI queue full has its PASID (8.1).
+    let mut direct = stage1();
+    for group in 0..ENTRIES {
+        assert_eq!(direct.page_request(STREAM, Some(1), READ, true, group.into()), None);
+    }
+    for (word1, pasid) in [(STE1 | PPAR, true), (STE1, false), (STE1 | PPAR, true)] {
+        direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, word1, 0);
+        changed(&mut direct);
+        let answer = direct.page_request(STREAM, Some(1), READ, true, 0x20).unwrap();
+        assert_eq!(answer.substream.is_some(), pasid);
+    }
+}

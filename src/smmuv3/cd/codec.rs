@@ -16,8 +16,9 @@ struct Half {
     shareability: Field,
     disabled: Field,
     ignore_top_byte: Field,
-    /// In the word of the table.
+    /// These two in the word of the table.
     hierarchy_disabled: Field,
+    unprivileged_disabled: Field,
     granules: [Option<Granule>; 4],
 }
 
@@ -31,6 +32,7 @@ const LOWER: Half = Half {
     disabled: Field::bit(14),
     ignore_top_byte: Field::bit(38),
     hierarchy_disabled: Field::bit(1),
+    unprivileged_disabled: Field::bit(2),
     granules: [Some(Granule::Size4K), Some(Granule::Size64K), Some(Granule::Size16K), None],
 };
 
@@ -44,6 +46,7 @@ const UPPER: Half = Half {
     disabled: Field::bit(30),
     ignore_top_byte: Field::bit(39),
     hierarchy_disabled: Field::bit(1),
+    unprivileged_disabled: Field::bit(2),
     granules: [None, Some(Granule::Size16K), Some(Granule::Size4K), Some(Granule::Size64K)],
 };
 
@@ -152,7 +155,8 @@ impl ContextDescriptor {
         let ttb0 = if !single && LOWER.disabled.is_set(first) {
             None
         } else {
-            Some(LOWER.get(first, ttb0, output_size, features)?)
+            let base = LOWER.get(first, ttb0, output_size, features)?;
+            Some(TableBase { unprivileged_disabled: !single && base.unprivileged_disabled, ..base })
         };
         let ttb1 = if single || UPPER.disabled.is_set(first) {
             None
@@ -199,7 +203,9 @@ impl Half {
                 | self.outer.put(base.attributes.outer as u64)
                 | self.shareability.put(base.attributes.shareability as u64)
                 | self.ignore_top_byte.flag(base.ignore_top_byte),
-            TABLE.address(base.table.0) | self.hierarchy_disabled.flag(base.hierarchy_disabled),
+            TABLE.address(base.table.0)
+                | self.hierarchy_disabled.flag(base.hierarchy_disabled)
+                | self.unprivileged_disabled.flag(base.unprivileged_disabled),
         ]
     }
 
@@ -228,6 +234,7 @@ impl Half {
             return Err(illegal(tsz_name, tsz.into()));
         }
         let hierarchy_disabled = features.hierarchy_disable && self.hierarchy_disabled.is_set(table);
+        let unprivileged_disabled = features.unprivileged_disable && self.unprivileged_disabled.is_set(table);
         let table = TABLE.address(table);
         // Small granules describe 48 address bits (5.4, TTB0).
         let address_bits = output_size.min(features.oas).bits().min(if large { 52 } else { 48 });
@@ -245,6 +252,7 @@ impl Half {
             },
             ignore_top_byte: self.ignore_top_byte.is_set(first),
             hierarchy_disabled,
+            unprivileged_disabled,
         })
     }
 }

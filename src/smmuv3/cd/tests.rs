@@ -27,6 +27,7 @@ fn lower() -> ContextDescriptor {
             attributes: TableAttributes::COHERENT,
             ignore_top_byte: false,
             hierarchy_disabled: false,
+            unprivileged_disabled: false,
         }),
         ttb1: None,
         big_endian: false,
@@ -87,6 +88,7 @@ fn the_upper_half_is_described_as_5_4_says() {
             },
             ignore_top_byte: true,
             hierarchy_disabled: false,
+            unprivileged_disabled: false,
         }),
         access_flag_fault_disabled: true,
         flag_update: FlagUpdate::AccessFlagAndDirty,
@@ -236,4 +238,25 @@ fn smallest_halves_with_small_tables_are_of_16_bits_and_17_with_the_large_granul
         words[0] = words[0] & !0xff | granule << 6 | tsz;
         assert_eq!(ContextDescriptor::decode(words, &features, &STREAM).is_ok(), legal, "TG0 {granule} T0SZ {tsz}");
     }
+}
+
+#[test]
+fn unprivileged_access_is_disabled_by_bits_66_and_130() {
+    // Bit 2 of the tables' words; both halves with 4 KiB tables, T1SZ 25, and EPD1 = 0.
+    let features = Features { unprivileged_disable: true, ..test_features() };
+    let mut words = lower_with(1 << 30, 25 << 16 | 2 << 22);
+    words[2] = 0x9900_0000;
+    for (lower, upper) in [(false, false), (true, false), (false, true)] {
+        words[1] = 0x8800_0000 | u64::from(lower) << 2;
+        words[2] = 0x9900_0000 | u64::from(upper) << 2;
+        let cd = ContextDescriptor::decode(words, &features, &STREAM).unwrap();
+        assert_eq!([cd.ttb0, cd.ttb1].map(|base| base.unwrap().unprivileged_disabled), [lower, upper]);
+        assert_eq!([cd.encode()[1], cd.encode()[2]], [words[1], words[2]]);
+    }
+    // Without IDR3.E0PD the bits mean nothing, nor at EL2, which has one privilege.
+    words[1] |= 4;
+    let cd = ContextDescriptor::decode(words, &test_features(), &STREAM).unwrap();
+    assert_eq!([cd.ttb0, cd.ttb1].map(|base| base.unwrap().unprivileged_disabled), [false, false]);
+    let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
+    assert!(!ContextDescriptor::decode(words, &features, &el2).unwrap().ttb0.unwrap().unprivileged_disabled);
 }

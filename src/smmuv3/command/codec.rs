@@ -27,12 +27,14 @@ const RANGE: Field = Field::new(4, 0);
 const TTL: Field = Field::new(9, 8);
 const GRANULE: Field = Field::new(11, 10);
 const VIRTUAL_ADDRESS: Field = Field::new(63, 12);
-const IPA: Field = Field::new(55, 12);
+// Addresses end at bit 51 until SMMUv3.4 (4.1.6).
+const IPA: Field = Field::new(51, 12);
+const PREFETCH_SPAN: Field = Field::new(9, 0);
 const ATC_SIZE: Field = Field::new(5, 0);
 const GROUP: Field = Field::new(8, 0);
 const RESPONSE: Field = Field::new(13, 12);
 const STAG: Field = Field::new(15, 0);
-const MSI_ADDRESS: Field = Field::new(55, 2);
+const MSI_ADDRESS: Field = Field::new(51, 2);
 
 const PREFETCH_CONFIG: u8 = 0x01;
 const PREFETCH_ADDRESS: u8 = 0x02;
@@ -68,8 +70,8 @@ const fn defined(opcode: u8) -> Option<[u64; 2]> {
     const VA: u64 = PLACE | VIRTUAL_ADDRESS.mask();
     let [first, second] = match opcode {
         PREFETCH_CONFIG => [SUBSTREAMS, 0],
-        // Below the address lie Size and Stride: only how much more to prefetch.
-        PREFETCH_ADDRESS => [SUBSTREAMS, u64::MAX],
+        // Below the address lie Size and Stride: only how much more to prefetch. NS is reserved here (4.2.2).
+        PREFETCH_ADDRESS => [SUBSTREAMS, VIRTUAL_ADDRESS.mask() | PREFETCH_SPAN.mask()],
         CFGI_STE => [STREAM.mask(), LEAF.mask()],
         CFGI_STE_RANGE => [STREAM.mask(), RANGE.mask()],
         CFGI_CD => [SUBSTREAM.mask() | STREAM.mask(), LEAF.mask()],

@@ -82,6 +82,12 @@ fn each_bit_of_idr0_is_where_6_3_1_has_it() {
 }
 
 #[test]
+fn e0pd_is_bit_13_of_idr3() {
+    let with = |idr3| Features::decode(IdRegisters { idr3, ..EVERYTHING }).unwrap().unprivileged_disable;
+    assert_eq!([with(!(1 << 13)), with(1 << 13)], [false, true]);
+}
+
+#[test]
 fn what_depends_on_a_missing_feature_is_off() {
     let without_ats = Features::decode(IdRegisters { idr0: EVERYTHING.idr0 & !(1 << 10), ..EVERYTHING }).unwrap();
     assert!(!without_ats.pri && !without_ats.pps && !without_ats.split_ats && without_ats.pri_queue.is_none());

@@ -106,6 +106,10 @@ register_bitfields![u32,
         RIL OFFSET(10) NUMBITS(1) [],
         /// Break-before-make level.
         BBML OFFSET(11) NUMBITS(2) [],
+        /// Unprivileged access to half of the addresses can be prevented.
+        E0PD OFFSET(13) NUMBITS(1) [],
+        /// Stage 1 tables in Device memory are read as Normal Non-cacheable.
+        PTWNNC OFFSET(14) NUMBITS(1) [],
     ],
 
     /// Address sizes (6.3.6).

@@ -6,6 +6,7 @@ use super::{Entry, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::command::Command;
+use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::StreamConfig;
 
@@ -180,7 +181,11 @@ impl Smmu {
         if self.registers.enabled(cr0::SMMUEN) && ste.is_some_and(|ste| ste.config != StreamConfig::Abort) {
             self.strict.violate(Rule::TerminateNotAborting, about);
         }
-        if self.strict.answers.stalls.terminated(stream) {
+        // An STE that aborts in memory alone: what arrives from now on may still stall, whether anything does or not.
+        let origin = Origin { stream, substream: None };
+        let stale = self.registers.enabled(cr0::SMMUEN)
+            && self.ste(origin, memory).is_ok_and(|ste| ste.config != StreamConfig::Abort);
+        if self.strict.answers.stalls.terminated(stream) || stale {
             self.strict.violate(Rule::TerminateNotInvalidated, about);
         }
     }

@@ -2,7 +2,8 @@
 
 use super::super::queue::{OVERFLOW, Queue};
 use super::super::registers::{
-    LAST_ONLY, STRTAB_FORMAT, STRTAB_LOG2SIZE, cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl, when,
+    LAST_ONLY, STRTAB_FORMAT, STRTAB_LOG2SIZE, cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl,
+    irq_fields, when,
 };
 use super::super::{Smmu, msi};
 use super::{Entry, Rule};
@@ -11,6 +12,44 @@ use crate::smmuv3::registers::Register;
 
 /// Update of GBPA.
 const UPDATE: u32 = 1 << 31;
+
+/// Which 32-bit words of registers were written since the reset, a bit each by their offset in the page. In those of page 1
+/// page 0 has no registers.
+#[derive(Debug)]
+pub(super) struct Written(u64);
+
+impl Written {
+    pub(super) const fn new() -> Self {
+        Self(0)
+    }
+
+    const fn word(offset: usize) -> u64 {
+        1 << (offset % 0x100 / 4)
+    }
+
+    /// A write of `width` to the register at `offset`, or to the upper half of one; `resized`: LOG2SIZE changes if it has
+    /// one.
+    fn note(&mut self, offset: usize, width: Width, resized: bool) {
+        let first = self.0 & Self::word(offset) == 0;
+        self.0 |= Self::word(offset);
+        if width == Width::Double {
+            self.0 |= Self::word(offset + 4);
+        }
+        // LOG2SIZE decides which bits of the indices can be written (6.3.26).
+        if let Some(Register::CmdqBase | Register::EventqBase | Register::PriqBase) = Register::from_offset(offset)
+            && (first || resized)
+        {
+            self.0 &= !(Self::word(offset + 8) | Self::word(offset + 12));
+        }
+    }
+
+    fn all_of(&self, register: Register) -> bool {
+        let offset = register.offset();
+        let upper = if register.is_64bit() { Self::word(offset + 4) } else { 0 };
+        let words = Self::word(offset) | upper;
+        self.0 & words == words
+    }
+}
 
 impl Smmu {
     /// Software is about to write `value` to the register at `offset`.
@@ -48,6 +87,8 @@ impl Smmu {
         }
         self.check_guard(register, value);
         self.check_value(register, value);
+        let resized = (self.registers.value(register) ^ value) & 0x1f != 0;
+        self.strict.written.note(offset, width, resized);
     }
 
     /// A guarded field may change only while its guard is 0 and acknowledged as 0 (6.2). A write that changes nothing is
@@ -108,8 +149,11 @@ impl Smmu {
                 }
                 self.check_enables(word & !old & cr0_fields(&self.registers.features));
             }
-            Register::IrqCtrl if (word ^ old) & (old ^ self.registers.value(Register::IrqCtrlAck) as u32) != 0 => {
-                self.violate_by(Rule::FieldInUpdate, register, value);
+            Register::IrqCtrl => {
+                if (word ^ old) & (old ^ self.registers.value(Register::IrqCtrlAck) as u32) != 0 {
+                    self.violate_by(Rule::FieldInUpdate, register, value);
+                }
+                self.check_messages(word & !old);
             }
             Register::Gbpa if old & UPDATE != 0 => self.violate_by(Rule::GbpaInUpdate, register, value),
             Register::Gbpa if word & UPDATE == 0 => self.violate_by(Rule::GbpaWithoutUpdate, register, value),
@@ -165,8 +209,57 @@ impl Smmu {
         self.strict.violate(rule, about.map(|(name, value)| (name, value.into())));
     }
 
+    /// `enabled` says what is about to be enabled: whether software has written these registers that it puts to use, which
+    /// reset leaves UNKNOWN.
+    fn check_written(&mut self, enabled: Register, field: u32, used: &[Register]) {
+        if let Some(unwritten) = used.iter().find(|register| !self.strict.written.all_of(**register)) {
+            let about = [
+                (enabled.name(), field.into()),
+                ("register", unwritten.offset() as u64),
+                ("value", self.registers.value(*unwritten)),
+            ];
+            self.strict.violate(Rule::RegisterUnwritten, about);
+        }
+    }
+
+    /// These fields of IRQ_CTRL are about to be set: a message goes to an address that software has written, if only to say
+    /// that there is none (3.18.2).
+    fn check_messages(&mut self, set: u32) {
+        if !self.registers.features.msi {
+            return;
+        }
+        use Register::{
+            EventqIrqCfg0, EventqIrqCfg1, EventqIrqCfg2, GerrorIrqCfg0, GerrorIrqCfg1, GerrorIrqCfg2, PriqIrqCfg0,
+            PriqIrqCfg1, PriqIrqCfg2,
+        };
+        for (enable, message) in [
+            (irq_ctrl::GERROR, [GerrorIrqCfg0, GerrorIrqCfg1, GerrorIrqCfg2]),
+            (irq_ctrl::EVENTQ, [EventqIrqCfg0, EventqIrqCfg1, EventqIrqCfg2]),
+            (irq_ctrl::PRIQ, [PriqIrqCfg0, PriqIrqCfg1, PriqIrqCfg2]),
+        ] {
+            let [address, ..] = message;
+            if set & enable & irq_fields(&self.registers.features) != 0 {
+                let used = if self.registers.value(address) == 0 { &message[..1] } else { &message[..] };
+                self.check_written(Register::IrqCtrl, enable, used);
+            }
+        }
+    }
+
     /// These fields of CR0 are about to be set.
     fn check_enables(&mut self, set: u32) {
+        use Register::{
+            CmdqBase, CmdqCons, CmdqProd, Cr1, EventqBase, EventqCons, EventqProd, PriqBase, PriqCons, PriqProd,
+            StrtabBase, StrtabBaseCfg,
+        };
+        let used = [
+            (cr0::CMDQEN, &[Cr1, CmdqBase, CmdqProd, CmdqCons][..]),
+            (cr0::EVENTQEN, &[Cr1, EventqBase, EventqProd, EventqCons]),
+            (cr0::PRIQEN, &[Cr1, PriqBase, PriqProd, PriqCons]),
+            (cr0::SMMUEN, &[Cr1, StrtabBase, StrtabBaseCfg]),
+        ];
+        for (enable, used) in used.into_iter().filter(|(enable, _)| set & enable != 0) {
+            self.check_written(Register::Cr0, enable, used);
+        }
         let queues = [
             (cr0::CMDQEN, &self.registers.commands, 16),
             (cr0::EVENTQEN, &self.registers.events, 32),

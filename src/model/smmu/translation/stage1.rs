@@ -158,6 +158,20 @@ pub(super) struct Half {
     pub(super) canonical: u64,
 }
 
+/// Whether an access of this privilege is translated at all. If not, it is as if nothing was mapped, whatever the TLB
+/// holds (5.4, E0PDx).
+pub(in super::super) fn admit(
+    cd: &ContextDescriptor,
+    world: StreamWorld,
+    address: u64,
+    privileged: bool,
+) -> Result<(), Fault> {
+    match select(cd, world, address) {
+        Some(Half { base, .. }) if privileged || !base.unprivileged_disabled => Ok(()),
+        _ => Err(Fault::stage1(FaultKind::Translation)),
+    }
+}
+
 /// Where `address` is translated; `None` if it is in neither half (3.4.1).
 pub(super) fn select(cd: &ContextDescriptor, world: StreamWorld, address: u64) -> Option<Half> {
     // EL2 has one half, which bit 55 has no say in.

@@ -237,3 +237,25 @@ fn response_to_a_group_whose_last_overflowed_is_named() {
     bench.respond(ASKING, None, group, 1);
     assert_eq!(broken(&mut bench), Some(("response-to-automatic", "8.1.1")));
 }
+
+#[test]
+fn stall_term_is_named_when_the_invalidation_came_before_the_change_of_the_ste() {
+    let early = Some(("terminate-not-invalidated", "4.7.2"));
+    // CFGI_STE and SYNC, then an early retry reads the STE again, then it changes.
+    let (mut bench, _) = stalled();
+    bench.write(CONTROL, 2);
+    [cfgi_ste(STREAM), SYNC].iter().for_each(|command| bench.command(*command));
+    abort(&bench);
+    bench.command(stall_term(STREAM));
+    assert_eq!((broken(&mut bench), bench.read(0xe70)), (early, 1));
+    // Without any stall.
+    let mut bench = strict();
+    bench.attach(STREAM, 0, 0, CD_S | CD_A);
+    bench.map(0, 0x5000, DATA, PAGE_RW);
+    bench.write_word(0, 0x5000);
+    abort(&bench);
+    bench.command(stall_term(STREAM));
+    assert_eq!(broken(&mut bench), early);
+    [cfgi_ste(STREAM), SYNC, stall_term(STREAM)].iter().for_each(|command| bench.command(*command));
+    assert_eq!(broken(&mut bench), None);
+}

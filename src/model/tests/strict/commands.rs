@@ -39,6 +39,8 @@ fn eight_left() -> Bench {
     bench.write(CONTROL, STRICT);
     bench.set_up();
     bench.write64(CMDQ_BASE, COMMANDS | 8);
+    bench.write(CMDQ_PROD, 0);
+    bench.write(CMDQ_CONS, 0);
     for slot in 0..256 {
         bench.poke(COMMANDS + slot * 16, SYNC[0]);
     }
@@ -86,7 +88,10 @@ fn pasid_in_a_command_is_named_where_there_are_none() {
         for (ssv, name) in [(0, None), (1 << 11, Some(("pasid-not-supported", "4.5")))] {
             let mut bench = Bench::of(Profile::Small);
             bench.write(CONTROL, STRICT);
+            bench.write(CR1, 0);
             bench.write64(CMDQ_BASE, COMMANDS | 1);
+            bench.write(CMDQ_PROD, 0);
+            bench.write(CMDQ_CONS, 0);
             bench.enable(8);
             bench.poke(COMMANDS, opcode | ssv);
             bench.write(CMDQ_PROD, 1);

@@ -353,10 +353,112 @@ fn registers_that_this_smmu_does_not_have_are_not_judged() {
     bench.write(PRIQ_CONS, 1 << 31);
     // Without BTM there is no CR2.PTM: it may be written again and again.
     bench.write(CR2, 6);
+    bench.write(CR1, 0);
+    bench.write64(CMDQ_BASE, COMMANDS | 4);
+    bench.write(CMDQ_PROD, 0);
+    bench.write(CMDQ_CONS, 0);
     bench.enable(8);
     for command in [CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL] {
         bench.command(command);
     }
     bench.write(CR2, 6);
     assert_eq!(broken(&mut bench), None);
+}
+
+#[test]
+fn enable_of_what_nobody_has_written_is_named() {
+    const UNWRITTEN: Option<(&str, &str)> = Some(("register-unwritten", "3.11"));
+    // Each enable of CR0 and what it puts to use: written in this order, all but one of them.
+    for (enable, used) in [
+        (8, &[CR1, CMDQ_BASE, CMDQ_PROD, CMDQ_CONS][..]),
+        (4, &[CR1, EVENTQ_BASE, EVENTQ_PROD, EVENTQ_CONS]),
+        (2, &[CR1, PRIQ_BASE, PRIQ_PROD, PRIQ_CONS]),
+    ] {
+        for left_out in used.iter().map(Some).chain([None]) {
+            let mut bench = Bench::reset();
+            bench.write(CONTROL, STRICT);
+            for offset in used.iter().filter(|offset| Some(*offset) != left_out) {
+                match *offset {
+                    CMDQ_BASE | EVENTQ_BASE | PRIQ_BASE => bench.write64(*offset, COMMANDS),
+                    _ => bench.write(*offset, 0),
+                }
+            }
+            bench.write(CR0, enable);
+            assert_eq!(broken(&mut bench), left_out.and(UNWRITTEN), "{enable} without {left_out:x?}");
+        }
+    }
+    // SMMUEN, after a command queue that invalidated everything.
+    for left_out in [CR1, STRTAB_BASE, STRTAB_BASE_CFG, 0] {
+        let mut bench = Bench::reset();
+        bench.write(CONTROL, STRICT);
+        for (offset, value) in WORD.into_iter().filter(|(offset, _)| [CR1, STRTAB_BASE_CFG].contains(offset)) {
+            if offset != left_out {
+                bench.write(offset, value);
+            }
+        }
+        if left_out != STRTAB_BASE {
+            bench.write64(STRTAB_BASE, STREAMS);
+        }
+        bench.write64(CMDQ_BASE, COMMANDS | 4);
+        bench.write(CMDQ_PROD, 0);
+        bench.write(CMDQ_CONS, 0);
+        bench.enable(8);
+        for command in [CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL, SYNC] {
+            bench.command(command);
+        }
+        broken(&mut bench);
+        bench.write(CR0, 9);
+        assert_eq!(broken(&mut bench), if left_out == 0 { None } else { UNWRITTEN }, "without {left_out:#x}");
+    }
+}
+
+#[test]
+fn queue_whose_base_was_written_after_its_indices_is_named() {
+    let mut bench = Bench::reset();
+    bench.write(CONTROL, STRICT);
+    bench.write(CR1, 0);
+    bench.write(CMDQ_PROD, 0);
+    bench.write(CMDQ_CONS, 0);
+    bench.write64(CMDQ_BASE, COMMANDS | 4);
+    bench.write(CR0, 8);
+    assert_eq!(broken(&mut bench), Some(("register-unwritten", "3.11")));
+}
+
+#[test]
+fn half_of_a_register_is_not_all_of_it() {
+    let mut bench = Bench::reset();
+    bench.write(CONTROL, STRICT);
+    bench.write(CR1, 0);
+    bench.write(CMDQ_BASE, COMMANDS as u32 | 4);
+    bench.write(CMDQ_PROD, 0);
+    bench.write(CMDQ_CONS, 0);
+    bench.write(CR0, 8);
+    assert_eq!(broken(&mut bench), Some(("register-unwritten", "3.11")));
+    bench.step();
+    bench.enable(0);
+    bench.write(CMDQ_BASE + 4, 0);
+    bench.write(CR0, 8);
+    assert_eq!(broken(&mut bench), None, "the lower half, and so LOG2SIZE, stayed");
+}
+
+#[test]
+fn interrupt_enabled_with_a_message_that_nobody_has_written_is_named() {
+    for (enable, first) in [(1, 0x68), (2, 0xd0), (4, 0xb0)] {
+        // What is written: nothing; that there is no message; an address; the data and the attributes too.
+        for (writes, named) in [(0, true), (1, false), (2, true), (4, false)] {
+            let mut bench = Bench::reset();
+            bench.write(CONTROL, STRICT);
+            match writes {
+                0 => {}
+                1 => bench.write64(first, 0),
+                _ => bench.write64(first, DATA),
+            }
+            if writes == 4 {
+                bench.write(first + 8, 0);
+                bench.write(first + 12, 0);
+            }
+            bench.write(IRQ_CTRL, enable);
+            assert_eq!(broken(&mut bench).is_some(), named, "{enable} {writes}");
+        }
+    }
 }
