@@ -237,3 +237,21 @@ fn smallest_halves_with_small_tables_are_of_16_bits_and_17_with_the_large_granul
         assert_eq!(ContextDescriptor::decode(words, &features, &STREAM).is_ok(), legal, "TG0 {granule} T0SZ {tsz}");
     }
 }
+
+#[test]
+fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_so_many() {
+    // VAX 0 and 1 (5.4, T0SZ); TG0 1 is 64 KiB.
+    for (granule, tsz, va_bits, legal) in [
+        (0, 16, 52, true),
+        (0, 15, 52, false),
+        (1, 12, 52, true),
+        (1, 11, 52, false),
+        (1, 16, 48, true),
+        (1, 15, 48, false),
+    ] {
+        let words = lower_with(0xff, granule << 6 | tsz);
+        let features = Features { va_bits, ..test_features() };
+        let decoded = ContextDescriptor::decode(words, &features, &STREAM);
+        assert_eq!(decoded.is_ok(), legal, "TG0 {granule} T0SZ {tsz} of {va_bits}");
+    }
+}
