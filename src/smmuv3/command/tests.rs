@@ -251,6 +251,8 @@ fn a_range_or_a_level_is_enough_of_a_span() {
     assert_eq!(check(full, Granule::Size4K, 0, 0, 0), Err(CommandError::EmptySpan(0x23)));
     assert_eq!(check(full, Granule::Size16K, 1, 0, 0), Err(CommandError::EmptySpan(0x23)));
     assert_eq!(check(Features { ds: true, ..full }, Granule::Size16K, 1, 0, 0), Ok(()));
+    assert_eq!(check(full, Granule::Size16K, 2, 0, 0), Ok(()));
+    assert_eq!(check(full, Granule::Size4K, 1, 0, 0), Ok(()));
     let without = Features { range_invalidation: false, ..full };
     assert_eq!(check(without, Granule::Size4K, 0, 1, 0), Err(CommandError::NotSupported(0x23)));
 }

@@ -353,6 +353,13 @@ fn two_entries_for_one_address_conflict() {
     // 3.21.1.3: an invalidation removes all that match.
     bench.after(Command::TlbiNhVa { vmid: Vmid(0), asid: Asid(1), range: at(0x20_1000, true) });
     assert_eq!(bench.tlb.look_up(el1(0, 1), 0x20_1000), Ok(None));
+    // The same page, global and not; a page, and as much of a block around it.
+    bench.leaf(el1(0, 1), false, 0x3000, PAGE_4K).leaf(el1(0, 1), true, 0x3000, PAGE_4K);
+    assert_eq!(bench.tlb.look_up(el1(0, 1), 0x3000), Err(Conflict));
+    let part = Tags::leaf(el1(0, 1), false, 0x4000, BLOCK_2M).part(0x4000, 12);
+    bench.tlb.insert(part, 0, &mut bench.random);
+    bench.leaf(el1(0, 1), false, 0x4000, PAGE_4K);
+    assert_eq!(bench.tlb.look_up(el1(0, 1), 0x4000), Err(Conflict));
 }
 
 #[test]
