@@ -283,3 +283,32 @@ impl FlagUpdate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn sizes_and_cacheabilities_are_numbered_as_their_fields_are() {
+        // 6.3.6, OAS; 5.2, S1CIR. Bits above the field do not count.
+        let sizes = [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|value| AddressSize::from_low_bits(value).bits());
+        assert_eq!(sizes, [32, 36, 40, 42, 44, 48, 52, 56, 32]);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(Cacheability::from_low_bits),
+            [
+                Cacheability::NonCacheable,
+                Cacheability::WriteBack,
+                Cacheability::WriteThrough,
+                Cacheability::WriteBackNoAllocate,
+                Cacheability::NonCacheable
+            ]
+        );
+    }
+
+    #[test]
+    fn physical_addresses_are_shown_in_hexadecimal() {
+        assert_eq!(format!("{:?}", PhysAddr(0x8123_4000)), "PhysAddr(0x81234000)");
+    }
+}

@@ -253,3 +253,29 @@ impl Streams {
         self.first <= last && first <= self.last
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disturbed_caches_forget_all_in_the_end_and_read_ahead_with_and_without_substream() {
+        let stream = StreamId(0x100);
+        let page = Place { granule: Granule::Size4K, level: 3 };
+        let mut caches = Caches::<u8, u8>::new();
+        caches.insert_ste(stream, [1; 8]);
+        caches.insert_cd(stream, 0, [1; 8]);
+        caches.insert_leaf(Tags::leaf(Space::El2, false, 0x5000, page), 1);
+        assert!((0..20_000).all(|_| caches.disturb().is_none()), "nobody disturbs them");
+        assert!(caches.stes.look_up(stream).is_some() && caches.cds.look_up(stream, 0).is_some());
+        caches.set_seed(1);
+        let ahead: std::vec::Vec<_> = (0..20_000).filter_map(|_| caches.disturb()).collect();
+        assert!(caches.stes.look_up(stream).is_none() && caches.cds.look_up(stream, 0).is_none());
+        assert_eq!(caches.tlb.look_up(Space::El2, 0x5000), Ok(None));
+        for number in 0x100..0x108 {
+            assert!(ahead.contains(&(StreamId(number), None)));
+            assert!((0..4).all(|substream| ahead.contains(&(StreamId(number), SubstreamId::new(substream)))));
+        }
+        assert!(ahead.iter().all(|(stream, _)| stream.0 & !7 == 0x100));
+    }
+}

@@ -170,9 +170,11 @@ fn cd_address(
     walker: &mut Walker<'_, impl Memory>,
 ) -> Result<u64, Denied> {
     let split = match stage1.format {
-        ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
-        ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
-        _ => return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
+        ContextTableFormat::TwoLevel4K => 6,
+        ContextTableFormat::TwoLevel64K => 10,
+        ContextTableFormat::Linear => {
+            return Ok(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64);
+        }
     };
     let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
     let word = match walker.caches.cds.look_up_level1(origin.stream, index, split) {

@@ -150,6 +150,20 @@ fn el2_knows_no_privilege() {
 }
 
 #[test]
+fn el2_can_disable_a_half_of_its_addresses_with_e2h_alone() {
+    // EPD0 is bit 14 of a CD; without E2H there is one half (5.4, EPD0).
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(2 << 30, CD_R | CD_A | 1 << 14);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    let mut direct = Direct::enabled(ALL_ON, 1);
+    direct.stage1(2 << 30, CD_R | CD_A | 1 << 14);
+    direct.map(0x5000, DATA, PAGE_RW);
+    // F_TRANSLATION; RnW, CLASS = IN.
+    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0010, 0x208_0000_0000, 0x5000, 0]);
+}
+
+#[test]
 fn override_of_privilege_comes_before_the_check_and_the_record() {
     let mut direct = Direct::enabled(ALL_ON, 0);
     // PRIVCFG 3: privileged. PnU is bit 33.

@@ -260,3 +260,21 @@ fn unprivileged_access_is_disabled_by_bits_66_and_130() {
     let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
     assert!(!ContextDescriptor::decode(words, &features, &el2).unwrap().ttb0.unwrap().unprivileged_disabled);
 }
+
+#[test]
+fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_so_many() {
+    // VAX 0 and 1 (5.4, T0SZ); TG0 1 is 64 KiB.
+    for (granule, tsz, va_bits, legal) in [
+        (0, 16, 52, true),
+        (0, 15, 52, false),
+        (1, 12, 52, true),
+        (1, 11, 52, false),
+        (1, 16, 48, true),
+        (1, 15, 48, false),
+    ] {
+        let words = lower_with(0xff, granule << 6 | tsz);
+        let features = Features { va_bits, ..test_features() };
+        let decoded = ContextDescriptor::decode(words, &features, &STREAM);
+        assert_eq!(decoded.is_ok(), legal, "TG0 {granule} T0SZ {tsz} of {va_bits}");
+    }
+}

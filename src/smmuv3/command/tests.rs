@@ -173,6 +173,12 @@ fn ignored_substream_and_global_are_dropped() {
         Command::decode([0x0000_0102_abcd_e240, 0x34]),
         Ok(Command::AtcInv { stream: StreamId(0x102), substream: None, global: false, address: 0, size: 52 })
     );
+    // Nor are they written: G is bit 9.
+    let words = |substream, global| {
+        Command::AtcInv { stream: StreamId(0x102), substream, global, address: 0, size: 52 }.encode()
+    };
+    assert_eq!(words(None, true), [0x0000_0102_0000_0040, 0x34]);
+    assert_eq!(words(Some(SSID(1)), false), [0x0000_0102_0000_1840, 0x34]);
 }
 
 #[test]
@@ -229,4 +235,24 @@ fn commands_need_their_features() {
         assert_eq!(command.check(&bare), Err(CommandError::NotSupported(opcode)));
     }
     assert_eq!(Command::Sync(SyncCompletion::None).check(&bare), Ok(()));
+}
+
+#[test]
+fn a_range_or_a_level_is_enough_of_a_span() {
+    // 4.4.1.1. Level 1 of the 16 KiB granule needs DS.
+    let full = test_features();
+    let check = |features: Features, granule, ttl, num, scale| {
+        let range = TlbiRange { address: 0, leaf: true, span: Some(TlbiSpan { granule, ttl, num, scale }) };
+        Command::TlbiEl2Vaa { range }.check(&features)
+    };
+    for (ttl, num, scale) in [(2, 0, 0), (0, 1, 0), (0, 0, 1)] {
+        assert_eq!(check(full, Granule::Size4K, ttl, num, scale), Ok(()), "TTL {ttl} NUM {num} SCALE {scale}");
+    }
+    assert_eq!(check(full, Granule::Size4K, 0, 0, 0), Err(CommandError::EmptySpan(0x23)));
+    assert_eq!(check(full, Granule::Size16K, 1, 0, 0), Err(CommandError::EmptySpan(0x23)));
+    assert_eq!(check(Features { ds: true, ..full }, Granule::Size16K, 1, 0, 0), Ok(()));
+    assert_eq!(check(full, Granule::Size16K, 2, 0, 0), Ok(()));
+    assert_eq!(check(full, Granule::Size4K, 1, 0, 0), Ok(()));
+    let without = Features { range_invalidation: false, ..full };
+    assert_eq!(check(without, Granule::Size4K, 0, 1, 0), Err(CommandError::NotSupported(0x23)));
 }

@@ -131,6 +131,7 @@ fn walks_begin_at_the_level_that_the_size_needs() {
     ] {
         let size = InputSize::new(tsz).unwrap();
         assert_eq!((size.start_level(), size.start_entries()), (level, entries), "TxSZ {tsz}");
+        assert_eq!((size.tsz(), size.bits()), (tsz, 64 - u32::from(tsz)));
     }
     assert_eq!((InputSize::new(15), InputSize::new(49)), (None, None));
     let size = InputSize::new(25).unwrap();

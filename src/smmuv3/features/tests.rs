@@ -91,8 +91,31 @@ fn e0pd_is_bit_13_of_idr3() {
 fn what_depends_on_a_missing_feature_is_off() {
     let without_ats = Features::decode(IdRegisters { idr0: EVERYTHING.idr0 & !(1 << 10), ..EVERYTHING }).unwrap();
     assert!(!without_ats.pri && !without_ats.pps && !without_ats.split_ats && without_ats.pri_queue.is_none());
-    let without_stage2 = Features::decode(IdRegisters { idr0: EVERYTHING.idr0 & !1, ..EVERYTHING }).unwrap();
-    assert!(!without_stage2.hyp && !without_stage2.split_ats);
+    // XNX is bit 4 of IDR3.
+    let with_xnx = IdRegisters { idr3: EVERYTHING.idr3 | 1 << 4, ..EVERYTHING };
+    assert!(Features::decode(with_xnx).unwrap().stage2_execute_by_privilege);
+    let without_stage2 = Features::decode(IdRegisters { idr0: EVERYTHING.idr0 & !1, ..with_xnx }).unwrap();
+    assert!(!without_stage2.hyp && !without_stage2.split_ats && !without_stage2.stage2_execute_by_privilege);
+    // STALL_MAX where nothing stalls (6.3.6), and PPS without substreams (6.3.4).
+    let without_stall = Features::decode(IdRegisters { idr0: EVERYTHING.idr0 | 1 << 24, ..EVERYTHING }).unwrap();
+    assert_eq!((without_stall.stall_model, without_stall.stall_max), (StallModel::Terminate, 0));
+    let without_substreams = IdRegisters { idr1: EVERYTHING.idr1 & !(0x1f << 6), ..EVERYTHING };
+    assert!(!Features::decode(without_substreams).unwrap().pps);
+}
+
+#[test]
+fn one_granule_and_one_format_of_tables_are_enough() {
+    // GRAN4K, GRAN16K and GRAN64K are bits 4 to 6 of IDR5.
+    for granule in 4..=6 {
+        let features = Features::decode(IdRegisters { idr5: 1 << granule | 4, ..EVERYTHING }).unwrap();
+        let found = [features.granule_4k, features.granule_16k, features.granule_64k];
+        assert_eq!(found, [4, 5, 6].map(|bit| bit == granule));
+    }
+    // TTF 1, 2 and 3: VMSAv8-32, VMSAv8-64, both.
+    for (formats, expected) in [(1, (true, false)), (2, (false, true)), (3, (true, true))] {
+        let features = Features::decode(IdRegisters { idr0: 3 | formats << 2, ..EVERYTHING }).unwrap();
+        assert_eq!((features.aarch32, features.aarch64), expected, "TTF {formats}");
+    }
 }
 
 #[test]
@@ -101,6 +124,8 @@ fn the_intermediate_size_is_at_least_40_bits_with_aarch32_tables() {
     let ids = IdRegisters { idr0: EVERYTHING.idr0 | 0xc, idr5: 0x71, ..EVERYTHING };
     assert_eq!(Features::decode(ids).unwrap().ias(), 40);
     assert_eq!(Features::decode(IdRegisters { idr0: EVERYTHING.idr0, ..ids }).unwrap().ias(), 36);
+    // OAS 4, 44 bits.
+    assert_eq!(Features::decode(IdRegisters { idr5: 0x74, ..ids }).unwrap().ias(), 44);
 }
 
 #[test]

@@ -178,6 +178,11 @@ fn stage_1_rules_of_5_2_hold() {
     let ignored = Ste::decode(set(STAGE1, 0, 2 << 4), &Features { ssid_bits: 0, cd2l: false, ..full }).unwrap();
     let expected = Stage1 { cd_max: 0, default_substream: DefaultSubstream::Terminate, ..stage1() };
     assert_eq!(ignored, Ste::new(StreamConfig::Stage1(expected)));
+    // S1DSS 1 and 2 also where the STE has none.
+    for default in [1, 2] {
+        let words = [0x8123_400b, 0x0800_00d4 | default, 0, 0, 0, 0, 0, 0];
+        assert_eq!(Ste::decode(words, &full), Ok(Ste::new(StreamConfig::Stage1(expected))));
+    }
     // S1Fmt 3 behaves as 0.
     assert_eq!(Ste::decode(set(STAGE1, 0, 3 << 4), &full), Ste::decode(STAGE1, &full));
 }
@@ -233,6 +238,12 @@ fn stage_2_rules_of_5_2_hold() {
     illegal(with_word2(1 << 51, 0), full, "S2AA64", 0);
     illegal(with_word2(0, 3 << 46), full, "S2TG", 3);
     illegal(STAGE2, Features { granule_4k: false, ..full }, "S2TG", 0);
+    illegal(with_word2(0, 1 << 46), Features { granule_64k: false, ..full }, "S2TG", 1);
+    illegal(with_word2(0, 2 << 46), Features { granule_16k: false, ..full }, "S2TG", 2);
+    // S2DS is w3[3] and counts only with IDR5.DS.
+    assert_eq!(Ste::decode(set(STAGE2, 3, 8), &full), Ste::decode(STAGE2, &full));
+    assert!(Ste::decode(STAGE2, &Features { ds: true, ..full }).is_ok());
+    illegal(set(STAGE2, 3, 8), Features { ds: true, ..full }, "S2DS", 1);
     illegal(with_word2(0, 1 << 56), Features { httu: Httu::None, ..full }, "S2HA", 1);
     illegal(with_word2(0, 1 << 55), Features { httu: Httu::AccessFlag, ..full }, "S2HD", 1);
     illegal(STAGE2, Features { table_endianness: TableEndianness::Big, ..full }, "S2ENDI", 0);
@@ -311,6 +322,8 @@ fn overrides_of_permissions_are_bits_48_to_51_of_word_1() {
     let incoming = Ok(Ste::new(StreamConfig::Bypass));
     assert_eq!(Ste::decode([0x9, 0x0005_0000_0000_0000, 0, 0, 0, 0, 0, 0], &features), incoming);
     assert_eq!(Ste::decode(words, &test_features()), incoming);
+    let words = [0x9, 0x000e_0000_0000_0000, 0, 0, 0, 0, 0, 0];
+    assert_eq!(Ste::decode(words, &test_features()), incoming);
 }
 
 #[test]
@@ -323,5 +336,22 @@ fn smallest_ipas_with_small_tables_are_of_16_bits_and_17_with_the_large_granule(
         let mut words = STAGE2;
         words[2] = words[2] & !(0xff << 32 | 3 << 46) | granule << 46 | sl0 << 38 | t0sz << 32;
         assert_eq!(Ste::decode(words, &features).is_ok(), legal, "S2TG {granule} S2T0SZ {t0sz}");
+    }
+}
+
+#[test]
+fn vmid_counts_where_it_tags_translations() {
+    // 5.2, S2VMID: not without stage 2, not where nothing is translated, not in the world of EL2.
+    let full = test_features();
+    let vmid = |words: [u64; 8], features: Features| Ste::decode(set(words, 2, 0x142), &features).map(|ste| ste.vmid.0);
+    let el2 = set(STAGE1, 1, 2 << 30);
+    assert_eq!(vmid(STAGE1, full), Ok(0x142));
+    assert_eq!(vmid(STAGE2, full), Ok(0x142));
+    for bits in [8, 16] {
+        let features = Features { vmid_bits: bits, ..full };
+        assert_eq!(vmid(STAGE1, Features { stage2: false, ..features }), Ok(0));
+        assert_eq!(vmid(el2, features), Ok(0));
+        assert_eq!(vmid([0x1, 0, 0, 0, 0, 0, 0, 0], features), Ok(0));
+        assert_eq!(vmid([0x9, 0, 0, 0, 0, 0, 0, 0], features), Ok(0));
     }
 }

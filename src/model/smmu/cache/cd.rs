@@ -215,4 +215,25 @@ mod tests {
         // 4.3: translations and configuration are invalidated apart.
         assert_eq!(after(Command::TlbiNsnhAll), (KEYS.into(), LEVEL1.into()));
     }
+
+    #[test]
+    fn an_entry_takes_the_place_of_the_old_one_and_of_no_other() {
+        // As much as there is room for: 4 CDs each of 32 streams, 4 descriptors each of 4.
+        let (mut cache, mut random) = (CdCache::new(), Random::new(1));
+        let cds = || (0..32).flat_map(|stream| (0..4).map(move |index| (StreamId(stream), index)));
+        let level1 = || (0..4).flat_map(|stream| [0, 64, 128, 192].map(|index| (StreamId(stream), index)));
+        for word in [1, 2] {
+            cds().for_each(|(stream, index)| cache.insert(stream, index, [word; 8], &mut random));
+            level1().for_each(|(stream, index)| cache.insert_level1(stream, index, 6, word, &mut random));
+        }
+        assert!(cds().all(|(stream, index)| cache.look_up(stream, index) == Some([2; 8])));
+        assert!(level1().all(|(stream, index)| cache.look_up_level1(stream, index, 6) == Some(2)));
+    }
+
+    #[test]
+    fn evictions_leave_nothing_in_the_end() {
+        let (mut cache, mut random) = (filled(), Random::new(1));
+        (0..10_000).for_each(|_| cache.evict(&mut random));
+        assert_eq!((cache.entries.iter().count(), cache.level1.iter().count()), (0, 0));
+    }
 }

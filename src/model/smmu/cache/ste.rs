@@ -200,4 +200,23 @@ mod tests {
         }
         assert_eq!(cache.entries.iter().count(), 64);
     }
+
+    #[test]
+    fn an_entry_takes_the_place_of_the_old_one_and_of_no_other() {
+        // As much as there is room for: neighbouring STEs, neighbouring descriptors of 64.
+        let (mut cache, mut random) = (SteCache::new(), Random::new(1));
+        for word in [1, 2] {
+            (0..64).for_each(|stream| cache.insert(StreamId(stream), [word; 8], &mut random));
+            (0..16).for_each(|number| cache.insert_level1(StreamId(number << 6), 6, word, &mut random));
+        }
+        assert!((0..64).all(|stream| cache.look_up(StreamId(stream)) == Some([2; 8])));
+        assert!((0..16).all(|number| cache.look_up_level1(StreamId(number << 6), 6) == Some(2)));
+    }
+
+    #[test]
+    fn evictions_leave_nothing_in_the_end() {
+        let (mut cache, mut random) = (filled(), Random::new(1));
+        (0..10_000).for_each(|_| cache.evict(&mut random));
+        assert_eq!((cache.entries.iter().count(), cache.level1.iter().count()), (0, 0));
+    }
 }

@@ -10,7 +10,7 @@ use crate::model::memory::Memory;
 use crate::model::smmu::cache::{Conflict, Place, Space, Tags};
 use crate::smmuv3::Granule;
 use crate::smmuv3::cd::ContextDescriptor;
-use crate::smmuv3::event::{FaultClass, FaultKind};
+use crate::smmuv3::event::FaultKind;
 use crate::smmuv3::ste::StreamWorld;
 
 impl Mapping {
@@ -56,16 +56,11 @@ impl<M: Memory> Walker<'_, M> {
     }
 
     /// What is kept of the translation of `ipa` at stage 2.
-    pub(super) fn recall_stage2(
-        &mut self,
-        ipa: u64,
-        class: FaultClass,
-        writes: bool,
-    ) -> Result<Option<Mapping>, Fault> {
+    pub(super) fn recall_stage2(&mut self, ipa: u64, writes: bool) -> Result<Option<Mapping>, Fault> {
         match self.look_up(Space::Stage2 { vmid: self.vmid }, ipa, writes) {
             Ok(kept) => Ok(kept.and_then(|translation| translation.stage2)),
             Err(Conflict) => {
-                Err(Fault { cause: Cause::Conflict, class, ipa: Some(ipa), ..Fault::stage1(FaultKind::Translation) })
+                Err(Fault { cause: Cause::Conflict, ipa: Some(ipa), ..Fault::stage1(FaultKind::Translation) })
             }
         }
     }

@@ -51,7 +51,7 @@ impl Permissions {
         self.of(access.privileged).permit(access)
     }
 
-    /// Whether of an `access` that reads and writes only the reading is not permitted.
+    /// Whether of an `access` that reads and writes only the reading is not permitted, as at stage 2 alone can be.
     pub(super) const fn lack_reading(&self, access: Access) -> bool {
         access.read && access.write && self.of(access.privileged).write && !self.of(access.privileged).read
     }

@@ -26,12 +26,9 @@ impl Fault {
 impl Mapping {
     /// Whether stage 1 permits `access`.
     pub(super) fn check_stage1(&self, access: Option<Access>) -> Result<(), Fault> {
-        match access.filter(|&access| !self.permissions.permit(access)) {
-            Some(access) => {
-                let read_only = self.permissions.lack_reading(access);
-                Err(Fault { read_only, ..Fault::stage1(FaultKind::Permission) })
-            }
-            None => Ok(()),
+        match access {
+            Some(access) if !self.permissions.permit(access) => Err(Fault::stage1(FaultKind::Permission)),
+            _ => Ok(()),
         }
     }
 }

@@ -53,7 +53,7 @@ impl<M: Memory> Walker<'_, M> {
             return Err(Fault::stage2(FaultKind::Translation, ipa, class, access));
         };
         let writes = access.is_some_and(|access| access.write);
-        let mapping = match self.recall_stage2(ipa, class, writes)? {
+        let mapping = match self.recall_stage2(ipa, writes)? {
             Some(mapping) => mapping,
             None => {
                 let mapping = self.walk_stage2(stage2, start, ipa, class, access)?;

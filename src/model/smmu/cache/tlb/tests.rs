@@ -122,6 +122,12 @@ fn aset_separates_global_entries_and_no_others() {
     assert_eq!(bench.tlb.look_up(el1(2, 5), 0x4000_3000), Ok(None));
     assert_eq!(bench.tlb.look_up(el1_private(1, 5), 0x4000_0000), Ok(Some(0)));
     assert_eq!(bench.tlb.look_up(el1(1, 5), 0x4000_4000), Ok(Some(15)));
+    // At EL2 with E2H too.
+    let e2h_private = |asid| Space::El2E2h { asid: Asid(asid), private_asid: true };
+    assert_eq!(bench.tlb.look_up(e2h(9), 0x4000_3000), Ok(Some(14)));
+    assert_eq!(bench.tlb.look_up(e2h_private(5), 0x4000_3000), Ok(None));
+    assert_eq!(bench.tlb.look_up(e2h_private(5), 0x4000_0000), Ok(Some(12)));
+    assert_eq!(bench.tlb.look_up(e2h(9), 0x4000_0000), Ok(None));
 }
 
 #[test]
@@ -347,6 +353,13 @@ fn two_entries_for_one_address_conflict() {
     // 3.21.1.3: an invalidation removes all that match.
     bench.after(Command::TlbiNhVa { vmid: Vmid(0), asid: Asid(1), range: at(0x20_1000, true) });
     assert_eq!(bench.tlb.look_up(el1(0, 1), 0x20_1000), Ok(None));
+    // The same page, global and not; a page, and as much of a block around it.
+    bench.leaf(el1(0, 1), false, 0x3000, PAGE_4K).leaf(el1(0, 1), true, 0x3000, PAGE_4K);
+    assert_eq!(bench.tlb.look_up(el1(0, 1), 0x3000), Err(Conflict));
+    let part = Tags::leaf(el1(0, 1), false, 0x4000, BLOCK_2M).part(0x4000, 12);
+    bench.tlb.insert(part, 0, &mut bench.random);
+    bench.leaf(el1(0, 1), false, 0x4000, PAGE_4K);
+    assert_eq!(bench.tlb.look_up(el1(0, 1), 0x4000), Err(Conflict));
 }
 
 #[test]
@@ -356,6 +369,18 @@ fn an_entry_for_the_same_leaf_takes_the_place_of_the_old_one() {
     assert_eq!(bench.tlb.look_up(el1(0, 1), 0x1000), Ok(Some(1)));
     bench.leaf(el1(0, 1), true, 0x2000, PAGE_4K).leaf(el1(0, 2), true, 0x2000, PAGE_4K);
     assert_eq!(bench.tlb.look_up(el1(0, 3), 0x2000), Ok(Some(3)));
+}
+
+#[test]
+fn entries_for_other_leaves_keep_their_places() {
+    // As many neighbours as there is room for, put in twice.
+    let mut bench = Bench::new();
+    for page in (0..512).chain(0..512) {
+        bench.leaf(el1(0, 1), false, page << 12, PAGE_4K);
+    }
+    for page in 0..512 {
+        assert_eq!(bench.tlb.look_up(el1(0, 1), page << 12), Ok(Some(512 + page as usize)));
+    }
 }
 
 #[test]
