@@ -269,7 +269,9 @@ mod tests {
         assert!((0..20_000).all(|_| caches.disturb().is_none()), "nobody disturbs them");
         assert!(caches.stes.look_up(stream).is_some() && caches.cds.look_up(stream, 0).is_some());
         caches.set_seed(1);
-        let ahead: std::vec::Vec<_> = (0..20_000).filter_map(|_| caches.disturb()).collect();
+        let ahead =
+            (0..20_000).filter_map(|_| caches.disturb()).map(|Ahead { origin, .. }| (origin.stream, origin.substream));
+        let ahead: std::vec::Vec<_> = ahead.collect();
         assert!(caches.stes.look_up(stream).is_none() && caches.cds.look_up(stream, 0).is_none());
         assert_eq!(caches.tlb.look_up(Space::El2, 0x5000), Ok(None));
         for number in 0x100..0x108 {

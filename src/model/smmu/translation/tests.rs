@@ -196,7 +196,8 @@ fn at_stage2(features: &Features, memory: &HostMemory, more: u64, update: bool, 
     let ste = Ste::decode([0xd, 0, third, TABLES, 0, 0, 0, 0], features).unwrap();
     let StreamConfig::Stage2(stage2) = ste.config else { panic!() };
     let mut caches = Caches::new();
-    let mut walker = walker(features, &mut caches, memory, update);
+    let purpose = if update { Purpose::Access } else { Purpose::Look };
+    let mut walker = walker(features, &mut caches, memory, purpose);
     let mapping = walker.stage2(&stage2, 0x5_1234, FaultClass::Input, Some(access));
     let kept = caches.tlb.look_up(Space::Stage2 { vmid: Vmid(0) }, 0x5_1234).unwrap().is_some();
     (mapping.ok().map(|mapping| mapping.output), kept)
@@ -232,7 +233,7 @@ fn what_is_denied_while_its_access_flag_is_0_is_not_for_caching() {
         // AP[2]: read only.
         memory.write64(PhysAddr(TABLES + 0x1_0000 + 5 * 8), 0x4008_0000 | 0xbc3 | flag).unwrap();
         let mut caches = Caches::new();
-        let mut walker = walker(&features, &mut caches, &memory, true);
+        let mut walker = walker(&features, &mut caches, &memory, Purpose::Access);
         let mapping = walker.stage1(&cd, StreamWorld::El1, 0x5_1234, Some(Access::WRITE)).unwrap();
         assert_eq!(mapping.fleeting, !kept);
         // S2AP 1: read only; S2HA.
