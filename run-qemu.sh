@@ -137,6 +137,10 @@ setup_gdb() {
     gdb_for_aarch64 >/dev/null || install_package "a GDB that knows aarch64" gdb-multiarch
 }
 
+setup_spin() {
+    command -v spin >/dev/null || install_package "the model checker Spin" spin
+}
+
 # --- Build and boot ------------------------------------------------------------------------------------------------
 
 build() { # CARGO-ARGUMENT...
@@ -287,7 +291,7 @@ case ${1:-} in
 '') run_main_job ;;
 test) run_tests "${2:-}" ;;
 gdb) shift; run_gdb "$@" ;;
-setup) setup_rust; setup_qemu; setup_gdb ;;
+setup) setup_rust; setup_qemu; setup_gdb; setup_spin ;;
 *)
     [[ -f $1 ]] || die "unknown command '$1' (--help lists them)"
     # A list of tests goes to a program: the EL2 image, which introduces itself, has no part in it.

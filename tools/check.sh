@@ -31,6 +31,7 @@ check clippy-target cargo clippy --locked --target "$target" --lib --bins --test
 RUSTDOCFLAGS="-D warnings" check docs-host cargo doc --locked --no-deps --document-private-items
 RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib --target "$target"
 check test ./run-qemu.sh test
+check models tools/models.sh
 for cores in 1 2 4 8; do
     check "main-job-$cores-cores" ./run-qemu.sh --smp "$cores"
 done

@@ -166,7 +166,7 @@ mod tests {
         let domain = Arc::new(Domain::new());
         let mut cpu = Cpu::of_test(0);
         domain.online(&mut cpu);
-        let table = FaultTable::new(domain, Arc::new(Nobody), 0, Limits { states: 2, groups: 1 }).unwrap();
+        let table = FaultTable::new(Arc::clone(&domain), Arc::new(Nobody), 0, Limits { states: 2, groups: 1 }).unwrap();
         let open = |cpu: &mut Cpu| {
             let limits = StreamLimits { groups: 1, requests: 1, time_out_us: 1000, priority: Priority::Normal };
             let handler = Arc::new(Nobody);
@@ -180,5 +180,8 @@ mod tests {
         cpu.masked(|masked| closing.finish(masked)).unwrap();
         open(&mut cpu).unwrap();
         assert!(Closing::begin(&table, found).is_none());
+        drop(table);
+        domain.poll(&mut cpu);
+        assert_eq!(domain.stats().in_memory(), 0);
     }
 }
