@@ -269,15 +269,13 @@ mod tests {
         assert!((0..20_000).all(|_| caches.disturb().is_none()), "nobody disturbs them");
         assert!(caches.stes.look_up(stream).is_some() && caches.cds.look_up(stream, 0).is_some());
         caches.set_seed(1);
-        let ahead =
-            (0..20_000).filter_map(|_| caches.disturb()).map(|Ahead { origin, .. }| (origin.stream, origin.substream));
-        let ahead: std::vec::Vec<_> = ahead.collect();
+        let ahead: std::vec::Vec<_> = (0..30_000).filter_map(|_| caches.disturb()).map(|ahead| ahead.origin).collect();
         assert!(caches.stes.look_up(stream).is_none() && caches.cds.look_up(stream, 0).is_none());
         assert_eq!(caches.tlb.look_up(Space::El2, 0x5000), Ok(None));
         for number in 0x100..0x108 {
-            assert!(ahead.contains(&(StreamId(number), None)));
-            assert!((0..4).all(|substream| ahead.contains(&(StreamId(number), SubstreamId::new(substream)))));
+            let expected = |substream| ahead.contains(&Origin { stream: StreamId(number), substream });
+            assert!(expected(None) && (0..4).all(|substream| expected(SubstreamId::new(substream))));
         }
-        assert!(ahead.iter().all(|(stream, _)| stream.0 & !7 == 0x100));
+        assert!(ahead.iter().all(|origin| origin.stream.0 & !7 == 0x100));
     }
 }

@@ -191,12 +191,17 @@ fn every_stage2_word_is_walked_within_bounds() {
 
 /// S2T0SZ 22, S2SL0 1 and S2TG 1 (64 KiB, from level 2), S2PS 6 (52 bits), S2AA64, with more of word 2 (5.2): where IPA
 /// 0x5_1234 leads, if `access` is permitted, and whether the leaf is kept.
-fn at_stage2(features: &Features, memory: &HostMemory, more: u64, update: bool, access: Access) -> (Option<u64>, bool) {
+fn at_stage2(
+    features: &Features,
+    memory: &HostMemory,
+    more: u64,
+    purpose: Purpose,
+    access: Access,
+) -> (Option<u64>, bool) {
     let third = 22 << 32 | 1 << 38 | 1 << 46 | 6 << 48 | 1 << 51 | more;
     let ste = Ste::decode([0xd, 0, third, TABLES, 0, 0, 0, 0], features).unwrap();
     let StreamConfig::Stage2(stage2) = ste.config else { panic!() };
     let mut caches = Caches::new();
-    let purpose = if update { Purpose::Access } else { Purpose::Look };
     let mut walker = walker(features, &mut caches, memory, purpose);
     let mapping = walker.stage2(&stage2, 0x5_1234, FaultClass::Input, Some(access));
     let kept = caches.tlb.look_up(Space::Stage2 { vmid: Vmid(0) }, 0x5_1234).unwrap().is_some();
@@ -214,13 +219,13 @@ fn stage2_tables_may_be_big_endian_and_have_52_bits_out() {
     memory.write64(PhysAddr(TABLES), ((TABLES + 0x1_0000) | 3).swap_bytes()).unwrap();
     memory.write64(page, word.swap_bytes()).unwrap();
     // A look alone changes nothing.
-    assert_eq!(at_stage2(&features, &memory, BIG, false, Access::READ).0, Some(0xa_1234_5678_0000));
+    assert_eq!(at_stage2(&features, &memory, BIG, Purpose::Look, Access::READ).0, Some(0xa_1234_5678_0000));
     assert_eq!(memory.read64(page).unwrap().swap_bytes(), word);
-    assert_eq!(at_stage2(&features, &memory, BIG, true, Access::READ), (Some(0xa_1234_5678_0000), true));
+    assert_eq!(at_stage2(&features, &memory, BIG, Purpose::Access, Access::READ), (Some(0xa_1234_5678_0000), true));
     assert_eq!(memory.read64(page).unwrap().swap_bytes(), word | 1 << 10);
     // With 48 bits of physical address those bits mean nothing.
     let narrow = Features { oas: AddressSize::Bits48, ..features };
-    assert_eq!(at_stage2(&narrow, &memory, BIG, true, Access::READ).0, Some(0x1234_5678_0000));
+    assert_eq!(at_stage2(&narrow, &memory, BIG, Purpose::Access, Access::READ).0, Some(0x1234_5678_0000));
 }
 
 #[test]
@@ -238,6 +243,6 @@ fn what_is_denied_while_its_access_flag_is_0_is_not_for_caching() {
         assert_eq!(mapping.fleeting, !kept);
         // S2AP 1: read only; S2HA.
         memory.write64(PhysAddr(TABLES + 0x1_0000 + 5 * 8), 0x4008_0000 | 0x37f | flag).unwrap();
-        assert_eq!(at_stage2(&features, &memory, 1 << 56, true, Access::WRITE), (None, kept));
+        assert_eq!(at_stage2(&features, &memory, 1 << 56, Purpose::Access, Access::WRITE), (None, kept));
     }
 }
