@@ -11,5 +11,6 @@ fn main() {
         println!("cargo:rustc-link-arg-bin=smmu-model=-T{package}/boot/model.ld");
         println!("cargo:rustc-link-arg-bin=smmu-iopf=-T{package}/linker.ld");
         println!("cargo:rustc-link-arg-tests=-T{package}/linker.ld");
+        println!("cargo:rustc-link-arg-benches=-T{package}/linker.ld");
     }
 }

@@ -6,6 +6,7 @@ pub mod heap;
 pub mod image;
 pub mod mmio;
 pub mod mmu;
+pub mod pmu;
 pub mod semihosting;
 pub mod timer;
 

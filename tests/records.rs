@@ -130,7 +130,7 @@ impl Random {
                 2 => SyncCompletion::Event,
                 _ => SyncCompletion::Interrupt {
                     msi: Some(Msi {
-                        address: PhysAddr((self.next() & 0x00ff_ffff_ffff_fffc) | 4),
+                        address: PhysAddr((self.next() & 0x000f_ffff_ffff_fffc) | 4),
                         data: self.next() as u32,
                         attributes: self.below(16) as u8,
                         shareability: Shareability::from_low_bits(self.next()),

@@ -27,7 +27,7 @@ check() {
 check setup ./run-qemu.sh setup
 check fmt cargo fmt --all --check
 check clippy-host cargo clippy --locked --all-targets -- -D warnings
-check clippy-target cargo clippy --locked --target "$target" --lib --bins --test target -- -D warnings
+check clippy-target cargo clippy --locked --target "$target" --lib --bins --test target --bench target -- -D warnings
 RUSTDOCFLAGS="-D warnings" check docs-host cargo doc --locked --no-deps --document-private-items
 RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib --target "$target"
 check test ./run-qemu.sh test
@@ -45,6 +45,7 @@ check main-job-no-its ./run-qemu.sh --no-its
 check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh
+check costs tools/costs.sh
 check gdb tools/gdb/test.sh
 
 ((failed == 0)) || printf '\nfailed: %s\n' "${names[*]}"

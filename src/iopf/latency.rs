@@ -3,6 +3,7 @@
 //! Measured if the table has a clock, from a group's report, or from when it was deferred, until its answer was decided and, if it
 //! was deferred, sent. Each core adds to its own copy, as for the counters.
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::sync::Masked;
@@ -38,18 +39,20 @@ impl Latencies {
     }
 }
 
-/// The buckets, a set for each core.
+/// The buckets, a set for each core, in memory of their own.
 #[derive(Debug)]
-pub(super) struct Histogram(PerCore<[AtomicU64; BUCKETS]>);
+pub(super) struct Histogram(Box<[PerCore<[AtomicU64; BUCKETS]>; 1]>);
 
 impl Histogram {
-    pub(super) fn new() -> Self {
-        Self(PerCore::new(|| [const { AtomicU64::new(0) }; BUCKETS]))
+    /// `None` without memory.
+    pub(super) fn new() -> Option<Self> {
+        let buckets = super::try_boxed(1, || Some(PerCore::new(|| [const { AtomicU64::new(0) }; BUCKETS])))?;
+        buckets.try_into().ok().map(Self)
     }
 
     pub(super) fn add(&self, masked: &Masked, ticks: u64) {
         let bucket = (u64::BITS - ticks.leading_zeros()) as usize;
-        if let Some(own) = self.0.here(masked).get(bucket.min(BUCKETS - 1)) {
+        if let Some(own) = self.0[0].here(masked).get(bucket.min(BUCKETS - 1)) {
             own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
@@ -57,7 +60,7 @@ impl Histogram {
     /// The sums over all cores.
     pub(super) fn read(&self) -> Latencies {
         let mut buckets = [0; BUCKETS];
-        for (_, of_core) in self.0.iter() {
+        for (_, of_core) in self.0[0].iter() {
             buckets.iter_mut().zip(of_core).for_each(|(sum, own)| *sum += own.load(Relaxed));
         }
         Latencies { buckets }
@@ -71,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_time_is_in_the_bucket_of_the_next_power_of_two() {
-        let histogram = Histogram::new();
+        let histogram = Histogram::new().unwrap();
         for core in 0..2 {
             Cpu::of_test(core).masked(|masked| {
                 [0, 1, 2, 3, 4, 1 << 30, 1 << 31, u64::MAX].into_iter().for_each(|ticks| histogram.add(masked, ticks));

@@ -31,7 +31,7 @@ impl Shared {
             responder,
             limits,
             counters: Counters::new()?,
-            latencies: Histogram::new(),
+            latencies: Histogram::new()?,
             clock: Once::new(),
             slots_in_use: AtomicUsize::new(0),
             live: AtomicUsize::new(0),

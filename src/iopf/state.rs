@@ -92,7 +92,7 @@ impl FaultState {
             next: Hint::new(0),
             lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new()?,
-            latencies: Histogram::new(),
+            latencies: Histogram::new()?,
         })
     }
 

@@ -83,17 +83,17 @@ pub enum DeviceError {
 }
 
 impl Devices {
-    /// Brings up every SMMU and finds every engine of the board. With `trace`, SMMUs keep a hash over records and answers.
+    /// Brings up every SMMU, with `options`, and finds every engine of the board.
     ///
     /// # Errors
     ///
     /// [`DeviceError`] names the device that failed.
-    pub fn bring_up(kernel: &'static Kernel, cpu: &mut Cpu, trace: bool) -> Result<&'static Self, DeviceError> {
+    pub fn bring_up(kernel: &'static Kernel, cpu: &mut Cpu, options: &Options) -> Result<&'static Self, DeviceError> {
         let smmus = kernel
             .board
             .smmus
             .iter()
-            .map(|description| bring_up_smmu(kernel, cpu, description, trace))
+            .map(|description| bring_up_smmu(kernel, cpu, description, options.clone()))
             .collect::<Result<Vec<_>, _>>()?;
         let engines = kernel
             .board
@@ -141,7 +141,7 @@ fn bring_up_smmu(
     kernel: &'static Kernel,
     cpu: &mut Cpu,
     description: &board::Smmu,
-    trace: bool,
+    options: Options,
 ) -> Result<Unit, DeviceError> {
     let at = description.window.start;
     let registers = kernel.board.registers(&description.window).ok_or(DeviceError::NotMapped(at))?;
@@ -149,7 +149,6 @@ fn bring_up_smmu(
     let events = Arc::new(EventLog::new());
     let hooks = Hooks { wake: Arc::new(WakeDrainer), events: events.clone() };
     let memory = kernel.device_memory.clone();
-    let options = Options { trace, stream_bits: 16, ..Options::default() };
     let smmu = Smmu::probe(cpu, registers, memory, kernel.domain.clone(), Timer, hooks, options)
         .map_err(|error| DeviceError::Smmu(at, error))?;
     smmu.faults().set_clock(timer::ticks);
@@ -168,8 +167,8 @@ impl Unit {
         interrupts.connect(description.global_error, Box::new(|m| self.global_error(m)))
     }
 
-    /// One batch. An interrupt comes when a queue becomes non-empty only, so a rest calls for another.
-    fn drain(&self, masked: &Masked, queue: OutputQueue) {
+    /// What the queue's interrupt does: one batch. An interrupt comes when a queue becomes non-empty only, so a rest calls for another.
+    pub fn drain(&self, masked: &Masked, queue: OutputQueue) {
         let drained = match queue {
             OutputQueue::Events => self.smmu.drain_events(masked),
             OutputQueue::PageRequests => self.smmu.drain_page_requests(masked),

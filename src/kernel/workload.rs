@@ -10,6 +10,7 @@ mod wild;
 use super::devices::Devices;
 use super::report::Report;
 use super::runtime::Kernel;
+use crate::driver::Options;
 use crate::iopf::{Totals, WorkCounts};
 use crate::sync::Cpu;
 use bench::{Bench, Expected};
@@ -37,10 +38,10 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
             return 2;
         }
     };
-    let trace = argument("trace").is_some();
+    let options = Options { trace: argument("trace").is_some(), stream_bits: 16, ..Options::default() };
     let heap_before = kernel.heap.used();
     log::info!("smmu-iopf: {} cores run the kernel, seed {seed}", kernel.cores());
-    let devices = match Devices::bring_up(kernel, &mut cpu, trace) {
+    let devices = match Devices::bring_up(kernel, &mut cpu, &options) {
         Ok(devices) => devices,
         Err(error) => {
             log::error!("{error}");

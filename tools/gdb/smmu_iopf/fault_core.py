@@ -94,7 +94,7 @@ def table_lines(smmu):
 
 def latencies(histogram):
     """How many answers took how many ticks, in the buckets that are not empty, summed over the cores."""
-    per_core = histogram["__0"]["__0"]
+    per_core = histogram["__0"].dereference()[0]["__0"]
     cores = range(per_core.type.range()[1] + 1)
     buckets = range(per_core[0]["__0"].type.range()[1] + 1)
     sums = [sum(memory.number(per_core[core]["__0"][bucket]) for core in cores) for bucket in buckets]
