@@ -115,8 +115,9 @@ fn a_heap_that_is_full_at_any_allocation_of_open_leaves_nothing_open_and_nothing
             assert_eq!(open(&mut bench, &streams, kind), Ok(()), "allocation {sites}");
             sites += 1;
         }
-        // Two leaves, the StreamIDs, two slots, the requests of each, for pages the places, the statistics, the state.
-        assert_eq!(sites, if kind == Kind::Stall { 8 } else { 9 });
+        // Two leaves, the StreamIDs, two slots, the requests of each, for pages the places, the lane, the statistics, the
+        // latencies, the state.
+        assert_eq!(sites, if kind == Kind::Stall { 10 } else { 11 });
     }
 }
 
@@ -166,9 +167,9 @@ fn a_heap_that_is_full_at_any_allocation_of_enable_leaves_the_stream_off() {
         bench.enable(0, pager).unwrap();
         sites += 1;
     }
-    // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the
-    // statistics, the state.
-    assert_eq!(sites, 2 + 69);
+    // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the lane,
+    // the statistics, the latencies, the state.
+    assert_eq!(sites, 2 + 71);
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn an_enabled_stream_takes_what_the_documents_say() {
     };
     // The leaf of the first: a pointer and its domain for each of 1,024 StreamIDs.
     assert_eq!(of(1, Kind::Stall)[0], 16_384);
-    // Its StreamIDs; the slots; the requests of each; where its groups are; the statistics; the state.
-    assert_eq!(of(2, Kind::Stall), [4, 80, 24, 24, 2048, 152]);
-    assert_eq!(of(3, Kind::Page), [4, 80, 72, 72, 1024, 2048, 152]);
+    // Its StreamIDs; the slots; the requests of each; where its groups are; the lane; the statistics; the latencies; the state.
+    assert_eq!(of(2, Kind::Stall), [4, 96, 24, 24, 128, 2048, 2048, 256]);
+    assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024, 128, 2048, 2048, 256]);
 }

@@ -101,7 +101,7 @@ impl Random {
             15 => Command::TlbiS12VmAll { vmid },
             16 => {
                 let range = self.range();
-                let address = range.address & 0x00ff_ffff_ffff_ffff;
+                let address = range.address & 0x000f_ffff_ffff_ffff;
                 Command::TlbiS2Ipa { vmid, range: TlbiRange { address, ..range } }
             }
             17 => Command::TlbiNsnhAll,
