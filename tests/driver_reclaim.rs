@@ -75,6 +75,7 @@ impl World {
         handler
     }
 
+    #[expect(clippy::result_large_err, reason = "the space comes back in it, by value as it went")]
     fn forget(&mut self, space: AddressSpace) -> Result<(), Remembered<AddressSpace>> {
         let forgotten = self.bench.smmu.forget(&mut self.bench.cpu, space)?;
         AddressSpace::reclaim(forgotten);
