@@ -125,7 +125,8 @@ fn events_that_differ_in_any_field_do_not_merge() {
     };
     let first = |direct: &mut Direct| direct.issue(0x5000, READ, None);
     // The second access: the same; of another SubstreamID, StreamID, PnU, InD.
-    let seconds: [(&dyn Fn(&mut Direct) -> Issued, usize); 5] = [
+    type Second<'a> = &'a dyn Fn(&mut Direct) -> Issued;
+    let seconds: [(Second<'_>, usize); 5] = [
         (&first, 1),
         (&|direct| direct.issue(0x5000, READ, Some(1)), 2),
         (&|direct| direct.issue_from(STREAM + 1, 0x5000, READ), 2),
