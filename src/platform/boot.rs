@@ -16,7 +16,7 @@ use crate::arch::mmio::Mmio;
 use crate::arch::mmu::{AddressMap, Kind};
 
 /// The size of the heap in bytes.
-const HEAP_BYTES: u64 = 16 << 20;
+const HEAP_BYTES: u64 = 64 << 20;
 
 /// The size of a core's redistributor in bytes: the frames RD_base and SGI_base of a GICv3.
 const REDISTRIBUTOR_BYTES: u64 = 0x2_0000;
