@@ -64,6 +64,7 @@ impl Bench {
         let registers = &self.commands.registers;
         registers.write64(Register::EventqIrqCfg0, address);
         registers.write32(Register::EventqIrqCfg1, data);
+        registers.write32(Register::EventqIrqCfg2, 0);
         registers.write32(Register::IrqCtrl, 1 << 2); // EVENTQ
         becomes("IRQ_CTRLACK", 1 << 2, || registers.read32(Register::IrqCtrlAck))?;
         let cr0 = 1 << 3 | 1 << 2 | 1; // CMDQEN, EVENTQEN, SMMUEN

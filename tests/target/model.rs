@@ -60,6 +60,7 @@ impl Commands {
         };
         enable(0)?;
         let queue = kernel.device_memory.allocate(16 << QUEUE_BITS, 16 << QUEUE_BITS)?;
+        registers.write32(Register::Cr1, 0xd75); // Queues and tables are write-back, inner shareable (SMMU_CR1).
         registers.write64(Register::CmdqBase, queue.phys.0 | u64::from(QUEUE_BITS));
         registers.write32(Register::CmdqProd, 0);
         registers.write32(Register::CmdqCons, 0);

@@ -153,7 +153,7 @@ expect "smmu regs#2" "$qemu" "$model" \
     "CR0ACK          0x00024 0x0000001f  SMMUEN=1  PRIQEN=1  EVENTQEN=1  CMDQEN=1  ATSCHK=1  VMW=0" \
     "CR0ACK          0x00024 0x0000000d  SMMUEN=1  PRIQEN=0  EVENTQEN=1  CMDQEN=1  ATSCHK=0  VMW=0" \
     "CR1             0x00028 0x00000d75  QUEUE_IC=1 (write-back)  QUEUE_OC=1 (write-back)" \
-    "GBPA            0x00044 0x00100000  ABORT=1 (abort while disabled)  UPDATE=0 (complete)" \
+    "GBPA            0x00044 0x0010...  ABORT=1 (abort while disabled)  UPDATE=0 (complete)" \
     "IRQ_CTRL        0x00050 0x00000007  GERROR=1  PRIQ=1  EVENTQ=1" \
     "STRTAB_BASE_CFG 0x00088 0x00010210  FMT=1 (2-level)  SPLIT=8  LOG2SIZE=16" \
     "EVENTQ_BASE     0x000a0 0x4000000...09  ADDR=0x4...000  LOG2SIZE=9  ALLOCATE=1" \
