@@ -24,7 +24,6 @@ use super::command_queue::Synced;
 use super::error::DriverError;
 use super::hardware::Hardware;
 use super::registers::Registers;
-use super::stream::Stream;
 use super::{Delay, Smmu, structure};
 use crate::smmuv3::Asid;
 use crate::smmuv3::cd::ContextDescriptor;
@@ -159,7 +158,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let mut synced = self.invalidate_asid(cpu, grace, asid)?;
         for (&stream, attached) in control.streams.iter().filter(|(stream, _)| control.has_ats(**stream)) {
             for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
-                synced = self.invalidate_atc(cpu, &synced, stream, Stream::asked_with(substream), None)?;
+                synced = self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
             }
         }
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));

@@ -76,14 +76,17 @@ pub(super) struct Stream {
     /// The entry with faults off.
     pub(super) disabled: [u64; WORDS],
     pub(super) contexts: ContextTable,
+    /// Substream 0's descriptor serves the transactions without a substream (S1DSS = 0b10, 5.2).
+    pub(super) has_default: bool,
     /// The address spaces that a descriptor leads to, or that the device may still have translations of.
     pub(super) spaces: BTreeSet<(SubstreamId, Asid)>,
 }
 
 impl Stream {
-    /// The SubstreamID with which the device asks for the translations of `substream`: without one for the first (4.5.1).
-    pub(super) fn asked_with(substream: SubstreamId) -> Option<SubstreamId> {
-        Some(substream).filter(|&substream| substream != FIRST)
+    /// The SubstreamID with which the device asks for the translations of `substream` (4.5.1): none for what serves
+    /// transactions without one.
+    pub(super) fn asked_with(&self, substream: SubstreamId) -> Option<SubstreamId> {
+        Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
     }
 }
 
@@ -116,7 +119,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let [enabled, disabled] = self.entries(config, &contexts);
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
-        let attached = Stream { complete: false, mode: config.faults, ste, enabled, disabled, contexts, spaces };
+        let (mode, has_default) = (config.faults, config.context.is_some());
+        let attached = Stream { complete: false, mode, ste, enabled, disabled, contexts, has_default, spaces };
         let attached = control.streams.entry(stream).or_insert(attached);
         self.change_entry(cpu, stream, ste, &disabled)?;
         attached.complete = true;
@@ -157,7 +161,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         attached.spaces.extend(context.map(|context| (substream, context.asid)));
         let synced = self.change_descriptor(cpu, stream, substream, entry, &target)?;
         if has_ats {
-            self.invalidate_atc(cpu, &synced, stream, Stream::asked_with(substream), None)?;
+            self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
         }
         attached.spaces.retain(|space| space.0 != substream || context.is_some_and(|context| context.asid == space.1));
         Ok(())

@@ -116,8 +116,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         device.disable_ats();
         for stream in &life.streams {
             self.invalidate_device(cpu, *stream, None, None)?;
-            let spaces = streams.get(stream).into_iter().flat_map(|own| &own.spaces);
-            for substream in spaces.filter_map(|&(substream, _)| Stream::asked_with(substream)) {
+            let Some(own) = streams.get(stream) else { continue };
+            for substream in own.spaces.iter().filter_map(|&(substream, _)| own.asked_with(substream)) {
                 self.invalidate_device(cpu, *stream, Some(substream), None)?;
             }
         }
