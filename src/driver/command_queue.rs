@@ -181,7 +181,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     ///
     /// [`DriverError::Timeout`] naming `CMDQ_CONS` when the SYNC was not consumed in time,
     /// [`DriverError::IllegalCommand`] when the SMMU refused one of these commands,
-    /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed.
+    /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed,
+    /// [`DriverError::ManyErrors`] when there were more errors meanwhile than are kept.
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
         let errors = self.errors.load(Ordering::Acquire);
         let own = self.submit(cpu, commands)?;
@@ -200,7 +201,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             return Ok(Synced(()));
         }
         let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
-        cpu.masked(|masked| blame(&self.failures.lock(masked), &own, invalidates.then_some(end)))?;
+        cpu.masked(|masked| {
+            let failures = self.failures.lock(masked);
+            // Relaxed: counted under the lock.
+            let new = self.errors.load(Ordering::Relaxed) - errors;
+            blame(&failures, new, &own, invalidates.then_some(end))
+        })?;
         Ok(Synced(()))
     }
 

@@ -73,6 +73,9 @@ pub enum DriverError {
     /// again.
     #[error("an ATC invalidation timed out")]
     AtcInvalidationTimeout,
+    /// There were so many command queue errors while the commands were carried out that it is not known whether they were.
+    #[error("whether the commands were carried out is lost in {0} command queue errors")]
+    ManyErrors(u64),
     /// A core did not come to a quiescent point.
     #[error(transparent)]
     Grace(#[from] GraceTimeout),

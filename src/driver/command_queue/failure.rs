@@ -46,8 +46,17 @@ impl CommandFailure {
 pub(super) type Failures = heapless::HistoryBuf<CommandFailure, 16>;
 
 /// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `invalidated` if there are ATC
-/// invalidations among them.
-pub(super) fn blame(failures: &Failures, own: &Range<u64>, invalidated: Option<u64>) -> Result<(), DriverError> {
+/// invalidations among them. Since they were put into the queue there were `new` failures: of more than are kept, nobody
+/// knows.
+pub(super) fn blame(
+    failures: &Failures,
+    new: u64,
+    own: &Range<u64>,
+    invalidated: Option<u64>,
+) -> Result<(), DriverError> {
+    if new > failures.capacity() as u64 {
+        return Err(DriverError::ManyErrors(new));
+    }
     for failure in failures.oldest_ordered() {
         match failure.error {
             CommandError::Illegal if own.contains(&failure.position) => {
@@ -74,5 +83,22 @@ impl fmt::Display for Named {
             Ok(command) => write!(f, "{command:x?}"),
             Err(_) => write!(f, "{:#018x} {:#018x}", self.0[0], self.0[1]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 16 failures of somebody else hide one that came before them.
+    #[test]
+    fn what_more_failures_than_are_kept_say_is_not_taken_for_success() {
+        let mut failures = Failures::new();
+        let failure = |position| CommandFailure { error: CommandError::AtcInvalidation, words: [0x46, 0], position };
+        failures.write(failure(3));
+        (4..20).for_each(|position| failures.write(failure(position)));
+        assert_eq!(blame(&failures, 17, &(2..3), Some(4)), Err(DriverError::ManyErrors(17)));
+        assert_eq!(blame(&failures, 16, &(2..3), Some(4)), Ok(()));
+        assert_eq!(blame(&failures, 16, &(2..3), Some(5)), Err(DriverError::AtcInvalidationTimeout));
     }
 }
