@@ -5,14 +5,16 @@ mod driver_bench;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use driver_bench::{Sink, cpu};
+use driver_bench::{Sink, cpu, plain};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DriverError, Hooks, Options, OutputQueue, Smmu, Timeout, Unsupported, Wake};
+use smmu_iopf::driver::{
+    Context, Delay, DriverError, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Timeout, Unsupported, Wake,
+};
 use smmu_iopf::model::host::{HostMemory, HostSmmu};
-use smmu_iopf::smmuv3::PhysAddr;
 use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{Asid, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 use smmu_iopf::sync::grace::Domain;
 
@@ -58,12 +60,12 @@ impl Registers for Stuck {
     }
 }
 
-fn probe_stuck(register: Register, value: u32) -> Result<(), DriverError> {
+fn probe_stuck(register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
     let memory = Arc::new(HostMemory::new(1 << 20));
     let host = HostSmmu::new(memory.clone());
     let delay = host.delay();
     let registers = Stuck { host, register, value };
-    Smmu::probe(&mut cpu(0), registers, memory, Arc::new(Domain::new()), delay, hooks(), options()).map(drop)
+    Smmu::probe(&mut cpu(0), registers, memory, Arc::new(Domain::new()), delay, hooks(), options())
 }
 
 #[test]
@@ -79,7 +81,26 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
         (Register::CmdqCons, 0, 4),
     ] {
         let timeout = Timeout { register, expected, actual, waited_us: 100 };
-        assert_eq!(probe_stuck(register, actual), Err(DriverError::Timeout(timeout)), "{}", register.name());
+        assert_eq!(probe_stuck(register, actual).map(drop), Err(DriverError::Timeout(timeout)), "{}", register.name());
+    }
+}
+
+/// 5.4: where IDR0.ASID16 is 0, a descriptor whose ASID has more than 8 bits is illegal.
+#[test]
+fn an_asid_that_is_too_long_for_the_smmu_is_refused() {
+    let idr0 = HostSmmu::new(Arc::new(HostMemory::new(1 << 20))).read32(Register::Idr0);
+    let [short, long] = [idr0 & !(1 << 12), idr0].map(|idr0| probe_stuck(Register::Idr0, idr0).unwrap());
+    let stream = StreamId(0);
+    let refused = Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
+    let pasid = SubstreamId::new(1).unwrap();
+    for (smmu, asid, expected) in [(&short, 0xff, Ok(())), (&short, 0x100, refused), (&long, 0xffff, Ok(()))] {
+        let context = Context { table: PhysAddr(0x4000_0000), asid: Asid(asid), t0sz: 16, mair: 0xff };
+        let config = StreamConfig { context: Some(context), substream_bits: 1, ..plain(FaultMode::Terminate) };
+        assert_eq!(smmu.attach(&mut cpu(0), stream, &config), expected, "{asid:#x}");
+        let _ = smmu.detach(&mut cpu(0), stream);
+        smmu.attach(&mut cpu(0), stream, &StreamConfig { context: None, ..config }).unwrap();
+        assert_eq!(smmu.attach_substream(&mut cpu(0), stream, pasid, Some(&context)), expected, "{asid:#x}");
+        smmu.detach(&mut cpu(0), stream).unwrap();
     }
 }
 

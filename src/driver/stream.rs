@@ -29,7 +29,7 @@ pub(super) const FIRST: SubstreamId = SubstreamId::from_low_bits(0);
 pub struct Context {
     /// The top-level translation table.
     pub table: PhysAddr,
-    /// The tag of the address space's translations, not [`NO_TABLES`].
+    /// The tag of the address space's translations, not [`NO_TABLES`], and below 256 where IDR0.ASID16 is 0.
     pub asid: Asid,
     /// 64 minus the number of address bits: 16 for 48 bits, 25 for 39.
     pub t0sz: u8,
@@ -135,7 +135,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for [`NO_TABLES`],
+    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
     /// [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach_substream(
         &self,
@@ -154,7 +154,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             return Err(out_of_range());
         }
         let entry = attached.contexts.entry(substream).ok_or_else(out_of_range)?;
-        if context.is_some_and(|context| context.asid == NO_TABLES) {
+        if context.is_some_and(|context| !self.has_asid(context.asid)) {
             return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
         }
         let target = context.map_or([0; WORDS], |context| self.descriptor(attached.mode, context).encode());
@@ -301,6 +301,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
+    /// Whether address spaces may have this tag: with 8-bit ASIDs descriptors with a longer one are illegal (5.4).
+    fn has_asid(&self, asid: Asid) -> bool {
+        asid != NO_TABLES && asid.0.checked_shr(self.features.asid_bits.into()).is_none_or(|beyond| beyond == 0)
+    }
+
     fn supports(&self, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         let not_supported = |what| Err(DriverError::NotSupported { stream, what });
         match config.faults {
@@ -308,7 +313,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             FaultMode::PageRequest if !self.features.ats || self.page_requests.is_none() => {
                 not_supported("ATS with PRI")
             }
-            _ if config.context.is_some_and(|context| context.asid == NO_TABLES) => {
+            _ if config.context.is_some_and(|context| !self.has_asid(context.asid)) => {
                 not_supported("an address space with that ASID")
             }
             _ if config.substream_bits > self.features.ssid_bits => not_supported("as many substreams"),
