@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use aarch64_cpu::asm;
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, FAR_EL2, Readable};
 use heapless::{String, Vec};
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 use spin::{Once, RelaxStrategy};
 
 use super::clock::{self, Pulse};
@@ -96,7 +96,7 @@ impl Shared {
 
     /// Counts a trap that is no access.
     pub(super) fn count_other_trap(&self) {
-        MACHINE.lock().count_trap(Trap::Other);
+        self.machine().count_trap(Trap::Other);
     }
 
     /// One tick of the machine; whether there is more to do at once.
@@ -109,10 +109,16 @@ impl Shared {
         self.waiting.load(Relaxed) > 0
     }
 
-    fn access<R>(&self, trap: Trap, access: impl FnOnce(&mut Machine) -> R) -> R {
+    /// The machine, for a trap: who steps it makes way.
+    fn machine(&self) -> SpinMutexGuard<'static, Machine, Pause> {
         self.waiting.fetch_add(1, Relaxed);
-        let mut machine = MACHINE.lock();
+        let machine = MACHINE.lock();
         self.waiting.fetch_sub(1, Relaxed);
+        machine
+    }
+
+    fn access<R>(&self, trap: Trap, access: impl FnOnce(&mut Machine) -> R) -> R {
+        let mut machine = self.machine();
         machine.count_trap(trap);
         let result = access(&mut machine);
         judge(&machine);
