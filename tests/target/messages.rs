@@ -10,7 +10,7 @@ use smmu_iopf::driver::dma::DmaMemory;
 use smmu_iopf::driver::registers::Registers as _;
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::model::engine::registers as engine;
-use smmu_iopf::platform::its::Its;
+use smmu_iopf::platform::its::{Its, ItsError};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::sync::{CoreId, MAX_CORES, Masked, wait};
 
@@ -130,7 +130,11 @@ test!(fn messages_to_the_doorbell_are_lpis_on_the_cores_they_are_mapped_to(kerne
     let memory = &*kernel.device_memory;
     let mut its = Its::bring_up(&kernel.board, memory)?;
     equal("the doorbell", DOORBELL, its.doorbell().0)?;
+    // QEMU's ITS has 16 bits of DeviceIDs.
+    equal("a DeviceID beyond", Err(ItsError::NoDevice(0x1_0000)), its.add_device(memory, 0x1_0000))?;
     its.add_device(memory, messages.device)?;
+    let beyond = its.connect(messages.device, 16, CoreId::FIRST);
+    equal("an event beyond", Err(ItsError::NoEvent(16)), beyond)?;
     let last = CoreId::new(kernel.cores() - 1).ok_or("no last core")?;
     equal("the event queue's LPI", QUEUE_LPI, its.connect(messages.device, QUEUE_EVENT, last)?)?;
     equal("CMD_SYNC's LPI", SYNC_LPI, its.connect(messages.device, SYNC_EVENT, CoreId::FIRST)?)?;

@@ -14,8 +14,8 @@ const FIRST: u32 = 8192;
 /// INTIDs have so many bits here: LPIs up to 16383. With fewer there are none.
 const INTID_BITS: u32 = 14;
 
-/// A byte of the configuration table: the priority that all interrupts here have, and that the LPI is on.
-const ENABLED: u64 = 0x80 | 1;
+/// A byte of the configuration table: the priority that all interrupts here have, bit 1 (RES1), and that the LPI is on.
+const ENABLED: u64 = 0x80 | 1 << 1 | 1;
 
 // A redistributor's registers (12.10).
 const GICR_CTLR: usize = 0x0;

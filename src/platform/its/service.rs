@@ -42,7 +42,7 @@ const QUEUE: usize = 0x1000;
 /// The size of a table, in bytes: for thousands of devices or collections, of 8 bytes each.
 const TABLE: usize = 0x1_0000;
 
-/// How many bits the event numbers of a device have.
+/// How many bits the event numbers of a device have at most.
 const EVENT_BITS: u8 = 4;
 
 /// How long the ITS may take for anything, in microseconds.
@@ -63,6 +63,12 @@ pub enum ItsError {
     /// The ITS has no table for devices, or none for collections.
     #[error("the ITS has no table of type {0}")]
     NoTable(u64),
+    /// The ITS or its table of devices does not reach as far.
+    #[error("the ITS has no DeviceID {0:#x}")]
+    NoDevice(u32),
+    /// The event's number has more bits than a device's events have here.
+    #[error("a device has no event {0}")]
+    NoEvent(u32),
     /// All LPIs are in use.
     #[error("no LPI is left")]
     NoMoreLpis,
@@ -101,6 +107,10 @@ pub struct Its {
     lpis: Lpis,
     /// The size of an entry of a device's table, in bytes.
     entry: usize,
+    /// How many DeviceIDs there are.
+    devices: u64,
+    /// How many bits the event numbers of a device have.
+    event_bits: u8,
 }
 
 impl Its {
@@ -126,7 +136,9 @@ impl Its {
         let kind = registers.read64(GITS_TYPER);
         // Bits 31:24: so many collections need no table.
         let collections_inside = (kind >> 24 & 0xff) as usize;
-        add_table(&registers, memory, 1)?;
+        // Bits 17:13 and 12:8: the bits of DeviceIDs and of events, less one.
+        let devices = add_table(&registers, memory, 1)?.min(2 << (kind >> 13 & 0x1f));
+        let event_bits = EVENT_BITS.min((kind >> 8 & 0x1f) as u8 + 1);
         if collections_inside < board.cores.len() {
             add_table(&registers, memory, 4)?;
         }
@@ -139,7 +151,8 @@ impl Its {
         let by_address = kind >> 19 & 1 != 0;
         let doorbell = PhysAddr(window.start + GITS_TRANSLATER);
         let entry = (kind >> 4 & 0xf) as usize + 1;
-        let mut its = Self { registers, doorbell, queue, next: 0, targets: Vec::new(), lpis, entry };
+        let targets = Vec::new();
+        let mut its = Self { registers, doorbell, queue, next: 0, targets, lpis, entry, devices, event_bits };
         for (&mpidr, collection) in board.cores.iter().zip(0..) {
             let target = its.lpis.start_core(board, memory, mpidr, by_address)?;
             its.run(&[Command::MapCollection { collection, target }, Command::Sync { target }])?;
@@ -154,23 +167,33 @@ impl Its {
         self.doorbell
     }
 
-    /// Lets `device` send messages: numbers from 0 to 15, each of which does nothing until it is connected.
+    /// Lets `device` send messages: numbers from 0 to 15 (fewer if the ITS has no such events), each of which does nothing until it is connected.
     ///
     /// # Errors
     ///
-    /// [`ItsError`] without memory, or if the ITS does not carry it out.
+    /// [`ItsError`] without such a DeviceID or memory, or if the ITS does not carry it out.
     pub fn add_device(&mut self, memory: &impl DmaMemory, device: u32) -> Result<(), ItsError> {
-        let bytes = (self.entry << EVENT_BITS).next_multiple_of(256);
+        // The ITS ignores commands for what it does not have.
+        if u64::from(device) >= self.devices {
+            return Err(ItsError::NoDevice(device));
+        }
+        let bytes = (self.entry << self.event_bits).next_multiple_of(256);
         let table = memory.allocate(bytes, bytes.next_power_of_two())?.phys;
-        self.run(&[Command::MapDevice { device, table, event_bits: EVENT_BITS }])
+        self.run(&[Command::MapDevice { device, table, event_bits: self.event_bits }])
     }
 
     /// From now on the message `event` of `device` is an interrupt of `core`: its INTID. The handler must be there already.
     ///
     /// # Errors
     ///
-    /// [`ItsError`] without an LPI or such a core, or if the ITS does not carry it out.
+    /// [`ItsError`] without such a device, event or core or an LPI, or if the ITS does not carry it out.
     pub fn connect(&mut self, device: u32, event: u32, core: CoreId) -> Result<u32, ItsError> {
+        if u64::from(device) >= self.devices {
+            return Err(ItsError::NoDevice(device));
+        }
+        if event >> self.event_bits != 0 {
+            return Err(ItsError::NoEvent(event));
+        }
         let target = *self.targets.get(core.index()).ok_or(ItsError::NoCore(core))?;
         let intid = self.lpis.enable_next()?;
         let collection = core.index() as u16;
@@ -208,8 +231,8 @@ impl Its {
     }
 }
 
-/// Gives the ITS its table of `kind`: 1 of devices, 4 of collections (GITS_BASER, 12.19).
-fn add_table(registers: &Mmio, memory: &impl DmaMemory, kind: u64) -> Result<(), ItsError> {
+/// Gives the ITS its table of `kind`: 1 of devices, 4 of collections (GITS_BASER, 12.19). Returns how many it has room for.
+fn add_table(registers: &Mmio, memory: &impl DmaMemory, kind: u64) -> Result<u64, ItsError> {
     let mut all = (0..TABLES).map(|index| GITS_BASER + 8 * index);
     let is_of_kind = |register: &usize| registers.read64(*register) >> 56 & 7 == kind;
     let register = all.find(is_of_kind).ok_or(ItsError::NoTable(kind))?;
@@ -223,5 +246,6 @@ fn add_table(registers: &Mmio, memory: &impl DmaMemory, kind: u64) -> Result<(),
     };
     let table = memory.allocate(TABLE, TABLE)?;
     registers.write64(register, VALID | CACHED | table.phys.0 | size << 8 | (TABLE / page - 1) as u64);
-    Ok(())
+    // Bits 52:48: the size of an entry in bytes, less one.
+    Ok(TABLE as u64 / ((registers.read64(register) >> 48 & 0x1f) + 1))
 }
