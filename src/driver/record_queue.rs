@@ -143,9 +143,10 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         if !self.settle(&state) {
             return Drained { records: count as usize, more: false };
         }
-        // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2).
+        // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2). Where
+        // nothing was taken out, the queue was empty, and it raises one.
         let more = count < pending
-            || !mutant!("prod_read_once") && {
+            || (count > 0 || acknowledge) && !mutant!("prod_read_once") && {
                 let prod = self.prod(hardware);
                 self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
             };

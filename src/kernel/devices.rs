@@ -111,7 +111,10 @@ impl Devices {
             .collect::<Vec<_>>();
         let devices: &'static Self = Box::leak(Box::new(Self { smmus, engines }));
         DEVICES.store(ptr::from_ref(devices).cast_mut(), Relaxed);
-        kernel.interrupts.connect_private(Sgi::Drain as u32, Box::new(|masked| devices.drain(masked)))?;
+        for queue in [OutputQueue::Events, OutputQueue::PageRequests] {
+            let drain = move |masked: &Masked| devices.smmus.iter().for_each(|unit| unit.drain(masked, queue));
+            kernel.interrupts.connect_private(drain_again(queue) as u32, Box::new(drain))?;
+        }
         for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
             unit.connect(kernel, description)?;
             kernel.add_work(cpu, Arc::new(Upkeep(unit))).map_err(|_| DeviceError::TooMuchWork)?;
@@ -120,7 +123,8 @@ impl Devices {
             kernel.interrupts.connect(unit.description.interrupt, Box::new(|_| unit.engine.job_ended()))?;
         }
         // What was recorded before the interrupts were connected.
-        send(Sgi::Drain, DRAINER);
+        send(Sgi::DrainEvents, DRAINER);
+        send(Sgi::DrainPageRequests, DRAINER);
         Ok(devices)
     }
 
@@ -128,12 +132,13 @@ impl Devices {
     pub fn smmu_of(&self, engine: &EngineUnit) -> Option<&Unit> {
         self.smmus.iter().find(|unit| unit.phandle == engine.description.smmu)
     }
+}
 
-    fn drain(&self, masked: &Masked) {
-        for unit in &self.smmus {
-            unit.drain(masked, OutputQueue::Events);
-            unit.drain(masked, OutputQueue::PageRequests);
-        }
+/// What has the drainer come for `queue` without an interrupt of the SMMU.
+const fn drain_again(queue: OutputQueue) -> Sgi {
+    match queue {
+        OutputQueue::Events => Sgi::DrainEvents,
+        OutputQueue::PageRequests => Sgi::DrainPageRequests,
     }
 }
 
@@ -174,7 +179,7 @@ impl Unit {
             OutputQueue::PageRequests => self.smmu.drain_page_requests(masked),
         };
         if drained.more {
-            send(Sgi::Drain, DRAINER);
+            send(drain_again(queue), DRAINER);
         }
     }
 
@@ -222,8 +227,8 @@ impl Work for Upkeep {
 struct WakeDrainer;
 
 impl Wake for WakeDrainer {
-    fn wake(&self, _: &Masked, _: OutputQueue) {
-        send(Sgi::Drain, DRAINER);
+    fn wake(&self, _: &Masked, queue: OutputQueue) {
+        send(drain_again(queue), DRAINER);
     }
 }
 

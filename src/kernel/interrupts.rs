@@ -25,10 +25,12 @@ const LPIS: usize = 16;
 pub enum Sgi {
     /// Become quiescent: grace periods wait for this core.
     Quiesce = 0,
-    /// Drain the SMMUs' queues.
-    Drain = 1,
+    /// Drain the SMMUs' event queues.
+    DrainEvents = 1,
+    /// Drain their PRI queues.
+    DrainPageRequests = 2,
     /// Look for work.
-    Wake = 2,
+    Wake = 3,
 }
 
 /// What an interrupt does, with interrupts masked on the core that took it.

@@ -63,10 +63,10 @@ test!(fn an_interrupt_reaches_every_core(kernel, cpu) {
     let handler = Box::new(move |masked: &Masked| {
         count[masked.core().index()].fetch_add(1, Relaxed);
     });
-    kernel.interrupts.connect_private(Sgi::Drain as u32, handler)?;
+    kernel.interrupts.connect_private(Sgi::DrainEvents as u32, handler)?;
     for round in 1..=100 {
         for core in CoreId::all().take(kernel.cores()) {
-            send(Sgi::Drain, core);
+            send(Sgi::DrainEvents, core);
             let seen = || match taken[core.index()].load(Relaxed) {
                 seen if seen == round => Ok(()),
                 seen => Err(seen),
