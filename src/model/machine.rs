@@ -4,8 +4,8 @@ use core::ops::Range;
 
 use super::board::{self, DEFAULT_ENGINES, MAX_ENGINES};
 use super::control;
-use super::engine::Engine;
 use super::engine::buffers::Buffers;
+use super::engine::{Engine, registers};
 use super::memory::Memory;
 use super::profile::Profile;
 use super::smmu::strict::{Story, Violation};
@@ -175,6 +175,15 @@ impl Machine {
     /// ([`REGISTER_POISON`](diagnostics::REGISTER_POISON)). For right after a reset.
     pub fn poison_registers(&mut self, seed: u32) {
         self.write(board::SMMU_BASE + diagnostics::REGISTER_POISON as u64, Width::Word, seed.into());
+    }
+
+    /// Makes the caches as bad as the architecture permits: they know the first engine's stream already
+    /// ([`CACHE_POISON`](diagnostics::CACHE_POISON)), and are never at rest, as follows from `seed`
+    /// ([`CACHE_SEED`](diagnostics::CACHE_SEED)). For right after a reset.
+    pub fn poison_caches(&mut self, seed: u32) {
+        let first = self.read(board::ENGINE_BASE + registers::STREAM_ID as u64, Width::Word);
+        self.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, first);
+        self.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, seed.into());
     }
 
     /// The first violation that strict mode found, with what led to it.

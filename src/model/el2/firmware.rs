@@ -28,8 +28,8 @@ use crate::sync::pause;
 /// The most bytes that the new device tree may have. QEMU's are about 8 KiB.
 const TREE_ROOM: usize = 0x1_0000;
 
-/// What the registers that reset leaves UNKNOWN follow from in strict mode.
-const UNKNOWN: u32 = 0x5eed;
+/// What follows from it in strict mode: the registers that reset leaves UNKNOWN, what caches forget and read ahead, and when.
+const SEED: u32 = 0x5eed;
 
 /// The longest command line that is understood, and the room for a name in an error, in bytes.
 const COMMAND_LINE: usize = 1024;
@@ -219,7 +219,8 @@ fn boot() -> Result<Entry, Refusal> {
     let mut machine = MACHINE.lock();
     machine.reset(profile, engines);
     if strict {
-        machine.poison_registers(UNKNOWN);
+        machine.poison_registers(SEED);
+        machine.poison_caches(SEED);
         machine.be_strict();
     }
     drop(machine);
