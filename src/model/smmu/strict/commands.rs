@@ -6,7 +6,6 @@ use super::{Entry, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::command::Command;
-use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::StreamConfig;
 
@@ -182,9 +181,8 @@ impl Smmu {
             self.strict.violate(Rule::TerminateNotAborting, about);
         }
         // An STE that aborts in memory alone: what arrives from now on may still stall, whether anything does or not.
-        let origin = Origin { stream, substream: None };
         let stale = self.registers.enabled(cr0::SMMUEN)
-            && self.ste(origin, memory).is_ok_and(|ste| ste.config != StreamConfig::Abort);
+            && self.ste_in_use(stream, memory).is_some_and(|ste| ste.config != StreamConfig::Abort);
         if self.strict.answers.stalls.terminated(stream) || stale {
             self.strict.violate(Rule::TerminateNotInvalidated, about);
         }
