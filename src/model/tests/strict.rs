@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::vec::Vec;
 
 use super::bench::*;
+use super::direct::Direct;
 use crate::driver::registers::Registers;
 use crate::model::host::{HostMemory, HostSmmu};
+use crate::model::profile::Profile;
 use crate::model::smmu::strict::Rule;
 use crate::smmuv3::registers::Register;
 
@@ -47,9 +49,9 @@ fn prepared() -> Bench {
     bench
 }
 
-/// A strict machine that was enabled by the book (3.11), with `engines` engines.
-fn strict_with(engines: usize) -> Bench {
-    let mut bench = Bench::with(crate::model::profile::Profile::Full, engines);
+/// A strict machine of `profile` that was enabled by the book (3.11), with `engines` engines.
+fn strict_of(profile: Profile, engines: usize) -> Bench {
+    let mut bench = Bench::with(profile, engines);
     bench.write(CONTROL, STRICT);
     bench.set_up();
     bench.enable(8);
@@ -61,8 +63,19 @@ fn strict_with(engines: usize) -> Bench {
     bench
 }
 
+fn strict_with(engines: usize) -> Bench {
+    strict_of(Profile::Full, engines)
+}
+
 fn strict() -> Bench {
     strict_with(4)
+}
+
+/// An enabled SMMU of `profile` without engines, which is strict from now on.
+fn strict_alone(profile: Profile) -> Direct {
+    let mut direct = Direct::profile(profile);
+    direct.write(CONTROL, STRICT);
+    direct
 }
 
 /// The rule that was broken: its name and its section.
@@ -83,7 +96,7 @@ fn strict_mode_stays_on_until_a_reset() {
     let mut bench = prepared();
     bench.write(CONTROL, 1);
     assert_eq!(bench.read(CONTROL), STRICT | 1);
-    bench.machine.reset(crate::model::profile::Profile::Full, 4);
+    bench.machine.reset(Profile::Full, 4);
     assert_eq!(bench.read(CONTROL), 0);
 }
 

@@ -1,5 +1,6 @@
 //! Rules about writes to registers (3.5.1, 6.2, 6.3).
 
+use super::super::configuration::split;
 use super::super::queue::{OVERFLOW, Queue};
 use super::super::registers::{
     LAST_ONLY, STRTAB_FORMAT, STRTAB_LOG2SIZE, cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl,
@@ -294,15 +295,6 @@ impl Smmu {
         if !self.strict.published.all_invalidated(self.registers.features.hyp) {
             self.strict.violate(Rule::NotInvalidated, []);
         }
-    }
-}
-
-/// SPLIT of STRTAB_BASE_CFG, whose reserved values behave as 6 (6.3.25).
-pub(super) const fn split(configuration: u32) -> u32 {
-    match configuration >> 6 & 0x1f {
-        8 => 8,
-        10 => 10,
-        _ => 6,
     }
 }
 

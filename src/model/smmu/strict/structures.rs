@@ -8,10 +8,9 @@
 //! CDs behind a stage 2 are not looked at.
 
 use super::super::Smmu;
-use super::super::configuration::{TABLE_ADDRESS, align, fetch_words};
+use super::super::configuration::{TABLE_ADDRESS, align, fetch_words, level2_address, split};
 use super::super::registers::cr0;
 use super::commands::covers;
-use super::registers::split;
 use super::{Recent, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
@@ -19,7 +18,7 @@ use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
 use crate::smmuv3::command::Command;
 use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
-use crate::smmuv3::ste::{ContextTableFormat, L1StreamTableDescriptor, Stage1, Ste, StreamConfig};
+use crate::smmuv3::ste::{ContextTableFormat, Stage1, Ste, StreamConfig};
 
 /// How many STEs and how many CDs are watched.
 const WATCHED: usize = 16;
@@ -107,9 +106,7 @@ impl Smmu {
         let split = split(configuration);
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
         let in_memory = || fetch_words(at, self.registers.output_bits(), memory).ok().map(|[descriptor]| descriptor);
-        let level2 = L1StreamTableDescriptor::decode(kept(split).or_else(in_memory)?)?;
-        let index = stream & ((1 << split) - 1);
-        (index < level2.entries()).then_some(level2.table.0 + u64::from(index) * 64)
+        level2_address(kept(split).or_else(in_memory)?, id, split)
     }
 
     /// The STE of `stream` as it is in memory, if it is one.

@@ -1,7 +1,6 @@
 //! The command queue: 3.21.2, 4.5, 7.1.
 
 use super::*;
-use crate::model::profile::Profile;
 
 #[test]
 fn illegal_command_is_named_and_again_if_it_is_kept() {

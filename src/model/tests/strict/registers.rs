@@ -4,7 +4,6 @@ use super::*;
 use crate::model::board;
 use crate::model::engine::registers as reg;
 use crate::model::machine::Width;
-use crate::model::profile::Profile;
 
 #[test]
 fn access_that_is_not_aligned_is_named() {
