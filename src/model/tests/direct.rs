@@ -1,6 +1,7 @@
 //! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
 use std::ops::Range;
+use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::bench::*;
@@ -266,6 +267,11 @@ impl Direct {
     /// The first mistake that strict mode has found since the last call.
     pub(super) fn take_violation(&mut self) -> Option<Violation> {
         self.smmu.take_violation()
+    }
+
+    /// What led to the first mistake.
+    pub(super) fn story(&self) -> Option<String> {
+        self.smmu.violation().map(|story| story.to_string())
     }
 
     pub(super) fn step(&mut self) {

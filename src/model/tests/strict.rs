@@ -5,13 +5,14 @@ mod commands;
 mod registers;
 mod structures;
 
+use std::format;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::vec::Vec;
 
 use super::bench::*;
-use super::direct::Direct;
+use super::direct::{Direct, FETCH, READ, WRITE};
 use crate::driver::registers::Registers;
 use crate::model::host::{HostMemory, HostSmmu};
 use crate::model::profile::Profile;
@@ -173,6 +174,53 @@ fn story_tells_what_was_due_and_what_came_before() {
 }
 
 #[test]
+fn story_names_what_was_written_and_what_a_record_is_about() {
+    let mut direct = strict_alone(Profile::Full);
+    direct.stage1(0, CD_S | CD_A);
+    for access in [READ, WRITE, FETCH] {
+        direct.stall(0x5000, access);
+    }
+    // C_BAD_STE of a stream whose STE is not valid.
+    direct.issue_from(0x101, 0x5000, READ);
+    let tags: Vec<u64> = direct.take_events().iter().map(|record| record[1] & 0xffff).collect();
+    direct.page_request(0x100, Some(7), READ, false, 3);
+    direct.page_request(0x100, None, READ, true, 4);
+    // Half of a register; where there is none behind a register of 32 bits; beside all registers.
+    for offset in [CMDQ_BASE + 4, 0x8, 0x48, 0xf00] {
+        direct.write(offset, 0);
+    }
+    direct.write64(CMDQ_BASE, COMMANDS | 4);
+    direct.command([0x46, 0]);
+    direct.command([0xff, 0]);
+    let story = direct.story().unwrap();
+    let told: Vec<&str> = story.lines().skip(3).map(|line| &line[9..]).collect();
+    let stall = |number: usize, wanted| {
+        format!("event    Translation StreamId(100) Some(Stag({:x})) {wanted} at 0x5000", tags[number])
+    };
+    assert_eq!(
+        told,
+        [
+            stall(0, "read").as_str(),
+            stall(1, "write").as_str(),
+            stall(2, "fetch").as_str(),
+            "event    BadSte { origin: Origin { stream: StreamId(101), substream: None } }",
+            "write    EVENTQ_CONS = 0x4",
+            "request  StreamId(100) Some(SubstreamId(7)) PrgIndex(3) at 0x5000",
+            "request  StreamId(100) None PrgIndex(4) Last at 0x5000",
+            "write    CMDQ_BASE[63:32] = 0x0",
+            "write    0x8 = 0x0",
+            "write    0x48 = 0x0",
+            "write    0xf00 = 0x0",
+            "write    CMDQ_BASE = 0x40080004, 64 bits",
+            "write    CMDQ_PROD = 0x1",
+            "command  Sync(None)",
+            "write    CMDQ_PROD = 0x2",
+            "command  [ff, 0]",
+        ]
+    );
+}
+
+#[test]
 fn mistake_on_the_host_panics_with_the_story() {
     let host = HostSmmu::new(Arc::new(HostMemory::new(0x1000)));
     host.write32(Register::Gbpa, 1 << 31);
@@ -198,9 +246,7 @@ fn mistake_on_the_host_that_is_meant_waits_to_be_taken() {
 fn documentation_names_every_rule_with_its_section_and_what_is_due() {
     let written = include_str!("../../../docs/strict.md");
     let rows: Vec<&str> = written.lines().filter(|line| line.starts_with("| `")).collect();
-    let rules: Vec<String> = Rule::ALL
-        .iter()
-        .map(|rule| std::format!("| `{}` | {} | {} |", rule.name(), rule.section(), rule.due()))
-        .collect();
+    let rules: Vec<String> =
+        Rule::ALL.iter().map(|rule| format!("| `{}` | {} | {} |", rule.name(), rule.section(), rule.due())).collect();
     assert_eq!(rows, rules);
 }
