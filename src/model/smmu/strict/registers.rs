@@ -64,10 +64,8 @@ impl Smmu {
             (Width::Double, Some(register)) if register.is_64bit() => (register, value),
             (Width::Double, None) if Register::from_offset(offset + 4).is_none() => return,
             (Width::Double, _) => return self.strict.violate(Rule::DoubleAccess, [("offset", offset as u64)]),
-            (Width::Word, Some(register)) if register.is_64bit() => {
-                (register, self.registers.value(register) & !0xffff_ffff | value)
-            }
-            (Width::Word, Some(register)) => (register, value),
+            // The upper half of a 32-bit register is 0.
+            (Width::Word, Some(register)) => (register, self.registers.value(register) & !0xffff_ffff | value),
             (Width::Word, None) => match upper() {
                 Some(register) => (register, self.registers.value(register) & 0xffff_ffff | value << 32),
                 None => return,
@@ -288,7 +286,7 @@ impl Smmu {
             1 => (log2.saturating_sub(split(configuration)) + 3).max(6),
             _ => log2 + 6,
         };
-        if base & ((1 << bits.min(56)) - 1) & !0x3f & !(1 << 62) != 0 {
+        if base & ((1 << bits.min(56)) - 1) & !0x3f != 0 {
             let about = [("STRTAB_BASE", base), ("STRTAB_BASE_CFG", configuration.into())];
             self.strict.violate(Rule::StreamTableMisaligned, about);
         }

@@ -130,9 +130,11 @@ impl Smmu {
     /// Where CD number `index` lies now, if stage 2 is not in the way (5.2, 5.3).
     fn cd_address_now(&self, stage1: &Stage1, index: u32, memory: &impl Memory) -> Option<u64> {
         let split = match stage1.format {
-            ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
-            ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
-            _ => return Some(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
+            ContextTableFormat::Linear => {
+                return Some(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64);
+            }
+            ContextTableFormat::TwoLevel4K => 6,
+            ContextTableFormat::TwoLevel64K => 10,
         };
         let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
         let at = level1 + u64::from(index >> split) * 8;

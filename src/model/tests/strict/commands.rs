@@ -20,6 +20,22 @@ fn illegal_command_is_named_and_again_if_it_is_kept() {
 }
 
 #[test]
+fn illegal_command_in_the_place_of_another_is_one_of_its_own() {
+    let mut bench = strict();
+    for opcode in [0xff, 0xfe, 0xff] {
+        // CONS is 4: the bring-up consumed as many.
+        bench.poke(COMMANDS + 4 * 16, opcode);
+        let acknowledged = bench.read(GERROR);
+        bench.write(GERRORN, acknowledged);
+        bench.write(CMDQ_PROD, 5);
+        bench.run();
+        let violation = bench.machine.take_violation().unwrap();
+        assert_eq!(violation.rule.name(), "illegal-command");
+        assert_eq!(violation.details, [Some(("CONS", 4)), Some(("word 0", opcode)), Some(("word 1", 0)), None]);
+    }
+}
+
+#[test]
 fn aborted_fetch_is_no_mistake_of_the_command() {
     let mut bench = prepared();
     bench.write64(CMDQ_BASE, END | 4);

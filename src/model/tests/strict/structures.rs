@@ -4,7 +4,6 @@ use super::*;
 use crate::model::endpoint::Response;
 use crate::model::smmu::Issued;
 use crate::model::smmu::strict::Violation;
-use crate::model::tests::direct::WRITE;
 use crate::smmuv3::PhysAddr;
 
 const STREAM: u64 = 0x100;
@@ -309,4 +308,30 @@ fn structures_that_are_valid_again_are_watched_again() {
     assert_eq!(invalidate(&mut bench, cfgi_cd(STREAM)), Some(("torn-cd", "3.21.3")));
     tear_ste(&bench, STE);
     assert_eq!(invalidate(&mut bench, cfgi_ste(STREAM)), Some(("torn-ste", "3.21.3")));
+}
+
+#[test]
+fn stall_term_is_named_while_a_level_1_descriptor_leads_the_smmu_to_the_old_ste() {
+    let (other, early) = (LEVEL2 + 0x1000, Some(("terminate-not-invalidated", "4.7.2")));
+    // CMD_CFGI_STE with Leaf, which leaves the descriptor where it is, and without (5.1.1).
+    for (leaf, expected) in [(1, early), (0, None)] {
+        let mut bench = used_from(LEVEL2 + 2 * 64, 1 << 16 | 6 << 6 | 9, &[(4, LEVEL2 | 7)]);
+        bench.poke(other + 2 * 64, 1);
+        bench.poke(LEVEL1 + 4 * 8, other | 7);
+        bench.command([0x03 | 0x102 << 32, leaf]);
+        bench.command(SYNC);
+        bench.command(stall_term(0x102));
+        assert_eq!(broken(&mut bench), expected, "Leaf = {leaf}");
+    }
+}
+
+#[test]
+fn stall_term_is_judged_by_an_ste_that_nobody_has_read_but_the_caches_hold() {
+    // CACHE_POISON: 64 STEs from here on that bypass. The table has 512; in memory they are not valid.
+    for (stream, expected) in [(0x1c0, Some(("terminate-not-invalidated", "4.7.2"))), (0x200, None)] {
+        let mut bench = strict();
+        bench.write(0xe0c, stream as u32);
+        bench.command(stall_term(stream));
+        assert_eq!(broken(&mut bench), expected, "{stream:#x}");
+    }
 }
