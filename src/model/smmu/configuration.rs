@@ -83,12 +83,7 @@ impl Smmu {
     /// Where the STE lies in a 2-level table (5.1).
     fn level2_ste(&mut self, origin: Origin, log2: u32, base: u64, memory: &impl Memory) -> Result<u64, Event> {
         let StreamId(stream) = origin.stream;
-        let split = match self.registers.strtab_base_cfg >> 6 & 0x1f {
-            8 => 8,
-            10 => 10,
-            // Reserved values behave as 6 (6.3.25).
-            _ => 6,
-        };
+        let split = split(self.registers.strtab_base_cfg);
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
         let descriptor = match self.caches.stes.look_up_level1(origin.stream, split) {
             Some(descriptor) => descriptor,
@@ -101,14 +96,7 @@ impl Smmu {
                 descriptor
             }
         };
-        let index = stream & ((1 << split) - 1);
-        // A span that the split does not permit reaches nothing (7.3.3).
-        match L1StreamTableDescriptor::decode(descriptor) {
-            Some(level2) if u32::from(level2.span) <= split + 1 && index < level2.entries() => {
-                Ok(level2.table.0 + u64::from(index) * 64)
-            }
-            _ => Err(Event::BadStreamId { origin }),
-        }
+        level2_address(descriptor, origin.stream, split).ok_or(Event::BadStreamId { origin })
     }
 
     /// The context that stage 1 translates a transaction in, or `None` if it does not, with the checks in the order of
@@ -160,6 +148,23 @@ impl Smmu {
             world => world,
         }
     }
+}
+
+/// SPLIT of STRTAB_BASE_CFG, whose reserved values behave as 6 (6.3.25).
+pub(super) const fn split(configuration: u32) -> u32 {
+    match configuration >> 6 & 0x1f {
+        8 => 8,
+        10 => 10,
+        _ => 6,
+    }
+}
+
+/// Where the STE of `stream` lies by its level 1 descriptor in a table that splits StreamIDs at bit `split`. A span that the
+/// split does not permit reaches nothing (7.3.3).
+pub(super) fn level2_address(descriptor: u64, StreamId(stream): StreamId, split: u32) -> Option<u64> {
+    let level2 = L1StreamTableDescriptor::decode(descriptor).filter(|level2| u32::from(level2.span) <= split + 1)?;
+    let index = stream & ((1 << split) - 1);
+    (index < level2.entries()).then_some(level2.table.0 + u64::from(index) * 64)
 }
 
 /// Where CD number `index` lies: an IPA if stage 2 translates (5.2, S1Fmt; 5.3).

@@ -1,6 +1,7 @@
 //! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
 use std::ops::Range;
+use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::bench::*;
@@ -9,6 +10,7 @@ use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation,
 use crate::model::machine::Width;
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
+use crate::model::smmu::strict::Violation;
 use crate::model::smmu::{Issued, Polled, Slot, Smmu, diagnostics};
 use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::page_request::PageRequest;
@@ -260,6 +262,16 @@ impl Direct {
 
     pub(super) fn read(&self, offset: u64) -> u32 {
         self.smmu.read(offset as usize, Width::Word) as u32
+    }
+
+    /// The first mistake that strict mode has found since the last call.
+    pub(super) fn take_violation(&mut self) -> Option<Violation> {
+        self.smmu.take_violation()
+    }
+
+    /// What led to the first mistake.
+    pub(super) fn story(&self) -> Option<String> {
+        self.smmu.violation().map(|story| story.to_string())
     }
 
     pub(super) fn step(&mut self) {

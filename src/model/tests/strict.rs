@@ -5,14 +5,17 @@ mod commands;
 mod registers;
 mod structures;
 
+use std::format;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::sync::Arc;
 use std::vec::Vec;
 
 use super::bench::*;
+use super::direct::{Direct, FETCH, READ, WRITE};
 use crate::driver::registers::Registers;
 use crate::model::host::{HostMemory, HostSmmu};
+use crate::model::profile::Profile;
 use crate::model::smmu::strict::Rule;
 use crate::smmuv3::registers::Register;
 
@@ -47,9 +50,9 @@ fn prepared() -> Bench {
     bench
 }
 
-/// A strict machine that was enabled by the book (3.11), with `engines` engines.
-fn strict_with(engines: usize) -> Bench {
-    let mut bench = Bench::with(crate::model::profile::Profile::Full, engines);
+/// A strict machine of `profile` that was enabled by the book (3.11), with `engines` engines.
+fn strict_of(profile: Profile, engines: usize) -> Bench {
+    let mut bench = Bench::with(profile, engines);
     bench.write(CONTROL, STRICT);
     bench.set_up();
     bench.enable(8);
@@ -61,8 +64,19 @@ fn strict_with(engines: usize) -> Bench {
     bench
 }
 
+fn strict_with(engines: usize) -> Bench {
+    strict_of(Profile::Full, engines)
+}
+
 fn strict() -> Bench {
     strict_with(4)
+}
+
+/// An enabled SMMU of `profile` without engines, which is strict from now on.
+fn strict_alone(profile: Profile) -> Direct {
+    let mut direct = Direct::profile(profile);
+    direct.write(CONTROL, STRICT);
+    direct
 }
 
 /// The rule that was broken: its name and its section.
@@ -83,7 +97,7 @@ fn strict_mode_stays_on_until_a_reset() {
     let mut bench = prepared();
     bench.write(CONTROL, 1);
     assert_eq!(bench.read(CONTROL), STRICT | 1);
-    bench.machine.reset(crate::model::profile::Profile::Full, 4);
+    bench.machine.reset(Profile::Full, 4);
     assert_eq!(bench.read(CONTROL), 0);
 }
 
@@ -111,6 +125,22 @@ fn strict_mode_changes_nothing_that_software_sees() {
         bench.write(GERRORN, 3);
         bench.run();
         [CR0ACK, GERROR, GERRORN, CMDQ_CONS, EVENTQ_PROD, 0xe64, 0xe6c].map(|offset| bench.read(offset))
+    };
+    assert_eq!(outcome(true), outcome(false));
+}
+
+#[test]
+fn strict_mode_uses_up_no_fetch_that_is_to_abort() {
+    let outcome = |strict: bool| {
+        let mut bench = Bench::enabled();
+        bench.write(CONTROL, if strict { STRICT } else { 0 });
+        bench.attach(0x100, 0, 0, CD_S | CD_R | CD_A);
+        // STE_FETCH of the control page: the next fetch of an STE aborts, which is the SMMU's own for STALL_TERM.
+        bench.set_control(0x128, 1);
+        bench.command(stall_term(0x100));
+        bench.write_word(0, 0x5000);
+        // Aborts that are due and that were; STALL_TERMs that found another STE than one that aborts.
+        [bench.control(0x128), bench.control(0x12c), bench.read(0xe70), bench.read(EVENTQ_PROD)]
     };
     assert_eq!(outcome(true), outcome(false));
 }
@@ -144,6 +174,53 @@ fn story_tells_what_was_due_and_what_came_before() {
 }
 
 #[test]
+fn story_names_what_was_written_and_what_a_record_is_about() {
+    let mut direct = strict_alone(Profile::Full);
+    direct.stage1(0, CD_S | CD_A);
+    for access in [READ, WRITE, FETCH] {
+        direct.stall(0x5000, access);
+    }
+    // C_BAD_STE of a stream whose STE is not valid.
+    direct.issue_from(0x101, 0x5000, READ);
+    let tags: Vec<u64> = direct.take_events().iter().map(|record| record[1] & 0xffff).collect();
+    direct.page_request(0x100, Some(7), READ, false, 3);
+    direct.page_request(0x100, None, READ, true, 4);
+    // Half of a register; where there is none behind a register of 32 bits; beside all registers.
+    for offset in [CMDQ_BASE + 4, 0x8, 0x48, 0xf00] {
+        direct.write(offset, 0);
+    }
+    direct.write64(CMDQ_BASE, COMMANDS | 4);
+    direct.command([0x46, 0]);
+    direct.command([0xff, 0]);
+    let story = direct.story().unwrap();
+    let told: Vec<&str> = story.lines().skip(3).map(|line| &line[9..]).collect();
+    let stall = |number: usize, wanted| {
+        format!("event    Translation StreamId(100) Some(Stag({:x})) {wanted} at 0x5000", tags[number])
+    };
+    assert_eq!(
+        told,
+        [
+            stall(0, "read").as_str(),
+            stall(1, "write").as_str(),
+            stall(2, "fetch").as_str(),
+            "event    BadSte { origin: Origin { stream: StreamId(101), substream: None } }",
+            "write    EVENTQ_CONS = 0x4",
+            "request  StreamId(100) Some(SubstreamId(7)) PrgIndex(3) at 0x5000",
+            "request  StreamId(100) None PrgIndex(4) Last at 0x5000",
+            "write    CMDQ_BASE[63:32] = 0x0",
+            "write    0x8 = 0x0",
+            "write    0x48 = 0x0",
+            "write    0xf00 = 0x0",
+            "write    CMDQ_BASE = 0x40080004, 64 bits",
+            "write    CMDQ_PROD = 0x1",
+            "command  Sync(None)",
+            "write    CMDQ_PROD = 0x2",
+            "command  [ff, 0]",
+        ]
+    );
+}
+
+#[test]
 fn mistake_on_the_host_panics_with_the_story() {
     let host = HostSmmu::new(Arc::new(HostMemory::new(0x1000)));
     host.write32(Register::Gbpa, 1 << 31);
@@ -169,9 +246,7 @@ fn mistake_on_the_host_that_is_meant_waits_to_be_taken() {
 fn documentation_names_every_rule_with_its_section_and_what_is_due() {
     let written = include_str!("../../../docs/strict.md");
     let rows: Vec<&str> = written.lines().filter(|line| line.starts_with("| `")).collect();
-    let rules: Vec<String> = Rule::ALL
-        .iter()
-        .map(|rule| std::format!("| `{}` | {} | {} |", rule.name(), rule.section(), rule.due()))
-        .collect();
+    let rules: Vec<String> =
+        Rule::ALL.iter().map(|rule| format!("| `{}` | {} | {} |", rule.name(), rule.section(), rule.due())).collect();
     assert_eq!(rows, rules);
 }

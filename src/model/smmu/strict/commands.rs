@@ -6,7 +6,6 @@ use super::{Entry, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::command::Command;
-use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::StreamConfig;
 
@@ -105,13 +104,11 @@ impl Smmu {
             return;
         }
         self.strict.journal.note(Entry::Command(words));
-        let queue = &self.registers.commands;
-        let (size, cons) = (queue.size(), queue.index(queue.cons));
+        let cons = self.registers.commands.index(self.registers.commands.cons);
         let published = &self.strict.published;
-        let known =
-            published.seen.and_then(|seen| size.len(size.index(seen), cons).ok()).is_some_and(|known| known > 0);
         let before = published.words.get((cons.raw() % WINDOW) as usize).copied().unwrap_or(words);
-        if known && before != words {
+        // What is seen at all goes further than a tick gets.
+        if published.seen.is_some() && before != words {
             let about = [("CONS", cons.raw().into()), ("published", before[0]), ("consumed", words[0])];
             self.strict.violate(Rule::CommandChanged, about);
         }
@@ -182,9 +179,8 @@ impl Smmu {
             self.strict.violate(Rule::TerminateNotAborting, about);
         }
         // An STE that aborts in memory alone: what arrives from now on may still stall, whether anything does or not.
-        let origin = Origin { stream, substream: None };
         let stale = self.registers.enabled(cr0::SMMUEN)
-            && self.ste(origin, memory).is_ok_and(|ste| ste.config != StreamConfig::Abort);
+            && self.ste_in_use(stream, memory).is_some_and(|ste| ste.config != StreamConfig::Abort);
         if self.strict.answers.stalls.terminated(stream) || stale {
             self.strict.violate(Rule::TerminateNotInvalidated, about);
         }

@@ -1,5 +1,6 @@
 //! Rules about writes to registers (3.5.1, 6.2, 6.3).
 
+use super::super::configuration::split;
 use super::super::queue::{OVERFLOW, Queue};
 use super::super::registers::{
     LAST_ONLY, STRTAB_FORMAT, STRTAB_LOG2SIZE, cr0, cr0_fields, cr2_fields, gerror, gerror_fields, irq_ctrl,
@@ -63,10 +64,8 @@ impl Smmu {
             (Width::Double, Some(register)) if register.is_64bit() => (register, value),
             (Width::Double, None) if Register::from_offset(offset + 4).is_none() => return,
             (Width::Double, _) => return self.strict.violate(Rule::DoubleAccess, [("offset", offset as u64)]),
-            (Width::Word, Some(register)) if register.is_64bit() => {
-                (register, self.registers.value(register) & !0xffff_ffff | value)
-            }
-            (Width::Word, Some(register)) => (register, value),
+            // The upper half of a 32-bit register is 0.
+            (Width::Word, Some(register)) => (register, self.registers.value(register) & !0xffff_ffff | value),
             (Width::Word, None) => match upper() {
                 Some(register) => (register, self.registers.value(register) & 0xffff_ffff | value << 32),
                 None => return,
@@ -287,22 +286,13 @@ impl Smmu {
             1 => (log2.saturating_sub(split(configuration)) + 3).max(6),
             _ => log2 + 6,
         };
-        if base & ((1 << bits.min(56)) - 1) & !0x3f & !(1 << 62) != 0 {
+        if base & ((1 << bits.min(56)) - 1) & !0x3f != 0 {
             let about = [("STRTAB_BASE", base), ("STRTAB_BASE_CFG", configuration.into())];
             self.strict.violate(Rule::StreamTableMisaligned, about);
         }
         if !self.strict.published.all_invalidated(self.registers.features.hyp) {
             self.strict.violate(Rule::NotInvalidated, []);
         }
-    }
-}
-
-/// SPLIT of STRTAB_BASE_CFG, whose reserved values behave as 6 (6.3.25).
-pub(super) const fn split(configuration: u32) -> u32 {
-    match configuration >> 6 & 0x1f {
-        8 => 8,
-        10 => 10,
-        _ => 6,
     }
 }
 

@@ -96,7 +96,7 @@ impl fmt::Display for Entry {
             }
             Self::Command(words) => match Command::decode(words) {
                 Ok(command) => write!(f, "command  {command:x?}"),
-                Err(_) => write!(f, "command  {words:#x?}"),
+                Err(_) => write!(f, "command  {words:x?}"),
             },
             Self::Event(words) => match Event::decode(words) {
                 Ok(Event::Fault(TranslationFault { kind, stream, stag, access, address, .. })) => {

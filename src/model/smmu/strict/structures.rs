@@ -8,10 +8,9 @@
 //! CDs behind a stage 2 are not looked at.
 
 use super::super::Smmu;
-use super::super::configuration::{TABLE_ADDRESS, align, fetch_words};
+use super::super::configuration::{TABLE_ADDRESS, align, fetch_words, level2_address, split};
 use super::super::registers::cr0;
 use super::commands::covers;
-use super::registers::split;
 use super::{Recent, Rule};
 use crate::model::memory::Memory;
 use crate::smmuv3::StreamId;
@@ -19,7 +18,7 @@ use crate::smmuv3::cd::{ContextDescriptor, L1ContextDescriptor};
 use crate::smmuv3::command::Command;
 use crate::smmuv3::event::Origin;
 use crate::smmuv3::features::Features;
-use crate::smmuv3::ste::{ContextTableFormat, L1StreamTableDescriptor, Stage1, Ste, StreamConfig};
+use crate::smmuv3::ste::{ContextTableFormat, Stage1, Ste, StreamConfig};
 
 /// How many STEs and how many CDs are watched.
 const WATCHED: usize = 16;
@@ -87,11 +86,18 @@ fn ste_meaning(words: Words, features: &Features) -> Option<Ste> {
 }
 
 impl Smmu {
-    /// Where the STE of `stream` lies now (5.1).
-    fn ste_address(&self, StreamId(stream): StreamId, memory: &impl Memory) -> Option<u64> {
-        let configuration = self.registers.strtab_base_cfg;
+    /// Whether the stream table has a place for `stream` (6.3.25).
+    fn has_place(&self, StreamId(stream): StreamId) -> bool {
+        let log2 = self.registers.strtab_base_cfg & 0x3f;
+        u64::from(stream) >> log2.min(self.registers.features.sid_bits.into()) == 0
+    }
+
+    /// Where the STE of `stream` lies (5.1), by the level 1 descriptor that `kept` has for its SPLIT, or else the one in
+    /// memory.
+    fn ste_address(&self, id: StreamId, kept: impl FnOnce(u32) -> Option<u64>, memory: &impl Memory) -> Option<u64> {
+        let (StreamId(stream), configuration) = (id, self.registers.strtab_base_cfg);
         let (log2, base) = (configuration & 0x3f, self.registers.strtab_base & TABLE_ADDRESS);
-        if u64::from(stream) >> log2.min(self.registers.features.sid_bits.into()) != 0 {
+        if !self.has_place(id) {
             return None;
         }
         if configuration >> 16 & 3 != 1 {
@@ -99,24 +105,36 @@ impl Smmu {
         }
         let split = split(configuration);
         let at = align(base, 8, log2.saturating_sub(split)) + u64::from(stream >> split) * 8;
-        let [descriptor] = fetch_words(at, self.registers.output_bits(), memory).ok()?;
-        let index = stream & ((1 << split) - 1);
-        let level2 = L1StreamTableDescriptor::decode(descriptor)?;
-        (index < level2.entries()).then_some(level2.table.0 + u64::from(index) * 64)
+        let in_memory = || fetch_words(at, self.registers.output_bits(), memory).ok().map(|[descriptor]| descriptor);
+        level2_address(kept(split).or_else(in_memory)?, id, split)
     }
 
     /// The STE of `stream` as it is in memory, if it is one.
     pub(super) fn ste_in_memory(&self, stream: StreamId, memory: &impl Memory) -> Option<Ste> {
-        let words = fetch_words(self.ste_address(stream, memory)?, self.registers.output_bits(), memory).ok()?;
+        let address = self.ste_address(stream, |_| None, memory)?;
+        Ste::decode(fetch_words(address, self.registers.output_bits(), memory).ok()?, &self.registers.features).ok()
+    }
+
+    /// The STE that a transaction of `stream` would find, if it is one: what the caches have of it or of the way there goes
+    /// before memory.
+    pub(super) fn ste_in_use(&self, stream: StreamId, memory: &impl Memory) -> Option<Ste> {
+        let stes = &self.caches.stes;
+        let in_memory = || {
+            let address = self.ste_address(stream, |split| stes.look_up_level1(stream, split), memory)?;
+            fetch_words(address, self.registers.output_bits(), memory).ok()
+        };
+        let words = stes.look_up(stream).filter(|_| self.has_place(stream)).or_else(in_memory)?;
         Ste::decode(words, &self.registers.features).ok()
     }
 
     /// Where CD number `index` lies now, if stage 2 is not in the way (5.2, 5.3).
     fn cd_address_now(&self, stage1: &Stage1, index: u32, memory: &impl Memory) -> Option<u64> {
         let split = match stage1.format {
-            ContextTableFormat::TwoLevel4K if stage1.cd_max > 0 => 6,
-            ContextTableFormat::TwoLevel64K if stage1.cd_max > 0 => 10,
-            _ => return Some(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64),
+            ContextTableFormat::Linear => {
+                return Some(align(stage1.context.0, 64, stage1.cd_max.into()) + u64::from(index) * 64);
+            }
+            ContextTableFormat::TwoLevel4K => 6,
+            ContextTableFormat::TwoLevel64K => 10,
         };
         let level1 = align(stage1.context.0, 8, u32::from(stage1.cd_max).saturating_sub(split));
         let at = level1 + u64::from(index >> split) * 8;
@@ -134,7 +152,7 @@ impl Smmu {
 
     fn watch(&mut self, Origin { stream, substream }: Origin, memory: &impl Memory) -> Option<()> {
         let output_bits = self.registers.output_bits();
-        let address = self.ste_address(stream, memory)?;
+        let address = self.ste_address(stream, |_| None, memory)?;
         let words = fetch_words(address, output_bits, memory).ok()?;
         let StreamConfig::Stage1(stage1) = self.watch_ste(stream, address, words)? else { return None };
         let index = substream.map_or(0, |substream| substream.get());
@@ -168,7 +186,7 @@ impl Smmu {
             if !ste.live || !covers(command, ste.stream) {
                 continue;
             }
-            let now = self.ste_address(ste.stream, memory).filter(|address| *address == ste.address);
+            let now = self.ste_address(ste.stream, |_| None, memory).filter(|address| *address == ste.address);
             let now = now.and_then(|address| fetch_words(address, output_bits, memory).ok());
             let now = now.filter(|words| ste_meaning(*words, &features).is_some());
             if let Some(now) = now

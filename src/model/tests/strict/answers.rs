@@ -77,6 +77,26 @@ fn resume_after_translation_was_disabled_is_late_and_no_mistake() {
 }
 
 #[test]
+fn resume_of_a_stall_from_before_strict_mode_is_silent() {
+    let mut bench = Bench::enabled();
+    bench.attach(STREAM, 0, 0, CD_S | CD_R | CD_A);
+    let stag = stall(&mut bench);
+    bench.write(CONTROL, STRICT);
+    bench.resume(STREAM, stag, 2);
+    assert_eq!((broken(&mut bench), bench.state(0)), (None, 3));
+}
+
+#[test]
+fn invalidation_of_the_ste_makes_no_answered_stall_open() {
+    let (mut bench, stag) = stalled();
+    bench.resume(STREAM, stag, 2);
+    [cfgi_ste(STREAM), SYNC].iter().for_each(|command| bench.command(*command));
+    assert_eq!(broken(&mut bench), None);
+    bench.resume(STREAM, stag, 2);
+    assert_eq!(broken(&mut bench), Some(("resume-twice", "4.7.1")));
+}
+
+#[test]
 fn what_is_forgotten_is_not_judged() {
     let (mut bench, first) = stalled();
     bench.enable(ALL_ON & !1);
@@ -258,4 +278,71 @@ fn stall_term_is_named_when_the_invalidation_came_before_the_change_of_the_ste()
     assert_eq!(broken(&mut bench), early);
     [cfgi_ste(STREAM), SYNC, stall_term(STREAM)].iter().for_each(|command| bench.command(*command));
     assert_eq!(broken(&mut bench), None);
+}
+
+/// A page request of `stream` arrives, and software reads its record.
+fn ask(direct: &mut Direct, stream: u64, pasid: Option<u32>, last: bool, group: u64) {
+    assert_eq!(direct.page_request(stream, pasid, READ, last, group), None);
+    direct.take_page_requests();
+}
+
+/// What is wrong with CMD_PRI_RESP, Success.
+fn answer(direct: &mut Direct, stream: u64, pasid: Option<u64>, group: u64) -> Option<&'static str> {
+    let pasid = pasid.map_or(0, |pasid| 1 << 11 | pasid << 12);
+    direct.command([0x41 | pasid | stream << 32, group | 2 << 12]);
+    direct.take_violation().map(|violation| violation.rule.name())
+}
+
+#[test]
+fn groups_are_told_apart_by_stream_and_index() {
+    let groups = [(STREAM, 1), (NEIGHBOUR, 1), (STREAM, 2), (NEIGHBOUR, 2)];
+    let mut direct = strict_alone(Profile::Full);
+    // The first requests of all groups, then their last ones.
+    for last in [false, true] {
+        groups.iter().for_each(|(stream, group)| ask(&mut direct, *stream, None, last, *group));
+    }
+    for expected in [None, Some("response-twice")] {
+        for (stream, group) in groups {
+            assert_eq!(answer(&mut direct, stream, None, group), expected, "{stream:#x} {group}");
+        }
+    }
+    // The index is free for another group once its group is answered (8).
+    ask(&mut direct, STREAM, None, true, 1);
+    assert_eq!(answer(&mut direct, STREAM, None, 1), None);
+}
+
+#[test]
+fn group_is_judged_by_its_pasid_only_if_it_has_one() {
+    for (pasids, answered, expected) in [
+        ([5, 5, 5], 5, None),
+        ([5, 5, 5], 6, Some("response-pasid")),
+        // Nothing keeps a device from mixing them (8): which one it wants is its own.
+        ([5, 6, 6], 6, None),
+        ([5, 6, 5], 7, None),
+        ([5, 5, 6], 6, None),
+    ] {
+        let mut direct = strict_alone(Profile::Full);
+        for (number, pasid) in pasids.into_iter().enumerate() {
+            ask(&mut direct, STREAM, Some(pasid), number == 2, 1);
+        }
+        assert_eq!(answer(&mut direct, STREAM, Some(answered), 1), expected, "{pasids:?} {answered}");
+    }
+}
+
+#[test]
+fn group_that_is_forgotten_is_judged_only_if_it_was_answered() {
+    for (first, expected) in [(false, None), (true, Some("response-unknown"))] {
+        let mut direct = strict_alone(Profile::Full);
+        ask(&mut direct, STREAM, None, true, 0);
+        if first {
+            assert_eq!(answer(&mut direct, STREAM, None, 0), None);
+        }
+        // As many as are remembered.
+        for group in 1..=128 {
+            ask(&mut direct, STREAM, None, true, group);
+            assert_eq!(answer(&mut direct, STREAM, None, group), None);
+        }
+        assert_eq!(answer(&mut direct, STREAM, None, 0), expected, "answered: {first}");
+        assert_eq!(answer(&mut direct, STREAM, None, 300), expected);
+    }
 }

@@ -1,7 +1,6 @@
 //! The command queue: 3.21.2, 4.5, 7.1.
 
 use super::*;
-use crate::model::profile::Profile;
 
 #[test]
 fn illegal_command_is_named_and_again_if_it_is_kept() {
@@ -18,6 +17,22 @@ fn illegal_command_is_named_and_again_if_it_is_kept() {
     bench.write(GERRORN, 0);
     bench.run();
     assert_eq!((broken(&mut bench), bench.read(CMDQ_CONS) & 0x1f), (None, 6));
+}
+
+#[test]
+fn illegal_command_in_the_place_of_another_is_one_of_its_own() {
+    let mut bench = strict();
+    for opcode in [0xff, 0xfe, 0xff] {
+        // CONS is 4: the bring-up consumed as many.
+        bench.poke(COMMANDS + 4 * 16, opcode);
+        let acknowledged = bench.read(GERROR);
+        bench.write(GERRORN, acknowledged);
+        bench.write(CMDQ_PROD, 5);
+        bench.run();
+        let violation = bench.machine.take_violation().unwrap();
+        assert_eq!(violation.rule.name(), "illegal-command");
+        assert_eq!(violation.details, [Some(("CONS", 4)), Some(("word 0", opcode)), Some(("word 1", 0)), None]);
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::*;
 use crate::model::board;
 use crate::model::engine::registers as reg;
 use crate::model::machine::Width;
-use crate::model::profile::Profile;
 
 #[test]
 fn access_that_is_not_aligned_is_named() {
@@ -22,11 +21,59 @@ fn access_that_is_not_aligned_is_named() {
 
 #[test]
 fn sixty_four_bits_into_two_registers_are_named() {
-    let mut bench = prepared();
-    bench.write64(CMDQ_BASE, COMMANDS | 4);
-    assert_eq!(broken(&mut bench), None);
-    bench.write64(CMDQ_PROD, 0);
-    assert_eq!(broken(&mut bench), Some(("double-access", "6.2")));
+    for (offset, named) in [
+        // Two registers: CR0 and CR0ACK, PROD and CONS of the command queue; STATUSR and GBPA, IDR4 and IDR5, of which this
+        // SMMU has but the second.
+        (CR0, true),
+        (CMDQ_PROD, true),
+        (0x40, true),
+        (0x10, true),
+        // One register. S2PII, which this SMMU does not have.
+        (CMDQ_BASE, false),
+        (0x30, false),
+        // Beside the registers: the counters of the model.
+        (0xe70, false),
+    ] {
+        let mut bench = prepared();
+        bench.write64(offset, 0);
+        assert_eq!(broken(&mut bench), named.then_some(("double-access", "6.2")), "{offset:#x}");
+    }
+}
+
+#[test]
+fn half_of_a_register_leaves_the_other_as_it_is() {
+    const BASE: u64 = 1 << 62 | STREAMS;
+    let mut bench = strict();
+    bench.enable(ALL_ON & !1);
+    bench.write64(STRTAB_BASE, BASE);
+    bench.enable(ALL_ON);
+    for (offset, half) in [(STRTAB_BASE, BASE as u32), (STRTAB_BASE + 4, (BASE >> 32) as u32)] {
+        bench.write(offset, half);
+        assert_eq!(broken(&mut bench), None, "{offset:#x}: the same value");
+    }
+    for (offset, half, whole) in
+        [(STRTAB_BASE, 0x4002_0000, 1 << 62 | 0x4002_0000), (STRTAB_BASE + 4, 1, 1 << 32 | STREAMS)]
+    {
+        bench.write(offset, half);
+        let violation = bench.machine.take_violation().unwrap();
+        assert_eq!(violation.rule.name(), "guarded-field");
+        let about = [Some(("register", 0x80)), Some(("value", BASE)), Some(("written", whole)), None];
+        assert_eq!(violation.details, about, "{offset:#x}");
+    }
+}
+
+#[test]
+fn attributes_of_tables_and_of_queues_are_guarded_each_by_their_own_enables() {
+    // CR1: those of tables are bits 11:6, those of queues bits 5:0.
+    for (enable, tables, queues) in [(1, true, false), (2, false, true), (4, false, true), (8, false, true)] {
+        for (bits, named) in [(1 << 6, tables), (1 << 11, tables), (1 << 0, queues), (1 << 5, queues)] {
+            let mut bench = strict();
+            bench.enable(enable);
+            let value = bench.read(CR1);
+            bench.write(CR1, value ^ bits);
+            assert_eq!(broken(&mut bench).is_some(), named, "enables {enable:#x}, bits {bits:#x}");
+        }
+    }
 }
 
 #[test]
@@ -40,6 +87,11 @@ fn change_of_a_guarded_register_is_named_and_the_same_value_is_not() {
         (CR2, 1 << 0, 1),
         (STRTAB_BASE, 1 << 20, 1),
         (STRTAB_BASE + 4, 1 << 0, 1),
+        // RA and WA.
+        (STRTAB_BASE + 4, 1 << 30, 1),
+        (CMDQ_BASE + 4, 1 << 30, 8),
+        (EVENTQ_BASE + 4, 1 << 30, 4),
+        (PRIQ_BASE + 4, 1 << 30, 2),
         (STRTAB_BASE_CFG, 1 << 16, 1),
         (CMDQ_BASE, 1 << 20, 8),
         (CMDQ_CONS, 1 << 0, 8),
@@ -103,6 +155,10 @@ fn field_that_changes_before_its_acknowledgement_is_named_and_its_neighbour_is_n
     bench.write(CR0, 4);
     assert_eq!(broken(&mut bench), None);
     bench.write(IRQ_CTRL, 0);
+    bench.step();
+    bench.write(IRQ_CTRL, 1);
+    bench.write(IRQ_CTRL, 1 | 4);
+    assert_eq!(broken(&mut bench), None, "each field is independent");
     bench.write(IRQ_CTRL, 4);
     assert_eq!(broken(&mut bench), Some(("field-in-update", "6.3.9")));
 }
@@ -170,8 +226,9 @@ fn queue_enabled_with_inconsistent_indices_is_named() {
             let mut bench = prepared();
             bench.write(prod, prod_value);
             bench.write(cons, cons_value);
+            bench.enable(ALL_ON & !1 & !enable);
             assert_eq!(broken(&mut bench), None, "not before it is enabled");
-            bench.write(CR0, enable);
+            bench.write(CR0, ALL_ON & !1);
             let expected = (!consistent).then_some(("queue-inconsistent", "3.5.1"));
             assert_eq!(broken(&mut bench), expected, "PROD {prod_value}, CONS {cons_value}");
         }
@@ -240,6 +297,9 @@ fn consumer_moves_forward_and_not_past_the_producer() {
         (0, 31, Some("consumer-backwards")),
         (3, 4, Some("consumer-past-producer")),
         (1, 8, Some("consumer-past-producer")),
+        // 16 ahead, which is the queue's size, and one more, which can only be 15 back.
+        (0, 16, Some("consumer-past-producer")),
+        (0, 17, Some("consumer-backwards")),
     ] {
         let mut bench = three_events();
         bench.write(EVENTQ_CONS, cons);
@@ -268,6 +328,7 @@ fn overflow_is_acknowledged_only_after_it_occurred() {
     }
     assert_eq!(bench.read(EVENTQ_PROD), 1 << 31 | 16);
     bench.write(EVENTQ_CONS, 2);
+    bench.write(EVENTQ_CONS, OVACKFLG | 15);
     bench.write(EVENTQ_CONS, OVACKFLG | 16);
     assert_eq!(broken(&mut bench), None);
     bench.write(EVENTQ_CONS, 16);
@@ -279,8 +340,11 @@ fn overflow_is_acknowledged_only_after_it_occurred() {
 
 #[test]
 fn stream_table_that_is_not_aligned_to_its_size_is_named() {
-    // Linear, 2^9 STEs of 64 bytes: 32 KiB. 2-level, 2^(16 - 8) descriptors of 8 bytes: 2 KiB. One descriptor: 64 bytes.
-    for (configuration, aligned) in [(9, 0x8000), (1 << 16 | 8 << 6 | 16, 0x800), (1 << 16 | 6 << 6 | 4, 0x40)] {
+    // Linear, 2^9 STEs of 64 bytes: 32 KiB. 2-level, 2^(16 - 8) descriptors of 8 bytes: 2 KiB, 2^(16 - 10): 512 bytes. One
+    // descriptor: 64 bytes.
+    for (configuration, aligned) in
+        [(9, 0x8000), (1 << 16 | 8 << 6 | 16, 0x800), (1 << 16 | 10 << 6 | 16, 0x200), (1 << 16 | 6 << 6 | 4, 0x40)]
+    {
         let mut bench = strict();
         bench.enable(ALL_ON & !1);
         bench.write(STRTAB_BASE_CFG, configuration);
@@ -414,14 +478,26 @@ fn enable_of_what_nobody_has_written_is_named() {
 
 #[test]
 fn queue_whose_base_was_written_after_its_indices_is_named() {
-    let mut bench = Bench::reset();
-    bench.write(CONTROL, STRICT);
-    bench.write(CR1, 0);
-    bench.write(CMDQ_PROD, 0);
-    bench.write(CMDQ_CONS, 0);
-    bench.write64(CMDQ_BASE, COMMANDS | 4);
-    bench.write(CR0, 8);
-    assert_eq!(broken(&mut bench), Some(("register-unwritten", "3.11")));
+    const UNWRITTEN: Option<(&str, &str)> = Some(("register-unwritten", "3.11"));
+    // The bases written before the indices, and after them: LOG2SIZE decides what the indices mean (6.3.26).
+    for (before, after, expected) in [
+        (&[][..], &[COMMANDS | 4][..], UNWRITTEN),
+        (&[], &[COMMANDS], UNWRITTEN),
+        (&[COMMANDS | 4], &[COMMANDS | 5], UNWRITTEN),
+        (&[COMMANDS | 4], &[COMMANDS | 5, COMMANDS | 4], UNWRITTEN),
+        (&[COMMANDS | 4], &[], None),
+        (&[COMMANDS | 4], &[EVENTS | 4], None),
+    ] {
+        let mut bench = Bench::reset();
+        bench.write(CONTROL, STRICT);
+        bench.write(CR1, 0);
+        before.iter().for_each(|base| bench.write64(CMDQ_BASE, *base));
+        bench.write(CMDQ_PROD, 0);
+        bench.write(CMDQ_CONS, 0);
+        after.iter().for_each(|base| bench.write64(CMDQ_BASE, *base));
+        bench.write(CR0, 8);
+        assert_eq!(broken(&mut bench), expected, "{before:x?} {after:x?}");
+    }
 }
 
 #[test]
