@@ -1,6 +1,7 @@
 //! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::vec::Vec;
 
 use super::bench::*;
@@ -260,6 +261,17 @@ impl Direct {
 
     pub(super) fn read(&self, offset: u64) -> u32 {
         self.smmu.read(offset as usize, Width::Word) as u32
+    }
+
+    /// Lets the SMMU do what `act` asks of it up to the moment when it is about to write the word at `address`, or to pulse
+    /// a wire if there is none: from then on its registers and memory can be looked at as they are at that moment.
+    #[track_caller]
+    pub(super) fn moment(&mut self, address: Option<u64>, act: impl FnOnce(&mut Self)) {
+        self.memory.stops_at.set(address);
+        self.raised.stops = address.is_none();
+        assert!(catch_unwind(AssertUnwindSafe(|| act(self))).is_err(), "the moment never came");
+        self.memory.stops_at.set(None);
+        self.raised.stops = false;
     }
 
     pub(super) fn step(&mut self) {
