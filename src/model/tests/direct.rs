@@ -6,7 +6,7 @@ use std::vec::Vec;
 
 use super::bench::*;
 use super::watched::Watched;
-use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
+use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidated, Invalidation, Response, Transaction};
 use crate::model::machine::Width;
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
@@ -108,9 +108,9 @@ impl Endpoints for Devices {
         false
     }
 
-    fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
+    fn invalidate(&mut self, invalidation: &Invalidation) -> Invalidated {
         self.invalidations.push(*invalidation);
-        true
+        Invalidated::Completed
     }
 
     fn is_invalidating(&self) -> bool {
