@@ -171,6 +171,19 @@ fn prefetch_changes_nothing_for_transactions() {
 }
 
 #[test]
+fn prefetch_sets_no_access_flag_on_the_way_to_a_cd() {
+    // S2HA; AF, bit 10, of the leaf for the CD is 0: the transaction that reads the CD sets it.
+    let mut direct = Direct::nested_in_pages(S2HA, CD_R | CD_A);
+    direct.change2(IPA_OF_CD, |leaf| leaf & !(1 << 10));
+    for command in [[0x01 | STREAM << 32, 0], [0x02 | STREAM << 32, 0x5000], [0x46, 0]] {
+        direct.command(command);
+    }
+    assert_eq!(direct.peek(leaf2(IPA_OF_CD)), CDS | S2_RW & !(1 << 10));
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    assert_eq!(direct.peek(leaf2(IPA_OF_CD)), CDS | S2_RW);
+}
+
+#[test]
 fn prefetch_takes_any_size_and_stride_and_bounded_work() {
     // Size and Stride are 5 bits each, in [4:0] and [9:5] of word 1 (4.2.2).
     let mut direct = Direct::enabled(ALL_ON, 0);
