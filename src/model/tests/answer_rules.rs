@@ -183,6 +183,18 @@ fn stall_term_is_consumed_before_the_stalls_end() {
 }
 
 #[test]
+fn stall_term_aborts_a_stall_that_was_to_end_raz_wi_and_counts_it_no_more() {
+    let mut direct = Direct::stalling(0);
+    let (slot, tag) = direct.tagged(0x5008);
+    let (other, _) = direct.tagged(0x6000);
+    direct.resume(tag, RAZ_WI);
+    direct.abort_stream();
+    direct.stall_term();
+    assert_eq!(direct.read(diag::STALLS_TERMINATED as u64), 1);
+    assert_eq!([slot, other].map(|slot| direct.poll(slot)), [ABORTED; 2]);
+}
+
+#[test]
 fn nothing_stalls_after_the_ste_aborts() {
     let mut direct = Direct::stalling(0);
     let (slot, _) = direct.tagged(0x5008);

@@ -101,6 +101,8 @@ pub(super) fn leaf2(ipa: u64) -> u64 {
 pub(super) struct Devices {
     pub(super) invalidations: Vec<Invalidation>,
     pub(super) responses: Vec<GroupResponse>,
+    /// One of them has an invalidation to complete.
+    pub(super) invalidating: bool,
 }
 
 impl Endpoints for Devices {
@@ -114,7 +116,7 @@ impl Endpoints for Devices {
     }
 
     fn is_invalidating(&self) -> bool {
-        false
+        self.invalidating
     }
 
     fn respond(&mut self, response: &GroupResponse) -> bool {
@@ -275,7 +277,12 @@ impl Direct {
     }
 
     pub(super) fn step(&mut self) {
-        while self.smmu.step(&self.memory, &mut self.raised, &mut self.devices) {}
+        while self.tick() {}
+    }
+
+    /// One tick. Whether there was anything to do.
+    pub(super) fn tick(&mut self) -> bool {
+        self.smmu.step(&self.memory, &mut self.raised, &mut self.devices)
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {
@@ -406,7 +413,12 @@ impl Direct {
     }
 
     pub(super) fn translated(&mut self, address: u64, access: Access) -> Response {
-        self.smmu.translated(&Self::transaction(address, access, None), &self.memory, &mut self.raised)
+        self.translated_with(address, access, None)
+    }
+
+    /// The same with a PASID.
+    pub(super) fn translated_with(&mut self, address: u64, access: Access, pasid: Option<u32>) -> Response {
+        self.smmu.translated(&Self::transaction(address, access, pasid), &self.memory, &mut self.raised)
     }
 
     /// A page request, or a Stop marker, of `stream`. Returns the automatic response, if there is one.
@@ -481,14 +493,19 @@ impl Direct {
         slot
     }
 
-    /// Submits one command.
+    /// Submits one command and lets the SMMU come to rest.
     pub(super) fn command(&mut self, words: [u64; 2]) {
+        self.submit(words);
+        self.step();
+    }
+
+    /// Puts one command into the queue.
+    pub(super) fn submit(&mut self, words: [u64; 2]) {
         let prod = self.read(CMDQ_PROD);
         let slot = COMMANDS + u64::from(prod & 0xf) * 16;
         self.poke(slot, words[0]);
         self.poke(slot + 8, words[1]);
         self.write(CMDQ_PROD, (prod + 1) & 0x1f);
-        self.step();
     }
 
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {

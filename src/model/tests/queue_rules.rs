@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use super::bench::*;
 use super::direct::*;
+use crate::model::engine::registers as reg;
 use crate::model::wire::Wire;
 
 const OVFLG: u32 = 1 << 31;
@@ -119,4 +120,34 @@ fn records_of_all_streams_lie_in_one_queue() {
             [0x100_0000_0010, IN | read, 0x6000, 0],
         ]
     );
+}
+
+#[test]
+fn base_keeps_its_hint_and_counts_as_aligned_to_the_size_of_the_queue() {
+    // 6.3.26: RA or WA, bit 62. A queue of 16 records of 32 bytes begins at a multiple of 512.
+    let mut direct = Direct::off(0);
+    direct.write64(EVENTQ_BASE, 1 << 62 | EVENTS | 0x3e0 | 4);
+    assert_eq!([0, 4].map(|half| direct.read(EVENTQ_BASE + half)), [EVENTS as u32 | 0x3e4, 1 << 30]);
+    direct.enable(ALL_ON);
+    direct.stage1(0, CD_R | CD_A);
+    direct.access(0x5000, WRITE);
+    assert_eq!([0, 0x200, 0x3e0].map(|at| direct.peek(EVENTS + at)), [0, 0x100_0000_0010, 0]);
+}
+
+#[test]
+fn records_that_change_places_do_so_as_a_whole() {
+    // REORDER and REORDERED of the control page; engines 0 and 1 in the same tick: a write, and the read of a copy.
+    let mut bench = Bench::enabled();
+    bench.set_control(0x020, u32::MAX);
+    for engine in 0..2 {
+        bench.attach(0x100 + engine as u64, engine as u64, engine as u64, CD_R | CD_A);
+        bench.set_engine64(engine, reg::SOURCE, 0x6008);
+        bench.set_engine64(engine, reg::DESTINATION, 0x5000);
+        bench.set_engine64(engine, reg::LENGTH, 8);
+        bench.set_engine(engine, reg::CONTROL, if engine == 0 { 0x11 } else { 0x01 });
+    }
+    bench.run();
+    assert_eq!(bench.control(0x028), 1);
+    let read = 1 << 35;
+    assert_eq!(bench.take_events(), [[0x101_0000_0010, IN | read, 0x6008, 0], [0x100_0000_0010, IN, 0x5000, 0]]);
 }

@@ -96,6 +96,23 @@ fn what_was_read_ahead_before_an_invalidation_is_gone_after_its_sync() {
 }
 
 #[test]
+fn prefetches_take_no_place_of_invalidations_that_wait_for_their_sync() {
+    // As many as there are places, then CMD_TLBI_NH_VA: it is still as late as it may be (4.8).
+    let stale = |seed| {
+        let mut direct = two_pages(0, 0);
+        direct.reaches(0x5000, READ);
+        direct.write(diagnostics::CACHE_SEED as u64, seed);
+        for _ in 0..16 {
+            direct.command([0x02 | STREAM << 32, 0x5000]);
+        }
+        direct.map(0x5000, DATA + 0x2000, PAGE_RW);
+        direct.command([0x12 | 1 << 48, 0x5001]);
+        direct.reaches(0x5000, READ) == DATA
+    };
+    assert!(count(stale) > 2);
+}
+
+#[test]
 fn page_of_stage_2_that_no_access_used_is_stale_until_tlbi() {
     // Stage 2 alone, and under stage 1, where 0x6000 leads to the IPA 0x8000.
     for nested in [false, true] {

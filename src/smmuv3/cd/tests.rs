@@ -296,3 +296,9 @@ fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_s
         assert_eq!(decoded.is_ok(), legal, "TG0 {granule} T0SZ {tsz} of {va_bits}");
     }
 }
+
+#[test]
+fn asid_is_that_of_a_valid_descriptor() {
+    assert_eq!(ContextDescriptor::asid_of(LOWER[0]), Some(Asid(0x1234)));
+    assert_eq!(ContextDescriptor::asid_of(LOWER[0] & !(1 << 31)), None);
+}
