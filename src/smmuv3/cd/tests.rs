@@ -203,7 +203,8 @@ fn el2_with_e2h_has_both_halves_and_asids() {
 #[test]
 fn el2_has_one_half_that_cannot_be_disabled() {
     let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
-    let words = lower_with(1 << 30, 1 << 14);
+    // EPD1 = 0, EPD0, TBI1.
+    let words = lower_with(1 << 30, 1 << 14 | 1 << 39);
     assert_eq!(ContextDescriptor::decode(words, &Features { asid_bits: 8, ..test_features() }, &el2), Ok(lower()));
 }
 
