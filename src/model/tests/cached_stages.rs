@@ -333,16 +333,19 @@ fn stage2_page_that_becomes_a_block_conflicts() {
 const CONFLICTING: [(Access, u64); 4] =
     [(WRITE, 0), (READ, 1 << 35), (FETCH, 3 << 34), (Access { privileged: true, ..READ }, 1 << 35 | 1 << 33)];
 
+/// CDs 0 and 5, which are alike.
+fn set_cds_0_and_5(direct: &Direct) {
+    direct.set_cd(CD_R | CD_A, TABLES);
+    (0..4).for_each(|word| direct.poke(CDS + 5 * 64 + word * 8, direct.peek(CDS + word * 8)));
+}
+
 #[test]
 fn conflict_of_stage_2_tells_the_access_and_the_ipa() {
     for substream in [None, Some(5)] {
         let mut direct = Direct::enabled(ALL_ON, 0);
-        // Both stages, S1CDMax 3, S1DSS 2: CDs 0 and 5 are alike.
+        // Both stages, S1CDMax 3, S1DSS 2.
         direct.set_ste(0xf | CDS | 3 << 59, STE1 | 2, STE2 | S2R);
-        direct.set_cd(CD_R | CD_A, TABLES);
-        for (word, value) in [CD0 | CD_R | CD_A, TABLES, 0, 0xff].into_iter().enumerate() {
-            direct.poke(CDS + 5 * 64 + word as u64 * 8, value);
-        }
+        set_cds_0_and_5(&direct);
         direct.map(0x5000, 0x9000, PAGE_RW);
         direct.map(0x6000, 0xa000, PAGE_RW);
         direct.map2(0x9000, DATA, S2_RW);
@@ -366,10 +369,7 @@ fn conflict_of_stage_1_tells_the_access() {
     for substream in [None, Some(5)] {
         let mut direct = Direct::enabled(ALL_ON, 0);
         direct.set_ste(STE0_STAGE1 | CDS | 3 << 59, STE1 | 2, 0);
-        direct.set_cd(CD_R | CD_A, TABLES);
-        for (word, value) in [CD0 | CD_R | CD_A, TABLES, 0, 0xff].into_iter().enumerate() {
-            direct.poke(CDS + 5 * 64 + word as u64 * 8, value);
-        }
+        set_cds_0_and_5(&direct);
         direct.map(0x5000, DATA, PAGE_RW | NG);
         direct.map(0x6000, DATA, PAGE_RW | NG);
         let tag = substream.map_or(0, |substream| u64::from(substream) << 12 | 1 << 11);

@@ -388,15 +388,14 @@ fn stall_record_that_waited_lies_behind_the_records_that_filled_the_queue() {
 fn stalls_at_the_same_time_are_timed_each_for_itself() {
     // On the control page: STREAM, ANSWER_COUNT and ANSWER_SUM. The second stall comes a tick after the first.
     let mut bench = Bench::enabled();
-    let mut stags = [0, 0];
-    for engine in 0..2 {
+    let stags = [0, 1].map(|engine| {
         bench.attach(0x100 + engine as u64, engine as u64, engine as u64, CD_S | CD_A);
         bench.set_engine64(engine, reg::DESTINATION, 0x5000);
         bench.set_engine64(engine, reg::LENGTH, 8);
         bench.set_engine(engine, reg::CONTROL, 0x11);
         bench.step();
-        stags[engine] = stag(bench.take_event());
-    }
+        stag(bench.take_event())
+    });
     for _ in 0..6 {
         bench.step();
     }
