@@ -5,7 +5,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use smmu_iopf::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
+use smmu_iopf::model::endpoint::{
+    Completion, Endpoints, GroupResponse, Invalidated, Invalidation, Response, Transaction,
+};
 use smmu_iopf::model::host::HostMemory;
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::{Issued, Polled, Slot, Smmu};
@@ -42,8 +44,8 @@ struct Devices {
 }
 
 impl Endpoints for Devices {
-    fn invalidate(&mut self, _: &Invalidation) -> bool {
-        true
+    fn invalidate(&mut self, _: &Invalidation) -> Invalidated {
+        Invalidated::Completed
     }
 
     fn is_invalidating(&self) -> bool {

@@ -278,13 +278,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             tsz: context.t0sz,
             granule: Granule::Size4K,
             attributes: TableAttributes::COHERENT,
-            ignore_top_byte: false,
             hierarchy_disabled: false,
-            unprivileged_disabled: false,
         };
         ContextDescriptor {
             ttb0: Some(lower),
             ttb1: None,
+            ignore_top_byte: [false; 2],
+            unprivileged_disabled: [false; 2],
             big_endian: false,
             // More than 48 bits need other descriptors than ours (3.4.1).
             output_size: self.features.oas.min(AddressSize::Bits48),

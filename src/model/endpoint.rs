@@ -66,6 +66,18 @@ pub struct Invalidation {
     pub last: u64,
 }
 
+/// How an ATS invalidation request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalidated {
+    /// The device completes it, now or while it [is invalidating](Endpoints::is_invalidating).
+    Completed,
+    /// The device, or whoever answers for one that does not exist, refuses it with Unsupported Request: nothing was
+    /// invalidated, and a CMD_SYNC does not tell (3.9.1.5).
+    UnsupportedRequest,
+    /// The device never answers: the CMD_SYNC that waits for it fails (3.9.1.4).
+    TimedOut,
+}
+
 /// A page request group response, by software or automatic (8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupResponse {
@@ -81,9 +93,8 @@ pub struct GroupResponse {
 
 /// The devices behind the SMMU, as far as the SMMU sends them something.
 pub trait Endpoints {
-    /// Invalidates cached translations. Returns whether the device completed the request in time. A device that does
-    /// not exist answers Unsupported Request, which counts as completed (3.9.1.5).
-    fn invalidate(&mut self, invalidation: &Invalidation) -> bool;
+    /// Asks a device to invalidate cached translations.
+    fn invalidate(&mut self, invalidation: &Invalidation) -> Invalidated;
 
     /// Whether a device has yet to complete an invalidation request that it will complete. A CMD_SYNC waits for that
     /// (4.5.1).

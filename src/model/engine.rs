@@ -30,7 +30,7 @@ use self::lane::{Lane, Wait};
 use self::pri::PageRequests;
 use self::registers::{MAX_DEPTH, hostile, status};
 use super::board::{self, EngineKind};
-use super::endpoint::{Endpoints, GroupResponse, Invalidation};
+use super::endpoint::{Endpoints, GroupResponse, Invalidated, Invalidation};
 use super::memory::Memory;
 use super::smmu::Smmu;
 use super::wire::{Wire, Wires};
@@ -273,8 +273,9 @@ fn engine_of(engines: &mut [Engine], stream: StreamId) -> Option<&mut Engine> {
 }
 
 impl Endpoints for [Engine] {
-    fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
-        engine_of(self, invalidation.stream).is_none_or(|engine| engine.invalidate(invalidation))
+    fn invalidate(&mut self, invalidation: &Invalidation) -> Invalidated {
+        let engine = engine_of(self, invalidation.stream);
+        engine.map_or(Invalidated::UnsupportedRequest, |engine| engine.invalidate(invalidation))
     }
 
     fn is_invalidating(&self) -> bool {
@@ -291,18 +292,21 @@ impl Endpoints for [Engine] {
 }
 
 impl Engine {
-    /// An invalidation request arrives. Returns whether it is ever completed.
-    fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
-        use registers::ats_control::{INVALIDATIONS_LATE, INVALIDATIONS_TIME_OUT};
+    /// An invalidation request arrives.
+    fn invalidate(&mut self, invalidation: &Invalidation) -> Invalidated {
+        use registers::ats_control::{INVALIDATIONS_LATE, INVALIDATIONS_REFUSED, INVALIDATIONS_TIME_OUT};
         self.counters.invalidations = self.counters.invalidations.wrapping_add(1);
         // A request that is lost: what it names stays in use (3.9.1.4).
         if self.ats_control & INVALIDATIONS_TIME_OUT != 0 {
-            return false;
+            return Invalidated::TimedOut;
+        }
+        if self.ats_control & INVALIDATIONS_REFUSED != 0 {
+            return Invalidated::UnsupportedRequest;
         }
         self.atc.invalidate(invalidation);
         if self.ats_control & INVALIDATIONS_LATE != 0 {
             self.invalidated = Some(self.time.wrapping_add(self.latency()));
         }
-        true
+        Invalidated::Completed
     }
 }

@@ -12,10 +12,16 @@ use super::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, TableAttributes};
 /// What it does not express is 0 when encoded and ignored when decoded: MPAM, and everything after SMMUv3.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextDescriptor {
-    /// The tables for addresses whose high bits are 0; `None`: every such address faults (`TTB0`, `EPD0`).
+    /// The tables for addresses whose high bits are 0; `None`: none are walked, so that such an address faults where the TLB
+    /// does not translate it (`TTB0`, `EPD0`).
     pub ttb0: Option<TableBase>,
-    /// The tables for addresses whose high bits are 1; `None`: every such address faults (`TTB1`, `EPD1`).
+    /// The same for addresses whose high bits are 1 (`TTB1`, `EPD1`).
     pub ttb1: Option<TableBase>,
+    /// In the lower half, and in the upper: the top byte of an address is ignored (`TBI0`, `TBI1`).
+    pub ignore_top_byte: [bool; 2],
+    /// In the lower half, and in the upper: unprivileged accesses fault as if nothing was mapped; only with `IDR3.E0PD`
+    /// (`E0PD0`, `E0PD1`).
+    pub unprivileged_disabled: [bool; 2],
     /// The tables are big-endian (`ENDI`).
     pub big_endian: bool,
     /// The output address size (`IPS`).
@@ -54,12 +60,8 @@ pub struct TableBase {
     pub granule: Granule,
     /// How the tables are read (`IRx`, `ORx`, `SHx`).
     pub attributes: TableAttributes,
-    /// The top byte of an address is ignored (`TBIx`).
-    pub ignore_top_byte: bool,
     /// Table descriptors limit nothing; only with `IDR3.HAD` (`HADx`).
     pub hierarchy_disabled: bool,
-    /// Unprivileged accesses fault as if nothing was mapped; only with `IDR3.E0PD` (`E0PDx`).
-    pub unprivileged_disabled: bool,
 }
 
 /// Why a CD cannot be used: the transaction gets `C_BAD_CD` (7.3.11).

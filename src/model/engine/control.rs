@@ -25,6 +25,7 @@ const DOUBLES: [usize; 8] = [
 const ATS_CONTROL: u32 = reg::ats_control::ENABLE
     | reg::ats_control::INVALIDATIONS_TIME_OUT
     | reg::ats_control::INVALIDATIONS_LATE
+    | reg::ats_control::INVALIDATIONS_REFUSED
     | reg::ats_control::ASK_FOR_WRITE
     | reg::ats_control::LATENCY_MASK << reg::ats_control::LATENCY;
 

@@ -221,6 +221,8 @@ pub mod ats_control {
     pub const INVALIDATIONS_LATE: u32 = 1 << 2;
     /// Translation requests ask for write permission even where the access only reads (no "No Write" flag).
     pub const ASK_FOR_WRITE: u32 = 1 << 3;
+    /// For tests: invalidation requests are answered with Unsupported Request and not carried out.
+    pub const INVALIDATIONS_REFUSED: u32 = 1 << 4;
     /// Shift of the steps that a translation request takes until its completion.
     pub const LATENCY: u32 = 8;
     /// Mask of them, before the shift.

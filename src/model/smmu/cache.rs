@@ -256,6 +256,8 @@ impl Streams {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -277,5 +279,31 @@ mod tests {
             assert!(expected(None) && (0..4).all(|substream| expected(SubstreamId::new(substream))));
         }
         assert!(ahead.iter().all(|origin| origin.stream.0 & !7 == 0x100));
+    }
+
+    #[test]
+    fn what_is_read_ahead_lies_beside_what_was_wanted() {
+        // Stream 0x105 and the seven beside it; substream 6 and the three; 8 pages of 4, 16 and 64 KiB around the address.
+        let (stream, substream) = (StreamId(0x105), SubstreamId::new(6));
+        let mut caches = Caches::<u8, u8>::new();
+        caches.insert_ste(stream, [1; 8]);
+        caches.note(Origin { stream, substream }, 0x7_5000);
+        caches.set_seed(1);
+        let (mut streams, mut substreams, mut addresses) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for Ahead { origin, address } in (0..30_000).filter_map(|_| caches.disturb()) {
+            match address {
+                Some(address) => {
+                    assert_eq!(origin, Origin { stream, substream });
+                    addresses.insert(address);
+                }
+                None => {
+                    streams.insert(origin.stream.0);
+                    substreams.extend(origin.substream.map(SubstreamId::get));
+                }
+            }
+        }
+        assert!(streams.into_iter().eq(0x100..0x108) && substreams.into_iter().eq(4..8));
+        let pages = |shift: u32| (0..8).map(move |page| 0x7_5000 ^ page << shift);
+        assert_eq!(addresses, pages(12).chain(pages(14)).chain(pages(16)).collect());
     }
 }

@@ -6,7 +6,7 @@ use super::diagnostics::count;
 use super::injection::Point;
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, Slot, State};
-use crate::model::endpoint::{Endpoints, GroupResponse, Invalidation, Response};
+use crate::model::endpoint::{Endpoints, GroupResponse, Invalidated, Invalidation, Response};
 use crate::model::memory::{Abort, Memory};
 use crate::model::wire::{Wire, Wires};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
@@ -124,7 +124,7 @@ impl Smmu {
                 let span = 4096u64.checked_shl(size.into()).filter(|_| size < 52).map_or(u64::MAX, |span| span - 1);
                 let invalidation =
                     Invalidation { stream, substream, global, first: address & !span, last: address | span };
-                self.invalidation_timed_out |= !endpoints.invalidate(&invalidation);
+                self.invalidation_timed_out |= endpoints.invalidate(&invalidation) == Invalidated::TimedOut;
                 self.invalidation_timed_out |= self.injection.strikes(Point::AtcInvalidation);
             }
             Command::PriResp { stream, substream, group, response } => {

@@ -86,19 +86,21 @@ impl Smmu {
     }
 }
 
-/// What has to be the same for two records to be one. A stall is like nothing else.
-fn mergeable(event: &Event) -> Option<Event> {
+/// What has to be the same for two records to be one. A stall has its STAG, and so is like no event that may merge.
+fn mergeable(event: &Event) -> Event {
     const PAGE: u64 = !0xfff;
     match *event {
-        Event::Fault(fault) if fault.stag.is_some() => None,
-        Event::Fault(fault) => Some(Event::Fault(TranslationFault { address: fault.address & PAGE, ..fault })),
+        Event::Fault(fault) => Event::Fault(TranslationFault { address: fault.address & PAGE, ..fault }),
         Event::WalkEabt { origin, access, class, stage2, address, fetch } => {
-            Some(Event::WalkEabt { origin, access, class, stage2, address: address & PAGE, fetch })
+            Event::WalkEabt { origin, access, class, stage2, address: address & PAGE, fetch }
         }
         Event::TranslForbidden { origin, write, address } => {
-            Some(Event::TranslForbidden { origin, write, address: address & PAGE })
+            Event::TranslForbidden { origin, write, address: address & PAGE }
         }
-        event => Some(event),
+        Event::TlbConflict { origin, reason, access, address, ipa } => {
+            Event::TlbConflict { origin, reason, access, address: address & PAGE, ipa }
+        }
+        event => event,
     }
 }
 

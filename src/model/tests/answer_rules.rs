@@ -170,6 +170,45 @@ fn no_tag_names_a_suppressed_stall() {
 }
 
 #[test]
+fn stall_term_is_consumed_before_the_stalls_end() {
+    // The devices see the end when they poll next, however late that is.
+    let mut direct = Direct::stalling(0);
+    let slots = [0x5008, 0x6000].map(|address| direct.tagged(address).0);
+    direct.abort_stream();
+    direct.stall_term();
+    let (prod, cons) = (direct.read(CMDQ_PROD), direct.read(CMDQ_CONS));
+    assert_eq!((prod, cons, direct.read(STALLED)), (5, 5, 2), "consumed, and both are still there");
+    assert_eq!(slots.map(|slot| direct.poll(slot)), [ABORTED; 2]);
+    assert_eq!((direct.read(STALLED), direct.take_events().len()), (0, 0));
+}
+
+#[test]
+fn stall_term_aborts_a_stall_that_was_to_end_raz_wi_and_counts_it_no_more() {
+    let mut direct = Direct::stalling(0);
+    let (slot, tag) = direct.tagged(0x5008);
+    let (other, _) = direct.tagged(0x6000);
+    direct.resume(tag, RAZ_WI);
+    direct.abort_stream();
+    direct.stall_term();
+    assert_eq!(direct.read(diag::STALLS_TERMINATED as u64), 1);
+    assert_eq!([slot, other].map(|slot| direct.poll(slot)), [ABORTED; 2]);
+}
+
+#[test]
+fn nothing_stalls_after_the_ste_aborts() {
+    let mut direct = Direct::stalling(0);
+    let (slot, _) = direct.tagged(0x5008);
+    // Config = 0b000, CMD_CFGI_STE, CMD_SYNC.
+    direct.set_ste(1, 0, 0);
+    direct.command([0x03 | STREAM << 32, 1]);
+    direct.command([0x46, 0]);
+    for address in [0x5008, 0x6000] {
+        assert_eq!(direct.issue(address, WRITE, None), Issued::Ended(Response::Abort));
+    }
+    assert_eq!((direct.take_events().len(), direct.poll(slot)), (0, WAITS), "the older one waits for CMD_STALL_TERM");
+}
+
+#[test]
 fn stall_term_without_stalls_does_nothing() {
     let mut direct = Direct::stalling(0);
     let other = STREAMS + (STREAM + 1) * 64;

@@ -1,8 +1,12 @@
 //! ATS translation requests and translated accesses: 3.9.1, 3.13.7, 13.6, 13.7.
 
+use std::vec::Vec;
+
 use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::{Completion, Response};
+use crate::model::profile::Profile;
+use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::{Access, PhysAddr};
 
 /// ATSCHK beside all queues.
@@ -313,4 +317,72 @@ fn translated_access_without_pasid_passes_although_s1dss_disables_such_streams()
     direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS, 0);
     assert_eq!(direct.translated(DATA, READ), Response::Physical(PhysAddr(DATA)));
     assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn split_stage_updates_the_flags_of_stage_1_for_what_it_grants() {
+    // HA and HD; the leaf is writable-clean, and its Access flag 0 (3.13.7).
+    const AF: u64 = 1 << 10;
+    const CLEAN: u64 = PAGE_RO | 1 << 51;
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.nest(SPLIT, S2R, CD_A | 3 << 42);
+    direct.map(0x5000, 0x9000, CLEAN & !AF);
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.request(0x5000, READ, None), page(0x9000, false));
+    assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | CLEAN);
+    assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, true));
+    assert_eq!(direct.peek(TABLES + 0x2028), 0x9000 | PAGE_RW | 1 << 51);
+}
+
+#[test]
+fn split_stage_grants_what_the_tlb_holds() {
+    let mut direct = Direct::enabled(CHECKED, 0);
+    direct.nest(SPLIT, S2R, CD_A);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+    direct.map(0x5000, 0, 0);
+    assert_eq!(direct.request(0x5000, WRITE, None), page(0x9000, true));
+    // CMD_TLBI_NSNH_ALL, CMD_SYNC.
+    direct.command([0x30, 0]);
+    direct.command([0x46, 0]);
+    assert_eq!(direct.request(0x5000, WRITE, None), NOTHING);
+}
+
+#[test]
+fn privilege_of_a_request_is_that_of_privcfg() {
+    // The page is for privileged accesses alone (AP[1] = 0); PRIVCFG 2 is unprivileged, 3 privileged (13.7.1).
+    for (privcfg, access, read) in
+        [(0, READ, false), (0, privileged(READ), true), (2, privileged(READ), false), (3, READ, true)]
+    {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2 | privcfg << 48, 0);
+        for (word, value) in [CD0 | CD_A, TABLES, 0, 0xff].into_iter().enumerate() {
+            direct.poke(CDS + 0x40 + word as u64 * 8, value);
+        }
+        direct.map(0x5000, DATA, PAGE_RW & !(1 << 6));
+        let Completion::Success { read: granted, privileged, .. } = direct.request(0x5000, access, Some(1)) else {
+            panic!("refused");
+        };
+        assert_eq!((granted, privileged), (read, access.privileged), "{privcfg} {access:?}");
+    }
+}
+
+#[test]
+fn bad_stream_of_a_request_is_recorded_where_both_switches_say_so() {
+    // IDR0.ATSRECERR beside what the full profile has; RECINVSID and REC_CFG_ATS of CR2 (3.9.1.2). No STE beside it: C_BAD_STE.
+    let full = Profile::Full.id_registers();
+    for (cr2, bad_stream, bad_ste) in [(0, 0, 0), (2, 0, 0), (8, 0, 1), (10, 1, 1)] {
+        let mut direct = Direct::with_ids(IdRegisters { idr0: full.idr0 | 1 << 23, ..full });
+        direct.enable(0);
+        direct.write(CR2, cr2);
+        for (log2, number, times) in [(8, 0x02, bad_stream), (9, 0x04, bad_ste)] {
+            direct.enable(0xe);
+            direct.write(STRTAB_BASE_CFG, log2);
+            direct.enable(ALL_ON);
+            assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
+            let numbers: Vec<u64> = direct.take_events().iter().map(|record| record[0]).collect();
+            assert_eq!(numbers, std::vec![0x100_0000_0000 | number; times], "{cr2:x}");
+        }
+    }
 }

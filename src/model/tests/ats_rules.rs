@@ -194,6 +194,28 @@ fn invalidation_that_times_out_leaves_the_translation_in_use() {
 }
 
 #[test]
+fn invalidation_that_is_refused_completes_and_leaves_the_translation_in_use() {
+    let mut bench = translating();
+    assert_eq!(requests(&mut bench, 2, false), 1);
+    bench.map(0, 0x1_0000, DATA + 0x8_0000, PAGE_RW);
+    bench.command([0x30, 0]);
+    bench.command(SYNC);
+    bench.set_engine(2, reg::ATS_CONTROL, ats_control::ENABLE | ats_control::INVALIDATIONS_REFUSED);
+    bench.command(ALL);
+    bench.command(SYNC);
+    // Unsupported Request: no error, and no promise (3.9.1.5).
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (4, 0));
+    bench.set_engine64(2, reg::PATTERN, 7);
+    assert_eq!(requests(&mut bench, 2, false), 1);
+    assert_eq!([bench.peek(DATA), bench.peek(DATA + 0x8_0000)], [7, 0]);
+    bench.set_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+    bench.command(ALL);
+    bench.command(SYNC);
+    assert_eq!((bench.read(CMDQ_CONS), requests(&mut bench, 2, false)), (6, 2));
+    assert_eq!(bench.peek(DATA + 0x8_0000), 7);
+}
+
+#[test]
 fn time_out_concerns_no_invalidation_of_an_earlier_sync() {
     let mut bench = translating();
     requests(&mut bench, 3, false);

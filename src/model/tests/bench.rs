@@ -111,10 +111,15 @@ pub(super) struct Raised {
     pub(super) wires: Vec<Wire>,
     /// WFE wake-up events.
     pub(super) events: u32,
+    /// The next wire unwinds out of the SMMU, see [`Direct::moment`](super::direct::Direct::moment).
+    pub(super) stops: bool,
 }
 
 impl Wires for Raised {
     fn raise(&mut self, wire: Wire) {
+        if self.stops {
+            std::panic::resume_unwind(Box::new(()));
+        }
         self.wires.push(wire);
     }
 

@@ -5,7 +5,7 @@ use super::direct::*;
 use crate::model::endpoint::{Completion, Response};
 use crate::model::smmu::Issued;
 use crate::model::smmu::diagnostics::{self, control};
-use crate::smmuv3::PhysAddr;
+use crate::smmuv3::{Access, PhysAddr};
 
 /// nG of a leaf: it belongs to the ASID.
 const NG: u64 = 1 << 11;
@@ -326,6 +326,61 @@ fn stage2_page_that_becomes_a_block_conflicts() {
         }
         direct.command([S12_VMALL | VMID, 0]);
         assert_eq!(direct.reaches(0x5008, WRITE), DATA + 0x5008);
+    }
+}
+
+/// An access, and PnU, InD and RnW of its record, bits 33, 34 and 35 of word 1 (7.3.17).
+const CONFLICTING: [(Access, u64); 4] =
+    [(WRITE, 0), (READ, 1 << 35), (FETCH, 3 << 34), (Access { privileged: true, ..READ }, 1 << 35 | 1 << 33)];
+
+/// CDs 0 and 5, which are alike.
+fn set_cds_0_and_5(direct: &Direct) {
+    direct.set_cd(CD_R | CD_A, TABLES);
+    (0..4).for_each(|word| direct.poke(CDS + 5 * 64 + word * 8, direct.peek(CDS + word * 8)));
+}
+
+#[test]
+fn conflict_of_stage_2_tells_the_access_and_the_ipa() {
+    for substream in [None, Some(5)] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        // Both stages, S1CDMax 3, S1DSS 2.
+        direct.set_ste(0xf | CDS | 3 << 59, STE1 | 2, STE2 | S2R);
+        set_cds_0_and_5(&direct);
+        direct.map(0x5000, 0x9000, PAGE_RW);
+        direct.map(0x6000, 0xa000, PAGE_RW);
+        direct.map2(0x9000, DATA, S2_RW);
+        direct.map2(0xa000, DATA, S2_RW);
+        let tag = substream.map_or(0, |substream| u64::from(substream) << 12 | 1 << 11);
+        assert!(matches!(direct.issue(0x5000, READ, substream), Issued::Ended(Response::Physical(PhysAddr(DATA)))));
+        // Pages become a block of 2 MiB at stage 2; only of IPA 0x9000 the page stays, and only at stage 2.
+        direct.poke(STAGE2 + 0x1000, DATA | BLOCK_RW);
+        direct.command([S2_IPA | VMID, 0xa000]);
+        direct.command([NH_ALL | VMID, 0]);
+        assert!(matches!(direct.issue(0x6000, READ, substream), Issued::Ended(Response::Physical(_))));
+        for (access, told) in CONFLICTING {
+            assert_eq!(direct.issue(0x5008, access, substream), Issued::Ended(Response::Abort));
+            assert_eq!(direct.take_event(), [0x100_0000_0020 | tag, S2 | told, 0x5008, 0x9000], "{access:?}");
+        }
+    }
+}
+
+#[test]
+fn conflict_of_stage_1_tells_the_access() {
+    for substream in [None, Some(5)] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(STE0_STAGE1 | CDS | 3 << 59, STE1 | 2, 0);
+        set_cds_0_and_5(&direct);
+        direct.map(0x5000, DATA, PAGE_RW | NG);
+        direct.map(0x6000, DATA, PAGE_RW | NG);
+        let tag = substream.map_or(0, |substream| u64::from(substream) << 12 | 1 << 11);
+        assert!(matches!(direct.issue(0x5000, READ, substream), Issued::Ended(Response::Physical(PhysAddr(DATA)))));
+        direct.poke(TABLES + 0x1000, DATA | NG | PAGE_RW & !2);
+        direct.command([NH_VA | ASID, 0x6000]);
+        assert!(matches!(direct.issue(0x6000, READ, substream), Issued::Ended(Response::Physical(_))));
+        for (access, told) in CONFLICTING {
+            assert_eq!(direct.issue(0x5008, access, substream), Issued::Ended(Response::Abort));
+            assert_eq!(direct.take_event(), [0x100_0000_0020 | tag, told, 0x5008, 0], "{access:?}");
+        }
     }
 }
 

@@ -287,6 +287,17 @@ fn reset_may_leave_anything_in_the_caches() {
 }
 
 #[test]
+fn caches_are_filled_by_the_upper_half_of_a_64_bit_write_too() {
+    let mut bench = Bench::reset();
+    // SEED is the lower half.
+    bench.write64(0xe08, STREAM << 32);
+    bench.set_up();
+    bench.enable(ALL_ON);
+    bench.write_word(0, DATA);
+    assert_eq!((bench.state(0), bench.peek(DATA)), (2, WRITTEN), "the STE in memory is not valid");
+}
+
+#[test]
 fn structure_read_ahead_catches_a_missing_invalidation() {
     // 3.21.3: an SMMU may read any reachable structure at any time; here an STE that no access has used yet.
     let mut bench = Bench::enabled();

@@ -1,5 +1,7 @@
 //! What the architecture leaves to the SMMU: merged events (7.3.1), and choices by a seed.
 
+use std::vec::Vec;
+
 use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::Response;
@@ -172,4 +174,34 @@ fn events_far_apart_in_time_do_not_merge() {
         direct.access(0x5000, WRITE);
         assert_eq!(direct.take_events().len(), records);
     }
+}
+
+#[test]
+fn place_in_the_page_does_not_count_where_7_3_says_so() {
+    let addresses = [0x5000, 0x5ff8, 0x6ff8];
+    let told =
+        |direct: &mut Direct| direct.take_events().iter().map(|record| (record[0], record[2])).collect::<Vec<_>>();
+    // F_WALK_EABT of both pages: their table cannot be read.
+    let mut direct = Direct::enabled(ALL_ON | 1 << 4, 0);
+    direct.write(CONTROL, control::MERGE_EVENTS);
+    direct.stage1(MEV, CD_R | CD_A);
+    direct.leaf_at(0);
+    direct.refuse_reads(TABLES + 0x2000..TABLES + 0x3000);
+    assert_eq!(addresses.map(|address| direct.access(address, WRITE)), [Response::Abort; 3]);
+    assert_eq!(told(&mut direct), [(0x100_0000_000b, 0x5000), (0x100_0000_000b, 0x6ff8)]);
+    // F_TRANSL_FORBIDDEN: EATS = 0 with ATSCHK.
+    assert_eq!(addresses.map(|address| direct.translated(address, WRITE)), [Response::Abort; 3]);
+    assert_eq!(told(&mut direct), [(0x100_0000_0007, 0x5000), (0x100_0000_0007, 0x6ff8)]);
+    // F_TLB_CONFLICT: the pages become a block, which is then found by way of 0x7000.
+    direct.refuse_reads(0..0);
+    for address in addresses {
+        direct.map(address & !0xfff, DATA, PAGE_RW);
+        direct.reaches(address, WRITE);
+    }
+    direct.poke(TABLES + 0x1000, DATA | PAGE_RW & !2);
+    // CMD_TLBI_NH_VA with Leaf = 0.
+    direct.command([0x12 | 1 << 48, 0x7000]);
+    direct.reaches(0x7000, WRITE);
+    assert_eq!(addresses.map(|address| direct.access(address, WRITE)), [Response::Abort; 3]);
+    assert_eq!(told(&mut direct), [(0x100_0000_0020, 0x5000), (0x100_0000_0020, 0x6ff8)]);
 }

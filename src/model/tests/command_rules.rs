@@ -1,9 +1,13 @@
 //! Commands and the command queue: 3.5, 3.21.2, 4.1 to 4.4, 4.6.
 
+use std::vec::Vec;
+
 use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::engine::registers as reg;
+use crate::model::profile::Profile;
+use crate::smmuv3::features::IdRegisters;
 
 const SYNC: [u64; 2] = [0x46, 0];
 
@@ -171,6 +175,19 @@ fn prefetch_changes_nothing_for_transactions() {
 }
 
 #[test]
+fn prefetch_sets_no_access_flag_on_the_way_to_a_cd() {
+    // S2HA; AF, bit 10, of the leaf for the CD is 0: the transaction that reads the CD sets it.
+    let mut direct = Direct::nested_in_pages(S2HA, CD_R | CD_A);
+    direct.change2(IPA_OF_CD, |leaf| leaf & !(1 << 10));
+    for command in [[0x01 | STREAM << 32, 0], [0x02 | STREAM << 32, 0x5000], [0x46, 0]] {
+        direct.command(command);
+    }
+    assert_eq!(direct.peek(leaf2(IPA_OF_CD)), CDS | S2_RW & !(1 << 10));
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    assert_eq!(direct.peek(leaf2(IPA_OF_CD)), CDS | S2_RW);
+}
+
+#[test]
 fn prefetch_takes_any_size_and_stride_and_bounded_work() {
     // Size and Stride are 5 bits each, in [4:0] and [9:5] of word 1 (4.2.2).
     let mut direct = Direct::enabled(ALL_ON, 0);
@@ -310,4 +327,29 @@ fn change_within_one_word_needs_no_invalid_structure_between() {
     assert!(between == Response::Abort || between == Response::Physical(crate::smmuv3::PhysAddr(DATA)));
     direct.invalidate();
     assert_eq!((direct.access(0x5000, WRITE), direct.take_events().len()), (Response::Abort, 0));
+}
+
+#[test]
+fn tick_tells_whether_a_command_was_consumed() {
+    // CMD_CFGI_ALL, and a CMD_SYNC that waits for a device.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.devices.invalidating = true;
+    direct.submit([0x04, 31]);
+    direct.submit([0x46, 0]);
+    assert_eq!((direct.tick(), direct.read(CMDQ_CONS)), (true, 1));
+    assert_eq!((direct.tick(), direct.read(CMDQ_CONS)), (false, 1));
+    direct.devices.invalidating = false;
+    assert_eq!((direct.tick(), direct.read(CMDQ_CONS)), (true, 2));
+    assert!(!direct.tick());
+}
+
+#[test]
+fn messages_to_devices_have_no_pasid_where_there_are_none() {
+    // IDR1.SSIDSIZE = 0, bits 10:6, else the full profile: SSV counts as 0 (4.5.1, 4.5.2).
+    let full = Profile::Full.id_registers();
+    let mut direct = Direct::with_ids(IdRegisters { idr1: full.idr1 & !(0x1f << 6), ..full });
+    direct.command([0x40 | 1 << 11 | 5 << 12 | STREAM << 32, 52]);
+    direct.command([0x41 | 1 << 11 | 5 << 12 | STREAM << 32, 2 << 12 | 7]);
+    assert_eq!(direct.devices.invalidations.iter().map(|message| message.substream).collect::<Vec<_>>(), [None]);
+    assert_eq!(direct.devices.responses.iter().map(|message| message.substream).collect::<Vec<_>>(), [None]);
 }

@@ -276,14 +276,6 @@ fn sync_after_an_invalidation_that_timed_out_is_not_consumed() {
 }
 
 #[test]
-fn invalidation_for_no_device_completes() {
-    let mut bench = Bench::enabled();
-    bench.command([0x40 | 0x777 << 32, 52]);
-    bench.command(SYNC);
-    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (2, 0));
-}
-
-#[test]
 fn error_interrupt_needs_its_enable() {
     let mut bench = Bench::enabled();
     bench.write(IRQ_CTRL, 6);

@@ -230,6 +230,30 @@ fn substream_selects_its_cd() {
 }
 
 #[test]
+fn accesses_with_and_without_a_substream_have_translations_of_their_own() {
+    // S1CDMax 1; 0x5000 leads to one page by CD 0, to another by CD 1. S1DSS 1: without SubstreamID there is no stage 1; 2: it is
+    // that of CD 0 (5.2).
+    let mut bench = Bench::enabled();
+    for space in 0..2 {
+        bench.set_cd(space, CD_A | CD_R | space << 49, space);
+        bench.map(space, 0x5000, DATA + space * 0x1000, PAGE_RW | 1 << 11);
+    }
+    bench.set_ste(STREAM, STE0_STAGE1 | CDS | 1 << 59, STE1 | 2);
+    bench.write_word(0, 0x5000);
+    assert_eq!(write_with_pasid(&mut bench, 1).len(), 0);
+    bench.set_ste(STREAM, STE0_STAGE1 | CDS | 1 << 59, STE1 | 1);
+    bench.forget_configuration(STREAM);
+    bench.write_word(0, DATA + 0x2000);
+    assert_eq!(
+        [0, 0x1000, 0x2000].map(|page| bench.peek(DATA + page)),
+        [0x1122_3344_5566_7788, 1, 0x1122_3344_5566_7788]
+    );
+    bench.poke(DATA + 0x1000, 0);
+    assert_eq!(write_with_pasid(&mut bench, 1).len(), 0);
+    assert_eq!(bench.peek(DATA + 0x1000), 1);
+}
+
+#[test]
 fn substream_where_none_may_be_is_c_bad_substreamid() {
     let mut bench = Bench::enabled();
     bench.attach(STREAM, 0, 0, CD_A);

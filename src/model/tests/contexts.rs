@@ -4,6 +4,7 @@ use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::smmu::Issued;
+use crate::smmuv3::Access;
 
 /// A level 1 context table, and level 2 tables.
 const LEVEL1: u64 = 0x4017_0000;
@@ -191,6 +192,17 @@ fn override_of_kind_comes_before_the_check_and_the_record() {
     direct.invalidate();
     assert_eq!(direct.reaches(0x5000, FETCH), DATA);
     assert_eq!(direct.fault(0x6000, FETCH), [0x100_0000_0010, 0x208_0000_0000, 0x6000, 0]);
+}
+
+#[test]
+fn access_that_writes_is_one_of_data_whatever_comes_with_it() {
+    // 13.1.2: InD counts for reads alone. UXN, bit 54 of the leaf.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_R | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW | 1 << 54);
+    let write = Access { execute: true, ..WRITE };
+    assert_eq!(direct.reaches(0x5000, write), DATA);
+    assert_eq!(direct.fault(0x6000, write), [0x100_0000_0010, IN, 0x6000, 0]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! An SMMU without engines: accesses with any attributes, ATS requests and page requests, straight into it.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 use super::bench::*;
 use super::watched::Watched;
-use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
+use crate::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidated, Invalidation, Response, Transaction};
 use crate::model::machine::Width;
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
@@ -102,6 +103,8 @@ pub(super) fn leaf2(ipa: u64) -> u64 {
 pub(super) struct Devices {
     pub(super) invalidations: Vec<Invalidation>,
     pub(super) responses: Vec<GroupResponse>,
+    /// One of them has an invalidation to complete.
+    pub(super) invalidating: bool,
 }
 
 impl Endpoints for Devices {
@@ -109,13 +112,13 @@ impl Endpoints for Devices {
         false
     }
 
-    fn invalidate(&mut self, invalidation: &Invalidation) -> bool {
+    fn invalidate(&mut self, invalidation: &Invalidation) -> Invalidated {
         self.invalidations.push(*invalidation);
-        true
+        Invalidated::Completed
     }
 
     fn is_invalidating(&self) -> bool {
-        false
+        self.invalidating
     }
 
     fn respond(&mut self, response: &GroupResponse) -> bool {
@@ -274,8 +277,24 @@ impl Direct {
         self.smmu.violation().map(|story| story.to_string())
     }
 
+    /// Lets the SMMU do what `act` asks of it up to the moment when it is about to write the word at `address`, or to pulse
+    /// a wire if there is none: from then on its registers and memory can be looked at as they are at that moment.
+    #[track_caller]
+    pub(super) fn moment(&mut self, address: Option<u64>, act: impl FnOnce(&mut Self)) {
+        self.memory.stops_at.set(address);
+        self.raised.stops = address.is_none();
+        assert!(catch_unwind(AssertUnwindSafe(|| act(self))).is_err(), "the moment never came");
+        self.memory.stops_at.set(None);
+        self.raised.stops = false;
+    }
+
     pub(super) fn step(&mut self) {
-        while self.smmu.step(&self.memory, &mut self.raised, &mut self.devices) {}
+        while self.tick() {}
+    }
+
+    /// One tick. Whether there was anything to do.
+    pub(super) fn tick(&mut self) -> bool {
+        self.smmu.step(&self.memory, &mut self.raised, &mut self.devices)
     }
 
     pub(super) fn peek(&self, address: u64) -> u64 {
@@ -406,7 +425,12 @@ impl Direct {
     }
 
     pub(super) fn translated(&mut self, address: u64, access: Access) -> Response {
-        self.smmu.translated(&Self::transaction(address, access, None), &self.memory, &mut self.raised)
+        self.translated_with(address, access, None)
+    }
+
+    /// The same with a PASID.
+    pub(super) fn translated_with(&mut self, address: u64, access: Access, pasid: Option<u32>) -> Response {
+        self.smmu.translated(&Self::transaction(address, access, pasid), &self.memory, &mut self.raised)
     }
 
     /// A page request, or a Stop marker, of `stream`. Returns the automatic response, if there is one.
@@ -481,14 +505,19 @@ impl Direct {
         slot
     }
 
-    /// Submits one command.
+    /// Submits one command and lets the SMMU come to rest.
     pub(super) fn command(&mut self, words: [u64; 2]) {
+        self.submit(words);
+        self.step();
+    }
+
+    /// Puts one command into the queue.
+    pub(super) fn submit(&mut self, words: [u64; 2]) {
         let prod = self.read(CMDQ_PROD);
         let slot = COMMANDS + u64::from(prod & 0xf) * 16;
         self.poke(slot, words[0]);
         self.poke(slot + 8, words[1]);
         self.write(CMDQ_PROD, (prod + 1) & 0x1f);
-        self.step();
     }
 
     pub(super) fn take_events(&mut self) -> Vec<[u64; 4]> {

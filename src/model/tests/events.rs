@@ -83,7 +83,7 @@ fn interrupt_needs_its_enable_and_does_not_come_late() {
 }
 
 #[test]
-fn record_is_there_before_prod_moves_past_it() {
+fn record_lies_where_prod_was() {
     let mut bench = recording();
     make(&mut bench, 1);
     assert_eq!(bench.read(EVENTQ_PROD), 1);

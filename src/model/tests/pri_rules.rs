@@ -168,6 +168,23 @@ fn answer_of_an_overflow_reaches_the_device_that_asked_alone() {
 }
 
 #[test]
+fn overflow_ends_with_rd_and_ovackflg_in_one_write() {
+    // 15 requests of group 0, and the first of two of group 7, whose Last finds no room.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    for _ in 1..ENTRIES {
+        direct.page_request(STREAM, None, READ, false, 0);
+    }
+    direct.page_request(STREAM, None, WRITE, false, 7);
+    assert_eq!(direct.page_request(STREAM, None, WRITE, true, 7), success(7));
+    let old = [0x2000_0000_0000_0100, 0x5007];
+    let last_entry = |direct: &Direct| [0, 8].map(|word| direct.peek(PAGE_REQUESTS + 15 * 16 + word));
+    assert_eq!((direct.read(PRIQ_PROD), last_entry(&direct)), (OVFLG | 16, old), "answered, it stays in the queue");
+    direct.write(PRIQ_CONS, OVFLG | 15);
+    assert_eq!(direct.page_request(STREAM, None, READ, true, 8), None);
+    assert_eq!(direct.take_page_requests(), [old, [0x5000_0000_0000_0100, 0x5008]]);
+}
+
+#[test]
 fn index_of_an_answered_group_comes_again_while_its_requests_lie_in_the_queue() {
     let mut direct = full();
     assert_eq!(direct.page_request(STREAM, None, READ, true, 0), success(0), "the Last of group 0");

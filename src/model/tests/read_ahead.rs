@@ -67,6 +67,52 @@ fn page_that_no_access_used_is_stale_until_tlbi() {
 }
 
 #[test]
+fn what_was_read_ahead_before_an_invalidation_is_gone_after_its_sync() {
+    // The caches are disturbed all the time: of the page at 0x6000 and of the neighbour's STE, whether the old one is used.
+    let stale = |seed, commands: &[[u64; 2]]| {
+        let mut direct = two_pages(0, (DATA + 0x1000) | PAGE_RW);
+        for (word, value) in [0x9, STE1].into_iter().enumerate() {
+            direct.poke(OTHER_STE + word as u64 * 8, value);
+        }
+        direct.reaches(0x5000, READ);
+        direct.write(diagnostics::CACHE_SEED as u64, seed);
+        for _ in 0..100 {
+            direct.step();
+        }
+        direct.map(0x6000, DATA + 0x2000, PAGE_RW);
+        // Config = 0b000.
+        direct.poke(OTHER_STE, 1);
+        commands.iter().for_each(|&command| direct.command(command));
+        let page = direct.reaches(0x6000, READ) == DATA + 0x1000;
+        let ste = direct.issue_from(OTHER, DATA, READ) != Issued::Ended(Response::Abort);
+        [page, ste]
+    };
+    let times = |commands: &[[u64; 2]]| [0, 1].map(|which| count(|seed| stale(seed, commands)[which]));
+    // CMD_TLBI_NH_VA, CMD_CFGI_STE: their consumption alone promises nothing (4.8).
+    let commands = [[0x12 | 1 << 48, 0x6001], [0x03 | OTHER << 32, 1], SYNC];
+    assert!(times(&[]).iter().all(|&times| times > 2));
+    assert!(times(&commands[..2]).iter().all(|&times| times > 2));
+    assert_eq!(times(&commands), [0, 0]);
+}
+
+#[test]
+fn prefetches_take_no_place_of_invalidations_that_wait_for_their_sync() {
+    // As many as there are places, then CMD_TLBI_NH_VA: it is still as late as it may be (4.8).
+    let stale = |seed| {
+        let mut direct = two_pages(0, 0);
+        direct.reaches(0x5000, READ);
+        direct.write(diagnostics::CACHE_SEED as u64, seed);
+        for _ in 0..16 {
+            direct.command([0x02 | STREAM << 32, 0x5000]);
+        }
+        direct.map(0x5000, DATA + 0x2000, PAGE_RW);
+        direct.command([0x12 | 1 << 48, 0x5001]);
+        direct.reaches(0x5000, READ) == DATA
+    };
+    assert!(count(stale) > 2);
+}
+
+#[test]
 fn page_of_stage_2_that_no_access_used_is_stale_until_tlbi() {
     // Stage 2 alone, and under stage 1, where 0x6000 leads to the IPA 0x8000.
     for nested in [false, true] {

@@ -8,6 +8,7 @@ use crate::model::endpoint::{Completion, Response};
 use crate::model::engine::registers as reg;
 use crate::model::profile::Profile;
 use crate::model::smmu::Issued;
+use crate::smmuv3::features::IdRegisters;
 
 // Word 1 of a record (7.3.12 to 7.3.16): RnW, InD, S2, CLASS, TTRnW.
 const RNW: u64 = 1 << 35;
@@ -583,4 +584,31 @@ fn errors_of_translated_accesses_are_told_in_their_order() {
     assert_eq!(records(ste[0], STE1, beyond), [[0x100_0000_0007, 0, beyond, 0]]);
     assert_eq!(records(ste[0], ste[1], beyond), [[0x100_0000_0011, IN, beyond, 0]]);
     assert_eq!(records(ste[0], ste[1], 0x6000), [[0x100_0000_0010, S2 | IN, 0x6000, 0x6000]]);
+}
+
+#[test]
+fn configuration_errors_of_translated_accesses_are_told_in_their_order() {
+    // IDR0.ATSRECERR beside what the full profile has, and CR2.REC_CFG_ATS: these errors leave records too (6.3.12).
+    let full = Profile::Full.id_registers();
+    let mut direct = Direct::with_ids(IdRegisters { idr0: full.idr0 | 1 << 23, ..full });
+    direct.enable(0);
+    direct.write(CR2, 2 | 1 << 3);
+    direct.enable(ALL_ON | 1 << 4);
+    let mut records = |base, log2, word0| {
+        direct.set_ste(word0, STE1, 0);
+        direct.enable(ALL_ON & !1);
+        direct.write64(STRTAB_BASE, base);
+        direct.write(STRTAB_BASE_CFG, log2);
+        direct.enable(ALL_ON | 1 << 4);
+        direct.invalidate();
+        // Beyond OAS, which would be the last error.
+        assert_eq!(direct.translated(1 << 48, WRITE), Response::Abort);
+        direct.take_events()
+    };
+    // No memory at the table, which has no such stream: C_BAD_STREAMID, before F_STE_FETCH.
+    assert_eq!(records(END, 8, 0), [[0x100_0000_0002, 0, 0, 0]]);
+    assert_eq!(records(END, 9, 0), [[0x100_0000_0003, 0, 0, END + 0x4000]]);
+    // V = 0: C_BAD_STE; then bypass, which has no ATS: F_TRANSL_FORBIDDEN.
+    assert_eq!(records(STREAMS, 9, 0x8), [[0x100_0000_0004, 0, 0, 0]]);
+    assert_eq!(records(STREAMS, 9, 0x9), [[0x100_0000_0007, 0, 1 << 48, 0]]);
 }

@@ -178,7 +178,10 @@ fn translated_access_counts_as_unprivileged_data_without_pasid() {
     assert_eq!(direct.translated(0x9008, privileged(FETCH)), through(DATA + 8), "a read of data");
     assert_eq!(direct.translated(0xa008, privileged(FETCH)), Response::Abort);
     // SSV, PnU and InD are 0, RnW (bit 35) is 1.
-    assert_eq!(direct.take_event(), [0x100_0000_0010, S2 | IN | 1 << 35, 0xa008, 0xa000]);
+    let record = [0x100_0000_0010, S2 | IN | 1 << 35, 0xa008, 0xa000];
+    assert_eq!(direct.take_event(), record);
+    assert_eq!(direct.translated_with(0xa008, privileged(FETCH), Some(1)), Response::Abort);
+    assert_eq!(direct.take_event(), record);
     // EATS = 0 with ATSCHK: F_TRANSL_FORBIDDEN.
     direct.nest(0, S2R, CD_A);
     direct.invalidate();

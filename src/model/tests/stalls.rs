@@ -383,3 +383,29 @@ fn stall_record_that_waited_lies_behind_the_records_that_filled_the_queue() {
     let after = words(&bench);
     assert_eq!((after[0], after[2], &after[4..]), (0x100_0000_0010, 0x5008, &full[4..]));
 }
+
+#[test]
+fn stalls_at_the_same_time_are_timed_each_for_itself() {
+    // On the control page: STREAM, ANSWER_COUNT and ANSWER_SUM. The second stall comes a tick after the first.
+    let mut bench = Bench::enabled();
+    let stags = [0, 1].map(|engine| {
+        bench.attach(0x100 + engine as u64, engine as u64, engine as u64, CD_S | CD_A);
+        bench.set_engine64(engine, reg::DESTINATION, 0x5000);
+        bench.set_engine64(engine, reg::LENGTH, 8);
+        bench.set_engine(engine, reg::CONTROL, 0x11);
+        bench.step();
+        stag(bench.take_event())
+    });
+    for _ in 0..6 {
+        bench.step();
+    }
+    for (stream, stag) in (0x100..).zip(stags) {
+        bench.submit([0x44 | 2 << 12 | stream << 32, stag]);
+    }
+    bench.run();
+    let times = [0x100, 0x101].map(|stream| {
+        bench.set_control(0x200, stream);
+        (bench.control(0x208), bench.control64(0x210))
+    });
+    assert_eq!(times, [(1, 8), (1, 7)]);
+}

@@ -132,23 +132,6 @@ fn no_access_through_an_old_structure_comes_after_cfgi_and_sync() {
 }
 
 #[test]
-fn prefetch_leaves_nothing_old_behind() {
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.stage1(0, CD_A);
-    direct.map(0x5000, DATA, PAGE_RW);
-    // CMD_PREFETCH_CONFIG, CMD_PREFETCH_ADDR.
-    direct.command([0x01 | STREAM << 32, 0]);
-    direct.command([0x02 | STREAM << 32, 0x5000]);
-    direct.map(0x5000, DATA + 0x1000, PAGE_RW);
-    direct.command([0x12 | 1 << 48, 0x5000]);
-    direct.command(SYNC);
-    assert_eq!(direct.reaches(0x5000, WRITE), DATA + 0x1000);
-    direct.command([0x01 | STREAM << 32, 0]);
-    direct.abort_stream();
-    assert_eq!(direct.access(0x5000, WRITE), Response::Abort);
-}
-
-#[test]
 fn sync_waits_neither_for_resumed_accesses_nor_for_answers_to_devices() {
     let mut direct = Direct::stalling(0);
     let (slot, tag) = direct.tagged(0x5008);

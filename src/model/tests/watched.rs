@@ -2,6 +2,7 @@
 
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
+use std::boxed::Box;
 use std::vec::Vec;
 
 use super::bench::END;
@@ -17,6 +18,8 @@ pub(super) struct Watched {
     pub(super) refused_writes: RefCell<Range<u64>>,
     /// How many accesses were refused.
     pub(super) refused: Cell<u32>,
+    /// A write to this word unwinds out of the SMMU, see [`Direct::moment`](super::direct::Direct::moment).
+    pub(super) stops_at: Cell<Option<u64>>,
 }
 
 impl Watched {
@@ -30,6 +33,7 @@ impl Watched {
             refused_reads: RefCell::default(),
             refused_writes: RefCell::default(),
             refused: Cell::default(),
+            stops_at: Cell::default(),
         }
     }
 
@@ -46,6 +50,9 @@ impl Watched {
 
 impl Watched {
     fn pass(&self, PhysAddr(address): PhysAddr, reads: bool, writes: bool) -> Result<(), Abort> {
+        if writes && self.stops_at.get() == Some(address) {
+            std::panic::resume_unwind(Box::new(()));
+        }
         for (does, notes, refused) in
             [(reads, &self.read, &self.refused_reads), (writes, &self.written, &self.refused_writes)]
         {

@@ -79,7 +79,8 @@ const fn illegal(field: &'static str, value: u64) -> ContextError {
 impl ContextDescriptor {
     /// The CD's words, valid. Word 0 holds `V`: it is written last (3.21.3.1).
     pub fn encode(&self) -> [u64; 8] {
-        let ([lower, ttb0], [upper, ttb1]) = (LOWER.put(self.ttb0), UPPER.put(self.ttb1));
+        let ([tbi0, tbi1], [e0pd0, e0pd1]) = (self.ignore_top_byte, self.unprivileged_disabled);
+        let ([lower, ttb0], [upper, ttb1]) = (LOWER.put(self.ttb0, tbi0, e0pd0), UPPER.put(self.ttb1, tbi1, e0pd1));
         let first = lower
             | upper
             | BIG_ENDIAN.flag(self.big_endian)
@@ -152,11 +153,15 @@ impl ContextDescriptor {
             asid => Asid(asid as u16),
         };
         let output_size = AddressSize::from_low_bits(OUTPUT_SIZE.get(first));
+        // These two count without tables too, for what the TLB holds (5.4, EPD0).
+        let ignore_top_byte = [LOWER.ignore_top_byte.is_set(first), !single && UPPER.ignore_top_byte.is_set(first)];
+        let unprivileged_disabled =
+            [LOWER.unprivileged_disabled.is_set(ttb0), UPPER.unprivileged_disabled.is_set(ttb1)]
+                .map(|disabled| disabled && !single && features.unprivileged_disable);
         let ttb0 = if !single && LOWER.disabled.is_set(first) {
             None
         } else {
-            let base = LOWER.get(first, ttb0, output_size, features)?;
-            Some(TableBase { unprivileged_disabled: !single && base.unprivileged_disabled, ..base })
+            Some(LOWER.get(first, ttb0, output_size, features)?)
         };
         let ttb1 = if single || UPPER.disabled.is_set(first) {
             None
@@ -175,6 +180,8 @@ impl ContextDescriptor {
         Ok(Self {
             ttb0,
             ttb1,
+            ignore_top_byte,
+            unprivileged_disabled,
             big_endian,
             output_size,
             access_flag_fault_disabled: ACCESS_FLAG_FAULT_DISABLED.is_set(first),
@@ -193,19 +200,19 @@ impl ContextDescriptor {
 
 impl Half {
     /// What this half adds to word 0, and its word for the table.
-    fn put(&self, base: Option<TableBase>) -> [u64; 2] {
-        let Some(base) = base else { return [self.disabled.mask(), 0] };
+    fn put(&self, base: Option<TableBase>, ignore_top_byte: bool, unprivileged_disabled: bool) -> [u64; 2] {
+        let first = self.ignore_top_byte.flag(ignore_top_byte);
+        let second = self.unprivileged_disabled.flag(unprivileged_disabled);
+        let Some(base) = base else { return [first | self.disabled.mask(), second] };
         let granule = self.granules.iter().position(|granule| *granule == Some(base.granule)).unwrap_or_default();
         [
-            self.tsz.put(base.tsz.into())
+            first
+                | self.tsz.put(base.tsz.into())
                 | self.granule.put(granule as u64)
                 | self.inner.put(base.attributes.inner as u64)
                 | self.outer.put(base.attributes.outer as u64)
-                | self.shareability.put(base.attributes.shareability as u64)
-                | self.ignore_top_byte.flag(base.ignore_top_byte),
-            TABLE.address(base.table.0)
-                | self.hierarchy_disabled.flag(base.hierarchy_disabled)
-                | self.unprivileged_disabled.flag(base.unprivileged_disabled),
+                | self.shareability.put(base.attributes.shareability as u64),
+            second | TABLE.address(base.table.0) | self.hierarchy_disabled.flag(base.hierarchy_disabled),
         ]
     }
 
@@ -234,7 +241,6 @@ impl Half {
             return Err(illegal(tsz_name, tsz.into()));
         }
         let hierarchy_disabled = features.hierarchy_disable && self.hierarchy_disabled.is_set(table);
-        let unprivileged_disabled = features.unprivileged_disable && self.unprivileged_disabled.is_set(table);
         let table = TABLE.address(table);
         // Small granules describe 48 address bits (5.4, TTB0).
         let address_bits = output_size.min(features.oas).bits().min(if large { 52 } else { 48 });
@@ -250,9 +256,7 @@ impl Half {
                 outer: Cacheability::from_low_bits(self.outer.get(first)),
                 shareability: Shareability::from_low_bits(self.shareability.get(first)),
             },
-            ignore_top_byte: self.ignore_top_byte.is_set(first),
             hierarchy_disabled,
-            unprivileged_disabled,
         })
     }
 }

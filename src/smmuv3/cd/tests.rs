@@ -25,11 +25,11 @@ fn lower() -> ContextDescriptor {
             tsz: 25,
             granule: Granule::Size4K,
             attributes: TableAttributes::COHERENT,
-            ignore_top_byte: false,
             hierarchy_disabled: false,
-            unprivileged_disabled: false,
         }),
         ttb1: None,
+        ignore_top_byte: [false; 2],
+        unprivileged_disabled: [false; 2],
         big_endian: false,
         output_size: AddressSize::Bits44,
         access_flag_fault_disabled: false,
@@ -67,9 +67,11 @@ fn illegal(words: [u64; 8], features: Features, field: &'static str, value: u64)
 fn the_lower_half_is_described_as_5_4_says() {
     check(LOWER, lower());
     // TG0 1 is 64 KiB, 2 is 16 KiB; TBI0.
-    let base = |granule| TableBase { granule, ignore_top_byte: true, ..lower().ttb0.unwrap() };
-    check(lower_with(0, 1 << 6 | 1 << 38), ContextDescriptor { ttb0: Some(base(Granule::Size64K)), ..lower() });
-    check(lower_with(0, 2 << 6 | 1 << 38), ContextDescriptor { ttb0: Some(base(Granule::Size16K)), ..lower() });
+    for (tg0, granule) in [(1, Granule::Size64K), (2, Granule::Size16K)] {
+        let ttb0 = Some(TableBase { granule, ..lower().ttb0.unwrap() });
+        let cd = ContextDescriptor { ttb0, ignore_top_byte: [true, false], ..lower() };
+        check(lower_with(0, tg0 << 6 | 1 << 38), cd);
+    }
 }
 
 #[test]
@@ -86,10 +88,9 @@ fn the_upper_half_is_described_as_5_4_says() {
                 outer: Cacheability::WriteThrough,
                 shareability: Shareability::OuterShareable,
             },
-            ignore_top_byte: true,
             hierarchy_disabled: false,
-            unprivileged_disabled: false,
         }),
+        ignore_top_byte: [false, true],
         access_flag_fault_disabled: true,
         flag_update: FlagUpdate::AccessFlagAndDirty,
         stall: false,
@@ -202,7 +203,8 @@ fn el2_with_e2h_has_both_halves_and_asids() {
 #[test]
 fn el2_has_one_half_that_cannot_be_disabled() {
     let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
-    let words = lower_with(1 << 30, 1 << 14);
+    // EPD1 = 0, EPD0, TBI1.
+    let words = lower_with(1 << 30, 1 << 14 | 1 << 39);
     assert_eq!(ContextDescriptor::decode(words, &Features { asid_bits: 8, ..test_features() }, &el2), Ok(lower()));
 }
 
@@ -250,15 +252,32 @@ fn unprivileged_access_is_disabled_by_bits_66_and_130() {
         words[1] = 0x8800_0000 | u64::from(lower) << 2;
         words[2] = 0x9900_0000 | u64::from(upper) << 2;
         let cd = ContextDescriptor::decode(words, &features, &STREAM).unwrap();
-        assert_eq!([cd.ttb0, cd.ttb1].map(|base| base.unwrap().unprivileged_disabled), [lower, upper]);
+        assert_eq!(cd.unprivileged_disabled, [lower, upper]);
         assert_eq!([cd.encode()[1], cd.encode()[2]], [words[1], words[2]]);
     }
     // Without IDR3.E0PD the bits mean nothing, nor at EL2, which has one privilege.
     words[1] |= 4;
     let cd = ContextDescriptor::decode(words, &test_features(), &STREAM).unwrap();
-    assert_eq!([cd.ttb0, cd.ttb1].map(|base| base.unwrap().unprivileged_disabled), [false, false]);
+    assert_eq!(cd.unprivileged_disabled, [false, false]);
     let el2 = Stage1 { world: StreamWorld::El2, ..STREAM };
-    assert!(!ContextDescriptor::decode(words, &features, &el2).unwrap().ttb0.unwrap().unprivileged_disabled);
+    assert_eq!(ContextDescriptor::decode(words, &features, &el2).unwrap().unprivileged_disabled, [false, false]);
+}
+
+#[test]
+fn what_does_not_describe_tables_counts_without_them() {
+    // EPD0 beside EPD1; TBI0, TBI1; E0PD0 and E0PD1 (5.4).
+    let features = Features { unprivileged_disable: true, ..test_features() };
+    for (word0, word1, word2) in [(0, 0, 0), (1 << 38, 0, 0), (1 << 39, 0, 0), (0, 4, 0), (0, 0, 4)] {
+        let words = [0x1234_f204_4000_4000 | 1 << 31 | word0, word1, word2, LOWER[3], 0, 0, 0, 0];
+        let cd = ContextDescriptor {
+            ttb0: None,
+            ignore_top_byte: [word0 == 1 << 38, word0 == 1 << 39],
+            unprivileged_disabled: [word1 != 0, word2 != 0],
+            ..lower()
+        };
+        assert_eq!(ContextDescriptor::decode(words, &features, &STREAM), Ok(cd));
+        assert_eq!(cd.encode(), words);
+    }
 }
 
 #[test]
@@ -277,4 +296,10 @@ fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_s
         let decoded = ContextDescriptor::decode(words, &features, &STREAM);
         assert_eq!(decoded.is_ok(), legal, "TG0 {granule} T0SZ {tsz} of {va_bits}");
     }
+}
+
+#[test]
+fn asid_is_that_of_a_valid_descriptor() {
+    assert_eq!(ContextDescriptor::asid_of(LOWER[0]), Some(Asid(0x1234)));
+    assert_eq!(ContextDescriptor::asid_of(LOWER[0] & !(1 << 31)), None);
 }

@@ -43,8 +43,9 @@ impl<M: Memory> Walker<'_, M> {
         address: u64,
         access: Option<Access>,
     ) -> Result<Mapping, Fault> {
-        let Half { base, input_bits, canonical } =
-            select(cd, world, address).ok_or(Fault::stage1(FaultKind::Translation))?;
+        let Some(Half { canonical, tables: Some((base, input_bits)), .. }) = select(cd, world, address) else {
+            return Err(Fault::stage1(FaultKind::Translation));
+        };
         let stride = base.granule.shift() - 3;
         let levels = (input_bits - base.granule.shift().min(input_bits)).div_ceil(stride);
         // Small granules describe 48 address bits (5.4, IPS).
@@ -148,11 +149,12 @@ impl<M: Memory> Walker<'_, M> {
 
 /// One of the address ranges of a CD.
 pub(super) struct Half {
-    base: TableBase,
-    /// How many bits of an address its tables translate.
-    input_bits: u32,
+    /// Its tables, and how many bits of an address they translate; `None`: none are walked (`EPDx`).
+    tables: Option<(TableBase, u32)>,
     /// The address as one of 64 bits, whatever was in the top byte if that is ignored.
     pub(super) canonical: u64,
+    /// Unprivileged accesses are not translated (`E0PDx`).
+    unprivileged_disabled: bool,
 }
 
 /// Whether an access of this privilege is translated at all. If not, it is as if nothing was mapped, whatever the TLB
@@ -164,7 +166,7 @@ pub(in super::super) fn admit(
     privileged: bool,
 ) -> Result<(), Fault> {
     match select(cd, world, address) {
-        Some(Half { base, .. }) if privileged || !base.unprivileged_disabled => Ok(()),
+        Some(half) if privileged || !half.unprivileged_disabled => Ok(()),
         _ => Err(Fault::stage1(FaultKind::Translation)),
     }
 }
@@ -173,15 +175,20 @@ pub(in super::super) fn admit(
 pub(super) fn select(cd: &ContextDescriptor, world: StreamWorld, address: u64) -> Option<Half> {
     // EL2 has one half, which bit 55 has no say in.
     let upper = world != StreamWorld::El2 && address >> 55 & 1 != 0;
-    let base = if upper { cd.ttb1? } else { cd.ttb0? };
+    let here = |[lower, higher]: [bool; 2]| if upper { higher } else { lower };
     // Bits above the half are copies of bit 55; of the top byte this may not be asked.
     let top = 0xff << 56;
-    let canonical = match (base.ignore_top_byte, upper) {
+    let canonical = match (here(cd.ignore_top_byte), upper) {
         (false, _) => address,
         (true, false) => address & !top,
         (true, true) => address | top,
     };
+    let unprivileged_disabled = here(cd.unprivileged_disabled);
+    let Some(base) = (if upper { cd.ttb1 } else { cd.ttb0 }) else {
+        // The TLB may still translate it; TxSZ is ignored (5.4, EPD0).
+        return Some(Half { tables: None, canonical, unprivileged_disabled });
+    };
     let input_bits = 64_u32.checked_sub(base.tsz.into()).filter(|bits| (1..=56).contains(bits))?;
     let above = if upper { !canonical } else { canonical };
-    (above >> input_bits == 0).then_some(Half { base, input_bits, canonical })
+    (above >> input_bits == 0).then_some(Half { tables: Some((base, input_bits)), canonical, unprivileged_disabled })
 }
