@@ -75,7 +75,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
         };
         // What the queue holds now belongs to an earlier life of these StreamIDs: the streams are not live yet.
-        let since = self.produced(queue);
+        let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
         self.faults.open(cpu, &mut self.hardware.delay(), request)?;
         lives.push(Life { mode, streams: life });

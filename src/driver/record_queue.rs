@@ -172,11 +172,12 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// The number of the first record that the SMMU has not written yet.
-    pub(super) fn produced<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> u64 {
-        // PROD first: where the drainer has come further since, it has passed what PROD was.
+    ///
+    /// With the drainer's lock: PROD says how far the SMMU is ahead of what was taken out, and by no more than the queue.
+    pub(super) fn produced<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) -> u64 {
+        let state = self.state.lock(masked);
         let prod = self.prod(hardware);
-        let done = self.done();
-        done + self.pending(prod, done).unwrap_or(0)
+        state.next + self.pending(prod, state.next).unwrap_or(0)
     }
 
     /// Whether there is, or may be, something for a drainer to do. Without the drainer's lock: it would come again and again
@@ -407,15 +408,19 @@ mod tests {
     }
 
     #[test]
-    fn produced_counts_what_the_smmu_has_written() {
+    fn produced_counts_what_the_smmu_has_written_whether_answers_are_sent_or_not() {
         let bench = bench(2);
-        bench.drain(3);
-        bench.fake.set(Register::PriqProd, 0b101);
-        assert_eq!(bench.queue.produced(&bench.hardware), 5);
-        // PROD as it was before the drainer came further.
-        bench.drain(0b101);
-        bench.fake.set(Register::PriqProd, 3);
-        assert_eq!(bench.queue.produced(&bench.hardware), 5);
+        bench.drain(2);
+        bench.fake.set(Register::PriqProd, 0b110);
+        let to = Target::Group(PrgIndex::from_low_bits(0));
+        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
+        fake::cpu().masked(|masked| {
+            let drained = bench.queue.drain(&bench.hardware, masked, |_, _| Some(answer), || {}, |_| {});
+            assert_eq!(drained, Drained { records: 4, more: false });
+            // The queue is full again.
+            bench.fake.set(Register::PriqProd, 0b010);
+            assert_eq!((bench.queue.done(), bench.queue.produced(&bench.hardware, masked)), (2, 10));
+        });
     }
 }
 

@@ -161,10 +161,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// The number of the first record of `queue` that the SMMU has not written yet.
-    pub(super) fn produced(&self, queue: OutputQueue) -> u64 {
+    pub(super) fn produced(&self, masked: &Masked, queue: OutputQueue) -> u64 {
         match (queue, &self.page_requests) {
-            (OutputQueue::Events, _) => self.events.produced(&self.hardware),
-            (OutputQueue::PageRequests, Some(records)) => records.produced(&self.hardware),
+            (OutputQueue::Events, _) => self.events.produced(&self.hardware, masked),
+            (OutputQueue::PageRequests, Some(records)) => records.produced(&self.hardware, masked),
             (OutputQueue::PageRequests, None) => 0,
         }
     }
@@ -178,7 +178,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Has the drainer of `queue` deal with everything that the SMMU has written so far, and waits for it, bounded.
     pub(super) fn drain_past(&self, cpu: &mut Cpu, queue: OutputQueue) -> Result<(), DriverError> {
-        let expected = self.produced(queue);
+        let expected = cpu.masked(|masked| self.produced(masked, queue));
         if self.records(queue) >= expected {
             return Ok(());
         }
