@@ -320,7 +320,7 @@ pub(super) const ALL: &[Deviation] = &[
         let coded = built.ste[2] >> 38 & 3;
         let level = if case.get(Setting::S2Granule) == 0 { 2_u64.wrapping_sub(coded) } else { 3 - coded };
         let resolves_nothing = level < 4 && 64 - case.get(Setting::S2T0Sz) <= built.walk2.shift(level as u8).into();
-        resolves_nothing && only(model, 0x04, false).is_some() && qemu.landed.is_none()
+        case.has_stage2() && resolves_nothing && only(model, 0x04, false).is_some() && qemu.landed.is_none()
     }),
     outcome("table-address-size", |case, built, qemu, model, _| {
         // Into stage 2 with it, which says the same of it.
