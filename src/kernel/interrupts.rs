@@ -33,6 +33,11 @@ pub enum Sgi {
     Wake = 3,
 }
 
+impl Sgi {
+    /// Every one.
+    const ALL: [Self; 4] = [Self::Quiesce, Self::DrainEvents, Self::DrainPageRequests, Self::Wake];
+}
+
 /// What an interrupt does, with interrupts masked on the core that took it.
 pub type Handler = Box<dyn Fn(&Masked) + Send + Sync>;
 
@@ -88,7 +93,7 @@ impl Interrupts {
             gic.init_cpu(core.index());
             GicCpuInterface::enable_group1(true);
             GicCpuInterface::set_priority_mask(0xff);
-            for intid in (0..3).chain([timer.intid]) {
+            for intid in Sgi::ALL.map(|sgi| sgi as u32).into_iter().chain([timer.intid]) {
                 let id = IntId::try_from(intid).map_err(|_| ConnectError::OutOfRange(intid))?;
                 gic.set_interrupt_priority(id, Some(core.index()), 0x80)
                     .and_then(|()| gic.enable_interrupt(id, Some(core.index()), true))
