@@ -145,10 +145,7 @@ impl Smmu {
             // A prefetch need not do anything (4.2).
             Command::PrefetchConfig { .. } | Command::PrefetchAddress { .. } => {}
             // The rest is CMD_CFGI_* and CMD_TLBI_*. What they name is gone by the next CMD_SYNC.
-            _ => {
-                let (e2h, vmid_wildcard) = (self.registers.e2h(), self.registers.vmid_wildcard());
-                self.caches.invalidate(command, Controls { e2h, vmid_wildcard });
-            }
+            _ => self.caches.invalidate(command, Controls { e2h: self.registers.e2h() }),
         }
         Ok(())
     }

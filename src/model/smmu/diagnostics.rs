@@ -135,18 +135,20 @@ impl Diagnostics {
 
     /// Whether an opportunity that `switch` permits is taken.
     pub(super) fn takes(&mut self, switch: u32) -> bool {
-        if self.control & switch == 0 {
-            return false;
-        }
-        if self.seed == 0 {
-            return true;
-        }
-        // Xorshift (Marsaglia 2003), which never comes to 0.
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 17;
-        self.seed ^= self.seed << 5;
-        self.seed >> 31 != 0
+        self.control & switch != 0 && choose(&mut self.seed)
     }
+}
+
+/// Whether an opportunity is taken: with seed 0 always, else as a generator decides that begins with it.
+pub(super) fn choose(seed: &mut u32) -> bool {
+    if *seed == 0 {
+        return true;
+    }
+    // Xorshift (Marsaglia 2003), which never comes to 0.
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 17;
+    *seed ^= *seed << 5;
+    *seed >> 31 != 0
 }
 
 /// Counts `more` occurrences.

@@ -5,6 +5,7 @@
 use core::cell::Cell;
 
 use super::Smmu;
+use super::diagnostics::choose;
 use super::registers::{self, gerror};
 use crate::model::control;
 use crate::model::memory::{Abort, Memory};
@@ -362,17 +363,6 @@ fn end(now: u64, ticks: u32) -> u64 {
     if ticks == control::UNTIL_RELEASED { u64::MAX } else { now.saturating_add(ticks.into()) }
 }
 
-fn choose(seed: &mut u32) -> bool {
-    if *seed == 0 {
-        return true;
-    }
-    // Xorshift (Marsaglia 2003), which never comes to 0.
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 17;
-    *seed ^= *seed << 5;
-    *seed >> 31 != 0
-}
-
 impl Smmu {
     /// What the control page asks for at the start of a tick, in which the updates of `acknowledged` are acknowledged.
     pub(super) fn inject(&mut self, acknowledged: u32, memory: &impl Memory, wires: &mut impl Wires) {
@@ -414,3 +404,6 @@ impl Smmu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,6 @@ pub(super) mod cr0 {
     pub(in super::super) const EVENTQEN: u32 = 1 << 2;
     pub(in super::super) const CMDQEN: u32 = 1 << 3;
     pub(in super::super) const ATSCHK: u32 = 1 << 4;
-    pub(in super::super) const VMW: u32 = 7 << 6;
 }
 
 /// Fields of IRQ_CTRL and IRQ_CTRLACK.
@@ -257,18 +256,9 @@ impl RegisterFile {
         self.cr2 & E2H != 0
     }
 
-    /// How many low bits of a VMID an invalidation does not look at (6.3.9.1). Reserved values are as 0; without IDR0.VMW
-    /// the field is.
-    pub(super) fn vmid_wildcard(&self) -> u8 {
-        match (self.cr0ack & cr0::VMW) >> 6 {
-            bits @ 0..=4 => bits as u8,
-            _ => 0,
-        }
-    }
-
     /// Whether configuration errors of ATS requests and translated transactions are recorded (6.3.12).
     pub(super) fn records_ats_errors(&self) -> bool {
-        self.features.ats_record_errors && self.cr2 & REC_CFG_ATS != 0
+        self.cr2 & REC_CFG_ATS != 0
     }
 
     pub(super) fn error_active(&self, error: u32) -> bool {
@@ -326,8 +316,9 @@ impl RegisterFile {
     fn read32(&self, offset: usize, stalled: u32) -> u32 {
         let Some(register) = Register::from_offset(offset) else {
             return match offset.checked_sub(4).and_then(Register::from_offset) {
-                Some(register) if register.is_64bit() => (self.value(register) >> 32) as u32,
-                _ => self.diagnostics.read(offset, stalled),
+                // There is nothing behind a 32-bit register but other registers and zeros.
+                Some(register) => (self.value(register) >> 32) as u32,
+                None => self.diagnostics.read(offset, stalled),
             };
         };
         self.value(register) as u32
@@ -377,14 +368,11 @@ impl RegisterFile {
     pub(super) fn write(&mut self, offset: usize, width: Width, value: u64) {
         match width {
             Width::Word => self.write32(offset, value as u32),
-            Width::Double => match Register::from_offset(offset) {
-                Some(register) if register.is_64bit() => self.set(register, value),
-                // Two adjacent 32-bit registers are both written (6.2).
-                _ => {
-                    self.write32(offset, value as u32);
-                    self.write32(offset + 4, (value >> 32) as u32);
-                }
-            },
+            // Two adjacent 32-bit registers are both written (6.2), and no 64-bit one does anything before it is whole.
+            Width::Double => {
+                self.write32(offset, value as u32);
+                self.write32(offset + 4, (value >> 32) as u32);
+            }
         }
     }
 

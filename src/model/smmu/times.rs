@@ -220,3 +220,6 @@ impl Smmu {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

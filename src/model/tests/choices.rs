@@ -205,3 +205,15 @@ fn place_in_the_page_does_not_count_where_7_3_says_so() {
     assert_eq!(addresses.map(|address| direct.access(address, WRITE)), [Response::Abort; 3]);
     assert_eq!(told(&mut direct), [(0x100_0000_0020, 0x5000), (0x100_0000_0020, 0x6ff8)]);
 }
+
+/// Only strict mode (bit 3) stays, once it is set, until the next reset; bits from 4 on are none.
+#[test]
+fn switches_read_back_and_strict_mode_stays() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    for (written, expected) in
+        [(0xffff_fff7, 0x7), (0x2, 0x2), (0x0, 0x0), (0xd, 0xd), (0x8, 0x8), (0x4, 0xc), (0x0, 0x8)]
+    {
+        direct.write(CONTROL, written);
+        assert_eq!(direct.read(CONTROL), expected, "{written:#x}");
+    }
+}

@@ -65,8 +65,6 @@ pub(in crate::model::smmu) struct Conflict;
 pub(in crate::model::smmu) struct Controls {
     /// `CR2.E2H`: commands by address for EL2 mean EL2-E2H (4.4.2.8, 4.4.2.9).
     pub(in crate::model::smmu) e2h: bool,
-    /// The low bits of a VMID that a command does not look at: `CR0.VMW`, 0 to 4 (3.17.6).
-    pub(in crate::model::smmu) vmid_wildcard: u8,
 }
 
 /// What an entry matches by, in look-ups and invalidations.
@@ -241,19 +239,16 @@ impl Tags {
 
     /// Whether a command requires this entry to go (4.4.2, 4.4.3, 4.4.4).
     fn named_by(&self, command: &Command, controls: Controls, table: bool) -> bool {
-        let same_vmid = |Vmid(tag): Vmid, Vmid(vmid): Vmid| {
-            (tag ^ vmid).checked_shr(controls.vmid_wildcard.into()).unwrap_or(0) == 0
-        };
         match (*command, self.space) {
-            (Command::TlbiNhAll { vmid }, Space::El1 { vmid: tag, .. }) => same_vmid(tag, vmid),
+            (Command::TlbiNhAll { vmid }, Space::El1 { vmid: tag, .. }) => tag == vmid,
             (Command::TlbiNhAsid { vmid, asid }, Space::El1 { vmid: tag, asid: asid_tag, .. }) => {
-                same_vmid(tag, vmid) && asid_tag == asid && !self.global
+                tag == vmid && asid_tag == asid && !self.global
             }
             (Command::TlbiNhVa { vmid, asid, range }, Space::El1 { vmid: tag, asid: asid_tag, .. }) => {
-                same_vmid(tag, vmid) && (self.global || asid_tag == asid) && self.within(&range, table)
+                tag == vmid && (self.global || asid_tag == asid) && self.within(&range, table)
             }
             (Command::TlbiNhVaa { vmid, range }, Space::El1 { vmid: tag, .. }) => {
-                same_vmid(tag, vmid) && self.within(&range, table)
+                tag == vmid && self.within(&range, table)
             }
             (Command::TlbiEl2All, Space::El2 | Space::El2E2h { .. }) => true,
             (Command::TlbiEl2Asid { asid }, Space::El2E2h { asid: tag, .. }) => tag == asid && !self.global,
@@ -264,11 +259,9 @@ impl Tags {
                 controls.e2h && (self.global || tag == asid) && self.within(&range, table)
             }
             (Command::TlbiEl2Vaa { range }, Space::El2E2h { .. }) => controls.e2h && self.within(&range, table),
-            (Command::TlbiS12VmAll { vmid }, Space::El1 { vmid: tag, .. } | Space::Stage2 { vmid: tag }) => {
-                same_vmid(tag, vmid)
-            }
+            (Command::TlbiS12VmAll { vmid }, Space::El1 { vmid: tag, .. } | Space::Stage2 { vmid: tag }) => tag == vmid,
             (Command::TlbiS2Ipa { vmid, range }, Space::Stage2 { vmid: tag }) => {
-                same_vmid(tag, vmid) && self.within(&range, table)
+                tag == vmid && self.within(&range, table)
             }
             (Command::TlbiNsnhAll, Space::El1 { .. } | Space::Stage2 { .. }) => true,
             _ => false,

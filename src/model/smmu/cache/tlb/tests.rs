@@ -215,22 +215,6 @@ fn configuration_commands_take_no_translations() {
     assert_eq!(everything().after(Command::CfgiAll), ALL);
 }
 
-#[test]
-fn vmid_wildcard_widens_invalidation_and_not_look_up() {
-    // 3.17.6: with VMW = 1, VMID 0x20 names 0x20 and 0x21.
-    let mut bench = Bench::new();
-    for vmid in [0x20, 0x21, 0x24] {
-        bench.leaf(el1(vmid, 1), false, 0x1000, PAGE_4K).leaf(stage2(vmid), false, 0x1000, PAGE_4K);
-    }
-    bench.controls.vmid_wildcard = 1;
-    assert_eq!(bench.after(Command::TlbiS2Ipa { vmid: Vmid(0x20), range: at(0x1000, true) }), [0, 2, 4, 5]);
-    assert_eq!(bench.after(Command::TlbiNhAll { vmid: Vmid(0x21) }), [4, 5]);
-    bench.controls.vmid_wildcard = 2;
-    assert_eq!(bench.after(Command::TlbiS12VmAll { vmid: Vmid(0x20) }), [4, 5]);
-    bench.controls.vmid_wildcard = 4;
-    assert_eq!(bench.after(Command::TlbiS12VmAll { vmid: Vmid(0x2f) }), []);
-}
-
 /// Leaves 0 to 2: 4 KiB granule at levels 3, 2 and 1; 3 to 5: the tables at levels 2, 1 and 0 above leaf 0; 6, 7: 16 KiB
 /// granule at levels 3 and 2; 8, 9: 64 KiB granule at levels 3 and 2. All at different multiples of 512 GiB but for 3 to 5.
 fn levels() -> Bench {
