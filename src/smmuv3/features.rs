@@ -98,6 +98,8 @@ pub struct Features {
     pub tables_preset: bool,
     /// TLB invalidation by range (`RIL`).
     pub range_invalidation: bool,
+    /// A block may become a table, and a table a block, at any time: the TLB never reports a conflict (`BBML` = 2).
+    pub free_block_changes: bool,
     /// Small translation tables (`STT`).
     pub small_tables: bool,
     /// Hierarchical attributes can be disabled (`HAD`).
@@ -285,6 +287,7 @@ impl Features {
             queues_preset: is_set(idr1, IDR1::QUEUES_PRESET),
             tables_preset: is_set(idr1, IDR1::TABLES_PRESET),
             range_invalidation: is_set(idr3, IDR3::RIL),
+            free_block_changes: read(idr3, IDR3::BBML) == 2,
             small_tables: is_set(idr3, IDR3::STT),
             hierarchy_disable: is_set(idr3, IDR3::HAD),
             unprivileged_disable: is_set(idr3, IDR3::E0PD),

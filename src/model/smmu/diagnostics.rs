@@ -126,16 +126,20 @@ impl Diagnostics {
     }
 
     pub(super) fn is_strict(&self) -> bool {
-        self.control & control::STRICT != 0
+        self.permits(control::STRICT)
     }
 
     pub(super) fn set_seed(&mut self, value: u32) {
         self.seed = value;
     }
 
+    pub(super) fn permits(&self, switch: u32) -> bool {
+        self.control & switch != 0
+    }
+
     /// Whether an opportunity that `switch` permits is taken.
     pub(super) fn takes(&mut self, switch: u32) -> bool {
-        self.control & switch != 0 && choose(&mut self.seed)
+        self.permits(switch) && choose(&mut self.seed)
     }
 }
 

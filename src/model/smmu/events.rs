@@ -46,6 +46,9 @@ impl Smmu {
     /// place in the page, does not stall, is not old, and software has not read it yet.
     fn merges(&mut self, event: &Event, memory: &impl Memory) -> bool {
         let Some((last, prod, tick)) = self.last_record else { return false };
+        if !self.registers.diagnostics.permits(control::MERGE_EVENTS) {
+            return false;
+        }
         let unread = self.registers.events.prod == prod && self.registers.events.is_ready();
         let recent = self.injection.now().wrapping_sub(tick) < MERGED_WITHIN;
         if !unread || !recent || mergeable(&last) != mergeable(event) {
@@ -53,7 +56,8 @@ impl Smmu {
         }
         let permitted = match event {
             Event::Uut { .. } | Event::BadStreamId { .. } | Event::SteFetch { .. } | Event::BadSte { .. } => true,
-            event => event.stream().is_some_and(|stream| {
+            // With SMMUEN=0 no STE says so, since none is read (3.21.3).
+            event => event.stream().filter(|_| self.registers.enabled(cr0::SMMUEN)).is_some_and(|stream| {
                 self.ste(Origin { stream, substream: None }, memory).is_ok_and(|ste| ste.merge_events)
             }),
         };

@@ -5,7 +5,7 @@ use core::ops::Range;
 use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::{Completion, Response};
-use crate::model::smmu::Issued;
+use crate::model::smmu::{Issued, diagnostics};
 
 const EVERYWHERE: Range<u64> = 0..u64::MAX;
 /// A second level of STEs or CDs.
@@ -77,10 +77,17 @@ fn two_level(descriptor: u64) -> Direct {
 #[test]
 fn nothing_is_read_of_streams_with_smmuen_0() {
     let mut direct = Direct::enabled(ALL_ON & !1, 0);
-    direct.stage1(EATS, CD_A);
+    direct.stage1(EATS | 1 << 19, CD_A);
     direct.access(0x5000, WRITE);
-    direct.request(0x5000, WRITE, None);
-    direct.translated(0x5000, WRITE);
+    // Twice, with MERGE_EVENTS of the diagnostics: whether the STE has MEV (bit 83) is not looked up.
+    direct.write(diagnostics::CONTROL as u64, diagnostics::control::MERGE_EVENTS);
+    for _ in 0..2 {
+        direct.request(0x5000, WRITE, None);
+    }
+    for _ in 0..2 {
+        direct.translated(0x5000, WRITE);
+    }
+    assert_eq!(direct.take_events().len(), 4);
     direct.page_request(STREAM, Some(1), READ, true, 0);
     // CMD_PREFETCH_CONFIG, CMD_PREFETCH_ADDR.
     for command in [[0x01 | STREAM << 32, 0], [0x02 | STREAM << 32, 0x5000]] {

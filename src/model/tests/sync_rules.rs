@@ -21,9 +21,15 @@ fn message_needs_an_address_in_any_of_its_bits() {
     // Address 0: the wire alone. A write to physical 0 would abort, as no memory is there.
     direct.command([MESSAGE, 0]);
     assert_eq!((direct.read(GERROR), direct.raised.wires.pop()), (0, Some(Wire::CommandSync)));
-    // Bit 51 is beyond the 48 bits that are put out: not 0, and then cut to 0 (4.7.3).
-    direct.command([MESSAGE, 1 << 51]);
-    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), (2, 1 << 4));
+    // Bits 48 to 51 are beyond the 48 bits that are put out: not 0, and then cut to 0 (4.7.3).
+    for (bit, consumed) in [(48, 2), (51, 3)] {
+        direct.command([MESSAGE, 1 << bit]);
+        assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR) ^ direct.read(GERRORN)), (consumed, 1 << 4), "{bit}");
+        direct.write(GERRORN, direct.read(GERROR));
+    }
+    // CERROR_ILL.
+    direct.command([MESSAGE, 1 << 52]);
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR) ^ direct.read(GERRORN)), (3 | 1 << 24, 1));
 }
 
 #[test]

@@ -66,7 +66,16 @@ impl<M: Memory> Walker<'_, M> {
     }
 
     fn look_up(&mut self, space: Space, address: u64, writes: bool) -> Result<Option<Translation>, Conflict> {
-        let kept = self.caches.tlb.look_up(space, address)?;
+        let kept = match self.caches.tlb.look_up(space, address) {
+            // The tables decide, as they are now (3.21.1.3).
+            Err(Conflict) if self.features.free_block_changes => {
+                if self.purpose.leaves_traces() {
+                    self.caches.tlb.remove(space, address);
+                }
+                return Ok(None);
+            }
+            found => found?,
+        };
         if self.purpose.leaves_traces() && writes && kept.is_some_and(|translation| translation.is_clean()) {
             self.caches.tlb.remove(space, address);
             return Ok(None);
