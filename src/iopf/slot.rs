@@ -292,7 +292,8 @@ impl GroupSlot {
         }
         let answer = self.answer(word, response)?;
         let to = word.with_state(State::Sending).with_held(word.is_held() && !let_go);
-        self.exchange(word, to).then_some(Claim { slot: self, answer })
+        let won = self.exchange(word, to) || mutant!("claim_unchecked");
+        won.then_some(Claim { slot: self, answer })
     }
 
     /// Drops the partial group that `word` was read for.

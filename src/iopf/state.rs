@@ -200,6 +200,9 @@ impl FaultState {
             this.give_back(filling.free());
             return this.refuse(masked, last);
         };
+        if mutant!("reference_leaked") {
+            core::mem::forget(state.clone());
+        }
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
         let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
