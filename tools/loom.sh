@@ -34,6 +34,7 @@ loom_grace    wait_without_acknowledging  two_cores_that_wait_let_each_other_go
 loom_groups   slot_without_generation     a_time_out_never_hits_the_next_group_in_the_slot
 loom_groups   group_passed_on_relaxed     a_pass_that_sees_a_group_sees_what_is_in_it
 loom_groups   group_unread                a_pass_that_sees_a_group_sees_what_is_in_it
+loom_groups   discard_unchecked           a_group_that_is_dropped_while_its_last_request_comes_has_one_answer_and_one_slot
 loom_groups   respond_after_close         nothing_is_sent_after_stall_term
 loom_groups   report_after_close          a_report_that_races_with_close_is_in_a_group_or_swallowed
 loom_work     wake_without_fence          no_core_sleeps_over_work
