@@ -123,14 +123,14 @@ pub struct Limits {
 pub struct NoMemory;
 
 /// What `call` returns, or `None` if it panicked. Only where panics unwind: on the target they end the machine, and under
-/// loom they are what a test waits for.
-#[cfg(all(not(target_os = "none"), not(loom)))]
+/// loom and shuttle they are what a test waits for.
+#[cfg(not(any(target_os = "none", loom, shuttle)))]
 fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).ok()
 }
 
 /// What `call` returns.
-#[cfg(any(target_os = "none", loom))]
+#[cfg(any(target_os = "none", loom, shuttle))]
 fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
     Some(call())
 }

@@ -3,6 +3,7 @@
 //! A thread stands for a core. What a read section finds is a [`Witness`], whose end loom compares with every read of it.
 #![cfg(loom)]
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -187,6 +188,67 @@ fn a_core_that_leaves_during_a_period_has_read_before() {
         world.domain.poll(&mut here);
         world.domain.poll(&mut here);
         reader.join().unwrap();
+        world.close(&mut here, 1);
+    });
+}
+
+#[test]
+fn what_another_core_takes_out_is_complete() {
+    explore(None, || {
+        let world = World::new(2);
+        let taker = world.core(1, |world, _| {
+            if let Some(object) = world.slot.unpublish() {
+                // Not dropped while a failed read unwinds: that would be a second failure.
+                let object = ManuallyDrop::new(object);
+                object.read();
+                drop(ManuallyDrop::into_inner(object));
+            }
+        });
+        assert!(world.slot.publish(world.witness()).is_ok());
+        taker.join().unwrap();
+        world.close(&mut cpu(0), 1);
+    });
+}
+
+#[test]
+fn a_period_that_another_core_ends_frees_after_its_sections() {
+    explore(2, || {
+        let world = World::occupied(2);
+        let mut here = cpu(0);
+        let reader = world.core(1, |world, cpu| {
+            cpu.masked(|masked| world.section(masked));
+            thread::yield_now();
+            // Ends the period that the other core has started, for what a third one retired: no fence since the section.
+            world.domain.poll(cpu);
+        });
+        let other = world.witness();
+        let other = thread::spawn(move || drop(other));
+        world.remove();
+        world.domain.poll(&mut here);
+        reader.join().unwrap();
+        other.join().unwrap();
+        world.close(&mut here, 2);
+    });
+}
+
+#[test]
+fn a_period_that_another_core_asked_for_waits_for_who_came_before_it() {
+    explore(3, || {
+        let world = World::occupied(1);
+        let mut here = cpu(0);
+        let reader = world.core(1, |world, cpu| {
+            world.domain.online(cpu);
+            cpu.masked(|masked| world.section(masked));
+        });
+        let remover = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.remove())
+        };
+        // Starts a period, perhaps between the need of what is removed and its way onto the stack.
+        let _ = world.domain.synchronize(&mut here, &mut Yield, 0);
+        world.domain.poll(&mut here);
+        reader.join().unwrap();
+        remover.join().unwrap();
         world.close(&mut here, 1);
     });
 }

@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use embedded_hal::delay::DelayNs;
-use fault_bench::{Handler, cpu, stall, to_stall};
+use fault_bench::{Handler, cpu, page, stall, to_group, to_stall};
 use loom::thread::{self, JoinHandle};
 use smmu_iopf::iopf::{
-    Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority, Report, StreamLimits,
+    Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Partials, Priority, Report, StreamLimits,
 };
 use smmu_iopf::smmuv3::PageResponse::{self, Invalid, Success};
 use smmu_iopf::smmuv3::StreamId;
@@ -62,6 +62,11 @@ struct World {
 impl World {
     /// The stream is open, with room for one group, and its handler defers.
     fn new() -> Arc<Self> {
+        Self::of(Kind::Stall, 1)
+    }
+
+    /// One whose groups have up to `requests` requests.
+    fn of(kind: Kind, requests: u8) -> Arc<Self> {
         let domain = Arc::new(Domain::new());
         let smmu = Arc::new(Smmu::default());
         let handler = Arc::new(Handler::default());
@@ -69,9 +74,9 @@ impl World {
         let table = FaultTable::new(domain.clone(), smmu.clone(), 0, Limits { states: 1, groups: 1 }).unwrap();
         let request = OpenRequest {
             streams: &[STREAM],
-            kind: Kind::Stall,
+            kind,
             handler: handler.clone(),
-            limits: StreamLimits { groups: 1, requests: 1, time_out_us: 1000, priority: Priority::Normal },
+            limits: StreamLimits { groups: 1, requests, time_out_us: 1000, priority: Priority::Normal },
             since: 0,
         };
         let mut here = cpu(0);
@@ -187,6 +192,41 @@ fn a_pass_that_sees_a_group_sees_what_is_in_it() {
         let sent = if timed_out { vec![to_stall(STREAM, 7, Invalid)] } else { vec![] };
         assert_eq!(world.sent(), sent);
         drop(world.handler.take());
+    });
+}
+
+#[test]
+fn a_group_that_is_dropped_while_its_last_request_comes_has_one_answer_and_one_slot() {
+    explore(None, || {
+        let world = World::of(Kind::Page, 2);
+        let here = cpu(0);
+        let report = |last| here.masked(|masked| world.table.report(masked, 0, page(STREAM, 3, last, 0)));
+        assert_eq!(report(false), Report::Held);
+        let dropper = world.core(1, |world, cpu| {
+            cpu.masked(|masked| world.table.discard_partials(masked, Partials::Stream(STREAM)));
+        });
+        let (requests, response) = match report(true) {
+            Report::Deferred => {
+                let group = world.handler.take_one();
+                (group.len(), here.masked(|masked| group.respond(masked, Success)).map(|()| Success))
+            }
+            // The slot is free, and not given back yet.
+            Report::Answer(answer) => (1, Ok(answer.response)),
+            other => panic!("{other:?}"),
+        };
+        dropper.join().unwrap();
+        let totals = world.table.totals();
+        assert_eq!(totals.slots_in_use, 0);
+        // Both requests were answered together, or the first was dropped and the last is a group by itself.
+        assert_eq!(totals.statistics.discarded, 2 - requests as u64);
+        let expected = match response.unwrap() {
+            Success => vec![to_group(STREAM, 3, Success)],
+            refused => {
+                assert_eq!(refused, Invalid);
+                vec![]
+            }
+        };
+        assert_eq!(world.sent(), expected);
     });
 }
 

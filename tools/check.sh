@@ -32,6 +32,7 @@ RUSTDOCFLAGS="-D warnings" check docs-host cargo doc --locked --no-deps --docume
 RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib --target "$target"
 check test ./run-qemu.sh test
 check models tools/models.sh
+check shuttle tools/shuttle.sh
 for cores in 1 2 4 8; do
     check "main-job-$cores-cores" ./run-qemu.sh --smp "$cores"
 done

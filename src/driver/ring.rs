@@ -126,7 +126,9 @@ impl Ring {
     /// Behind the filled batches that lie without a gap from `position` on.
     fn filled(&self, mut position: u64) -> u64 {
         loop {
-            let end = self.ends[self.slot(position)].load(Ordering::Acquire);
+            // Pairs with the Release of the mark.
+            let order = if mutant!("mark_unread") { Ordering::Relaxed } else { Ordering::Acquire };
+            let end = self.ends[self.slot(position)].load(order);
             if end <= position {
                 return position;
             }

@@ -237,7 +237,7 @@ impl GroupSlot {
 
     /// The word; acquires what its writer stored in the slot.
     pub(super) fn word(&self) -> Word {
-        Word(self.word.load(Acquire))
+        Word(self.word.load(if mutant!("group_unread") { Relaxed } else { Acquire }))
     }
 
     /// AcqRel: a winner acquires what all earlier owners stored and releases what it read, so that the stores of a
@@ -292,12 +292,13 @@ impl GroupSlot {
         }
         let answer = self.answer(word, response)?;
         let to = word.with_state(State::Sending).with_held(word.is_held() && !let_go);
-        self.exchange(word, to).then_some(Claim { slot: self, answer })
+        let won = self.exchange(word, to) || mutant!("claim_unchecked");
+        won.then_some(Claim { slot: self, answer })
     }
 
     /// Drops the partial group that `word` was read for.
     pub(super) fn discard(&self, word: Word) -> Freed {
-        Freed(word.state() == State::Partial && self.exchange(word, word.free()))
+        Freed(word.state() == State::Partial && (self.exchange(word, word.free()) || mutant!("discard_unchecked")))
     }
 
     /// The holder lets go without an answer: a group that still waits for one is to be answered Invalid.

@@ -16,10 +16,7 @@ use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
-use crate::sync::atomic::{
-    AtomicBool,
-    Ordering::{Acquire, Release},
-};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::grace::{Counted, ReadGuard};
 use crate::sync::mutant::mutant;
 
@@ -200,6 +197,9 @@ impl FaultState {
             this.give_back(filling.free());
             return this.refuse(masked, last);
         };
+        if mutant!("reference_leaked") {
+            core::mem::forget(state.clone());
+        }
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
         let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
@@ -377,13 +377,13 @@ impl FaultState {
         (usize::from(first.is_some()) + waiting.count(), first)
     }
 
-    /// Acquire: pairs with the release of `close`, though what orders a claim against the disabler is the grace period.
+    /// Relaxed: what orders a claim against the disabler is the grace period after [`close`](Self::close).
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Acquire)
+        self.closed.load(Relaxed)
     }
 
     pub(super) fn close(&self) {
-        self.closed.store(true, Release);
+        self.closed.store(true, Relaxed);
     }
 
     /// Notes how long an answer took since `start`, if there is a clock.

@@ -20,6 +20,7 @@ use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::grace::{Domain, GraceTimeout, Ref, Slot};
 use crate::sync::lock::IrqLock;
+use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked, wait};
 
 /// A leaf of the table holds 2^10 streams.
@@ -397,7 +398,7 @@ impl FaultTable {
     /// Tries an unsent answer again, unless that is the disabler's.
     fn resend(&self, masked: &Masked, state: &FaultState, slot: &GroupSlot) {
         let _section = self.shared.domain.read(masked);
-        if slot.word().state() == State::Unsent && !state.is_closed() {
+        if slot.word().state() == State::Unsent && (!state.is_closed() || mutant!("resend_after_close")) {
             state.resend(masked, slot);
         }
     }

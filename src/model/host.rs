@@ -48,6 +48,13 @@ impl HostMemory {
         Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0) }
     }
 
+    /// Zeroes what was given out and gives it out anew: for one machine after another on the same memory. Who has memory of
+    /// before, shares it with others now.
+    pub fn start_over(&self) {
+        let used = self.used.swap(0, Ordering::Relaxed);
+        self.words.iter().take(used).for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// The 64-bit word at physical `address`, as a driver sees it; `None` where there is no memory or `address` is no
     /// multiple of 8. The machine's own accesses are those of [`Memory`].
     pub fn load(&self, address: u64) -> Option<u64> {

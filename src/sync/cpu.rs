@@ -183,10 +183,12 @@ pub fn pause() {
     unsafe {
         core::arch::asm!("yield", options(nomem, nostack, preserves_flags));
     }
-    #[cfg(all(not(target_os = "none"), not(loom)))]
+    #[cfg(not(any(target_os = "none", loom, shuttle)))]
     std::thread::yield_now();
     #[cfg(loom)]
     loom::thread::yield_now();
+    #[cfg(shuttle)]
+    shuttle::thread::yield_now();
 }
 
 #[cfg(target_os = "none")]

@@ -61,7 +61,7 @@ pub use counted::{Counted, NoMemory, Ref, Slot};
 
 use super::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    Ordering::{self, Acquire, Relaxed, Release, SeqCst},
     fence,
 };
 use super::lock::IrqLock;
@@ -272,10 +272,10 @@ impl Domain {
     ///
     /// [`GraceTimeout`] names the cores that were not quiescent in time.
     pub fn synchronize(&self, cpu: &mut Cpu, delay: &mut impl DelayNs, limit_us: u32) -> Result<Grace, GraceTimeout> {
-        let need = self.need();
+        let need = if mutant!("grace_not_waited_for") { 0 } else { self.need() };
         wait::until(delay, limit_us, || {
             let holding = self.advance(cpu, need, true);
-            if self.done.load(Acquire) >= need { Ok(Grace(())) } else { Err(holding) }
+            if self.done.load(done_order()) >= need { Ok(Grace(())) } else { Err(holding) }
         })
         .map_err(|expired| GraceTimeout { holding: expired.last, waited_us: expired.waited_us })
     }
@@ -290,7 +290,7 @@ impl Domain {
             return 0;
         };
         self.advance(cpu, need, waiting.len() > MANY_WAITING);
-        let (due, early) = waiting.split(self.done.load(Acquire));
+        let (due, early) = waiting.split(self.done.load(done_order()));
         self.retired.put_back(early);
         let freed = due.free();
         self.counters.freed.fetch_add(freed as u64, Release);
@@ -333,8 +333,9 @@ impl Domain {
         if mutant!("need_by_load") {
             return self.requested.load(Acquire) + 1;
         }
-        // A read-modify-write reads the latest number, and puts what came before it in front of every later period.
-        self.requested.fetch_add(0, AcqRel) + 1
+        // A read-modify-write reads the latest number. Release: what came before it, what other cores did before their fences
+        // included, comes before every later period. The fence above would do, but loom does not know that.
+        self.requested.fetch_add(0, Release) + 1
     }
 
     fn come(&self, masked: &Masked) {
@@ -363,7 +364,7 @@ impl Domain {
 
     fn acknowledge(&self, masked: &Masked) {
         let core = self.cores.here(masked);
-        // Acquire: pairs with the release of who started the period, so that later sections find the slots as they were
+        // Acquire: pairs with the release of who asked for the period, so that later sections find the slots as they were
         // then. No fence is needed for that.
         let order = if mutant!("acknowledge_unread") { Relaxed } else { Acquire };
         let requested = self.requested.load(order);
@@ -395,18 +396,26 @@ impl Domain {
                         return period.holding();
                     }
                     // Release: every core's sections come before what is freed by this.
-                    self.done.store(period.number(), Release);
+                    let order = if mutant!("done_relaxed") { Relaxed } else { Release };
+                    self.done.store(period.number(), order);
                     *running = None;
                 }
                 if self.done.load(Relaxed) >= need {
                     return CoreSet::EMPTY;
                 }
-                // Takes its place after each `need` that it satisfies, and their fences.
-                let number = self.requested.fetch_add(1, AcqRel) + 1;
+                // Acquire: the looks at presence come after each `need` that this period satisfies, and its fence. No
+                // release: only read-modify-writes change the number, so who reads it acquires every `need` before it.
+                let order = if mutant!("start_relaxed") { Relaxed } else { Acquire };
+                let number = self.requested.fetch_add(1, order) + 1;
                 *running = Some(Period::start(number, &self.cores));
             }
         })
     }
+}
+
+/// Acquire: pairs with the release in [`Domain::advance`], for every core's sections of before.
+fn done_order() -> Ordering {
+    if mutant!("done_unread") { Relaxed } else { Acquire }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -24,13 +24,13 @@ pub struct IrqLock<T>(Inner<T>);
 
 impl<T> IrqLock<T> {
     /// A free lock around `value`.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub const fn new(value: T) -> Self {
         Self(Inner::new(value))
     }
 
     /// A free lock around `value`.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     pub fn new(value: T) -> Self {
         Self(Inner::new(value))
     }
@@ -69,7 +69,7 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod inner {
     use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -95,13 +95,18 @@ mod inner {
     }
 }
 
-// Loom knows its own mutex only, and would spin for ever on another.
-#[cfg(loom)]
+// Loom and shuttle know their own mutex only, and would spin for ever on another.
+#[cfg(any(loom, shuttle))]
 mod inner {
     use std::sync::PoisonError;
 
-    pub(super) type Inner<T> = loom::sync::Mutex<T>;
-    pub(super) type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+    #[cfg(loom)]
+    use loom::sync::{Mutex, MutexGuard};
+    #[cfg(shuttle)]
+    use shuttle::sync::{Mutex, MutexGuard};
+
+    pub(super) type Inner<T> = Mutex<T>;
+    pub(super) type InnerGuard<'a, T> = MutexGuard<'a, T>;
 
     pub(super) fn lock<T>(inner: &Inner<T>) -> InnerGuard<'_, T> {
         inner.lock().unwrap_or_else(PoisonError::into_inner)

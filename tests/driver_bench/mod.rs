@@ -311,7 +311,10 @@ const PAGE: u64 = 0xf43;
 
 impl Space {
     pub(crate) fn new(bench: &Bench, asid: u16) -> Arc<Self> {
-        let memory = bench.host.memory().clone();
+        Self::on(bench.host.memory().clone(), asid)
+    }
+
+    pub(crate) fn on(memory: Arc<HostMemory>, asid: u16) -> Arc<Self> {
         let root = memory.allocate(4096, 4096).unwrap();
         Arc::new(Self { memory, root, asid, tables: Mutex::default(), pages: Mutex::default() })
     }

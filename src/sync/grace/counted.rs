@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 
 use super::super::atomic::{
     AtomicPtr,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 use super::super::mutant::mutant;
 use super::super::refcount::{Get, RefCount};
@@ -183,7 +183,8 @@ impl<T> Slot<T> {
             return None;
         }
         // Acquire: pairs with the release in `publish`.
-        let object = NonNull::new(self.object.load(Acquire))?;
+        let order = if mutant!("slot_unread") { Relaxed } else { Acquire };
+        let object = NonNull::new(self.object.load(order))?;
         // SAFETY: the object was in the slot after the section began, so it is freed in a period that has not ended before
         // the section does.
         Some(unsafe { object.as_ref() })
@@ -212,8 +213,10 @@ impl<T> Slot<T> {
 
     /// Empties the slot, and returns what was in it. Read sections that are open by now may still use it.
     pub fn unpublish(&self) -> Option<Ref<T>> {
-        // Acquire: pairs with the release in `publish`. Release: what the caller did before, comes before it is seen empty.
-        let object = NonNull::new(self.object.swap(ptr::null_mut(), AcqRel))?;
+        // Acquire: pairs with the release in `publish`. No release: who finds the slot empty, learns nothing by that, and what
+        // orders it against a period is the fence of who retires.
+        let order = if mutant!("unpublish_unread") { Relaxed } else { Acquire };
+        let object = NonNull::new(self.object.swap(ptr::null_mut(), order))?;
         // The slot's reference is the caller's now.
         Some(Ref { object })
     }

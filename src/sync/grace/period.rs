@@ -1,6 +1,7 @@
 //! One grace period, from its start to the moment when no core holds it up.
 
-use super::super::atomic::Ordering::Acquire;
+use super::super::atomic::Ordering::{Acquire, Relaxed};
+use super::super::mutant::mutant;
 use super::super::per_core::PerCore;
 use super::{Core, CoreId, CoreSet, Stuck};
 
@@ -36,7 +37,7 @@ impl Period {
         };
         for ((id, core), presence) in cores.iter().zip(&mut period.presence) {
             // Acquire: pairs with the release of a core that went away.
-            *presence = core.presence.load(Acquire);
+            *presence = core.presence.load(if mutant!("away_unread") { Relaxed } else { Acquire });
             if !presence.is_multiple_of(2) {
                 period.holding.insert(id);
             }
@@ -56,8 +57,10 @@ impl Period {
     pub(super) fn look(&mut self, cores: &PerCore<Core>) {
         for ((id, core), presence) in cores.iter().zip(&self.presence) {
             // Acquire: pairs with the release of the acknowledgement, of going and of coming.
+            let acknowledgement = if mutant!("look_unread") { Relaxed } else { Acquire };
+            let change = if mutant!("change_unread") { Relaxed } else { Acquire };
             if self.holding.contains(id)
-                && (core.acknowledged.load(Acquire) >= self.number || core.presence.load(Acquire) != *presence)
+                && (core.acknowledged.load(acknowledgement) >= self.number || core.presence.load(change) != *presence)
             {
                 self.holding.remove(id);
             }

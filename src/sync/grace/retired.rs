@@ -114,7 +114,8 @@ impl Retired {
         if self.head.load(Relaxed).is_null() {
             return Chain::EMPTY;
         }
-        Chain { head: NonNull::new(self.head.swap(ptr::null_mut(), Acquire)) }
+        let order = if mutant!("take_unread") { Relaxed } else { Acquire };
+        Chain { head: NonNull::new(self.head.swap(ptr::null_mut(), order)) }
     }
 
     /// Gives back what is not due.

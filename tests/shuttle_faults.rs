@@ -1,0 +1,449 @@
+//! The driver, the fault core and the model in random schedules: faults of both kinds, answers, time-outs, queue overflows,
+//! enabling, disabling and removal of a device, all at once. `tools/shuttle.sh` runs it, also with mistakes built in.
+//!
+//! A task stands for a core, and one for the machine. The queues of the SMMU have two entries, and a stream has one slot, so
+//! that little is needed for much to go wrong.
+#![cfg(shuttle)]
+
+mod driver_bench;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use driver_bench::{Pager, Space, cpu, plain};
+use embedded_hal::delay::DelayNs;
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::{RandomScheduler, Schedule, Scheduler, Task, TaskId};
+use shuttle::thread::{self, yield_now};
+use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+use smmu_iopf::driver::registers::Registers;
+use smmu_iopf::driver::{DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
+use smmu_iopf::iopf::{Priority, StreamLimits};
+use smmu_iopf::model::board;
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
+use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::smmu::diagnostics::*;
+use smmu_iopf::model::wire::Wire;
+use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::sync::grace::Domain;
+use smmu_iopf::sync::{Cpu, Masked};
+
+const BASE: u64 = 0x1000_0000;
+/// The pages of a job.
+const PAGES: u64 = 3;
+/// The jobs of a schedule: each begins where nothing is mapped.
+const JOBS: u64 = 5;
+/// Where nothing is mapped.
+const WILD: u64 = BASE + JOBS * PAGES * 4096;
+/// An engine that stalls, and one that asks by PRI.
+const ENGINES: [usize; 2] = [0, 2];
+/// An engine whose accesses are terminated, with a record each.
+const DISTURBER: usize = 1;
+/// Longer than any schedule: a wait that ends in vain is a failure.
+const LIMIT_US: u32 = 1_000_000;
+const LIMITS: StreamLimits = StreamLimits { groups: 1, requests: 2, time_out_us: 1000, priority: Priority::Normal };
+/// Far more than a schedule takes: one that takes more has no end.
+const MOST_STEPS: usize = 300_000;
+
+std::thread_local! {
+    // What a machine's memory is made of is never freed, so all schedules of a test share it.
+    static MEMORY: Arc<HostMemory> = Arc::new(HostMemory::new(1 << 20));
+}
+
+/// The registers and the clock of the machine: each access is a step of its own, and a delay lets others go on.
+#[derive(Clone)]
+struct Bus(Arc<HostSmmu>);
+
+impl Registers for Bus {
+    fn read32(&self, register: Register) -> u32 {
+        yield_now();
+        self.0.read32(register)
+    }
+
+    fn write32(&self, register: Register, value: u32) {
+        yield_now();
+        self.0.write32(register, value);
+    }
+
+    fn write64(&self, register: Register, value: u64) {
+        yield_now();
+        self.0.write64(register, value);
+    }
+}
+
+impl DelayNs for Bus {
+    fn delay_ns(&mut self, _: u32) {
+        yield_now();
+        self.0.step();
+    }
+
+    fn delay_us(&mut self, _: u32) {
+        self.delay_ns(0);
+    }
+
+    fn delay_ms(&mut self, _: u32) {
+        self.delay_ns(0);
+    }
+}
+
+/// The drainer's interrupt, and the sink of what is no fault.
+#[derive(Default)]
+struct Kernel {
+    woken: [AtomicBool; 2],
+    terminated: Mutex<Vec<Event>>,
+}
+
+impl Wake for Kernel {
+    fn wake(&self, _: &Masked, queue: OutputQueue) {
+        self.woken[queue as usize].store(true, Relaxed);
+    }
+}
+
+impl EventSink for Kernel {
+    fn event(&self, _: &Masked, event: &Event) {
+        self.terminated.lock().unwrap().push(*event);
+    }
+
+    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
+        panic!("{error}: {words:x?}");
+    }
+}
+
+struct World {
+    host: Arc<HostSmmu>,
+    smmu: Arc<Smmu<Bus, Bus>>,
+    domain: Arc<Domain>,
+    kernel: Arc<Kernel>,
+    pager: Arc<Pager>,
+    space: Arc<Space>,
+    jobs: AtomicU64,
+    ends: AtomicBool,
+}
+
+/// An engine, as its device driver has it.
+struct Device<'a>(&'a World, usize);
+
+impl DeviceControl for Device<'_> {
+    fn stop_new_work(&self) {
+        self.0.host.write_engine(self.1, reg::CONTROL, control::STOP);
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.0.is_busy(self.1)
+    }
+
+    fn disable_page_requests(&self) {
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, 0);
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn disable_ats(&self) {
+        self.0.host.write_engine(self.1, reg::ATS_CONTROL, 0);
+    }
+}
+
+impl World {
+    fn new(cpu: &mut Cpu) -> Arc<Self> {
+        let memory = MEMORY.with(Arc::clone);
+        memory.start_over();
+        let host = HostSmmu::with(memory.clone(), Profile::Small, board::DEFAULT_ENGINES);
+        let domain = Arc::new(Domain::new());
+        domain.online(cpu);
+        let kernel = Arc::new(Kernel::default());
+        let hooks = Hooks { wake: kernel.clone(), events: kernel.clone() };
+        let options = Options { limit_us: LIMIT_US, ..Options::default() };
+        let bus = Bus(host.clone());
+        let smmu = Smmu::probe(cpu, bus.clone(), memory.clone(), domain.clone(), bus, hooks, options).unwrap();
+        let space = Space::on(memory, 1);
+        let pager = Pager::deferring(&space, BASE..WILD);
+        Arc::new(Self {
+            host,
+            smmu,
+            domain,
+            kernel,
+            pager,
+            space,
+            jobs: AtomicU64::new(0),
+            ends: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs `turn` as core `core` again and again, until the world ends.
+    fn core(
+        self: &Arc<Self>,
+        core: usize,
+        mut turn: impl FnMut(&Self, &mut Cpu) + Send + 'static,
+    ) -> thread::JoinHandle<()> {
+        let world = self.clone();
+        thread::spawn(move || {
+            let mut cpu = cpu(core);
+            world.domain.online(&mut cpu);
+            while !world.ends.load(Relaxed) {
+                turn(&world, &mut cpu);
+                world.domain.poll(&mut cpu);
+                yield_now();
+            }
+            world.domain.offline(&mut cpu);
+        })
+    }
+
+    fn stream(&self, engine: usize) -> StreamId {
+        StreamId(self.host.read_engine(engine, reg::STREAM_ID))
+    }
+
+    fn is_busy(&self, engine: usize) -> bool {
+        self.host.read_engine(engine, reg::STATUS) & status::STATE == status::BUSY
+    }
+
+    fn attach(&self, cpu: &mut Cpu, engine: usize) {
+        let faults = match engine {
+            DISTURBER => FaultMode::Terminate,
+            _ if board::engine_kind(engine) == board::EngineKind::Stall => FaultMode::Stall,
+            _ => FaultMode::PageRequest,
+        };
+        let config = StreamConfig { context: Some(self.space.context()), ..plain(faults) };
+        self.smmu.attach(cpu, self.stream(engine), &config).unwrap();
+    }
+
+    /// Has an engine begin a job of `pages` pages from `destination` on, two at a time.
+    fn start(&self, engine: usize, destination: u64, pages: u64) {
+        self.host.write_engine(engine, reg::DEPTH, 2);
+        self.host.write_engine64(engine, reg::PATTERN, 1);
+        self.host.write_engine64(engine, reg::DESTINATION, destination);
+        self.host.write_engine64(engine, reg::LENGTH, pages * 4096);
+        self.host.write_engine(engine, reg::CONTROL, control::START | control::FILL << control::OPERATION);
+    }
+
+    /// Enables an engine's faults, and has it begin a job.
+    fn enable(&self, cpu: &mut Cpu, engine: usize) {
+        self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
+        let host = &self.host;
+        if board::engine_kind(engine) == board::EngineKind::PageRequest {
+            host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
+            host.write_engine(engine, reg::PRI_ALLOCATION, 8);
+            host.write_engine(engine, reg::GROUP_SIZE, 2);
+            host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
+        }
+        self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
+    }
+
+    fn disable(&self, cpu: &mut Cpu, engine: usize) {
+        self.smmu.disable_faults(cpu, self.stream(engine), &Device(self, engine)).unwrap();
+    }
+}
+
+/// Takes out what the interrupts tell of.
+fn drain(world: &World, cpu: &mut Cpu) {
+    let raised = world.host.take_raised();
+    for (queue, wire) in [(OutputQueue::Events, Wire::EventQueue), (OutputQueue::PageRequests, Wire::PriQueue)] {
+        if !world.kernel.woken[queue as usize].swap(false, Relaxed) && !raised.contains(&wire) {
+            continue;
+        }
+        let batch = |masked: &Masked| match queue {
+            OutputQueue::Events => world.smmu.drain_events(masked),
+            OutputQueue::PageRequests => world.smmu.drain_page_requests(masked),
+        };
+        while cpu.masked(batch).more {
+            yield_now();
+        }
+    }
+}
+
+/// Answers what was deferred, drops some of it, or lets it wait for the time-out.
+fn work(world: &World, cpu: &mut Cpu) {
+    for group in world.pager.take() {
+        match thread_rng().gen_range(0..8_u32) {
+            0 => drop(group),
+            1 => {
+                while group.is_waiting() && !world.ends.load(Relaxed) {
+                    world.domain.poll(cpu);
+                    yield_now();
+                }
+                assert!(cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+            }
+            _ => {
+                let response = world.pager.resolve(group.faults());
+                let _ = cpu.masked(|masked| group.respond(masked, response));
+            }
+        }
+    }
+}
+
+/// What went on in all schedules: for what never does, nothing is shown.
+static SEEN: [AtomicU64; KINDS.len()] = [const { AtomicU64::new(0) }; KINDS.len()];
+const KINDS: [&str; 12] = [
+    "answers Success",
+    "answers Invalid",
+    "time-outs",
+    "late answers",
+    "refusals for a limit",
+    "partial groups dropped",
+    "faults after close",
+    "stalls ended by STALL_TERM",
+    "stalls that waited for the event queue",
+    "records lost by the event queue",
+    "overflows of the PRI queue",
+    "page requests answered by the SMMU",
+];
+
+fn schedule() {
+    let mut here = cpu(0);
+    let world = World::new(&mut here);
+    world.attach(&mut here, DISTURBER);
+    for engine in ENGINES {
+        world.attach(&mut here, engine);
+        world.enable(&mut here, engine);
+    }
+    let machine = {
+        let world = world.clone();
+        thread::spawn(move || {
+            while !world.ends.load(Relaxed) {
+                world.host.step();
+                yield_now();
+            }
+        })
+    };
+    let mut now_us = 0;
+    let cores = [
+        world.core(1, drain),
+        world.core(2, work),
+        world.core(3, move |world, cpu| {
+            now_us += 250;
+            world.smmu.expire(cpu, now_us);
+        }),
+    ];
+    for _ in 0..3 {
+        for _ in 0..thread_rng().gen_range(0..40_u32) {
+            if !world.is_busy(DISTURBER) {
+                world.start(DISTURBER, WILD, 1);
+            }
+            yield_now();
+        }
+        let engine = ENGINES[thread_rng().gen_range(0..ENGINES.len())];
+        if thread_rng().gen_range(0..4_u32) == 0 {
+            let mut bus = Bus(world.host.clone());
+            world.smmu.faults().flush(&mut here, &mut bus, world.stream(engine), LIMIT_US).unwrap();
+        }
+        world.disable(&mut here, engine);
+        if thread_rng().gen_range(0..2_u32) == 0 {
+            // The device is pulled out, and another one plugged in.
+            world.smmu.detach(&mut here, world.stream(engine)).unwrap();
+            world.attach(&mut here, engine);
+        }
+        world.enable(&mut here, engine);
+    }
+    // Nothing waits for ever: each fault is answered, by its handler or for its time.
+    while ENGINES.iter().chain([&DISTURBER]).any(|&engine| world.is_busy(engine)) {
+        world.domain.poll(&mut here);
+        yield_now();
+    }
+    ENGINES.iter().for_each(|&engine| world.disable(&mut here, engine));
+    world.ends.store(true, Relaxed);
+    cores.into_iter().chain([machine]).for_each(|task| task.join().unwrap());
+    drop(world.pager.take());
+    let _passed = world.domain.synchronize(&mut here, &mut Bus(world.host.clone()), LIMIT_US).unwrap();
+    world.domain.poll(&mut here);
+    world.check();
+}
+
+impl World {
+    /// Each record was answered once, by what the machine counted and by what the driver did, and nothing is left.
+    fn check(&self) {
+        let count = |offset: usize| self.host.read(board::SMMU_BASE + offset as u64, Width::Word);
+        assert_eq!(count(STALLED), 0);
+        let resumed = count(RESUMED_RETRY) + count(RESUMED_ABORT);
+        // STALL_TERM also ends stalls without a record, and those that were told to try again and have not yet.
+        assert!(resumed + count(STALLS_TERMINATED) >= count(STALLS_RECORDED));
+        let responded = count(RESPONDED_SUCCESS) + count(RESPONDED_INVALID) + count(RESPONDED_FAILURE);
+        assert_eq!(responded, count(PAGE_REQUEST_GROUPS));
+        let wrong = [RESUMED_NOTHING, RESPONDED_NOTHING, COMMAND_ERRORS, EARLY_STALL_TERMS];
+        assert_eq!(wrong.map(count), [0; 4]);
+
+        let others = self.kernel.terminated.lock().unwrap().len() as u64;
+        assert_eq!(count(STALLS_RECORDED) + others, count(EVENTS_RECORDED));
+
+        let totals = self.smmu.faults().totals();
+        let statistics = totals.statistics;
+        assert_eq!((totals.live_states, totals.slots_in_use), (0, 0));
+        assert_eq!(self.smmu.faults().open_streams().count(), 0);
+        assert_eq!(self.domain.stats().in_memory(), 0);
+        // The fault states are gone, and with them their references to the handler.
+        assert_eq!(Arc::strong_count(&self.pager), 1);
+        assert_eq!(statistics.records, count(STALLS_RECORDED) + count(PAGE_REQUESTS));
+        assert_eq!(statistics.groups, statistics.answers() + statistics.terminated);
+        assert_eq!(statistics.answers(), resumed + responded);
+        let now = [
+            statistics.success,
+            statistics.invalid,
+            statistics.time_outs,
+            statistics.late_answers,
+            statistics.over_limit,
+            statistics.discarded,
+            statistics.closed,
+            count(STALLS_TERMINATED),
+            count(STALLS_HELD),
+            count(EVENTS_LOST),
+            self.smmu.page_request_counts().overflows,
+            count(AUTO_SUCCESS) + count(AUTO_FAILURE),
+        ];
+        SEEN.iter().zip(now).for_each(|(sum, now)| _ = sum.fetch_add(now, Relaxed));
+    }
+}
+
+/// Any task at each step, but that one is slow for a while, so that others do much between two steps of it.
+struct Uneven {
+    random: RandomScheduler,
+    /// Who is slow: unless these bits of a random number are 0, it has to be drawn twice to get its turn.
+    slow: Option<(TaskId, u64)>,
+}
+
+impl Scheduler for Uneven {
+    fn new_execution(&mut self) -> Option<Schedule> {
+        self.slow = None;
+        self.random.new_execution()
+    }
+
+    fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, is_yielding: bool) -> Option<TaskId> {
+        // It follows from the schedule's seed, as all that is random.
+        let chance = self.random.next_u64();
+        if chance.is_multiple_of(256) {
+            self.slow = current.map(|task| (task, (1 << (chance >> 16) % 8) - 1));
+        }
+        let slow = self.slow.filter(|&(_, mask)| chance >> 32 & mask != 0).map(|(task, _)| task);
+        let next = self.random.next_task(runnable, current, is_yielding);
+        if next == slow { self.random.next_task(runnable, current, is_yielding) } else { next }
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().map_or(default, |value| value.parse().expect(variable))
+}
+
+/// `SCHEDULES` schedules, of which the first follows from `SEED`. One that fails prints its own seed, and is the first of that.
+#[test]
+fn every_fault_is_answered_once_and_nothing_is_left() {
+    let mut config = Config::new();
+    config.stack_size = 1 << 20;
+    config.max_steps = MaxSteps::FailAfter(MOST_STEPS);
+    config.failure_persistence = FailurePersistence::None;
+    config.silence_warnings = true;
+    let schedules = number("SCHEDULES", 1000);
+    let random = RandomScheduler::new_from_seed(number("SEED", 1), schedules as usize);
+    Runner::new(Uneven { random, slow: None }, config).run(schedule);
+    for (kind, sum) in KINDS.iter().zip(&SEEN) {
+        let sum = sum.load(Relaxed);
+        println!("{sum:10} {kind}");
+        assert!(sum > 0 || schedules < 10_000, "no {kind} in {schedules} schedules");
+    }
+}
