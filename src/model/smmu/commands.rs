@@ -63,6 +63,9 @@ impl Smmu {
             let command = self.injected(command);
             match command.and_then(|command| self.execute(&command, memory, endpoints, now).map(|()| command)) {
                 Ok(command) => {
+                    if matches!(command, Command::Sync(_)) {
+                        self.deliver_late_sync(memory, wires);
+                    }
                     let was_full = self.registers.commands.is_full();
                     self.registers.commands.pop();
                     count(&mut self.registers.diagnostics.commands, 1);

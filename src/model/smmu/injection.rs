@@ -376,7 +376,16 @@ impl Smmu {
         // When an update of IRQ_CTRL is complete, every interrupt from before has arrived (6.3.16, 3.18.1).
         let last = acknowledged & registers::pending::IRQ_CTRL != 0;
         let now = self.injection.now;
-        if let Some(late) = self.injection.late.take_if(|late| last || late.due <= now) {
+        self.deliver_late(|late| last || late.due <= now, memory, wires);
+    }
+
+    /// A CMD_SYNC is complete when the messages of those before it have arrived too (4.7.3).
+    pub(super) fn deliver_late_sync(&mut self, memory: &impl Memory, wires: &mut impl Wires) {
+        self.deliver_late(|late| late.wire == Wire::CommandSync && late.message.is_some(), memory, wires);
+    }
+
+    fn deliver_late(&mut self, arrives: impl Fn(&LateInterrupt) -> bool, memory: &impl Memory, wires: &mut impl Wires) {
+        if let Some(late) = self.injection.late.take_if(|late| arrives(late)) {
             self.injection.set_active(LATE_INTERRUPT, false);
             self.deliver(late.wire, late.message, memory, wires);
         }

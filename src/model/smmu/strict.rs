@@ -100,7 +100,7 @@ rules! {
         "what an enable puts to use is written after a reset, PROD and CONS of a queue after its BASE";
     /// SMMUEN set for the first time, and what the caches may hold since before the reset was not invalidated.
     NotInvalidated, "not-invalidated", "3.11",
-        "CFGI_ALL, TLBI_NSNH_ALL, with IDR0.HYP TLBI_EL2_ALL, and a SYNC are consumed before SMMUEN is set";
+        "CFGI_ALL, TLBI_NSNH_ALL (TLBI_NH_ALL where there is stage 1 of EL1 alone), with IDR0.HYP TLBI_EL2_ALL, and a SYNC are consumed before SMMUEN is set";
     /// SMMUEN cleared while ATS is enabled at a device.
     AtsLeftEnabled, "ats-left-enabled", "3.9.1", "ATS is disabled at all devices before SMMUEN is cleared";
 
@@ -135,9 +135,9 @@ rules! {
     ResponsePasid, "response-pasid", "4.5.2", "the PASID of a PRI_RESP is that of the group's requests";
 
     /// A valid STE changed in such a way that the SMMU may read what it never was and never will be.
-    TornSte, "torn-ste", "3.21.3", "a valid STE changes in one 64-bit word, or passes through V=0, CFGI and SYNC";
+    TornSte, "torn-ste", "3.21.3", "a valid STE changes in one 64-bit word, or passes through V=0 and CFGI";
     /// The same of a CD.
-    TornCd, "torn-cd", "3.21.3", "a valid CD changes in one 64-bit word, or passes through V=0, CFGI and SYNC";
+    TornCd, "torn-cd", "3.21.3", "a valid CD changes in one 64-bit word, or passes through V=0 and CFGI";
 }
 
 /// The most words that tell about a violation.

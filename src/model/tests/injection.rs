@@ -333,6 +333,22 @@ fn late_interrupt_comes_before_irq_ctrl_is_acknowledged() {
 }
 
 #[test]
+fn late_message_of_a_sync_comes_before_the_next_sync_is_complete() {
+    // 4.7.3: SOURCES has CMD_SYNC alone; two messages to one word, then a CMD_SYNC without a signal.
+    let mut bench = Bench::enabled();
+    bench.set_control(SOURCES, 4);
+    bench.set_control(LATE_TICKS, UNTIL_RELEASED);
+    for (next, expected) in [([0x1046 | 2 << 32, DATA], 2), (SYNC, 1)] {
+        bench.set_control(INTERRUPT_LATE, 1);
+        bench.poke(DATA, 0);
+        bench.command([0x1046 | 1 << 32, DATA]);
+        assert_eq!(bench.peek(DATA), 0);
+        bench.command(next);
+        assert_eq!((bench.peek(DATA), bench.read(GERROR)), (expected, 0));
+    }
+}
+
+#[test]
 fn cr0_is_acknowledged_late() {
     let mut bench = Bench::reset();
     bench.set_up();

@@ -176,13 +176,20 @@ impl Groups {
 
     /// CMD_PRI_RESP. Returns the rule that it breaks.
     pub(super) fn answer(&mut self, stream: StreamId, index: PrgIndex, substream: Option<SubstreamId>) -> Option<Rule> {
+        let named = |group: &&mut Group| group.stream == stream && group.index == index;
+        let fits = |group: &Group| substream.is_none() || substream == group.substream || group.mixed;
+        // Groups of one index and several PASIDs may be answered in any order.
+        let meant = |group: &&mut Group| named(group) && group.fate == GroupFate::Open && fits(group);
+        if let Some(group) = self.recent.newest_first().find(meant) {
+            group.fate = GroupFate::Answered;
+            return None;
+        }
         let mut newest = None;
-        for group in self.recent.newest_first().filter(|group| group.stream == stream && group.index == index) {
+        for group in self.recent.newest_first().filter(named) {
             match group.fate {
                 GroupFate::Open => {
                     group.fate = GroupFate::Answered;
-                    let wrong = substream.is_some() && substream != group.substream && !group.mixed;
-                    return wrong.then_some(Rule::ResponsePasid);
+                    return Some(Rule::ResponsePasid);
                 }
                 // No rule says that a group may not be answered before its Last.
                 GroupFate::Partial | GroupFate::Lost => {

@@ -49,6 +49,8 @@ impl Published {
             Command::CfgiAll => CFGI_ALL,
             Command::CfgiSteRange { range, .. } if range + 1 >= features.sid_bits => CFGI_ALL,
             Command::TlbiNsnhAll => TLBI_NSNH_ALL,
+            // 4.4.4.1: it says the same where there is stage 1 of EL1 alone.
+            Command::TlbiNhAll { .. } if !features.stage2 && !features.hyp => TLBI_NSNH_ALL,
             Command::TlbiEl2All => TLBI_EL2_ALL,
             _ => 0,
         };

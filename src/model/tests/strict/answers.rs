@@ -311,6 +311,17 @@ fn groups_are_told_apart_by_stream_and_index() {
     assert_eq!(answer(&mut direct, STREAM, None, 1), None);
 }
 
+/// No rule has a device wait with an index for another PASID's group (8), nor software answer them in an order (4.5.2).
+#[test]
+fn groups_of_one_index_are_told_apart_by_their_pasids() {
+    for order in [[5, 6], [6, 5]] {
+        let mut direct = strict_alone(Profile::Full);
+        [5, 6].into_iter().for_each(|pasid| ask(&mut direct, STREAM, Some(pasid), true, 1));
+        let answers = order.map(|pasid| answer(&mut direct, STREAM, Some(pasid), 1));
+        assert_eq!(answers, [None, None], "{order:?}");
+    }
+}
+
 #[test]
 fn group_is_judged_by_its_pasid_only_if_it_has_one() {
     for (pasids, answered, expected) in [

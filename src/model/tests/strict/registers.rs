@@ -362,6 +362,20 @@ fn stream_table_that_is_not_aligned_to_its_size_is_named() {
 }
 
 #[test]
+fn translations_of_el1_are_all_there_is_without_stage_2_and_el2() {
+    // 4.4.4.1. TLBI_NH_ALL of VMID 0.
+    for (profile, expected) in [(Profile::Qemu7, None), (Profile::Qemu10, Some(("not-invalidated", "3.11")))] {
+        let mut bench = Bench::of(profile);
+        bench.write(CONTROL, STRICT);
+        bench.initialise();
+        bench.enable(8);
+        [CFGI_ALL, [0x10, 0], SYNC].into_iter().for_each(|command| bench.command(command));
+        bench.write(CR0, 0xd);
+        assert_eq!(broken(&mut bench), expected, "{}", profile.name());
+    }
+}
+
+#[test]
 fn translation_enabled_before_everything_was_invalidated_is_named() {
     let enabled_after = |commands: &[[u64; 2]]| {
         let mut bench = prepared();
