@@ -127,20 +127,16 @@ impl FaultState {
                 _ => this.swallow(masked, Counter::Closed),
             };
         }
-        match fault.request {
-            Request::Page { last: false, .. } => this.hold(masked, fault),
-            Request::Page { last: true, .. } => {
-                this.count(masked, Counter::Groups);
-                match this.find(masked, fault) {
-                    Place::None => Self::complete(this, section, masked, fault),
-                    Place::Cut => this.refuse(masked, fault),
-                    Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
-                }
-            }
-            Request::Stall(_) => {
-                this.count(masked, Counter::Groups);
-                Self::complete(this, section, masked, fault)
-            }
+        let place = match fault.request {
+            Request::Page { last: false, .. } => return this.hold(masked, fault),
+            Request::Page { last: true, .. } => this.find(masked, fault),
+            Request::Stall(_) => Place::None,
+        };
+        this.count(masked, Counter::Groups);
+        match place {
+            Place::None => Self::complete(this, section, masked, fault),
+            Place::Cut => this.refuse(masked, fault),
+            Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
         }
     }
 
@@ -171,7 +167,8 @@ impl FaultState {
             this.give_back(slot.free());
             return this.refuse(masked, last);
         }
-        let faults: heapless::Vec<Fault, MAX_GROUP_REQUESTS> = slot.faults().take(MAX_GROUP_REQUESTS).collect();
+        let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
+        faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
         let special = this.specials.find(section, last);
         match ask(this.handler(special), masked, &faults) {
             Verdict::Answer(response) => {
@@ -203,7 +200,7 @@ impl FaultState {
         this.count(masked, Counter::Deferred);
         let slot = filling.slot();
         let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
-        let group = FaultGroup::new(state, slot.index(), word, *last, own);
+        let group = FaultGroup::new(state, slot.index(), word, own);
         let _ = super::survive(|| this.handler(special).defer(masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();

@@ -154,6 +154,7 @@ impl PageTable {
     }
 
     /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
+    #[inline(always)]
     fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);

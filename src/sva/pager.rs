@@ -39,6 +39,7 @@ impl DemandPager {
     }
 
     /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
+    #[inline(always)]
     fn come_at_once(&self, masked: &Masked, fault: &Fault) -> Option<bool> {
         let Some(space) = self.space(fault) else { return Some(false) };
         if space.page_ins().is_under_way(masked, fault.address, fault.access) {
@@ -89,6 +90,7 @@ impl DemandPager {
     /// Whether every access of a group is allowed. It is asked before any of the group is mapped: a page that is mapped for a
     /// request which is then refused could let the device through by an early retry (3.12.2.2). In a group of one the
     /// question comes with its page.
+    #[inline(always)]
     fn allows(&self, faults: &[Fault]) -> bool {
         let allows = |fault: &Fault| self.space(fault).is_some_and(|space| space.allows(fault.address, fault.access));
         faults.len() == 1 || faults.iter().all(allows)
