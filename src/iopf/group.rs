@@ -19,9 +19,9 @@ use crate::sync::mutant::mutant;
 pub struct FaultGroup {
     state: Ref<FaultState>,
     slot: u16,
+    /// What the slot's word was when the group was deferred; not held once an answer has let go of it.
     word: Word,
     special: Option<Ref<Special>>,
-    held: bool,
 }
 
 // It is passed on often. Up to 32 bytes are moved in registers, more by a call.
@@ -38,7 +38,7 @@ pub struct LateAnswer {
 
 impl FaultGroup {
     pub(super) fn new(state: Ref<FaultState>, slot: u16, word: Word, special: Option<Ref<Special>>) -> Self {
-        Self { state, slot, word, special, held: true }
+        Self { state, slot, word, special }
     }
 
     /// Whose it is.
@@ -84,11 +84,11 @@ impl FaultGroup {
         if (!self.state.is_closed() || mutant!("respond_after_close"))
             && let Some(claim) = self.state.slots[usize::from(self.slot)].claim(self.word, response, true)
         {
-            self.held = false;
+            self.word = self.word.with_held(false);
             self.state.send(masked, claim);
             return Ok(());
         }
-        self.state.count(masked, Counter::LateAnswers);
+        self.state.count(masked, [Counter::LateAnswers]);
         Err(LateAnswer { answer: self.last().answer(response) })
     }
 
@@ -115,7 +115,7 @@ impl FaultGroup {
 
 impl Drop for FaultGroup {
     fn drop(&mut self) {
-        if self.held {
+        if self.word.is_held() {
             self.state.give_back(self.slot().let_go());
         }
     }

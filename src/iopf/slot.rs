@@ -107,7 +107,7 @@ impl Word {
         Self(self.0 & !7 | state as u64)
     }
 
-    fn with_held(self, held: bool) -> Self {
+    pub(super) fn with_held(self, held: bool) -> Self {
         Self(self.0 & !Self::HELD | if held { Self::HELD } else { 0 })
     }
 

@@ -39,12 +39,29 @@ impl Frame {
 /// interrupt handler: idle cores do it ahead, with [`FramePool::zero_some`].
 #[derive(Debug)]
 pub struct FramePool {
-    phys: PhysAddr,
-    words: &'static [FrameWords],
+    memory: Memory,
     next: Box<[AtomicU32]>,
     zeroed: Stack,
     dirty: Stack,
     in_use: AtomicU32,
+}
+
+/// Where a pool's frames are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    phys: PhysAddr,
+    frames: &'static [FrameWords],
+}
+
+impl Memory {
+    /// The words of the frame at `phys`, or `None` if it is none of these.
+    pub(super) fn words(self, phys: PhysAddr) -> Option<&'static FrameWords> {
+        self.frames.get(self.index_of(phys)?)
+    }
+
+    fn index_of(self, phys: PhysAddr) -> Option<usize> {
+        Some((phys.0.checked_sub(self.phys.0)? / FRAME_BYTES as u64) as usize)
+    }
 }
 
 impl FramePool {
@@ -60,9 +77,8 @@ impl FramePool {
             .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
         let region = memory.allocate(bytes, FRAME_BYTES)?;
         let next: Box<[_]> = (0..frames).map(|_| AtomicU32::new(Stack::NONE)).collect();
-        let (words, _) = region.words.as_chunks();
-        let (zeroed, dirty, in_use) = (Stack::new(), Stack::new(), AtomicU32::new(0));
-        let pool = Self { phys: region.phys, words, next, zeroed, dirty, in_use };
+        let memory = Memory { phys: region.phys, frames: region.words.as_chunks().0 };
+        let pool = Self { memory, next, zeroed: Stack::new(), dirty: Stack::new(), in_use: AtomicU32::new(0) };
         (0..frames).rev().for_each(|index| pool.zeroed.push(&pool.next, index));
         Ok(pool)
     }
@@ -89,7 +105,7 @@ impl FramePool {
 
     /// Takes the frame at `phys` back, which a page table held; one that is not the pool's is let be.
     pub(super) fn free_at(&self, phys: PhysAddr) {
-        if let Some(index) = self.index_of(phys).filter(|&index| index < self.words.len()) {
+        if let Some(index) = self.memory.index_of(phys).filter(|&index| index < self.next.len()) {
             self.free(Frame { index: index as u32, phys });
         }
     }
@@ -117,20 +133,21 @@ impl FramePool {
 
     /// The words of the frame at `phys`, or `None` if the pool does not own it.
     pub fn words(&self, phys: PhysAddr) -> Option<&'static FrameWords> {
-        self.words.get(self.index_of(phys)?)
+        self.memory.words(phys)
     }
 
-    fn index_of(&self, phys: PhysAddr) -> Option<usize> {
-        Some((phys.0.checked_sub(self.phys.0)? / FRAME_BYTES as u64) as usize)
+    /// Where the frames are: a walk takes it once, since no load of an entry changes it.
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
     }
 
     fn zero(&self, index: u32) {
-        self.words.get(index as usize).into_iter().flatten().for_each(|word| word.store(0, Relaxed));
+        self.memory.frames.get(index as usize).into_iter().flatten().for_each(|word| word.store(0, Relaxed));
     }
 
     fn hand_out(&self, index: u32) -> Frame {
         self.in_use.fetch_add(1, Relaxed);
-        Frame { index, phys: PhysAddr(self.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
+        Frame { index, phys: PhysAddr(self.memory.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
     }
 }
 

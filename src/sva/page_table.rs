@@ -159,8 +159,9 @@ impl PageTable {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);
         }
+        let memory = self.frames.memory();
         let entry = |table, level: Level| {
-            self.frames.words(table).map(|words| &words[level.index(address)]).ok_or(MapError::Corrupt)
+            memory.words(table).map(|words| &words[level.index(address)]).ok_or(MapError::Corrupt)
         };
         let mut table = self.root();
         for level in Self::TABLE_LEVELS {

@@ -3,11 +3,9 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use heapless::Vec;
-
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
-use crate::iopf::{Fault, FaultGroup, FaultHandler, MAX_GROUP_REQUESTS, Verdict, WorkQueues};
+use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
 use crate::smmuv3::{PageResponse, SubstreamId};
 use crate::sync::{Cpu, Masked};
 
@@ -27,7 +25,7 @@ impl DemandPager {
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
     /// there already stays, and the next attempt finds it.
     fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
-        if !self.allows(faults) {
+        if faults.len() > 1 && !self.allows(faults.iter().copied()) {
             return Some(PageResponse::Invalid);
         }
         for fault in faults {
@@ -55,16 +53,16 @@ impl DemandPager {
     /// The answer to `group` when all of its pages could be brought in, or one could not; `None` when it waits for a page that
     /// is on its way, and is taken.
     fn bring_in(&self, cpu: &Cpu, group: &mut Option<FaultGroup>) -> Option<PageResponse> {
-        let mut faults = Vec::<Fault, MAX_GROUP_REQUESTS>::new();
-        faults.extend(group.iter().flat_map(FaultGroup::faults).take(MAX_GROUP_REQUESTS));
-        if !self.allows(&faults) {
+        if group.as_ref().is_some_and(|group| group.len() > 1 && !self.allows(group.faults())) {
             return Some(PageResponse::Invalid);
         }
-        for fault in &faults {
-            let is_there = cpu.masked(|masked| self.come_at_once(masked, fault));
-            if !is_there.or_else(|| self.bring_in_one(cpu, fault, group))? {
+        let mut next = 0;
+        while let Some(fault) = group.as_ref().and_then(|group| group.faults().nth(next)) {
+            let is_there = cpu.masked(|masked| self.come_at_once(masked, &fault));
+            if !is_there.or_else(|| self.bring_in_one(cpu, &fault, group))? {
                 return Some(PageResponse::Invalid);
             }
+            next += 1;
         }
         Some(PageResponse::Success)
     }
@@ -88,12 +86,10 @@ impl DemandPager {
     }
 
     /// Whether every access of a group is allowed. It is asked before any of the group is mapped: a page that is mapped for a
-    /// request which is then refused could let the device through by an early retry (3.12.2.2). In a group of one the
-    /// question comes with its page.
-    #[inline(always)]
-    fn allows(&self, faults: &[Fault]) -> bool {
-        let allows = |fault: &Fault| self.space(fault).is_some_and(|space| space.allows(fault.address, fault.access));
-        faults.len() == 1 || faults.iter().all(allows)
+    /// request which is then refused could let the device through by an early retry (3.12.2.2). For a group of one, mapping
+    /// its page asks.
+    fn allows(&self, mut faults: impl Iterator<Item = Fault>) -> bool {
+        faults.all(|fault| self.space(&fault).is_some_and(|space| space.allows(fault.address, fault.access)))
     }
 
     fn space(&self, fault: &Fault) -> Option<&AddressSpace> {
