@@ -90,7 +90,8 @@ pub struct CommandQueue<R, D> {
     ring: Ring,
     failures: IrqLock<Failures>,
     errors: AtomicU64,
-    answers: AtomicU64,
+    /// Commands that are no answers. What is counted by an exchange is the rarer kind.
+    others: AtomicU64,
     refused: AtomicU64,
     /// The last wait for room was in vain. Relaxed: it only shortens waits.
     stuck: AtomicBool,
@@ -117,7 +118,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             ring,
             failures: IrqLock::new(Failures::new()),
             errors: AtomicU64::new(0),
-            answers: AtomicU64::new(0),
+            others: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             trace,
@@ -157,6 +158,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
                 .map_err(|expired| self.no_room(batch.len(), expired))?;
+            self.others.fetch_add(batch.len() as u64, Ordering::Relaxed);
             first.get_or_insert(positions.start);
             end = positions.end;
         }
@@ -239,7 +241,6 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);
             submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(count, expired) })?;
-            self.answers.fetch_add(count as u64, Ordering::Relaxed);
             if count < batch.len() {
                 self.refused.fetch_add((batch.len() - count) as u64, Ordering::Relaxed);
             }
@@ -251,11 +252,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(())
     }
 
-    /// What went through the queue so far.
+    /// What went through the queue so far. Commands that are put in meanwhile may be among the answers.
     pub fn counts(&self) -> CommandCounts {
+        let commands = self.ring.reserved();
         CommandCounts {
-            commands: self.ring.reserved(),
-            answers: self.answers.load(Ordering::Relaxed),
+            commands,
+            answers: commands.saturating_sub(self.others.load(Ordering::Relaxed)),
             errors: self.errors.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
