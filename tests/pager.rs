@@ -64,11 +64,10 @@ impl World {
     /// A group of the leading stream that begins to bring in the page at `address`.
     fn lead(&self, tag: u16, address: u64, access: Access) -> FaultGroup {
         assert_eq!(self.bench.report(Fault { access, ..stall(LEADER, tag, address) }), Report::Deferred);
-        let group = self.bench.handler.take_one();
-        match self.bench.cpu.masked(|masked| self.space.page_ins().join(masked, address, access, group)) {
-            Step::Lead(group) => group,
-            other => panic!("{other:?}"),
-        }
+        let mut group = Some(self.bench.handler.take_one());
+        let step = self.bench.cpu.masked(|masked| self.space.page_ins().join(masked, address, access, &mut group));
+        assert_eq!(step, Step::Lead);
+        group.unwrap()
     }
 
     /// The leader's page-in ends.

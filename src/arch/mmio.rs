@@ -94,12 +94,16 @@ impl Mmio {
 
     fn address<T>(&self, offset: usize) -> usize {
         let bytes = size_of::<T>();
-        assert!(
-            offset.is_multiple_of(bytes) && self.size.checked_sub(bytes).is_some_and(|last| offset <= last),
-            "no {bytes} byte register at {offset:#x} of the {:#x} bytes at {:#x}",
-            self.size,
-            self.base
-        );
+        if !offset.is_multiple_of(bytes) || self.size.checked_sub(bytes).is_none_or(|last| offset > last) {
+            self.refuse(offset, bytes);
+        }
         self.base + offset
+    }
+
+    /// Out of line, so that an access sets up no message.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&self, offset: usize, bytes: usize) -> ! {
+        panic!("no {bytes} byte register at {offset:#x} of the {:#x} bytes at {:#x}", self.size, self.base);
     }
 }

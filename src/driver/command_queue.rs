@@ -5,6 +5,7 @@ mod failure;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Range;
+use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
@@ -36,6 +37,15 @@ const WORDS: usize = 2;
 
 /// Answers on their way into the queue.
 pub(super) type Answers = heapless::Vec<Answer, BATCH>;
+
+/// Answers that found no room in the queue in time.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    /// How many of the answers were sent: the first ones.
+    pub(super) sent: usize,
+    /// What the next ones waited for.
+    pub(super) timeout: Timeout,
+}
 
 /// Tag of an answer in the trace.
 const TRACE_ANSWER: u8 = b'A';
@@ -80,8 +90,8 @@ pub struct CommandQueue<R, D> {
     ring: Ring,
     failures: IrqLock<Failures>,
     errors: AtomicU64,
-    commands: AtomicU64,
-    answers: AtomicU64,
+    /// Commands that are no answers. What is counted by an exchange is the rarer kind.
+    others: AtomicU64,
     refused: AtomicU64,
     /// The last wait for room was in vain. Relaxed: it only shortens waits.
     stuck: AtomicBool,
@@ -108,8 +118,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             ring,
             failures: IrqLock::new(Failures::new()),
             errors: AtomicU64::new(0),
-            commands: AtomicU64::new(0),
-            answers: AtomicU64::new(0),
+            others: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             trace,
@@ -144,34 +153,39 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let mut first = None;
         let mut end = self.ring.consumed();
         for batch in commands.chunks(self.ring.size() as usize) {
-            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch));
+            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch.len(), batch.iter().copied()));
             let positions = self
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
                 .map_err(|expired| self.no_room(batch.len(), expired))?;
+            self.others.fetch_add(batch.len() as u64, Ordering::Relaxed);
             first.get_or_insert(positions.start);
             end = positions.end;
         }
         Ok(first.unwrap_or(end)..end)
     }
 
-    /// Puts all of `batch`, which is no longer than the queue, into it with one PROD write, or nothing.
+    /// Puts `commands`, which are `count` and fit the queue, into it with one PROD write, or nothing.
     ///
     /// # Errors
     ///
     /// CONS, when there is no room.
-    fn try_submit(&self, masked: &Masked, batch: &[Command]) -> Result<Range<u64>, u32> {
-        let count = batch.len() as u64;
+    fn try_submit(
+        &self,
+        masked: &Masked,
+        count: usize,
+        commands: impl Iterator<Item = Command>,
+    ) -> Result<Range<u64>, u32> {
+        let count = count as u64;
         let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
             let cons = self.progress(masked);
             self.ring.reserve(count).ok_or(cons)
         })?;
         let end = start + count;
-        for (position, command) in (start..end).zip(batch) {
+        for (position, command) in (start..end).zip(commands) {
             self.write(position, command.encode());
         }
         self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
-        self.commands.fetch_add(count, Ordering::Relaxed);
         Ok(start..end)
     }
 
@@ -210,38 +224,40 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(Synced(()))
     }
 
-    /// Sends `answers` in this order, with one PROD write if they fit the queue at once, and takes out what was sent. Answers
-    /// that this SMMU has no command for are counted instead. Waits, bounded, while the queue is full; after one wait in
-    /// vain no further one, until there is room again: this is a masked section.
+    /// Sends `answers` in this order, with one PROD write if they fit the queue at once. Answers that this SMMU has no command
+    /// for are counted instead. Waits, bounded, while the queue is full; after one wait in vain no further one, until there
+    /// is room again: this is a masked section.
     ///
     /// # Errors
     ///
-    /// [`Timeout`] when the SMMU consumed nothing in time. `answers` holds those that wait to be sent.
-    pub(super) fn answer(&self, masked: &Masked, answers: &mut Answers) -> Result<(), Timeout> {
-        while !answers.is_empty() {
-            let count = answers.len().min(self.ring.size() as usize);
-            let batch = answers.get(..count).unwrap_or_default();
-            let commands: heapless::Vec<Command, BATCH> =
-                batch.iter().filter_map(|answer| self.command_for(answer)).collect();
+    /// [`Unsent`] when the SMMU consumed nothing in time.
+    pub(super) fn answer(&self, masked: &Masked, answers: &[Answer]) -> Result<(), Unsent> {
+        let mut sent = 0;
+        for batch in answers.chunks(self.ring.size() as usize) {
+            let commands = batch.iter().filter_map(|answer| self.command_for(answer));
+            let count = commands.clone().count();
             let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-            let sent = wait::until(&mut self.hardware.delay(), limit_us, || self.try_submit(masked, &commands));
-            self.stuck.store(sent.is_err(), Ordering::Relaxed);
-            sent.map_err(|expired| self.no_room(commands.len(), expired))?;
-            self.answers.fetch_add(commands.len() as u64, Ordering::Relaxed);
-            self.refused.fetch_add((count - commands.len()) as u64, Ordering::Relaxed);
-            if let Some(trace) = &self.trace {
-                commands.iter().for_each(|command| trace.add(masked, TRACE_ANSWER, &command.encode()));
+            let submit = || self.try_submit(masked, count, commands.clone());
+            let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
+            self.stuck.store(submitted.is_err(), Ordering::Relaxed);
+            submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(count, expired) })?;
+            if count < batch.len() {
+                self.refused.fetch_add((batch.len() - count) as u64, Ordering::Relaxed);
             }
-            answers.drain(..count);
+            if let Some(trace) = &self.trace {
+                commands.for_each(|command| trace.add(masked, TRACE_ANSWER, &command.encode()));
+            }
+            sent += batch.len();
         }
         Ok(())
     }
 
-    /// What went through the queue so far.
+    /// What went through the queue so far. Commands that are put in meanwhile may be among the answers.
     pub fn counts(&self) -> CommandCounts {
+        let commands = self.ring.reserved();
         CommandCounts {
-            commands: self.commands.load(Ordering::Relaxed),
-            answers: self.answers.load(Ordering::Relaxed),
+            commands,
+            answers: commands.saturating_sub(self.others.load(Ordering::Relaxed)),
             errors: self.errors.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
         }
@@ -322,31 +338,24 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
 
     /// Writes the slot of `position`. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
     fn write(&self, position: u64, words: [u64; WORDS]) {
-        for (word, value) in self.words(position).iter().zip(words) {
+        for (word, value) in self.words(position).into_iter().flatten().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
     fn read(&self, position: u64) -> [u64; WORDS] {
-        let mut words = [0; WORDS];
-        for (word, value) in self.words(position).iter().zip(&mut words) {
-            *value = word.load(Ordering::Relaxed);
-        }
-        words
+        self.words(position).map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
-    fn words(&self, position: u64) -> &'static [Word] {
-        let start = self.ring.slot(position) * WORDS;
-        self.memory.words.get(start..start + WORDS).unwrap_or_default()
+    fn words(&self, position: u64) -> Option<&'static [Word; WORDS]> {
+        let (slots, _) = self.memory.words.as_chunks();
+        slots.get(self.ring.slot(position))
     }
 }
 
 impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
     fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent> {
-        let mut answers = Answers::new();
-        // One answer has room in an empty vector.
-        let _ = answers.push(answer);
-        self.answer(masked, &mut answers).map_err(|_| NotSent { answer })
+        self.answer(masked, slice::from_ref(&answer)).map_err(|_| NotSent { answer })
     }
 }
 
@@ -403,7 +412,7 @@ mod tests {
 
     impl Bench {
         fn answer<const N: usize>(&self, answers: [Answer; N]) -> Result<(), Timeout> {
-            fake::cpu().masked(|masked| self.queue.answer(masked, &mut answers.into_iter().collect()))
+            fake::cpu().masked(|masked| self.queue.answer(masked, &answers)).map_err(|unsent| unsent.timeout)
         }
     }
 

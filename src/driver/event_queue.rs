@@ -1,6 +1,6 @@
 //! The event queue: stall records go to the fault core, the rest to the kernel's sink (7.2, 7.3).
 
-use super::command_queue::Answers;
+use super::command_queue::{Answers, Unsent};
 use super::record_queue::Drained;
 use super::registers::Registers;
 use super::{Delay, Smmu};
@@ -60,10 +60,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Sends the answers of a batch; what finds no room is sent before more is taken out of the queue.
     pub(super) fn send(&self, masked: &Masked, answers: &mut Answers) {
         let all = answers.len();
-        if let Err(error) = self.commands.answer(masked, answers)
-            && error.waited_us > 0
-        {
-            log::error!("{} of {all} answers wait to be sent: {error}", answers.len());
+        let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
+        answers.drain(..sent);
+        if timeout.waited_us > 0 {
+            log::error!("{} of {all} answers wait to be sent: {timeout}", answers.len());
         }
     }
 }

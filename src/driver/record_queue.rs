@@ -240,12 +240,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     /// Relaxed: the PROD read before orders it after the SMMU's writes.
     fn record(&self, number: u64) -> [u64; WORDS] {
-        let start = self.size.slot(self.index(number)) as usize * WORDS;
-        let mut words = [0; WORDS];
-        for (word, value) in self.memory.words.iter().skip(start).zip(&mut words) {
-            *value = word.load(Ordering::Relaxed);
-        }
-        words
+        let (records, _) = self.memory.words.as_chunks::<WORDS>();
+        let record = records.get(self.size.slot(self.index(number)) as usize);
+        record.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 }
 

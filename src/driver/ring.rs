@@ -64,15 +64,20 @@ impl Ring {
         self.consumed.load(order)
     }
 
+    /// Behind the last reserved slot: how many were reserved until now.
+    pub(super) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
     /// The position up to which the SMMU has to consume before `count` slots can be reserved.
     pub(super) fn awaited(&self, count: u64) -> u64 {
-        (self.reserved.load(Ordering::Relaxed) + count).saturating_sub(self.size)
+        (self.reserved() + count).saturating_sub(self.size)
     }
 
     /// Reserves `count` consecutive slots, at most the size: the position of the first, or `None` while too few of them
     /// are known to be consumed.
     pub(super) fn reserve(&self, count: u64) -> Option<u64> {
-        let mut start = self.reserved.load(Ordering::Relaxed);
+        let mut start = self.reserved();
         loop {
             // A slot is written again only after the consumption of what it held was seen: Acquire in `consumed`.
             if start + count > self.consumed() + self.size {
@@ -145,7 +150,7 @@ impl Ring {
             let known = self.consumed();
             let cons = read();
             let step = (u64::from(cons).wrapping_sub(known)) & (2 * self.size - 1);
-            if step == 0 || step > self.size || known + step > self.reserved.load(Ordering::Relaxed) {
+            if step == 0 || step > self.size || known + step > self.reserved() {
                 return cons;
             }
             // Release pairs with `consumed`. If it fails, another core has come further meanwhile.

@@ -19,11 +19,14 @@ use crate::sync::mutant::mutant;
 pub struct FaultGroup {
     state: Ref<FaultState>,
     slot: u16,
+    /// What the slot's word was when the group was deferred; not held once an answer has let go of it.
     word: Word,
-    last: Fault,
     special: Option<Ref<Special>>,
-    held: bool,
 }
+
+// It is passed on often. Up to 32 bytes are moved in registers, more by a call.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<FaultGroup>() == 32);
 
 /// The answer came too late, and nothing was sent: the group had been answered, or its stream was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,24 +37,18 @@ pub struct LateAnswer {
 }
 
 impl FaultGroup {
-    pub(super) fn new(
-        state: Ref<FaultState>,
-        slot: u16,
-        word: Word,
-        last: Fault,
-        special: Option<Ref<Special>>,
-    ) -> Self {
-        Self { state, slot, word, last, special, held: true }
+    pub(super) fn new(state: Ref<FaultState>, slot: u16, word: Word, special: Option<Ref<Special>>) -> Self {
+        Self { state, slot, word, special }
     }
 
     /// Whose it is.
     pub fn stream(&self) -> StreamId {
-        self.last.stream
+        self.last().stream
     }
 
     /// What the answer goes to.
     pub fn target(&self) -> Target {
-        self.last.target()
+        self.last().target()
     }
 
     /// The number of requests in it, at least 1.
@@ -66,12 +63,12 @@ impl FaultGroup {
 
     /// The requests, in the order in which they were reported.
     pub fn faults(&self) -> impl Iterator<Item = Fault> + '_ {
-        self.slot().into_iter().flat_map(|slot| slot.faults(self.word))
+        self.slot().faults(self.word)
     }
 
     /// Whether an answer would still be sent. It may be too late right afterwards.
     pub fn is_waiting(&self) -> bool {
-        !self.state.is_closed() && self.slot().is_some_and(|slot| slot.word().state() == State::Pending)
+        !self.state.is_closed() && self.slot().word().state() == State::Pending
     }
 
     /// Answers the group. An answer that the responder can't send is kept, and tried again by
@@ -85,15 +82,14 @@ impl FaultGroup {
         // see ends after the answer is published.
         let _section = self.state.shared.domain.read(masked);
         if (!self.state.is_closed() || mutant!("respond_after_close"))
-            && let Some(slot) = self.state.slots.get(usize::from(self.slot))
-            && let Some(claim) = slot.claim(self.word, response, true)
+            && let Some(claim) = self.state.slots[usize::from(self.slot)].claim(self.word, response, true)
         {
-            self.held = false;
+            self.word = self.word.with_held(false);
             self.state.send(masked, claim);
             return Ok(());
         }
-        self.state.count(masked, Counter::LateAnswers);
-        Err(LateAnswer { answer: self.last.answer(response) })
+        self.state.count(masked, [Counter::LateAnswers]);
+        Err(LateAnswer { answer: self.last().answer(response) })
     }
 
     /// Its stream's.
@@ -106,17 +102,21 @@ impl FaultGroup {
         self.special.as_ref()
     }
 
-    fn slot(&self) -> Option<&GroupSlot> {
-        self.state.slots.get(usize::from(self.slot))
+    /// The request that ended it: what is in the slot stays as long as the group is held.
+    fn last(&self) -> Fault {
+        self.slot().last(self.word)
+    }
+
+    fn slot(&self) -> &GroupSlot {
+        // The group was made with the number of one of its state's slots.
+        &self.state.slots[usize::from(self.slot)]
     }
 }
 
 impl Drop for FaultGroup {
     fn drop(&mut self) {
-        if self.held
-            && let Some(slot) = self.slot()
-        {
-            self.state.give_back(slot.let_go());
+        if self.word.is_held() {
+            self.state.give_back(self.slot().let_go());
         }
     }
 }

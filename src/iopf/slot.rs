@@ -107,7 +107,7 @@ impl Word {
         Self(self.0 & !7 | state as u64)
     }
 
-    fn with_held(self, held: bool) -> Self {
+    pub(super) fn with_held(self, held: bool) -> Self {
         Self(self.0 & !Self::HELD | if held { Self::HELD } else { 0 })
     }
 
@@ -208,6 +208,7 @@ pub(super) struct Filling<'a> {
 #[must_use = "a claim is for sending an answer"]
 pub(super) struct Claim<'a> {
     slot: &'a GroupSlot,
+    word: Word,
     /// What to send.
     pub(super) answer: Answer,
 }
@@ -278,6 +279,12 @@ impl GroupSlot {
         self.requests.iter().take(word.count()).map(StoredFault::load)
     }
 
+    /// The request that ended the group that `word` was read for; of another one if the slot has been used again since.
+    pub(super) fn last(&self, word: Word) -> Fault {
+        // There is room for one request at least, and no count is more than there is room for.
+        self.requests[word.count().saturating_sub(1)].load()
+    }
+
     /// The answer `response` to the group that `word` was read for.
     pub(super) fn answer(&self, word: Word, response: PageResponse) -> Option<Answer> {
         self.requests.get(word.count().checked_sub(1)?).map(|last| last.load().answer(response))
@@ -293,7 +300,7 @@ impl GroupSlot {
         let answer = self.answer(word, response)?;
         let to = word.with_state(State::Sending).with_held(word.is_held() && !let_go);
         let won = self.exchange(word, to) || mutant!("claim_unchecked");
-        won.then_some(Claim { slot: self, answer })
+        won.then_some(Claim { slot: self, word: to, answer })
     }
 
     /// Drops the partial group that `word` was read for.
@@ -392,6 +399,11 @@ impl Claim<'_> {
 
     /// The answer is published, or the device needs none any more.
     pub(super) fn done(self) -> Freed {
+        if !self.word.is_held() {
+            // No one but the holder changes a word in this state. Release pairs with the acquire of `word`.
+            self.slot.word.store(self.word.free().0, Release);
+            return Freed(true);
+        }
         self.slot.update(|word| if word.is_held() { word.with_state(State::Answered) } else { word.free() })
     }
 

@@ -110,7 +110,6 @@ impl FaultState {
     }
 
     fn decide(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, record: u64, fault: &Fault) -> Report {
-        this.count(masked, Counter::Records);
         if record < this.since {
             return this.swallow(masked, Counter::Early);
         }
@@ -120,27 +119,25 @@ impl FaultState {
         if this.is_closed() && !mutant!("report_after_close") {
             return match fault.request {
                 Request::Page { last: true, .. } => {
-                    this.count(masked, Counter::Closed);
-                    this.count(masked, Counter::Groups);
-                    this.answer(masked, fault.answer(PageResponse::Invalid))
+                    this.count(masked, [Counter::Records, Counter::Groups, Counter::Closed, Counter::Invalid]);
+                    Report::Answer(fault.answer(PageResponse::Invalid))
                 }
                 _ => this.swallow(masked, Counter::Closed),
             };
         }
-        match fault.request {
-            Request::Page { last: false, .. } => this.hold(masked, fault),
-            Request::Page { last: true, .. } => {
-                this.count(masked, Counter::Groups);
-                match this.find(masked, fault) {
-                    Place::None => Self::complete(this, section, masked, fault),
-                    Place::Cut => this.refuse(masked, fault),
-                    Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
-                }
+        let place = match fault.request {
+            Request::Page { last: false, .. } => {
+                this.count(masked, [Counter::Records]);
+                return this.hold(masked, fault);
             }
-            Request::Stall(_) => {
-                this.count(masked, Counter::Groups);
-                Self::complete(this, section, masked, fault)
-            }
+            Request::Page { last: true, .. } => this.find(masked, fault),
+            Request::Stall(_) => Place::None,
+        };
+        this.count(masked, [Counter::Records, Counter::Groups]);
+        match place {
+            Place::None => Self::complete(this, section, masked, fault),
+            Place::Cut => this.refuse(masked, fault),
+            Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
         }
     }
 
@@ -171,7 +168,8 @@ impl FaultState {
             this.give_back(slot.free());
             return this.refuse(masked, last);
         }
-        let faults: heapless::Vec<Fault, MAX_GROUP_REQUESTS> = slot.faults().take(MAX_GROUP_REQUESTS).collect();
+        let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
+        faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
         let special = this.specials.find(section, last);
         match ask(this.handler(special), masked, &faults) {
             Verdict::Answer(response) => {
@@ -200,10 +198,10 @@ impl FaultState {
         if mutant!("reference_leaked") {
             core::mem::forget(state.clone());
         }
-        this.count(masked, Counter::Deferred);
+        this.count(masked, [Counter::Deferred]);
         let slot = filling.slot();
         let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
-        let group = FaultGroup::new(state, slot.index(), word, *last, own);
+        let group = FaultGroup::new(state, slot.index(), word, own);
         let _ = super::survive(|| this.handler(special).defer(masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();
@@ -213,7 +211,8 @@ impl FaultState {
         {
             let answer = claim.answer;
             this.give_back(claim.done());
-            return this.answer(masked, answer);
+            this.count(masked, [answer.response.into()]);
+            return Report::Answer(answer);
         }
         Report::Deferred
     }
@@ -239,7 +238,7 @@ impl FaultState {
             self.give_back(slot.free());
         }
         self.set_place(fault, CUT);
-        self.count(masked, Counter::Cut);
+        self.count(masked, [Counter::Cut]);
         Report::Held
     }
 
@@ -254,7 +253,7 @@ impl FaultState {
                     return Place::Partial(partial);
                 }
                 if slot.is_duplicate(fault) {
-                    self.count(masked, Counter::Duplicates);
+                    self.count(masked, [Counter::Duplicates]);
                 }
                 Place::None
             }
@@ -294,26 +293,21 @@ impl FaultState {
         }
     }
 
+    /// A record that nothing is sent for.
     fn swallow(&self, masked: &Masked, why: Counter) -> Report {
-        self.count(masked, why);
-        self.count(masked, Counter::Swallowed);
+        self.count(masked, [Counter::Records, why, Counter::Swallowed]);
         Report::Swallowed
     }
 
     /// A limit was reached.
     fn refuse(&self, masked: &Masked, last: &Fault) -> Report {
         self.set_place(last, NOWHERE);
-        self.count(masked, Counter::OverLimit);
-        self.answer(masked, last.answer(PageResponse::Invalid))
+        self.count(masked, [Counter::OverLimit, Counter::Invalid]);
+        Report::Answer(last.answer(PageResponse::Invalid))
     }
 
     fn answer_inline(&self, masked: &Masked, answer: Answer) -> Report {
-        self.count(masked, Counter::Inline);
-        self.answer(masked, answer)
-    }
-
-    fn answer(&self, masked: &Masked, answer: Answer) -> Report {
-        self.count(masked, answer.response.into());
+        self.count(masked, [Counter::Inline, answer.response.into()]);
         Report::Answer(answer)
     }
 
@@ -322,10 +316,10 @@ impl FaultState {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
             self.measure(masked, Some(claim.deferred_at()));
-            self.count(masked, claim.answer.response.into());
+            self.count(masked, [claim.answer.response.into()]);
             self.give_back(claim.done());
         } else {
-            self.count(masked, Counter::NotSent);
+            self.count(masked, [Counter::NotSent]);
             claim.unsent();
         }
         sent
@@ -344,7 +338,7 @@ impl FaultState {
         if word.state() == State::Partial && slot.faults(word).next().is_some_and(|fault| which(&fault)) {
             let freed = slot.discard(word);
             if freed.0 {
-                self.count(masked, Counter::Discarded);
+                self.count(masked, [Counter::Discarded]);
             }
             self.give_back(freed);
         }
@@ -394,9 +388,9 @@ impl FaultState {
         }
     }
 
-    pub(super) fn count(&self, masked: &Masked, counter: Counter) {
-        self.counters.add(masked, counter);
-        self.shared.counters.add(masked, counter);
+    pub(super) fn count<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
+        self.counters.add(masked, counters);
+        self.shared.counters.add(masked, counters);
     }
 }
 

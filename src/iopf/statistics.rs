@@ -99,9 +99,12 @@ impl Counters {
         counters.try_into().ok().map(Self)
     }
 
-    pub(super) fn add(&self, masked: &Masked, counter: Counter) {
-        let own = &self.0[0].here(masked)[counter as usize];
-        own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+    pub(super) fn add<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
+        let of_core = self.0[0].here(masked);
+        for counter in counters {
+            let own = &of_core[counter as usize];
+            own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+        }
     }
 
     fn sum(&self, counter: Counter) -> u64 {

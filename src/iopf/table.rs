@@ -204,22 +204,20 @@ impl FaultTable {
 
     /// No one serves the fault: a stall is refused, and PRI is down for the whole function.
     fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Report {
-        let count = |counter| self.shared.counters.add(masked, counter);
-        count(Counter::Records);
-        count(Counter::Unknown);
+        let counters = &self.shared.counters;
+        counters.add(masked, [Counter::Records, Counter::Unknown]);
         if !fault.wants_answer() {
             if fault.is_stop_marker() {
-                count(Counter::StopMarkers);
+                counters.add(masked, [Counter::StopMarkers]);
             }
-            count(Counter::Swallowed);
+            counters.add(masked, [Counter::Swallowed]);
             return Report::Swallowed;
         }
         let response = match fault.request {
             Request::Stall(_) => PageResponse::Invalid,
             Request::Page { .. } => PageResponse::Failure,
         };
-        count(Counter::Groups);
-        count(response.into());
+        counters.add(masked, [Counter::Groups, response.into()]);
         Report::Answer(fault.answer(response))
     }
 
@@ -390,7 +388,7 @@ impl FaultTable {
             && !state.is_closed();
         let claim = due.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten()?;
         let answer = claim.answer;
-        state.count(masked, Counter::TimeOuts);
+        state.count(masked, [Counter::TimeOuts]);
         state.send(masked, claim);
         Some(answer)
     }

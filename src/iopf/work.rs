@@ -234,7 +234,7 @@ impl WorkQueues {
         let mut groups = Turn::new();
         let Some(stream) = cpu.masked(|masked| self.turn(masked, &mut groups)) else { return 0 };
         let count = groups.len();
-        for group in groups {
+        for group in groups.drain(..) {
             match group.special().cloned() {
                 Some(special) => special.handler.serve(cpu, group),
                 None => stream.handler.serve(cpu, group),

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
 
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_in::PageIns;
@@ -89,7 +89,6 @@ pub struct AddressSpace {
     asid: Asid,
     regions: Box<[Region]>,
     table: PageTable,
-    pages: AtomicU64,
     page_ins: PageIns,
 }
 
@@ -117,7 +116,7 @@ impl AddressSpace {
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
-        Ok(Self { asid, regions: sorted.into(), table, pages: AtomicU64::new(0), page_ins: PageIns::new() })
+        Ok(Self { asid, regions: sorted.into(), table, page_ins: PageIns::new() })
     }
 
     /// Where its root table is.
@@ -125,9 +124,9 @@ impl AddressSpace {
         self.table.root()
     }
 
-    /// How many pages faults have brought in.
+    /// How many pages faults have brought in, counted in the page table.
     pub fn pages(&self) -> u64 {
-        self.pages.load(Relaxed)
+        self.table.pages()
     }
 
     /// The page-ins under way, for handlers that take their time.
@@ -147,10 +146,7 @@ impl AddressSpace {
             Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - region.start) / PAGE * PAGE)),
         };
         match self.table.map(address, page, region.permissions, effort) {
-            Ok(true) => {
-                self.pages.fetch_add(1, Relaxed);
-                Resolution::Mapped
-            }
+            Ok(true) => Resolution::Mapped,
             Ok(false) => Resolution::Present,
             Err(MapError::NoFrame) => Resolution::NoFrame,
             Err(MapError::OutOfReach | MapError::Corrupt) => Resolution::Refused,

@@ -6,7 +6,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::dma::{DmaMemory, NoMemory};
 use crate::smmuv3::PhysAddr;
 
 /// The size of a page frame in bytes.
@@ -14,6 +14,9 @@ pub const FRAME_BYTES: usize = 4096;
 
 /// The number of 64-bit words in a page frame.
 pub const FRAME_WORDS: usize = FRAME_BYTES / 8;
+
+/// The words of a page frame.
+pub type FrameWords = [AtomicU64; FRAME_WORDS];
 
 /// One page frame, owned. It goes back to its pool by [`FramePool::free`]; a frame that is dropped instead stays in use.
 #[derive(Debug)]
@@ -36,11 +39,29 @@ impl Frame {
 /// interrupt handler: idle cores do it ahead, with [`FramePool::zero_some`].
 #[derive(Debug)]
 pub struct FramePool {
-    region: DmaRegion,
+    memory: Memory,
     next: Box<[AtomicU32]>,
     zeroed: Stack,
     dirty: Stack,
     in_use: AtomicU32,
+}
+
+/// Where a pool's frames are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    phys: PhysAddr,
+    frames: &'static [FrameWords],
+}
+
+impl Memory {
+    /// The words of the frame at `phys`, or `None` if it is none of these.
+    pub(super) fn words(self, phys: PhysAddr) -> Option<&'static FrameWords> {
+        self.frames.get(self.index_of(phys)?)
+    }
+
+    fn index_of(self, phys: PhysAddr) -> Option<usize> {
+        Some((phys.0.checked_sub(self.phys.0)? / FRAME_BYTES as u64) as usize)
+    }
 }
 
 impl FramePool {
@@ -56,7 +77,8 @@ impl FramePool {
             .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
         let region = memory.allocate(bytes, FRAME_BYTES)?;
         let next: Box<[_]> = (0..frames).map(|_| AtomicU32::new(Stack::NONE)).collect();
-        let pool = Self { region, next, zeroed: Stack::new(), dirty: Stack::new(), in_use: AtomicU32::new(0) };
+        let memory = Memory { phys: region.phys, frames: region.words.as_chunks().0 };
+        let pool = Self { memory, next, zeroed: Stack::new(), dirty: Stack::new(), in_use: AtomicU32::new(0) };
         (0..frames).rev().for_each(|index| pool.zeroed.push(&pool.next, index));
         Ok(pool)
     }
@@ -83,8 +105,8 @@ impl FramePool {
 
     /// Takes the frame at `phys` back, which a page table held; one that is not the pool's is let be.
     pub(super) fn free_at(&self, phys: PhysAddr) {
-        if let Some(index) = self.index_of(phys) {
-            self.free(Frame { index, phys });
+        if let Some(index) = self.memory.index_of(phys).filter(|&index| index < self.next.len()) {
+            self.free(Frame { index: index as u32, phys });
         }
     }
 
@@ -110,27 +132,22 @@ impl FramePool {
     }
 
     /// The words of the frame at `phys`, or `None` if the pool does not own it.
-    pub fn words(&self, phys: PhysAddr) -> Option<&'static [AtomicU64]> {
-        self.index_of(phys).map(|index| self.words_of(index))
+    pub fn words(&self, phys: PhysAddr) -> Option<&'static FrameWords> {
+        self.memory.words(phys)
     }
 
-    fn index_of(&self, phys: PhysAddr) -> Option<u32> {
-        let index = phys.0.checked_sub(self.region.phys.0)? / FRAME_BYTES as u64;
-        u32::try_from(index).ok().filter(|&index| (index as usize) < self.next.len())
-    }
-
-    fn words_of(&self, index: u32) -> &'static [AtomicU64] {
-        let start = index as usize * FRAME_WORDS;
-        &self.region.words[start..start + FRAME_WORDS]
+    /// Where the frames are: a walk takes it once, since no load of an entry changes it.
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
     }
 
     fn zero(&self, index: u32) {
-        self.words_of(index).iter().for_each(|word| word.store(0, Relaxed));
+        self.memory.frames.get(index as usize).into_iter().flatten().for_each(|word| word.store(0, Relaxed));
     }
 
     fn hand_out(&self, index: u32) -> Frame {
         self.in_use.fetch_add(1, Relaxed);
-        Frame { index, phys: PhysAddr(self.region.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
+        Frame { index, phys: PhysAddr(self.memory.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
     }
 }
 
@@ -183,6 +200,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use crate::driver::dma::DmaRegion;
 
     /// Memory at a physical address that is not where the CPU sees it.
     struct Heap;

@@ -43,14 +43,14 @@ struct Leader {
 }
 
 /// What the holder of a group has to do for a page.
-#[derive(Debug)]
-#[must_use = "a group is in it"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "who leads has to tell when the page-in has ended"]
 pub enum Step {
     /// Bring it in, and tell [`PageIns::end`].
-    Lead(FaultGroup),
+    Lead,
     /// Bring it in without telling anyone: the page-in under way does not cover the access, or there is no room to wait.
-    Alone(FaultGroup),
-    /// Nothing: the group is served again when the page-in under way has ended.
+    Alone,
+    /// Nothing: the group was taken, and is served again when the page-in under way has ended.
     Wait,
 }
 
@@ -70,22 +70,22 @@ impl PageIns {
     }
 
     /// Joins `group` to the page-in of the page at `address` if one is under way that covers `access`, or begins one.
-    pub fn join(&self, masked: &Masked, address: u64, access: Access, group: FaultGroup) -> Step {
+    pub fn join(&self, masked: &Masked, address: u64, access: Access, group: &mut Option<FaultGroup>) -> Step {
         let page = page_of(address);
         let mut inside = self.inside.lock(masked);
         if inside.is_covered(page, access) {
             if inside.waiting.len() >= WAITING {
-                return Step::Alone(group);
+                return Step::Alone;
             }
-            inside.waiting.push((page, group));
+            inside.waiting.extend(group.take().map(|group| (page, group)));
             return Step::Wait;
         }
         let is_led = inside.leaders.iter().any(|leader| leader.page == page);
         if is_led || inside.leaders.push(Leader { page, access }).is_err() {
-            return Step::Alone(group);
+            return Step::Alone;
         }
         self.under_way.store(inside.leaders.len(), Relaxed);
-        Step::Lead(group)
+        Step::Lead
     }
 
     /// Ends what [`Step::Lead`] began, with the page `is_there` or not: who waited goes through again, by `work`.

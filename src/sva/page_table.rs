@@ -44,6 +44,8 @@ pub(super) enum MapError {
     Corrupt,
 }
 
+const _: () = assert!(PageTable::SIZE.start_level() as u8 == PageTable::TABLE_LEVELS[0] as u8);
+
 /// A page table and the pool that its tables and pages come from. It keeps what it took: what may still be walked by an
 /// SMMU is not given back by a destructor.
 #[derive(Debug)]
@@ -57,6 +59,9 @@ impl PageTable {
         Some(size) => size,
         None => panic!("T0SZ is out of range"),
     };
+
+    /// The levels whose entries lead to tables.
+    const TABLE_LEVELS: [Level; 2] = [Level::One, Level::Two];
 
     /// Addresses below this can be mapped.
     pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
@@ -105,7 +110,7 @@ impl PageTable {
     }
 
     fn free_table(&self, table: PhysAddr, level: Level) {
-        for entry in self.frames.words(table).unwrap_or_default() {
+        for entry in self.frames.words(table).into_iter().flatten() {
             match (Descriptor::decode(entry.load(Acquire), level), level.next()) {
                 (Descriptor::Table(TableDescriptor { table, .. }), Some(next)) => {
                     self.free_table(table, next);
@@ -115,6 +120,22 @@ impl PageTable {
                 _ => {}
             }
         }
+    }
+
+    /// How many pages are mapped.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages_below(self.root(), Self::SIZE.start_level())
+    }
+
+    fn pages_below(&self, table: PhysAddr, level: Level) -> u64 {
+        let entries = self.frames.words(table).into_iter().flatten();
+        let decoded = entries.map(|entry| (Descriptor::decode(entry.load(Acquire), level), level.next()));
+        let pages = decoded.map(|of_entry| match of_entry {
+            (Descriptor::Table(TableDescriptor { table, .. }), Some(next)) => self.pages_below(table, next),
+            (Descriptor::Leaf(_), _) => 1,
+            _ => 0,
+        });
+        pages.sum()
     }
 
     /// Where `address` is mapped to.
@@ -133,26 +154,30 @@ impl PageTable {
     }
 
     /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
+    #[inline(always)]
     fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);
         }
-        let (mut table, mut level) = (self.root(), Self::SIZE.start_level());
-        loop {
-            let words = self.frames.words(table).ok_or(MapError::Corrupt)?;
-            let entry = words.get(level.index(address)).ok_or(MapError::Corrupt)?;
-            let Some(next) = level.next() else { return Ok(Some(entry)) };
-            if !is_valid(entry.load(Acquire)) {
+        let memory = self.frames.memory();
+        let entry = |table, level: Level| {
+            memory.words(table).map(|words| &words[level.index(address)]).ok_or(MapError::Corrupt)
+        };
+        let mut table = self.root();
+        for level in Self::TABLE_LEVELS {
+            let entry = entry(table, level)?;
+            let mut word = entry.load(Acquire);
+            if !is_valid(word) {
                 let Some(effort) = make else { return Ok(None) };
                 let frame = self.take(effort)?;
-                let word = TableDescriptor::new(frame.phys()).encode();
-                self.install(entry, Some(frame), word);
+                let new = TableDescriptor::new(frame.phys()).encode();
+                self.install(entry, Some(frame), new);
+                word = entry.load(Acquire);
             }
-            match Descriptor::decode(entry.load(Acquire), level) {
-                Descriptor::Table(descriptor) => (table, level) = (descriptor.table, next),
-                _ => return Err(MapError::Corrupt),
-            }
+            let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
+            table = descriptor.table;
         }
+        entry(table, Level::Three).map(Some)
     }
 
     fn take(&self, effort: Effort) -> Result<Frame, MapError> {

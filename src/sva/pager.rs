@@ -3,11 +3,9 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use heapless::Vec;
-
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
-use crate::iopf::{Fault, FaultGroup, FaultHandler, MAX_GROUP_REQUESTS, Verdict, WorkQueues};
+use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
 use crate::smmuv3::{PageResponse, SubstreamId};
 use crate::sync::{Cpu, Masked};
 
@@ -27,58 +25,71 @@ impl DemandPager {
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
     /// there already stays, and the next attempt finds it.
     fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
-        if !self.allows(faults) {
+        if faults.len() > 1 && !self.allows(faults.iter().copied()) {
             return Some(PageResponse::Invalid);
         }
         for fault in faults {
-            let space = self.space(fault)?;
-            if space.page_ins().is_under_way(masked, fault.address, fault.access) {
-                return None;
-            }
-            match space.resolve(fault.address, fault.access, Effort::Ready) {
-                Resolution::Mapped | Resolution::Present => {}
-                Resolution::NoFrame => return None,
-                Resolution::Refused => return Some(PageResponse::Invalid),
+            if !self.come_at_once(masked, fault)? {
+                return Some(PageResponse::Invalid);
             }
         }
         Some(PageResponse::Success)
     }
 
-    /// The group with its answer when all of its pages could be brought in, or one could not; `None` when it waits for a
-    /// page that is on its way.
-    fn bring_in(&self, cpu: &Cpu, mut group: FaultGroup) -> Option<(FaultGroup, PageResponse)> {
-        let faults: Vec<Fault, MAX_GROUP_REQUESTS> = group.faults().take(MAX_GROUP_REQUESTS).collect();
-        if !self.allows(&faults) {
-            return Some((group, PageResponse::Invalid));
+    /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
+    #[inline(always)]
+    fn come_at_once(&self, masked: &Masked, fault: &Fault) -> Option<bool> {
+        let Some(space) = self.space(fault) else { return Some(false) };
+        if space.page_ins().is_under_way(masked, fault.address, fault.access) {
+            return None;
         }
-        for fault in &faults {
-            let Fault { address, access, .. } = *fault;
-            let Some(space) = self.space(fault) else { return Some((group, PageResponse::Invalid)) };
-            if space.translate(address).is_some() {
-                continue;
-            }
-            let leads;
-            (group, leads) = match cpu.masked(|masked| space.page_ins().join(masked, address, access, group)) {
-                Step::Lead(group) => (group, true),
-                Step::Alone(group) => (group, false),
-                Step::Wait => return None,
-            };
-            let resolution = space.resolve(address, access, Effort::Zero);
-            let is_there = matches!(resolution, Resolution::Mapped | Resolution::Present);
-            if leads {
-                cpu.masked(|masked| space.page_ins().end(masked, &self.work, address, is_there));
-            }
-            if !is_there {
-                return Some((group, PageResponse::Invalid));
-            }
+        match space.resolve(fault.address, fault.access, Effort::Ready) {
+            Resolution::Mapped | Resolution::Present => Some(true),
+            Resolution::NoFrame => None,
+            Resolution::Refused => Some(false),
         }
-        Some((group, PageResponse::Success))
+    }
+
+    /// The answer to `group` when all of its pages could be brought in, or one could not; `None` when it waits for a page that
+    /// is on its way, and is taken.
+    fn bring_in(&self, cpu: &Cpu, group: &mut Option<FaultGroup>) -> Option<PageResponse> {
+        if group.as_ref().is_some_and(|group| group.len() > 1 && !self.allows(group.faults())) {
+            return Some(PageResponse::Invalid);
+        }
+        let mut next = 0;
+        while let Some(fault) = group.as_ref().and_then(|group| group.faults().nth(next)) {
+            let is_there = cpu.masked(|masked| self.come_at_once(masked, &fault));
+            if !is_there.or_else(|| self.bring_in_one(cpu, &fault, group))? {
+                return Some(PageResponse::Invalid);
+            }
+            next += 1;
+        }
+        Some(PageResponse::Success)
+    }
+
+    /// Whether the page that `fault` wants could be brought in with as much time as it takes; `None` when `group` waits for it.
+    fn bring_in_one(&self, cpu: &Cpu, fault: &Fault, group: &mut Option<FaultGroup>) -> Option<bool> {
+        let Fault { address, access, .. } = *fault;
+        let Some(space) = self.space(fault) else { return Some(false) };
+        let step = cpu.masked(|masked| space.page_ins().join(masked, address, access, group));
+        if step == Step::Wait {
+            return None;
+        }
+        let is_there = match space.resolve(address, access, Effort::Zero) {
+            Resolution::Mapped | Resolution::Present => true,
+            Resolution::NoFrame | Resolution::Refused => false,
+        };
+        if step == Step::Lead {
+            cpu.masked(|masked| space.page_ins().end(masked, &self.work, address, is_there));
+        }
+        Some(is_there)
     }
 
     /// Whether every access of a group is allowed. It is asked before any of the group is mapped: a page that is mapped for a
-    /// request which is then refused could let the device through by an early retry (3.12.2.2).
-    fn allows(&self, faults: &[Fault]) -> bool {
-        faults.iter().all(|fault| self.space(fault).is_some_and(|space| space.allows(fault.address, fault.access)))
+    /// request which is then refused could let the device through by an early retry (3.12.2.2). For a group of one, mapping
+    /// its page asks.
+    fn allows(&self, mut faults: impl Iterator<Item = Fault>) -> bool {
+        faults.all(|fault| self.space(&fault).is_some_and(|space| space.allows(fault.address, fault.access)))
     }
 
     fn space(&self, fault: &Fault) -> Option<&AddressSpace> {
@@ -97,8 +108,9 @@ impl FaultHandler for DemandPager {
 
     /// Pages are zeroed with interrupts unmasked, so a group costs no other core a longer grace period.
     fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        let Some((group, answer)) = self.bring_in(cpu, group) else { return };
+        let mut group = Some(group);
+        let Some(answer) = self.bring_in(cpu, &mut group) else { return };
         // A late answer is no error here: whoever took the group back has answered it.
-        let _ = cpu.masked(|masked| group.respond(masked, answer));
+        let _ = group.map(|group| cpu.masked(|masked| group.respond(masked, answer)));
     }
 }

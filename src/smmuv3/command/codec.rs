@@ -126,6 +126,7 @@ impl Command {
     }
 
     /// The command's words.
+    #[inline(always)]
     pub const fn encode(&self) -> [u64; 2] {
         let [first, second] = match *self {
             Self::PrefetchConfig { stream, substream } => [put_stream(stream) | put_substream(substream), 0],

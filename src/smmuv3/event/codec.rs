@@ -113,6 +113,7 @@ impl Event {
     ///
     /// [`EventError`] for a reserved number or class; the specification wants software to go on after such a record
     /// (7.3).
+    #[inline(always)]
     pub const fn decode(words: [u64; 4]) -> Result<Self, EventError> {
         let [first, second, address, _] = words;
         let number = NUMBER.get(first) as u8;
