@@ -17,7 +17,7 @@ use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
 use crate::sync::atomic::{
-    AtomicBool,
+    AtomicBool, AtomicU16,
     Ordering::{Acquire, Release},
 };
 use crate::sync::grace::{Counted, ReadGuard};
@@ -40,7 +40,7 @@ pub(super) struct FaultState {
     pub(super) slots: Box<[GroupSlot]>,
     /// For each stream and PRG index the slot that its group was last put in, counted from 1, or [`NOWHERE`] or [`CUT`].
     /// A hint: what the slot holds by now, the slot says. Only the drainer of the queue and `discard` write it.
-    places: Box<[Hint]>,
+    places: Box<[AtomicU16]>,
     /// Where to begin the search for a free slot.
     next: Hint,
     /// Deferred groups that wait for a core with time.
@@ -88,7 +88,7 @@ impl FaultState {
             closed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
-            places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
+            places: super::try_boxed(places, || Some(AtomicU16::new(NOWHERE)))?,
             next: Hint::new(0),
             lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new()?,
@@ -261,7 +261,7 @@ impl FaultState {
         }
     }
 
-    fn place(&self, fault: &Fault) -> Option<&Hint> {
+    fn place(&self, fault: &Fault) -> Option<&AtomicU16> {
         let Request::Page { group, .. } = fault.request else { return None };
         let stream = self.streams.iter().position(|&stream| stream == fault.stream)?;
         self.places.get(stream * usize::from(PrgIndex::COUNT) + usize::from(group.get()))
@@ -352,11 +352,7 @@ impl FaultState {
 
     /// Forgets which groups lost requests.
     pub(super) fn forget_cuts(&self) {
-        for place in &self.places {
-            if place.load(Relaxed) == CUT {
-                place.store(NOWHERE, Relaxed);
-            }
-        }
+        self.places.iter().for_each(forget_cut);
     }
 
     /// Whether the stream serves faults of this kind.
@@ -400,6 +396,12 @@ impl FaultState {
     }
 }
 
+/// Forgets that the group with this place lost requests. By exchange: the drainer may meanwhile have put the next group with its
+/// index into a slot, and its last request has to find the others there.
+fn forget_cut(place: &AtomicU16) {
+    let _ = place.compare_exchange(CUT, NOWHERE, Relaxed, Relaxed);
+}
+
 /// What `handler` says. One that panics has refused, where that is survived.
 fn ask(handler: &dyn FaultHandler, masked: &Masked, faults: &[Fault]) -> Verdict {
     super::survive(|| handler.handle(masked, faults)).unwrap_or(Verdict::Answer(PageResponse::Invalid))
@@ -413,5 +415,29 @@ impl fmt::Debug for FaultState {
             .field("limits", &self.limits)
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use alloc::sync::Arc;
+
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn forgetting_a_cut_does_not_lose_the_next_group_with_its_index() {
+        const SLOT: u16 = 1;
+        loom::model(|| {
+            let place = Arc::new(AtomicU16::new(CUT));
+            let drainer = thread::spawn({
+                let place = place.clone();
+                move || [NOWHERE, SLOT].into_iter().for_each(|to| place.store(to, Relaxed))
+            });
+            forget_cut(&place);
+            drainer.join().unwrap();
+            assert_eq!(place.load(Relaxed), SLOT);
+        });
     }
 }
