@@ -36,11 +36,14 @@ pub struct Region {
 }
 
 impl Region {
-    fn is_aligned(&self) -> bool {
-        let Backing::Memory(PhysAddr(memory)) = self.backing else {
-            return (self.start | self.bytes).is_multiple_of(PAGE);
+    /// Whether every page of it could be mapped, if the addresses are the table's.
+    fn is_mappable(&self) -> bool {
+        let memory = match self.backing {
+            Backing::Anonymous => 0,
+            Backing::Memory(PhysAddr(memory)) => memory,
         };
         (self.start | self.bytes | memory).is_multiple_of(PAGE)
+            && memory.checked_add(self.bytes).is_some_and(|end| end <= PageTable::OUTPUT_REACH)
     }
 
     fn end(&self) -> Option<u64> {
@@ -51,7 +54,7 @@ impl Region {
 /// Why an address space could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
-    /// A region is empty, not page-aligned, out of the table's reach, or overlaps its neighbour.
+    /// A region is empty, not page-aligned, out of the table's reach, as it is or by its memory, or overlaps its neighbour.
     #[error("{0:x?} is empty, unaligned, out of reach or overlaps another region")]
     BadRegion(Region),
     /// No frame for the first table.
@@ -109,10 +112,10 @@ impl AddressSpace {
         sorted.sort_by_key(|region| region.start);
         let mut free_from = 0;
         for region in &sorted {
-            let aligned = region.is_aligned();
+            let mappable = region.is_mappable();
             free_from = region
                 .end()
-                .filter(|&end| aligned && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
+                .filter(|&end| mappable && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
@@ -178,12 +181,18 @@ impl AddressSpace {
     /// }
     /// ```
     pub fn reclaim(forgotten: Forgotten<Self>) {
-        forgotten.into_inner().table.free();
+        let Self { table, regions, .. } = forgotten.into_inner();
+        table.free(|address| region_of(&regions, address).is_some_and(|region| region.backing == Backing::Anonymous));
     }
 
     fn allowed(&self, address: u64, access: Access) -> Option<&Region> {
-        let after = self.regions.partition_point(|region| region.start <= address);
-        let region = self.regions.get(after.checked_sub(1)?)?;
-        (address - region.start < region.bytes && region.permissions.allow(access)).then_some(region)
+        region_of(&self.regions, address).filter(|region| region.permissions.allow(access))
     }
+}
+
+/// The one of `regions`, which are in order, that `address` is in.
+fn region_of(regions: &[Region], address: u64) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.start <= address);
+    let region = regions.get(after.checked_sub(1)?)?;
+    (address - region.start < region.bytes).then_some(region)
 }
