@@ -140,7 +140,7 @@ impl Times {
     fn group(&mut self, stream: StreamId, group: PrgIndex) -> Option<&mut Option<Group>> {
         // An engine takes indices in turn, so it has this many groups under way before two of them meet.
         let StreamId(number) = stream;
-        self.groups.get_mut((usize::from(group.get()) + 37 * (number as usize % MAX_ENGINES)) % GROUPS)
+        self.groups.get_mut(number.wrapping_mul(37).wrapping_add(group.get().into()) as usize % GROUPS)
     }
 
     /// The last request of a page request group was written.

@@ -267,6 +267,15 @@ impl Direct {
         self.smmu.read(offset as usize, Width::Word) as u32
     }
 
+    pub(super) fn control(&self, offset: u64) -> u32 {
+        self.smmu.read_control(offset as usize)
+    }
+
+    /// Writes a register of the control page.
+    pub(super) fn set_control(&mut self, offset: u64, value: u32) {
+        self.smmu.write_control(offset as usize, value);
+    }
+
     /// The first mistake that strict mode has found since the last call.
     pub(super) fn take_violation(&mut self) -> Option<Violation> {
         self.smmu.take_violation()

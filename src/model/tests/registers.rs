@@ -1,6 +1,10 @@
 //! The register file: 6.2, 6.3.
 
 use super::bench::*;
+use crate::model::machine::Width;
+use crate::model::profile::Profile;
+use crate::model::smmu::Smmu;
+use crate::smmuv3::features::IdRegisters;
 
 #[test]
 fn read_only_registers_and_reserved_bits_ignore_writes() {
@@ -93,6 +97,24 @@ fn double_registers_take_double_and_half_accesses() {
     bench.write64(CMDQ_PROD, 0x0000_0005_0000_0003);
     assert_eq!((bench.read(CMDQ_PROD), bench.read(CMDQ_CONS)), (3, 5));
     assert_eq!(bench.read64(CMDQ_PROD), 0x0000_0005_0000_0003);
+}
+
+#[test]
+fn fields_of_cr2_exist_where_idr0_says_so() {
+    // BTM is bit 5, ATS bit 10, PRI bit 16 and ATSRECERR bit 23 of IDR0 (6.3.1); RECINVSID is there always and E2H with HYP,
+    // PTM with BTM, REC_CFG_ATS with ATSRECERR and ATS (6.3.12).
+    let full = Profile::Full.id_registers();
+    let ats_and_pri = 1 << 10 | 1 << 16;
+    for (idr0, fields) in [
+        (full.idr0, 0x3),
+        (full.idr0 | 1 << 5, 0x7),
+        (full.idr0 | 1 << 23, 0xb),
+        (full.idr0 & !ats_and_pri | 1 << 23, 0x3),
+    ] {
+        let mut smmu = Smmu::with_ids(IdRegisters { idr0, ..full });
+        smmu.write(CR2 as usize, Width::Word, 0xffff_ffff);
+        assert_eq!(smmu.read(CR2 as usize, Width::Word), fields, "{idr0:#x}");
+    }
 }
 
 #[test]
@@ -302,6 +324,7 @@ fn once_anything_is_enabled_the_seed_changes_nothing() {
         };
         assert!(!changed(&off));
     }
+    // Both, which together are on and off; one on and the other about to be.
     let both = |bench: &mut Bench| {
         bench.write(CR0, 1);
         bench.write(IRQ_CTRL, 1);
@@ -310,5 +333,10 @@ fn once_anything_is_enabled_the_seed_changes_nothing() {
     assert!(!changed(&|bench| {
         both(bench);
         bench.step();
+    }));
+    assert!(!changed(&|bench| {
+        bench.write(CR0, 1);
+        bench.step();
+        bench.write(IRQ_CTRL, 1);
     }));
 }

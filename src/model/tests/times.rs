@@ -4,11 +4,15 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::bench::*;
+use super::direct::{ABORTED, Direct, RECORDED, RETRY, WAITS, WRITE, stag};
 use crate::model::engine::registers::{self as reg, ats_control, pri_control};
 use crate::model::machine::Machine;
 use crate::model::profile::Profile;
+use crate::model::smmu::diagnostics::control;
 use crate::model::wire::{Wire, Wires};
 
+const ENGINES: u64 = 0x010;
+const ENGINES_HELD: u64 = 0x1a0;
 const STREAM: u64 = 0x200;
 const UNTIMED: u64 = 0x204;
 const ANSWER_COUNT: u64 = 0x208;
@@ -68,6 +72,45 @@ fn stall_is_timed_from_record_to_answer_and_to_retry() {
     assert_eq!((bench.control(ANSWER_COUNT), bench.control(RETRY_COUNT)), (4, 1));
     assert_eq!((bench.control64(RETRY_SUM), bench.control64(RETRY_MAX)), (0, 0));
     assert_eq!(buckets(&bench, RETRY_BUCKETS), [(0, 1)]);
+}
+
+#[test]
+fn retries_are_timed_while_the_device_waits() {
+    let mut bench = stalling();
+    bench.set_control(ENGINES, 1);
+    bench.write_word(0, 0x5000);
+    for ticks in [6, 3] {
+        let stag = bench.take_event()[1] & 0xffff;
+        // In the first of these ticks the answer is consumed; the engine tries again in the first one after them.
+        bench.set_control(ENGINES_HELD, ticks);
+        bench.submit([0x44 | 1 << 12 | 0x100 << 32, stag]);
+        bench.run();
+    }
+    assert_eq!((bench.control(RETRY_COUNT), bench.control64(RETRY_SUM)), (2, 9));
+    assert_eq!((bench.control64(RETRY_MIN), bench.control64(RETRY_MAX)), (3, 6));
+    // 2 to 3; 4 to 7.
+    assert_eq!(buckets(&bench, RETRY_BUCKETS), [(2, 1), (3, 1)]);
+}
+
+#[test]
+fn suppressed_stall_is_not_timed_by_what_was_in_its_place() {
+    let mut direct = Direct::stalling(control::SUPPRESS_DUPLICATES);
+    direct.set_control(STREAM, 0x100);
+    let first = direct.stall(0x5000, WRITE);
+    let second = direct.stall(0x6000, WRITE);
+    let stags: Vec<u64> = direct.take_events().into_iter().map(stag).collect();
+    // The second one is to try again, but SMMUEN goes to 0 before it does: both end, and are not timed further.
+    direct.resume(stags[1], RETRY);
+    direct.enable(ALL_ON & !1);
+    assert_eq!([first, second].map(|slot| direct.poll(slot)), [ABORTED, ABORTED]);
+    direct.enable(ALL_ON);
+    let (first, tag) = direct.tagged(0x5000);
+    let suppressed = direct.stall_unseen(0x5008, WRITE);
+    assert_eq!(suppressed, second, "the same place");
+    direct.resume(tag, RETRY);
+    assert_eq!([first, suppressed].map(|slot| direct.poll(slot)), [RECORDED, WAITS]);
+    // The second and the third stall were answered, and of these only the third was tried again.
+    assert_eq!((direct.control(ANSWER_COUNT), direct.control(RETRY_COUNT)), (2, 1));
 }
 
 #[test]

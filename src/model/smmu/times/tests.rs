@@ -77,3 +77,23 @@ fn groups_of_two_streams_are_not_taken_for_each_other() {
     times.group_answered(next, group(5), true, 110);
     assert_eq!([STREAM, next].map(|stream| told(&mut times, stream)[0]), [[0; 4]; 2]);
 }
+
+/// Neither the groups of one stream nor those of engines side by side meet before there are many.
+#[test]
+fn groups_have_room_for_256_of_a_stream_and_36_of_each_of_6_streams() {
+    for (streams, count) in [(1, 256), (6, 36)] {
+        let mut times = Times::new();
+        let groups = || (0..streams).flat_map(|stream| (0..count).map(move |index| (StreamId(0x13a + stream), index)));
+        for (stream, index) in groups() {
+            times.group_recorded(stream, group(index), 3);
+        }
+        assert_eq!(times.read(0x204), 0);
+        for (stream, index) in groups() {
+            times.group_answered(stream, group(index), false, 5);
+        }
+        for stream in 0..streams {
+            let count = u64::from(count);
+            assert_eq!(told(&mut times, StreamId(0x13a + stream))[0], [count, 2 * count, 2, 2]);
+        }
+    }
+}
