@@ -82,7 +82,8 @@ pub trait FaultHandler: Send + Sync {
     fn defer(&self, masked: &Masked, group: FaultGroup);
 
     /// Answers a group that [`defer`](Self::defer) put into [`WorkQueues`], at thread level on a core that has time. It may take
-    /// long. Unless it is overridden, the group is dropped, and so answered Invalid.
+    /// long. It is not called for a group that has been refused or whose stream is closed by then. Unless it is overridden, the
+    /// group is dropped, and so answered Invalid.
     fn serve(&self, cpu: &Cpu, group: FaultGroup) {
         let _ = cpu;
         drop(group);

@@ -229,12 +229,13 @@ impl WorkQueues {
         self.wake_one(masked, core);
     }
 
-    /// One turn: takes the groups that are due and serves them. Returns how many they were.
+    /// One turn: takes the groups that are due and serves those that still wait. Returns how many were taken.
     pub fn work(&self, cpu: &Cpu) -> usize {
         let mut groups = Turn::new();
         let Some(stream) = cpu.masked(|masked| self.turn(masked, &mut groups)) else { return 0 };
         let count = groups.len();
-        for group in groups.drain(..) {
+        // A group that was refused for its time, or whose stream was closed, wants no answer: nothing is brought in for it.
+        for group in groups.drain(..).filter(FaultGroup::is_waiting) {
             match group.special().cloned() {
                 Some(special) => special.handler.serve(cpu, group),
                 None => stream.handler.serve(cpu, group),

@@ -236,7 +236,7 @@ fn work_of_a_core_that_never_gets_to_it_is_done_by_cores_that_are_never_idle() {
 }
 
 #[test]
-fn groups_of_a_stream_that_was_closed_meanwhile_are_late_and_let_go() {
+fn groups_of_a_stream_that_was_closed_meanwhile_are_let_go_and_not_served() {
     let mut office = Office::new();
     office.open(STREAM, Priority::Normal);
     office.report(0, STREAM, 0..3);
@@ -244,10 +244,22 @@ fn groups_of_a_stream_that_was_closed_meanwhile_are_late_and_let_go() {
     office.bench.free();
     assert_eq!(office.bench.table.live(), 1);
     assert_eq!(office.queues.work(&office.bench.cpu), 3);
-    assert_eq!(office.bench.responder.take(), []);
+    assert_eq!((office.served(), office.bench.responder.take()), (vec![], vec![]));
     office.bench.free();
     assert_eq!((office.bench.table.live(), office.bench.table.totals().slots_in_use), (0, 0));
     assert_eq!(office.bench.domain.stats().in_memory(), 0);
+}
+
+#[test]
+fn a_group_that_was_refused_for_its_time_out_is_not_served() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.bench.table.expire(&office.bench.cpu, 0), 0);
+    assert_eq!(office.bench.table.expire(&office.bench.cpu, STREAM_LIMITS.time_out_us.into()), 1);
+    assert_eq!(office.bench.responder.take(), [to_stall(STREAM, 0, Invalid)]);
+    assert_eq!(office.queues.work(&office.bench.cpu), 1);
+    assert_eq!((office.served(), office.bench.table.totals().slots_in_use), (vec![], 0));
 }
 
 #[test]
