@@ -284,6 +284,79 @@ fn page_requests_that_nobody_took_out_yet_are_taken_out_before_the_end() {
     assert_eq!(bench.host.read32(Register::PriqCons), bench.host.read32(Register::PriqProd));
 }
 
+/// Longer than an answer waits for room in the command queue, and not as long as the wait after it.
+const COMMANDS_LATE: u32 = LIMIT_US + LIMIT_US / 2;
+
+#[test]
+fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
+    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+    let space = Space::new(&bench, 1);
+    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
+    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+    bench.enable(2, pager.clone()).unwrap();
+    bench.host.write_engine(2, reg::DEPTH, 4);
+    bench.host.write_engine(2, reg::GROUP_SIZE, 1);
+    bench.fill(2, BASE, BYTES, 1, None);
+    bench.run_until(|_| pager.deferred.lock().unwrap().len() == 4);
+    bench.host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
+    let device = Noted::new(&bench, 2);
+    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
+    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 4);
+    drop(pager.take());
+    assert_eq!(bench.live(), 0);
+}
+
+/// A device that fills the command queue as it comes to rest.
+struct Late(Noted, Arc<Pager>);
+
+impl DeviceControl for Late {
+    fn stop_new_work(&self) {
+        self.0.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.is_idle()
+    }
+
+    fn disable_page_requests(&self) {
+        self.0.disable_page_requests();
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        let stopped = self.0.page_requests_stopped();
+        let host = &self.0.device.host;
+        if stopped && host.read_control(control::COMMANDS_HELD) == 0 && self.1.groups.load(Ordering::Relaxed) == 0 {
+            host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
+        }
+        stopped
+    }
+
+    fn disable_ats(&self) {
+        self.0.disable_ats();
+    }
+}
+
+#[test]
+fn the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for() {
+    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+    let space = Space::new(&bench, 1);
+    let (quiet, pager) = (Pager::new(&space, BASE..BASE + BYTES), Pager::new(&space, BASE..BASE + BYTES));
+    for (engine, pager) in [(2, quiet), (3, pager.clone())] {
+        bench.attach(engine, FaultMode::PageRequest, &space).unwrap();
+        bench.enable(engine, pager).unwrap();
+    }
+    // The other engine's groups are in the queue, and nobody took them out.
+    bench.host.write_engine(3, reg::DEPTH, 4);
+    bench.host.write_engine(3, reg::GROUP_SIZE, 1);
+    bench.fill(3, BASE, 4 * 4096, 1, None);
+    bench.host.run(100);
+    let device = Late(Noted::new(&bench, 2), pager.clone());
+    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
+    assert_eq!(bench.smmu.page_request_records(), 4);
+    bench.finish([3]);
+    assert_eq!(bench.state(3), status::DONE);
+}
+
 #[test]
 fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
     let mut bench = Bench::new();

@@ -176,6 +176,18 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
+    /// Has the drainer of `queue` come again if answers wait there for room in the command queue. For who waits for it: that
+    /// there is room, no interrupt tells, and [`Smmu::expire`] may not be called meanwhile.
+    pub(super) fn wake_for_unsent(&self, cpu: &Cpu, queue: OutputQueue) {
+        let counts = match queue {
+            OutputQueue::Events => self.event_counts(),
+            OutputQueue::PageRequests => self.page_request_counts(),
+        };
+        if counts.unsent > 0 {
+            cpu.masked(|masked| self.hooks.wake.wake(masked, queue));
+        }
+    }
+
     /// Has the drainer of `queue` deal with everything that the SMMU has written so far, and waits for it, bounded.
     pub(super) fn drain_past(&self, cpu: &mut Cpu, queue: OutputQueue) -> Result<(), DriverError> {
         let expected = cpu.masked(|masked| self.produced(masked, queue));
@@ -183,9 +195,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             return Ok(());
         }
         cpu.masked(|masked| self.hooks.wake.wake(masked, queue));
-        let look = |_: &Cpu| match self.records(queue) {
+        let look = |cpu: &Cpu| match self.records(queue) {
             done if done >= expected => Ok(()),
-            done => Err(done),
+            done => {
+                self.wake_for_unsent(cpu, queue);
+                Err(done)
+            }
         };
         self.hardware.wait(cpu, self.hardware.limit_us, look).map_err(|Expired { last: actual, waited_us }| {
             DriverError::NotDrained { queue, expected, actual, waited_us }

@@ -52,7 +52,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
             FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device)?,
         };
-        // Stalls that STALL_TERM answered are dropped here; of page requests, those whose answer found the queue full.
+        // Stalls that STALL_TERM answered are dropped here.
         closing.answer_pending(cpu, &grace);
         cpu.masked(|masked| closing.finish(masked))
             .map_err(|unfinished| DriverError::Unanswered { stream, waiting: unfinished.waiting })?;
@@ -70,7 +70,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         device.stop_new_work();
         let closed = self.terminate_stalls(cpu, streams, stream, life)?;
-        self.wait_device(cpu, stream, "idle", || device.is_idle())?;
+        self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
         // Makes the events of what was terminated visible (4.7.3), so that the drain takes them too.
         self.commands.execute(cpu, &[])?;
         self.drain_past(cpu, OutputQueue::Events)?;
@@ -109,9 +109,16 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         device.disable_page_requests();
         let (closing, grace) = self.close(cpu, stream)?;
-        closing.answer_pending(cpu, &grace);
-        // From here on the drainer answers every request.
-        self.wait_device(cpu, stream, "stopped", || device.page_requests_stopped())?;
+        // From here on the drainer answers every request. The device stops when it has all answers, so those that found no
+        // room are tried again meanwhile.
+        let mut unsent = usize::MAX;
+        self.wait_device(cpu, stream, "stopped", |cpu| {
+            if unsent > 0 {
+                unsent = closing.answer_pending(cpu, &grace).unsent;
+            }
+            self.wake_for_unsent(cpu, OutputQueue::PageRequests);
+            device.page_requests_stopped()
+        })?;
         self.drain_past(cpu, OutputQueue::PageRequests)?;
         device.disable_ats();
         for stream in &life.streams {
@@ -125,8 +132,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         Ok((closing, grace))
     }
 
-    /// Closes the streams in the fault core, and lets a grace period pass: the handler is not called any more, and every
-    /// answer claimed before is in the command queue or with the drainer, waiting for room there.
+    /// Closes the streams in the fault core, and lets a grace period pass: no report and no turn calls the handler any more,
+    /// though a core may still be in its `serve`, and every answer claimed before is in the command queue or with the drainer,
+    /// waiting for room there.
     fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
         let closing = cpu.masked(|masked| self.faults.close(masked, stream))?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
@@ -138,9 +146,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         cpu: &mut Cpu,
         stream: StreamId,
         state: &'static str,
-        mut reached: impl FnMut() -> bool,
+        mut reached: impl FnMut(&Cpu) -> bool,
     ) -> Result<(), DriverError> {
-        let look = |_: &Cpu| if reached() { Ok(()) } else { Err(()) };
+        let look = |cpu: &Cpu| if reached(cpu) { Ok(()) } else { Err(()) };
         self.hardware
             .wait(cpu, self.hardware.limit_us, look)
             .map_err(|Expired { waited_us, .. }| DriverError::DeviceBusy { stream, state, waited_us })
