@@ -145,8 +145,9 @@ impl FaultTable {
     }
 
     /// Gives the faults of `substream` back to the stream's handler. When it returns, the substream's handler is not called for
-    /// new faults any more, and what it had deferred is answered, Invalid unless it has been answered before. Returns how many
-    /// groups that was. The handler is let go with the last of these groups.
+    /// new faults any more, and what it had deferred is answered, Invalid unless an answer was decided before. Returns how many
+    /// groups that was; answers that the responder can't send are not among them, and tried again by
+    /// [`expire`](FaultTable::expire). The handler is let go with the last of these groups.
     ///
     /// Waits for a grace period, at most `limit_us` microseconds. Partial groups go to the stream's handler when they are
     /// complete; for a PASID that the device has stopped, [`FaultTable::discard_partials`] drops them.
@@ -183,17 +184,20 @@ impl FaultTable {
     }
 }
 
-/// Answers the group in `slot` Invalid if the handler of its own of `substream` owes the answer.
+/// Answers the group in `slot`, Invalid unless that was decided before, if the handler of its own of `substream` owes the answer.
+/// Returns whether it was sent.
 fn refuse(masked: &Masked, state: &FaultState, slot: &GroupSlot, stream: StreamId, substream: SubstreamId) -> bool {
     // Closed or not, claim and publication lie in one section, as for every answer.
     let _section = state.shared.domain.read(masked);
     let word = slot.word();
-    let is_meant = word.state() == State::Pending
+    let is_meant = word.is_unanswered()
         && word.is_special()
         && !state.is_closed()
         && slot
             .answer(word, PageResponse::Invalid)
             .is_some_and(|answer| answer.stream == stream && answer.substream == Some(substream));
-    let claim = is_meant.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten();
-    claim.map(|claim| state.send(masked, claim)).is_some()
+    // One that was let go, or whose answer could not be sent, has its answer already.
+    let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
+    let claim = is_meant.then(|| slot.claim(word, response, false)).flatten();
+    claim.is_some_and(|claim| state.send(masked, claim))
 }

@@ -79,6 +79,30 @@ fn removing_it_answers_what_it_had_deferred_and_late_answers_send_nothing() {
 }
 
 #[test]
+fn removing_it_answers_what_it_dropped_and_counts_no_answer_that_was_not_sent() {
+    let (mut bench, own) = bench();
+    assert_eq!(bench.report(fault(1, FIVE)), Report::Deferred);
+    assert_eq!(bench.report(fault(2, FIVE)), Report::Deferred);
+    let mut groups = own.take();
+    drop(groups.remove(0));
+    bench.responder.stuck.store(true, SeqCst);
+    bench.cpu.masked(|masked| groups.remove(0).respond(masked, Success)).unwrap();
+    assert_eq!(bench.report(fault(3, FIVE)), Report::Deferred);
+    // Nothing can be sent: none is counted, none is lost.
+    assert_eq!((remove(&mut bench), bench.responder.take()), (Ok(0), vec![]));
+    bench.responder.stuck.store(false, SeqCst);
+    bench.table.expire(&bench.cpu, 0);
+    assert_eq!(bench.responder.take(), [(1, Invalid), (2, Success), (3, Invalid)].map(|(g, r)| answer(g, FIVE, r)));
+    drop(own.take());
+
+    bench.table.set_substream_handler(&mut bench.cpu, STREAM, pasid(FIVE), own.clone()).unwrap();
+    assert_eq!(bench.report(fault(4, FIVE)), Report::Deferred);
+    drop(own.take());
+    assert_eq!(remove(&mut bench), Ok(1));
+    assert_eq!(bench.responder.take(), [answer(4, FIVE, Invalid)]);
+}
+
+#[test]
 fn a_group_keeps_the_removed_handler_and_the_last_lets_it_go() {
     let (mut bench, own) = bench();
     assert_eq!(bench.report(fault(1, FIVE)), Report::Deferred);
