@@ -306,6 +306,9 @@ impl FaultTable {
     /// Waits until everything that this stream reported before the call is answered, for at most `limit_us` microseconds
     /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for.
     ///
+    /// A group that its handler answered at once counts as answered when [`report`](Self::report) returned the answer: the
+    /// caller of that may still keep it until there is room to send it.
+    ///
     /// # Errors
     ///
     /// [`FlushError`] names what is outstanding.
