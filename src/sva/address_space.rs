@@ -178,12 +178,18 @@ impl AddressSpace {
     /// }
     /// ```
     pub fn reclaim(forgotten: Forgotten<Self>) {
-        forgotten.into_inner().table.free();
+        let Self { table, regions, .. } = forgotten.into_inner();
+        table.free(|address| region_of(&regions, address).is_some_and(|region| region.backing == Backing::Anonymous));
     }
 
     fn allowed(&self, address: u64, access: Access) -> Option<&Region> {
-        let after = self.regions.partition_point(|region| region.start <= address);
-        let region = self.regions.get(after.checked_sub(1)?)?;
-        (address - region.start < region.bytes && region.permissions.allow(access)).then_some(region)
+        region_of(&self.regions, address).filter(|region| region.permissions.allow(access))
     }
+}
+
+/// The one of `regions`, which are in order, that `address` is in.
+fn region_of(regions: &[Region], address: u64) -> Option<&Region> {
+    let after = regions.partition_point(|region| region.start <= address);
+    let region = regions.get(after.checked_sub(1)?)?;
+    (address - region.start < region.bytes).then_some(region)
 }

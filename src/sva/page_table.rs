@@ -103,20 +103,23 @@ impl PageTable {
         Ok(self.install(entry, frame, leaf.encode(Level::Three)))
     }
 
-    /// Gives all tables, and the pages that are the pool's, back to it.
-    pub(super) fn free(self) {
-        self.free_table(self.root(), Self::SIZE.start_level());
+    /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not
+    /// say: memory mapped for its owner may be the pool's too.
+    pub(super) fn free(self, is_own: impl Fn(u64) -> bool) {
+        self.free_table(self.root(), Self::SIZE.start_level(), 0, &is_own);
         self.frames.free(self.root);
     }
 
-    fn free_table(&self, table: PhysAddr, level: Level) {
-        for entry in self.frames.words(table).into_iter().flatten() {
+    /// Frees what is below `table`, which maps the addresses from `start` on.
+    fn free_table(&self, table: PhysAddr, level: Level, start: u64, is_own: &impl Fn(u64) -> bool) {
+        for (index, entry) in (0..).zip(self.frames.words(table).into_iter().flatten()) {
+            let address = start | index << level.shift();
             match (Descriptor::decode(entry.load(Acquire), level), level.next()) {
                 (Descriptor::Table(TableDescriptor { table, .. }), Some(next)) => {
-                    self.free_table(table, next);
+                    self.free_table(table, next, address, is_own);
                     self.frames.free_at(table);
                 }
-                (Descriptor::Leaf(page), _) => self.frames.free_at(page.output),
+                (Descriptor::Leaf(page), _) if is_own(address) => self.frames.free_at(page.output),
                 _ => {}
             }
         }

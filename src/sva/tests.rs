@@ -160,6 +160,23 @@ fn freeing_gives_back_every_frame_and_leaves_backed_memory_alone() {
 }
 
 #[test]
+fn pool_frames_behind_a_backed_region_stay_their_owners() {
+    let frames = pool(8);
+    let owned = frames.take().unwrap();
+    let backed = Region { backing: Backing::Memory(owned.phys()), ..region(0x40_0000, 0x1000) };
+    let space = space(&[region(0x10_0000, 0x1000), backed], &frames);
+    for address in [0x10_0000, 0x40_0000] {
+        assert_eq!(space.resolve(address, Access::READ, Effort::Ready), Resolution::Mapped);
+    }
+    let cpu = &mut Cpu::of_test(0);
+    let grace = Domain::new().synchronize(cpu, &mut NoDelay, 0).unwrap();
+    AddressSpace::reclaim(Forgotten::of_test(space, grace));
+    assert_eq!(frames.in_use(), 1);
+    frames.free(owned);
+    assert_eq!(frames.in_use(), 0);
+}
+
+#[test]
 fn cores_that_race_for_a_page_map_it_once() {
     for _ in 0..100 {
         let frames = pool(64);
