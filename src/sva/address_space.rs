@@ -36,11 +36,14 @@ pub struct Region {
 }
 
 impl Region {
-    fn is_aligned(&self) -> bool {
-        let Backing::Memory(PhysAddr(memory)) = self.backing else {
-            return (self.start | self.bytes).is_multiple_of(PAGE);
+    /// Whether every page of it could be mapped, if the addresses are the table's.
+    fn is_mappable(&self) -> bool {
+        let memory = match self.backing {
+            Backing::Anonymous => 0,
+            Backing::Memory(PhysAddr(memory)) => memory,
         };
         (self.start | self.bytes | memory).is_multiple_of(PAGE)
+            && memory.checked_add(self.bytes).is_some_and(|end| end <= PageTable::OUTPUT_REACH)
     }
 
     fn end(&self) -> Option<u64> {
@@ -51,7 +54,7 @@ impl Region {
 /// Why an address space could not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
-    /// A region is empty, not page-aligned, out of the table's reach, or overlaps its neighbour.
+    /// A region is empty, not page-aligned, out of the table's reach, as it is or by its memory, or overlaps its neighbour.
     #[error("{0:x?} is empty, unaligned, out of reach or overlaps another region")]
     BadRegion(Region),
     /// No frame for the first table.
@@ -109,10 +112,10 @@ impl AddressSpace {
         sorted.sort_by_key(|region| region.start);
         let mut free_from = 0;
         for region in &sorted {
-            let aligned = region.is_aligned();
+            let mappable = region.is_mappable();
             free_from = region
                 .end()
-                .filter(|&end| aligned && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
+                .filter(|&end| mappable && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;

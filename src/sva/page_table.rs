@@ -66,6 +66,9 @@ impl PageTable {
     /// Addresses below this can be mapped.
     pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
 
+    /// Pages below this physical address can be mapped: an entry holds bits 47:12 (Arm DDI 0487, D8.3).
+    pub(super) const OUTPUT_REACH: u64 = 1 << 48;
+
     /// A table that maps nothing, or `None` without a frame for it.
     pub(super) fn new(frames: Arc<FramePool>) -> Option<Self> {
         Some(Self { root: frames.take()?, frames })

@@ -83,6 +83,9 @@ fn bad_regions_are_named() {
         region(PageTable::REACH - 0x1000, 0x2000),
         region(0xffff_ffff_ffff_f000, 0x2000),
         backed(0x8000_0010),
+        backed(0xffff_ffff_ffff_f000),
+        backed(1 << 48),
+        Region { bytes: 0x2000, ..backed((1 << 48) - 0x1000) },
     ] {
         let made = AddressSpace::new(Asid(1), &[bad], pool(1));
         assert_eq!(made.err(), Some(SpaceError::BadRegion(bad)));
@@ -91,6 +94,14 @@ fn bad_regions_are_named() {
     let overlapping = AddressSpace::new(Asid(1), &[second, region(0x3000, 0x2000)], pool(1));
     assert_eq!(overlapping.err(), Some(SpaceError::BadRegion(second)));
     assert_eq!(AddressSpace::new(Asid(1), &[], pool(0)).err(), Some(SpaceError::NoFrame));
+}
+
+#[test]
+fn a_backed_region_may_end_where_the_output_addresses_do() {
+    let backed = Region { backing: Backing::Memory(PhysAddr((1 << 48) - 0x1000)), ..region(0x1000, 0x1000) };
+    let space = space(&[backed], &pool(8));
+    assert_eq!(space.resolve(0x1000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert_eq!(space.translate(0x1008), Some(PhysAddr((1 << 48) - 0xff8)));
 }
 
 #[test]
