@@ -347,9 +347,9 @@ impl FaultState {
     /// Forgets which groups lost requests.
     pub(super) fn forget_cuts(&self) {
         for place in &self.places {
-            if place.load(Relaxed) == CUT {
-                place.store(NOWHERE, Relaxed);
-            }
+            // By exchange: the drainer may have put the next group with this index into a slot since, and its last request has to
+            // find the others there.
+            let _ = place.compare_exchange(CUT, NOWHERE, Relaxed, Relaxed);
         }
     }
 
