@@ -7,9 +7,12 @@
 //! Nothing starves:
 //!
 //! - within a list a lane waits for one turn of each lane before it,
-//! - a list that has been passed over for a higher one [`PATIENCE`] times comes first,
+//! - a list that has been passed over for a higher one [`PATIENCE`] times comes first, the lowest of them,
 //! - a core looks at its own lists first, and steals when they are empty; in one of [`OWN_TURNS`] turns it looks at another core's
 //!   first, so that the lanes of a core that is busy with something else do not wait for it.
+//!
+//! The groups of a turn are in the hand of the core that took it: while an interrupt keeps it, or one of them takes long, no other core
+//! gets at the rest. Their time-outs go on.
 //!
 //! Nothing is slept over: who puts a lane into a list looks afterwards which cores sleep, and who goes to sleep says so before it
 //! looks at the lists. With a fence on either side, one of them sees the other.
@@ -44,15 +47,16 @@ pub const PATIENCE: u32 = 4;
 /// Of so many turns of a core, one begins with another core's lists.
 pub const OWN_TURNS: u32 = 8;
 
-/// Whose deferred groups come first. The lower ones get one turn in [`PATIENCE`] + 1 at least.
+/// Whose deferred groups come first among those in one core's lists; a core with lower ones in its own does not look for higher ones
+/// in another's. Of the turns from its lists, Low gets one in [`PATIENCE`] + 1 at least, and Normal one in [`PATIENCE`] + 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Priority {
-    /// Before all others.
+    /// Before the others.
     High,
     /// What most streams have.
     #[default]
     Normal,
-    /// After all others.
+    /// After the others.
     Low,
 }
 

@@ -153,6 +153,26 @@ fn a_higher_priority_comes_first_and_a_lower_one_is_passed_over_so_often_at_most
 }
 
 #[test]
+fn of_three_floods_the_lower_ones_get_their_turns_too() {
+    let mut office = Office::new();
+    let low = StreamId(9);
+    for (stream, priority) in [(low, Priority::Low), (STREAM, Priority::Normal), (OTHER, Priority::High)] {
+        office.open(stream, priority);
+        office.report(0, stream, 0..64);
+    }
+    let turns: String = office
+        .turns(12)
+        .iter()
+        .map(|stream| match *stream {
+            OTHER => 'H',
+            STREAM => 'N',
+            _ => 'L',
+        })
+        .collect();
+    assert_eq!(turns, "HHHHLNHHHLHN");
+}
+
+#[test]
 fn who_was_not_there_has_not_been_passed_over() {
     let mut office = Office::new();
     office.open(STREAM, Priority::Low);
