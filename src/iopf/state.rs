@@ -30,7 +30,7 @@ pub(super) struct FaultState {
     pub(super) limits: StreamLimits,
     /// The first record of the queue that is of this life.
     since: u64,
-    /// From when this is set, only the disabler answers.
+    /// A grace period after this is set, only the disabler answers groups. Page requests that still come are refused as they come.
     closed: AtomicBool,
     /// Someone holds the right to answer and finish.
     pub(super) closing: AtomicBool,
