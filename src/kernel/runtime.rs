@@ -101,12 +101,11 @@ impl Kernel {
         if let Some(stuck) = self.domain.stuck(cpu, timer::now().as_micros() as u64, STUCK_US) {
             log::error!("{stuck}");
         }
-        // A device waits for a group, and nobody for the rest.
-        if self.work_queues.work(cpu) > 0 {
-            return true;
-        }
+        // One turn of groups first, for which devices wait. The rest comes in every round all the same: a flood of groups keeps
+        // each core busy, and their time-outs, and the frames that they want zeroed, are in the rest.
+        let served = self.work_queues.work(cpu) > 0;
         let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
-        workers.iter().fold(false, |worked, work| worked | work.work(cpu))
+        workers.iter().fold(served, |worked, work| worked | work.work(cpu))
     }
 
     /// Sleeps until an interrupt comes, unless there is something to do.

@@ -4,18 +4,23 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::sync::Arc;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
 
 use aarch64_cpu::registers::{CNTV_CTL_EL0, Readable};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::arch::image;
 use smmu_iopf::arch::timer::{Alarm, Timer, now};
+use smmu_iopf::iopf::{
+    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority,
+    Report, Request, StreamLimits, Verdict,
+};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::fatal::End;
 use smmu_iopf::kernel::interrupts::{Sgi, send};
 use smmu_iopf::kernel::runtime::Work;
 use smmu_iopf::platform::board::{Interrupt, Trigger};
+use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sync::{CoreId, Cpu, MAX_CORES, Masked, wait};
 
 use crate::harness::{Outcome, equal, holds};
@@ -79,13 +84,23 @@ test!(fn an_interrupt_reaches_every_core(kernel, cpu) {
     Ok(())
 });
 
-/// Notes which cores looked after it.
+/// Notes how often cores came.
 #[derive(Default)]
 struct Seen([AtomicUsize; MAX_CORES]);
 
+impl Seen {
+    fn note(&self, core: CoreId) {
+        self.0[core.index()].fetch_add(1, Relaxed);
+    }
+
+    fn count(&self, core: CoreId) -> usize {
+        self.0[core.index()].load(Relaxed)
+    }
+}
+
 impl Work for Seen {
     fn work(&self, cpu: &mut Cpu) -> bool {
-        self.0[cpu.core().index()].fetch_add(1, Relaxed);
+        self.note(cpu.core());
         false
     }
 
@@ -97,12 +112,66 @@ impl Work for Seen {
 test!(fn every_core_looks_for_work_when_woken(kernel, cpu) {
     let seen = Arc::new(Seen::default());
     kernel.add_work(cpu, seen.clone()).map_err(|_| "no room for more work")?;
-    let missing = || CoreId::all().take(kernel.cores()).find(|core| seen.0[core.index()].load(Relaxed) == 0);
+    let missing = || CoreId::all().take(kernel.cores()).find(|core| seen.count(*core) == 0);
     cpu.masked(|masked| kernel.wake_others(masked));
     kernel
         .wait_until(cpu, LIMIT, || missing().map_or(Ok(()), Err))
         .map_err(|expired| format!("{} did not look", expired.last))?;
     Ok(())
+});
+
+/// Answers nothing, and puts every group that it is to serve back into the queues: they never are empty.
+struct Again {
+    kernel: &'static Kernel,
+    served: Seen,
+    ends: AtomicBool,
+}
+
+impl PageResponder for Again {
+    fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+        Ok(())
+    }
+}
+
+impl FaultHandler for Again {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.kernel.work_queues.push(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        self.served.note(cpu.core());
+        if !self.ends.load(Relaxed) {
+            cpu.masked(|masked| self.defer(masked, group));
+        }
+    }
+}
+
+test!(fn a_core_with_groups_to_serve_looks_after_the_rest_too(kernel, cpu) {
+    const STREAM: StreamId = StreamId(0);
+    let seen = Arc::new(Seen::default());
+    let again = Arc::new(Again { kernel, served: Seen::default(), ends: AtomicBool::new(false) });
+    let table = FaultTable::new(kernel.domain.clone(), again.clone(), 0, Limits { states: 1, groups: 1 })?;
+    let limits = StreamLimits { groups: 1, requests: 1, time_out_us: 1_000_000, priority: Priority::Normal };
+    let handler = again.clone();
+    table.open(cpu, &mut Timer, OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits, since: 0 })?;
+    kernel.add_work(cpu, seen.clone()).map_err(|_| "no room for more work")?;
+    let request = Request::Stall(Stag(0));
+    let fault = Fault { stream: STREAM, substream: None, address: 0, access: Access::READ, request };
+    equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
+    let core = cpu.core();
+    // The others take the group too: a round of this core in which it did.
+    let round = wait::until(&mut Timer, 5_000_000, || {
+        let (served, before) = (again.served.count(core), seen.count(core));
+        kernel.work(cpu);
+        if again.served.count(core) == served { Err(()) } else { Ok(seen.count(core) - before) }
+    });
+    again.ends.store(true, Relaxed);
+    let rounds = round.map_err(|expired| format!("no group within {} us", expired.waited_us))?;
+    equal("rounds of the rest", 1, rounds)
 });
 
 test!(fn no_edge_is_lost(kernel, cpu) {
