@@ -36,3 +36,5 @@ mod messages;
 mod model;
 #[cfg(target_os = "none")]
 mod registers;
+#[cfg(target_os = "none")]
+mod soak;

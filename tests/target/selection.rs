@@ -44,6 +44,8 @@ impl<'a> Selection<'a> {
                 // For the EL2 image, which has the same command line.
                 option if option.starts_with("profile=") || option.starts_with("engines=") => {}
                 "strict" => {}
+                // For the soak.
+                option if option.starts_with("cycles=") || option.starts_with("seed=") => {}
                 option if option.starts_with("differential=") => selection.differential = true,
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
@@ -110,6 +112,11 @@ mod tests {
     #[test]
     fn arguments_of_the_model_select_nothing() {
         assert_eq!(parse("profile=small engines=64 strict"), parse(""));
+    }
+
+    #[test]
+    fn arguments_of_the_soak_select_nothing() {
+        assert_eq!(parse("cycles=100000 seed=7"), parse(""));
     }
 
     #[test]

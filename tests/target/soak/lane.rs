@@ -1,0 +1,329 @@
+//! One engine, whose faults are enabled and disabled again and again.
+
+use alloc::format;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use heapless::Vec;
+use smmu_iopf::arch::mmio::Mmio;
+use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Walked};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
+use smmu_iopf::kernel::Kernel;
+use smmu_iopf::kernel::devices::EngineUnit;
+use smmu_iopf::kernel::engine::{Counters, Job, Operation};
+use smmu_iopf::model::engine::registers::{self as reg, hostile};
+use smmu_iopf::smmuv3::{Asid, PageResponse, StreamId, SubstreamId};
+use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
+use smmu_iopf::sva::frames::FRAME_BYTES;
+use smmu_iopf::sva::pager::DemandPager;
+use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
+use smmu_iopf::sync::lock::IrqLock;
+use smmu_iopf::sync::{Cpu, Masked};
+
+use super::{Random, Soak};
+use crate::harness::{Failure, Outcome, equal, holds};
+
+const PAGE: u64 = FRAME_BYTES as u64;
+
+/// The pages of a job, and of an address space: after so many jobs there is another.
+const JOB_PAGES: u32 = 4;
+const PAGES: u32 = 64;
+
+/// Where they are: beyond the board's memory, for accesses that claim to be translated.
+const START: u64 = 4 << 30;
+
+/// A storm ends with this group. The core that drains the queue has no time for anything else meanwhile.
+const STORM: u32 = 200;
+
+/// The most groups that are held.
+const HELD: usize = 64;
+
+/// What happens to the groups of a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Served at once if that is possible.
+    Inline,
+    /// Left to a core with time.
+    Deferred,
+    /// One this way, one that way.
+    Mixed,
+    /// Kept past the end.
+    Held,
+    /// Kept past their time-out.
+    TimedOut,
+    /// Refused.
+    Refused,
+}
+
+/// The pager, or something worse.
+struct Handler {
+    pager: DemandPager,
+    mode: Mode,
+    groups: AtomicU32,
+    /// The registers of an engine that storms.
+    storm: Option<Mmio>,
+    held: IrqLock<Vec<FaultGroup, HELD>>,
+}
+
+impl FaultHandler for Handler {
+    fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
+        let count = self.groups.fetch_add(1, Relaxed);
+        if let Some(registers) = self.storm.as_ref().filter(|_| count == STORM) {
+            registers.write32(reg::HOSTILE, 0);
+        }
+        match self.mode {
+            Mode::Inline => self.pager.handle(masked, faults),
+            Mode::Mixed if count.is_multiple_of(2) => self.pager.handle(masked, faults),
+            Mode::Refused => Verdict::Answer(PageResponse::Invalid),
+            Mode::Deferred | Mode::Mixed | Mode::Held | Mode::TimedOut => Verdict::Defer,
+        }
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        match self.mode {
+            // A group that finds no room is dropped, which answers it.
+            Mode::Held | Mode::TimedOut => drop(self.held.lock(masked).push(group)),
+            _ => self.pager.defer(masked, group),
+        }
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        self.pager.serve(cpu, group);
+    }
+}
+
+/// From enabling to disabling.
+struct Life {
+    handler: Arc<Handler>,
+    /// It ends after this many groups, or with the job.
+    target: u32,
+    /// The rules that the device breaks.
+    hostile: u32,
+    /// Jobs that had ended, and what was counted, when it began.
+    jobs: u32,
+    before: Option<Counters>,
+}
+
+/// One engine with its stream.
+pub(super) struct Lane {
+    unit: &'static EngineUnit,
+    registers: Mmio,
+    asids: [Asid; 2],
+    space: Option<Arc<AddressSpace>>,
+    /// The first page that no job has touched.
+    page: u32,
+    life: Option<Life>,
+    /// Groups that came without a Last, which nobody answers.
+    endless: u32,
+    pub(super) lives: u64,
+    pub(super) late: u64,
+}
+
+/// What the lanes' engines counted, and the model for them.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    pub(super) stalls: u64,
+    pub(super) stalls_ended: u64,
+    pub(super) groups: u64,
+    pub(super) responses: u64,
+    pub(super) unexpected: u64,
+    pub(super) answered: u64,
+}
+
+/// The engine, which stops breaking rules when it is to come to rest.
+struct Device<'a> {
+    unit: &'a EngineUnit,
+    registers: &'a Mmio,
+    hostile: u32,
+}
+
+impl DeviceControl for Device<'_> {
+    fn stop_new_work(&self) {
+        self.unit.engine.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unit.engine.is_idle()
+    }
+
+    fn disable_page_requests(&self) {
+        if self.hostile & hostile::NO_LAST == 0 {
+            self.registers.write32(reg::HOSTILE, 0);
+        }
+        self.unit.engine.disable_page_requests();
+        if self.hostile & hostile::NO_LAST != 0 {
+            // What nobody answers is given up as a function's reset would.
+            self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
+            self.registers.write32(reg::HOSTILE, 0);
+            self.unit.engine.stop_new_work();
+        }
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.unit.engine.page_requests_stopped()
+    }
+
+    fn disable_ats(&self) {
+        self.unit.engine.disable_ats();
+    }
+}
+
+impl Lane {
+    /// The lane of engine `index`.
+    pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit, index: u16) -> Result<Self, Failure> {
+        let registers = kernel.board.registers(&unit.description.window).ok_or("an engine is not mapped")?;
+        let asids = [Asid(2 * index + 1), Asid(2 * index + 2)];
+        let (space, life) = (None, None);
+        Ok(Self { unit, registers, asids, space, page: 0, life, endless: 0, lives: 0, late: 0 })
+    }
+
+    pub(super) fn stream(&self) -> StreamId {
+        self.unit.engine.stream()
+    }
+
+    fn can_stall(&self) -> bool {
+        self.unit.description.can_stall
+    }
+
+    fn substream(&self) -> Option<SubstreamId> {
+        if self.can_stall() { None } else { SubstreamId::new(1) }
+    }
+
+    /// Begins a life with a job of the engine.
+    pub(super) fn begin(&mut self, soak: &Soak, cpu: &mut Cpu, random: &mut Random) -> Outcome {
+        if self.page == PAGES {
+            self.detach(soak, cpu)?;
+        }
+        let space = match self.space.clone() {
+            Some(space) => space,
+            None => self.attach(soak, cpu)?,
+        };
+        let mode = match random.below(64) {
+            0..=15 => Mode::Inline,
+            16..=31 => Mode::Deferred,
+            32..=46 => Mode::Mixed,
+            47..=58 => Mode::Held,
+            59..=62 => Mode::Refused,
+            _ => Mode::TimedOut,
+        };
+        let hostile = match (random.below(64), self.can_stall()) {
+            (0..=3, true) => hostile::TRANSLATED,
+            (0..=3, false) => hostile::NO_LAST,
+            (4..=7, false) => hostile::EARLY_STOP_MARKER,
+            (8, false) => hostile::STORM,
+            _ => 0,
+        };
+        let depth = 1 + random.below(JOB_PAGES);
+        let target = match mode {
+            Mode::TimedOut => u32::MAX,
+            Mode::Held => random.below(2),
+            _ => random.below(JOB_PAGES + 2),
+        };
+        // Nobody hears of groups without a Last.
+        let target = if hostile & hostile::NO_LAST != 0 { 0 } else { target };
+        let pager = DemandPager::new([(self.substream(), space)].into(), soak.kernel.work_queues.clone());
+        let (groups, held) = (AtomicU32::new(0), IrqLock::new(Vec::new()));
+        let storm =
+            (hostile == hostile::STORM).then(|| soak.kernel.board.registers(&self.unit.description.window)).flatten();
+        let handler = Arc::new(Handler { pager, mode, groups, storm, held });
+        let limits = StreamLimits {
+            groups: HELD as u16,
+            requests: 32,
+            time_out_us: if mode == Mode::TimedOut { 2_000 } else { 60_000_000 },
+            priority: if random.one_in(2) { Priority::Normal } else { Priority::High },
+        };
+        soak.unit.smmu.enable_faults(cpu, &[self.stream()], handler.clone(), limits)?;
+        let before = (hostile & hostile::NO_LAST != 0).then(|| self.unit.engine.counters());
+        self.registers.write32(reg::HOSTILE, hostile);
+        if !self.can_stall() {
+            self.unit.engine.enable_page_requests(32);
+        }
+        let jobs = self.unit.engine.jobs_ended();
+        let at = START + u64::from(self.page) * PAGE;
+        self.unit.engine.start(&Job {
+            substream: self.substream(),
+            depth,
+            group: 1 + random.below(4),
+            seed: random.next() as u32,
+            ..Job::new(Operation::Fill, 0, at, u64::from(JOB_PAGES) * PAGE)
+        });
+        self.page += JOB_PAGES;
+        self.life = Some(Life { handler, target, hostile, jobs, before });
+        Ok(())
+    }
+
+    /// Ends the life, if there is one, in the middle of the engine's work.
+    pub(super) fn end(&mut self, soak: &Soak, cpu: &mut Cpu) -> Outcome {
+        let Some(Life { handler, target, hostile, jobs, before }) = self.life.take() else { return Ok(()) };
+        let engine = &self.unit.engine;
+        let far_enough = || handler.groups.load(Relaxed) >= target || engine.jobs_ended() != jobs;
+        soak.until(cpu, &format!("{:?}: {target} groups, hostile {hostile:#x}", handler.mode), far_enough)?;
+        let device = Device { unit: self.unit, registers: &self.registers, hostile };
+        soak.unit.smmu.disable_faults(cpu, self.stream(), &device)?;
+        self.registers.write32(reg::HOSTILE, 0);
+        soak.until(cpu, &format!("{:?}: the job's end, hostile {hostile:#x}", handler.mode), || {
+            engine.jobs_ended() != jobs
+        })?;
+        let held = cpu.masked(|masked| core::mem::take(&mut *handler.held.lock(masked)));
+        for group in held {
+            let late = cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err();
+            holds("an answer after the end is refused", late)?;
+            self.late += 1;
+        }
+        if let Some(before) = before {
+            let after = engine.counters();
+            equal("answers to groups without a Last", before.success, after.success)?;
+            self.endless += after.groups - before.groups;
+        }
+        self.lives += 1;
+        Ok(())
+    }
+
+    /// Attaches the stream to a new address space.
+    fn attach(&mut self, soak: &Soak, cpu: &mut Cpu) -> Result<Arc<AddressSpace>, Failure> {
+        self.asids.swap(0, 1);
+        let region = Region {
+            start: START,
+            bytes: u64::from(PAGES) * PAGE,
+            permissions: Permissions::READ_WRITE,
+            backing: Backing::Anonymous,
+        };
+        let space = Arc::new(AddressSpace::new(self.asids[0], &[region], soak.frames.clone())?);
+        let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
+        let smmu = &soak.unit.smmu;
+        let config = StreamConfig {
+            faults: if self.can_stall() { FaultMode::Stall } else { FaultMode::PageRequest },
+            context: self.can_stall().then_some(context),
+            substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
+            response_needs_pasid: self.unit.engine.response_needs_pasid(),
+        };
+        smmu.attach(cpu, self.stream(), &config)?;
+        if let Some(substream) = self.substream() {
+            smmu.attach_substream(cpu, self.stream(), substream, Some(&context))?;
+        }
+        self.space = Some(space.clone());
+        self.page = 0;
+        Ok(space)
+    }
+
+    /// Detaches the stream, and takes the memory of its address space back.
+    pub(super) fn detach(&mut self, soak: &Soak, cpu: &mut Cpu) -> Outcome {
+        let Some(space) = self.space.take() else { return Ok(()) };
+        // Groups that wait for a core with time hold the fault state, and it the pager and the space.
+        soak.until(cpu, "the end of an address space's use", || Arc::strong_count(&space) == 1)?;
+        let space = Arc::try_unwrap(space).map_err(|_| "an address space is in use again")?;
+        let forgotten = soak.unit.smmu.forget(cpu, space).map_err(|remembered| remembered.error)?;
+        AddressSpace::reclaim(forgotten);
+        Ok(soak.unit.smmu.detach(cpu, self.stream())?)
+    }
+
+    /// Adds what this engine counted.
+    pub(super) fn add_to(&self, sums: &mut Sums) {
+        let counters = self.unit.engine.counters();
+        sums.stalls += u64::from(counters.stalls);
+        sums.stalls_ended += u64::from(counters.stalls_retried) + u64::from(counters.stalls_refused);
+        sums.groups += u64::from(counters.groups) - u64::from(self.endless);
+        sums.responses += [counters.success, counters.invalid, counters.failure].map(u64::from).iter().sum::<u64>();
+        sums.unexpected += u64::from(counters.unexpected);
+    }
+}
