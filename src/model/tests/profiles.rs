@@ -1,6 +1,7 @@
 //! Profiles: 6.3.1 to 6.3.8, and what follows from the ID registers.
 
 use super::bench::*;
+use super::direct::{Direct, READ, S2HA, S2HD, STE2};
 use crate::model::endpoint::{Response, Transaction};
 use crate::model::engine::Engine;
 use crate::model::engine::registers as reg;
@@ -9,6 +10,7 @@ use crate::model::machine::Width;
 use crate::model::memory::Memory;
 use crate::model::profile::Profile;
 use crate::model::smmu::{Issued, Smmu};
+use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::page_request::PageRequest;
 use crate::smmuv3::{Access, PageResponse, PhysAddr, PrgIndex, StreamId, SubstreamId};
 
@@ -120,6 +122,90 @@ fn commands_of_what_is_absent_are_illegal() {
 }
 
 #[test]
+fn commands_of_features_that_the_id_registers_lack_are_illegal() {
+    // The commands of IDR0.HYP (4.4.2), S2P (4.4.3), ATS, PRI and stalls. QEMU's SMMU has none of these but, later, S2P.
+    let el2 = [0x20, 0x21, 0x22, 0x23];
+    let stage2 = [0x28, 0x2a];
+    let rest = [0x40, 0x41, 0x44, 0x45];
+    for (profile, cr0, legal, illegal) in [
+        (Profile::Full, ALL_ON, [&el2[..], &stage2].concat(), [].into()),
+        (Profile::Qemu10, 0xd, stage2.into(), [&el2[..], &rest].concat()),
+        (Profile::Qemu7, 0xd, [].into(), [&el2[..], &stage2, &rest].concat()),
+    ] {
+        // No profile has MPAM or a DPT.
+        let illegal = [&illegal[..], &[0x07, 0x70, 0x73]].concat();
+        for (opcodes, expected) in [(legal, (1, 0)), (illegal, (1 << 24, 1))] {
+            for opcode in opcodes {
+                let mut direct = Direct::of(profile, 0);
+                direct.enable(cr0);
+                direct.command([opcode, 0]);
+                let ended = (direct.read(CMDQ_CONS), direct.read(GERROR));
+                assert_eq!(ended, expected, "{} {opcode:#x}", profile.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn hardware_update_of_flags_is_illegal_as_far_as_idr0_lacks_it() {
+    // CD.HA and CD.HD (5.4), STE.S2HA and S2HD (5.2) with IDR0.HTTU = 0b00, 0b01, 0b10.
+    const HA: u64 = 1 << 43;
+    const HD: u64 = 1 << 42;
+    let full = Profile::Full.id_registers();
+    for httu in 0..=2 {
+        let ids = IdRegisters { idr0: full.idr0 & !(3 << 6) | httu << 6, ..full };
+        for (ha, hd, legal) in [(0, 0, true), (HA, 0, httu >= 1), (0, HD, httu == 2), (HA, HD, httu == 2)] {
+            let mut direct = Direct::with_ids(ids);
+            direct.stage1(0, CD_R | CD_A | ha | hd);
+            direct.map(0x5000, DATA, PAGE_RW);
+            if legal {
+                assert_eq!(direct.reaches(0x5000, READ), DATA, "HTTU {httu}");
+            } else {
+                assert_eq!(direct.fault(0x5000, READ), [0x100_0000_000a, 0, 0, 0], "HTTU {httu}");
+            }
+        }
+        for (flags, legal) in [(0, true), (S2HA, httu >= 1), (S2HD, httu == 2), (S2HA | S2HD, httu == 2)] {
+            let mut direct = Direct::with_ids(ids);
+            // Config = 0b110.
+            direct.set_ste(0xd, STE1, STE2 | flags);
+            if legal {
+                assert_eq!(direct.reaches(DATA, READ), DATA, "HTTU {httu}");
+            } else {
+                assert_eq!(direct.fault(DATA, READ), [0x100_0000_0004, 0, 0, 0], "HTTU {httu}");
+            }
+        }
+    }
+}
+
+#[test]
+fn vmid_of_more_than_8_bits_is_illegal_without_vmid16_where_it_counts() {
+    // 5.2, S2VMID, of 8 and of 9 bits.
+    let full = Profile::Full.id_registers();
+    let mut direct = Direct::with_ids(IdRegisters { idr0: full.idr0 & !(1 << 18), ..full });
+    direct.stage1(0, CD_R | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    let stage1 = STE0_STAGE1 | CDS;
+    // Stage 1 of EL1 and of EL2 (STRW = 0b10), stage 2 (Config = 0b110), and bypass (0b100).
+    for (word0, word1, word2, address, counts) in [
+        (stage1, STE1, 0, 0x5000, true),
+        (stage1, STE1 | 2 << 30, 0, 0x5000, false),
+        (0xd, STE1, STE2 & !0xffff, DATA, true),
+        (0x9, STE1, 0, DATA, false),
+    ] {
+        direct.set_ste(word0, word1, word2 | 0xff);
+        direct.invalidate();
+        assert_eq!(direct.reaches(address, READ), DATA, "{word0:#x}");
+        direct.set_ste(word0, word1, word2 | 0x100);
+        direct.invalidate();
+        if counts {
+            assert_eq!(direct.fault(address, READ), [0x100_0000_0004, 0, 0, 0], "{word0:#x}");
+        } else {
+            assert_eq!(direct.reaches(address, READ), DATA, "{word0:#x}");
+        }
+    }
+}
+
+#[test]
 fn cd_must_stall_as_the_stall_model_has_it() {
     for (profile, flags, id) in [
         (Profile::TerminateOnly, CD_S | CD_A | CD_R, 0x0a),
@@ -190,11 +276,15 @@ fn stream_ids_reach_as_far_as_sidsize_and_the_table() {
     assert_eq!(access(Profile::Full, 0x1_0002), Issued::Ended(Response::Abort));
 }
 
-/// The answer to the second Last request with PASID 1 in a queue of one entry, without any STE.
-fn overflow_answer(profile: Profile) -> (PageResponse, Option<u32>) {
+/// The answer to the second Last request with PASID 1 in a queue of one entry, where the STE has the words `ste`.
+fn overflow_answer(profile: Profile, ste: [u64; 2]) -> (PageResponse, Option<u32>) {
     let memory = HostMemory::new((END - 0x4000_0000) as usize);
     let mut smmu = Smmu::new();
     smmu.reset(profile);
+    memory.write64(PhysAddr(STREAMS + 2 * 64), ste[0]).unwrap();
+    memory.write64(PhysAddr(STREAMS + 2 * 64 + 8), ste[1]).unwrap();
+    smmu.write(STRTAB_BASE as usize, Width::Double, STREAMS);
+    smmu.write(STRTAB_BASE_CFG as usize, Width::Word, 2);
     smmu.write(PRIQ_BASE as usize, Width::Double, PAGE_REQUESTS);
     smmu.write(CR0 as usize, Width::Word, 3);
     smmu.step(&memory, &mut Raised::default(), &mut [] as &mut [Engine]);
@@ -213,7 +303,16 @@ fn overflow_answer(profile: Profile) -> (PageResponse, Option<u32>) {
 
 #[test]
 fn overflow_answer_goes_by_pps_before_the_ste() {
-    assert_eq!(overflow_answer(Profile::Big), (PageResponse::Success, Some(1)), "PPS: no STE is needed (8.1)");
-    assert_eq!(overflow_answer(Profile::Full), (PageResponse::Failure, None), "PPAR is in the STE (8.1)");
-    assert_eq!(overflow_answer(Profile::Small), (PageResponse::Success, None), "no substreams, no PASID (8.1)");
+    let with_pasid = (PageResponse::Success, Some(1));
+    let without = (PageResponse::Success, None);
+    // No STE, one without PPAR, and one with it (8.1).
+    for (ste, pps, ppar) in [
+        ([0, 0], with_pasid, (PageResponse::Failure, None)),
+        ([1, 0], with_pasid, without),
+        ([1, PPAR], with_pasid, with_pasid),
+    ] {
+        assert_eq!(overflow_answer(Profile::Big, ste), pps, "PPS: {ste:x?}");
+        assert_eq!(overflow_answer(Profile::Full, ste), ppar, "PPAR: {ste:x?}");
+        assert_eq!(overflow_answer(Profile::Small, ste), without, "no substreams, no PASID: {ste:x?}");
+    }
 }
