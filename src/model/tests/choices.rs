@@ -52,12 +52,20 @@ fn unlike_events_and_read_records_do_not_merge() {
 
 #[test]
 fn bad_stream_tables_merge_without_mev() {
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.write(CONTROL, control::MERGE_EVENTS);
-    direct.set_ste(0, 0, 0);
-    direct.access(0x5000, WRITE);
-    direct.access(0x5000, WRITE);
-    assert_eq!(direct.take_event(), [0x100_0000_0004, 0, 0, 0]);
+    // 7.3.1: C_BAD_STE, C_BAD_STREAMID with a table of 256 STEs, F_STE_FETCH of the STE at 0x4001_4000.
+    for (number, log2, word3) in [(0x04, 9, 0), (0x02, 8, 0), (0x03, 9, 0x4001_4000)] {
+        let mut direct = Direct::enabled(0, 0);
+        direct.write(STRTAB_BASE_CFG, log2);
+        direct.enable(ALL_ON);
+        direct.write(CONTROL, control::MERGE_EVENTS);
+        direct.set_ste(0, 0, 0);
+        if word3 != 0 {
+            direct.refuse_reads(word3..word3 + 64);
+        }
+        direct.access(0x5000, WRITE);
+        direct.access(0x5000, WRITE);
+        assert_eq!(direct.take_event(), [0x100_0000_0000 | number, 0, 0, word3]);
+    }
 }
 
 #[test]
