@@ -130,7 +130,12 @@ fn overflow_with_a_pasid_needs_an_ste_that_can_be_read() {
     let mut direct = full();
     let response = direct.page_request(0x200, Some(1), READ, true, 7);
     assert_eq!(response, failure(7).map(|answer| GroupResponse { stream: StreamId(0x200), ..answer }));
-    // An STE that is not valid, and one that aborts.
+    // An STE that is not valid, one that is ILLEGAL (more CDs than IDR1.SSIDSIZE = 8 permits), both with PPAR, and one that
+    // aborts.
+    direct.set_ste(0, PPAR, 0);
+    assert_eq!(direct.page_request(STREAM, Some(1), READ, true, 7), failure(7));
+    direct.set_ste(STE0_STAGE1 | CDS | 9 << 59, STE1 | PPAR, 0);
+    direct.invalidate();
     assert_eq!(direct.page_request(STREAM, Some(1), READ, true, 7), failure(7));
     direct.set_ste(1, PPAR, 0);
     direct.invalidate();
