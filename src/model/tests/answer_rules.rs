@@ -96,6 +96,23 @@ fn as_many_stall_as_idr5_says_and_the_next_waits_at_its_device() {
 }
 
 #[test]
+fn stall_term_aborts_every_stall_of_a_stream_whose_stalls_would_end_raz_wi() {
+    // CD.A is 0: a stall that is not retried could end RAZ/WI (5.5), as by CMD_RESUME here. The fourth waits for a record.
+    let mut direct = Direct::stalling(0);
+    direct.set_cd(CD_S, TABLES);
+    let (slot, stag) = direct.tagged(0x8000);
+    direct.resume(stag, RAZ_WI);
+    assert_eq!(direct.poll(slot), Polled::Ended(Response::Ignored));
+    let recorded = [0x5000, 0x6000, 0x7000].map(|address| direct.stall(address, WRITE));
+    direct.enable(ALL_ON & !4);
+    let waiting = direct.stall_unseen(0x8000, READ);
+    direct.abort_stream();
+    direct.stall_term();
+    assert_eq!(recorded.map(|slot| direct.poll(slot)), [ABORTED; 3]);
+    assert_eq!(direct.poll(waiting), ABORTED);
+}
+
+#[test]
 fn stall_term_gives_back_all_stalls_and_their_tags() {
     let mut direct = Direct::stalling(0);
     for _ in 0..3 {
