@@ -258,6 +258,15 @@ fn nothing_is_consumed_while_the_indices_are_inconsistent() {
     bench.enable(ALL_ON);
     bench.run();
     assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (0, 0), "3.5.1");
+    // Still so, and no more with an index that is consistent.
+    bench.write(CMDQ_PROD, 18);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (0, 0));
+    bench.poke(COMMANDS, 0x46);
+    bench.poke(COMMANDS + 8, 0);
+    bench.write(CMDQ_PROD, 1);
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), bench.read(GERROR)), (1, 0));
 }
 
 #[test]

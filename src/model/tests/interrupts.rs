@@ -161,6 +161,11 @@ fn event_queue_with_inconsistent_indices_counts_as_full() {
     bench.write(EVENTQ_CONS, 5);
     bench.write_word(0, 0x5000);
     assert_eq!(bench.read(EVENTQ_PROD), 1 << 31, "nothing written, an overflow");
+    assert_eq!(bench.peek(EVENTS), 0);
+    // Consistent again, with the overflow acknowledged: the next record is written.
+    bench.write(EVENTQ_CONS, 1 << 31);
+    bench.write_word(0, 0x5000);
+    assert_eq!(bench.read(EVENTQ_PROD), 1 << 31 | 1);
 }
 
 #[test]
