@@ -50,8 +50,9 @@ const PTM: u32 = 1 << 2;
 const REC_CFG_ATS: u32 = 1 << 3;
 const GBPA_ABORT: u32 = 1 << 20;
 const GBPA_UPDATE: u32 = 1 << 31;
-/// UPDATE aside: ABORT, INSTCFG, PRIVCFG, SHCFG, ALLOCCFG, MTCFG and MemAttr. All but ABORT are without effect, as IDR1
-/// offers no override, and read as written (6.3.14).
+/// UPDATE aside: ABORT, INSTCFG, PRIVCFG, SHCFG, ALLOCCFG, MTCFG and MemAttr, which read as written (6.3.14). But for ABORT
+/// nothing shows: INSTCFG and PRIVCFG, where IDR1.ATTR_PERMS_OVR offers them, change only what goes out, and no profile has
+/// ATTR_TYPES_OVR, without which the others are fixed.
 const GBPA_FIELDS: u32 = 0x001f_3f1f;
 const CR1_TABLE: u32 = 0xfc0;
 const CR1_QUEUE: u32 = 0x03f;
