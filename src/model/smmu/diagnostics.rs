@@ -13,7 +13,8 @@ pub const SEED: usize = 0xe08;
 /// invalidate everything before it enables the SMMU. Reads as 0.
 pub const CACHE_POISON: usize = 0xe0c;
 /// Writing a number makes the caches evict by another sequence, and with one other than 0 also forget and read ahead
-/// when nothing asks for it, and complete invalidations no earlier than CMD_SYNC. Reads as 0.
+/// when nothing asks for it, and complete the first 16 invalidations after a CMD_SYNC no earlier than the next one. Reads
+/// as 0.
 pub const CACHE_SEED: usize = 0xe78;
 /// Writing a number while nothing is enabled fills the registers that reset leaves UNKNOWN or to the implementation with
 /// values that follow from it (6.3). A driver has to write all that it enables. Reads as 0.
