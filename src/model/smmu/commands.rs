@@ -194,8 +194,8 @@ impl Smmu {
     }
 
     /// Commands, event records and messages are all complete when their tick ends, so that a CMD_SYNC waits for nothing
-    /// but the ATC invalidations before it, and completes those of the caches (4.7.3). A stalled transaction whose record could not be written is always
-    /// retried before it is recorded.
+    /// but the ATC invalidations before it, and completes those of the caches (4.7.3). A stalled transaction whose record
+    /// could not be written is always retried before it is recorded.
     fn sync(&mut self) -> Result<(), CommandError> {
         self.caches.complete();
         if core::mem::take(&mut self.invalidation_timed_out) {
