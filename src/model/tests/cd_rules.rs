@@ -156,9 +156,11 @@ fn attributes_of_tables_and_memory_are_all_legal() {
             let word0 = direct.peek(CDS) & !(0x3f << 8) & !(0x3f << 24);
             direct.poke(CDS, word0 | attributes << 8 | attributes << 24);
             direct.poke(CDS + 24, attributes * 0x0404_0404_0404_0404);
-            direct.map(0x5000, DATA, if update == 0 { PAGE_RW } else { PAGE_RW & !AF });
-            assert_eq!(direct.reaches(0x5000, READ), DATA);
-            assert_eq!(direct.reaches(TOP + 0x5000, READ), DATA);
+            for address in [0x5000, TOP + 0x5000] {
+                direct.map(0x5000, DATA, if update == 0 { PAGE_RW } else { PAGE_RW & !AF });
+                assert_eq!(direct.reaches(address, READ), DATA);
+                assert_eq!(direct.peek(TABLES + 0x2028), DATA | PAGE_RW);
+            }
         }
     }
     // AttrIndx.

@@ -70,6 +70,19 @@ fn level1_descriptor_goes_through_stage2() {
     assert_eq!(issue(&mut direct, 0xc5), Response::Abort);
     // F_TRANSLATION, S2, CLASS = CD, the IPA of the level 1 descriptor (its bits 11:0 are not told).
     assert_eq!(direct.take_event(), [0x100_000c_5810, 0x88_0000_0000, 0x5000, 0xa000]);
+    // With S2S alone it stalls (3.12); the retry finds descriptor 3 and, through it, CD 5.
+    direct.set_ste_word(2, STE2 | S2S);
+    direct.invalidate();
+    let (slot, recorded) = stalls(direct.issue(0x5000, READ, Some(0xc5)));
+    let record = direct.take_event();
+    assert_eq!((recorded, untagged(record)), (true, [0x100_000c_5810, 0x88_8000_0000, 0x5000, 0xa000]));
+    direct.map2(0xa000, LEVEL1, S2_RW);
+    direct.poke(LEVEL1 + 3 * 8, LEVEL2 | 1);
+    direct.poke(LEVEL2 + 5 * 64 + 8, TABLES);
+    direct.poke(LEVEL2 + 5 * 64, CD0 | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    direct.resume(stag(record), RETRY);
+    assert_eq!(direct.poll(slot), through(DATA));
 }
 
 /// What the access attributes `all` get, as a string: r, w, x unprivileged, then privileged.

@@ -101,6 +101,15 @@ fn active_error_of_the_command_queue_has_a_reason() {
     bench.submit([0x40 | 0x102 << 32, 52]);
     bench.command(SYNC);
     assert_eq!((bench.read(GERROR), bench.read(CMDQ_CONS) >> 24), (CMDQ_ERR, 3));
+    // It has one as soon as it is active: at its interrupt, and before its message (7.1).
+    for (message, at) in [(0, None), (DATA, Some(DATA))] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.write64(GERROR_IRQ_CFG0, message);
+        direct.write(IRQ_CTRL, 1);
+        direct.step();
+        direct.moment(at, |direct| direct.command(ILLEGAL));
+        assert_eq!((direct.read(GERROR), direct.read(CMDQ_CONS) >> 24), (CMDQ_ERR, 1));
+    }
 }
 
 /// A machine with three active errors: an illegal command, the message of a CMD_SYNC, and the event queue.

@@ -153,6 +153,10 @@ fn stall_waits_for_the_acknowledgement_of_an_aborted_write() {
     record(&mut direct, 1);
     move_queue(&mut direct, EVENTS);
     assert_eq!(direct.read(GERROR), EVENTQ_ABT_ERR);
+    // The queue can be written now, and is not: a record without a stall is lost (7.2).
+    direct.poke(EVENTS, 0);
+    record(&mut direct, 1);
+    assert_eq!((direct.read(EVENTQ_PROD), direct.peek(EVENTS)), (0, 0));
     direct.set_cd(CD_S | CD_A, TABLES);
     direct.invalidate();
     let slot = wait(&mut direct, 0x5000);

@@ -140,6 +140,15 @@ fn stage_2_fault_of_a_stage_1_walk_stalls_and_the_retry_walks_anew() {
     direct.map(0x5000, DATA + 0x1000, PAGE_RW);
     let ended = retried(&mut direct, slot, [0x100_0000_0010, STALL | S2 | TT, 0x5000, 0xb000]);
     assert_eq!(ended, through(DATA + 0x1000));
+    // Without S2S it aborts, in silence unless S2R is set, whatever the CD wants (5.5).
+    for (word2, cd, records) in [(S2R, CD_A, &[[0x100_0000_0010, S2 | TT, 0x5000, 0xb000]][..]), (0, RECORD, &[])] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.nest(0, word2, cd);
+        direct.map(0x5000, DATA, PAGE_RW);
+        direct.poke(TABLES + 0x1000, 0xb000 | 3);
+        assert_eq!(direct.access(0x5000, WRITE), Response::Abort);
+        assert_eq!(direct.take_events(), records);
+    }
 }
 
 #[test]
@@ -161,9 +170,11 @@ fn full_event_queue_loses_the_record_and_the_access_ends_as_configured() {
 
 #[test]
 fn smmu_that_only_terminates_refuses_what_would_stall() {
-    for (word2, record) in [(S2S, 0x04), (S2R, 0x10)] {
+    // Stage 2 alone, and both stages.
+    for (word0, word2, record) in [(0xd, S2S, 0x04), (0xd, S2R, 0x10), (0xf | CDS, S2S, 0x04), (0xf | CDS, S2R, 0x10)] {
         let mut direct = Direct::profile(Profile::TerminateOnly);
-        direct.set_ste(0xd, STE1, STE2 | word2);
+        direct.set_ste(word0, STE1, STE2 | word2);
+        direct.set_cd(RECORD, TABLES);
         // C_BAD_STE, or F_TRANSLATION (5.2, S2S).
         assert_eq!(direct.fault(0x5000, WRITE)[0], 0x100_0000_0000 | record);
     }

@@ -45,6 +45,9 @@ fn record_tells_what_the_device_asks_for() {
         (None, READ, 0x1000_0000_0000_0100),
         (None, WRITE, 0x2000_0000_0000_0100),
         (None, both, 0x3000_0000_0000_0100),
+        // Without a PASID neither Priv nor X (8).
+        (None, privileged(READ), 0x1000_0000_0000_0100),
+        (None, fetch, 0x1000_0000_0000_0100),
         // With SSV and the PASID: Priv is bit 58, X bit 59.
         (Some(5), READ, 0x9000_0005_0000_0100),
         (Some(5), privileged(READ), 0x9400_0005_0000_0100),
@@ -249,8 +252,8 @@ fn abort_comes_before_an_overflow() {
 
 #[test]
 fn switched_off_queue_fails_everything_and_does_not_overflow() {
-    // PRIQEN = 0, and SMMUEN = 0 with PRIQEN = 1 (8.2).
-    for cr0 in [ALL_ON & !2, ALL_ON & !1] {
+    // PRIQEN = 0, and SMMUEN = 0 with PRIQEN = 1 and 0 (8.2).
+    for cr0 in [ALL_ON & !2, ALL_ON & !1, ALL_ON & !3] {
         let mut direct = full();
         direct.set_ste(1, PPAR, 0);
         direct.enable(cr0);

@@ -103,6 +103,7 @@ fn what_was_seen_with_smmuen_0_is_not_kept() {
     let mut direct = Direct::enabled(ALL_ON & !1, 0);
     direct.set_ste(1, 0, 0);
     assert_eq!(direct.reaches(DATA, WRITE), DATA, "bypass");
+    assert_eq!(direct.reaches(0x5000, WRITE), 0x5000, "bypass");
     direct.command([0x01 | STREAM << 32, 0]);
     direct.command([0x02 | STREAM << 32, 0x5000]);
     direct.stage1(0, CD_A);

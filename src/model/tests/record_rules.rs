@@ -53,6 +53,13 @@ fn stage1(word1: u64, cd: u64) -> Direct {
     direct
 }
 
+/// Stage 2 alone, with nothing mapped below 1 GiB.
+fn stage2() -> Direct {
+    let direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(0xd, STE1, STE2 | S2R);
+    direct
+}
+
 fn response(direct: &mut Direct, substream: Option<u32>) -> Response {
     match direct.issue(0x5008, READ, substream) {
         Issued::Ended(response) => response,
@@ -179,6 +186,9 @@ fn stage2_table_that_cannot_be_read_tells_what_was_translated() {
         // The address of the stage 2 descriptor.
         assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000b, RNW | S2 | class, 0x5008, leaf2(ipa)]);
     }
+    let mut direct = stage2();
+    direct.refuse_reads(leaf2(0x5000)..leaf2(0x5000) + 8);
+    assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000b, RNW | S2 | IN, 0x5008, leaf2(0x5000)]);
 }
 
 #[test]
@@ -186,6 +196,7 @@ fn stage2_translation_fault_tells_what_was_translated() {
     for (ipa, class) in WAYS {
         assert_eq!(fault_after(ipa, |_| 0), [0x100_0000_0010, RNW | S2 | class, 0x5008, ipa]);
     }
+    assert_eq!(stage2().fault(0x5008, READ), [0x100_0000_0010, RNW | S2 | IN, 0x5008, 0x5000]);
     // Of stage 1: S2 is 0, CLASS is IN.
     let mut direct = stage1(0, 0);
     assert_eq!(direct.fault(0x5008, READ), [0x100_0000_0010, RNW | IN, 0x5008, 0]);
@@ -476,6 +487,10 @@ fn like_records_are_not_merged_unless_the_model_is_told() {
 
 #[test]
 fn translation_requests_are_recorded_only_where_ats_is_off() {
+    // With a PASID: SSV and SubstreamID (7.3.6).
+    let mut direct = stage1(0, 0);
+    assert_eq!(direct.request(0x5678, READ, Some(1)), Completion::UnsupportedRequest);
+    assert_eq!(direct.take_event(), [0x100_0000_1805, 0, 0x5000, 0]);
     let stage1 = STE0_STAGE1 | CDS;
     for (word0, word1, cd, table, expected) in [
         // C_BAD_STE, C_BAD_CD, F_TRANSLATION, F_PERMISSION; then F_BAD_ATS_TREQ.

@@ -167,6 +167,12 @@ fn cd_fetch_goes_through_stage2() {
     direct.invalidate();
     direct.command([0x44 | 1 << 12 | STREAM << 32, second & 0xffff]);
     assert_eq!(direct.poll(slot), Polled::Ended(Response::Physical(PhysAddr(DATA))));
+    // With neither S2S nor S2R it aborts in silence (5.5).
+    direct.map2(0xa000, CDS, 0);
+    direct.set_ste_word(2, STE2);
+    direct.invalidate();
+    assert_eq!(direct.access(0x5000, WRITE), Response::Abort);
+    assert_eq!(direct.take_events().len(), 0);
 }
 
 #[test]

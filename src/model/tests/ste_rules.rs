@@ -200,12 +200,14 @@ fn translation_request_of_a_disabled_substream_is_aborted_in_silence() {
 
 #[test]
 fn skipped_stage1_reads_no_cd() {
-    // S1CDMax 2, S1DSS 1.
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.set_ste(STE0_STAGE1 | CDS | 2 << 59, STE1 | 1, 0);
-    direct.refuse_reads(CDS..TABLES);
-    assert_eq!(direct.reaches(DATA, READ), DATA);
-    assert_eq!(direct.refused(), 0);
+    // S1CDMax 2, S1DSS 1; without and with stage 2.
+    for (word0, word2) in [(STE0_STAGE1, 0), (NESTED, STE2 | S2R)] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(word0 | CDS | 2 << 59, STE1 | 1, word2);
+        direct.refuse_reads(CDS..TABLES);
+        assert_eq!(direct.reaches(DATA, READ), DATA);
+        assert_eq!(direct.refused(), 0);
+    }
 }
 
 #[test]

@@ -90,6 +90,7 @@ fn f_walk_eabt_is_that_of_7_3_12() {
 #[test]
 fn ats_records_are_those_of_7_3_6_and_7_3_8() {
     check([0x0001_0203_0000_0005, 0, 0x9000, 0], Event::BadAtsTreq { origin: ORIGIN, address: 0x9000 });
+    check([0x0000_0010_0000_5805, 0, 0x9000, 0], Event::BadAtsTreq { origin: PASID(), address: 0x9000 });
     check(
         [0x0001_0203_0000_0007, 0x8_0000_0000, 0x9008, 0],
         Event::TranslForbidden { origin: ORIGIN, write: false, address: 0x9008 },

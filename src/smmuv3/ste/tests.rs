@@ -194,7 +194,9 @@ fn stream_world_counts_at_stage_1_alone_and_only_with_el2() {
         let words = set(STAGE1, 1, world << 30);
         illegal(words, full, "STRW", world);
         assert_eq!(Ste::decode(words, &Features { hyp: false, ..full }), Ok(Ste::new(StreamConfig::Stage1(stage1()))));
-        // Config 4, 6 and 7 (5.2, STRW).
+    }
+    // Config 4, 6 and 7 (5.2, STRW).
+    for world in 0..4 {
         assert_eq!(Ste::decode([0x9, world << 30, 0, 0, 0, 0, 0, 0], &full), Ok(Ste::new(StreamConfig::Bypass)));
         assert_eq!(Ste::decode(set(STAGE2, 1, world << 30), &full), Ste::decode(STAGE2, &full));
         let nested = [0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0];
@@ -221,6 +223,8 @@ fn stall_rules_of_5_5_hold() {
         assert!(Ste::decode(stall_allowed, &model(stall_model)).is_ok());
     }
     illegal(STAGE2, model(StallModel::Terminate), "S2S", 1);
+    // Config 7.
+    illegal([0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0], model(StallModel::Terminate), "S2S", 1);
     illegal(stage2_no_stall, model(StallModel::Forced), "S2S", 0);
     assert!(Ste::decode(STAGE2, &model(StallModel::Forced)).is_ok());
     assert!(Ste::decode(stage2_no_stall, &model(StallModel::Terminate)).is_ok());
