@@ -306,3 +306,27 @@ fn stall_that_waited_for_the_queue_is_not_recorded_after_the_sync_that_follows_t
     assert_eq!(direct.access(0x6000, WRITE), Response::Abort);
     assert_eq!((direct.take_events().len(), direct.read(STALLED)), (0, 0));
 }
+
+/// Before it has tried again, or ended (4.7.1).
+#[test]
+fn second_answer_before_the_first_took_effect_matches_nothing() {
+    for (first, second, expected) in [(RETRY, 2, through(DATA + 8)), (2, RETRY, ABORTED)] {
+        let mut direct = Direct::stalling(0);
+        let (slot, tag) = direct.tagged(0x5008);
+        direct.map(0x5000, DATA, PAGE_RW);
+        direct.resume(tag, first);
+        direct.resume(tag, second);
+        assert_eq!(direct.poll(slot), expected, "{first} {second}");
+        assert_eq!(direct.read(diag::RESUMED_NOTHING as u64), 1);
+    }
+}
+
+#[test]
+fn stall_that_is_answered_passes_older_ones() {
+    let mut direct = Direct::stalling(0);
+    let (first, _) = direct.tagged(0x5008);
+    let (second, tag) = direct.tagged(0x6008);
+    direct.map(0x6000, DATA, PAGE_RW);
+    direct.resume(tag, RETRY);
+    assert_eq!((direct.poll(second), direct.poll(first)), (through(DATA + 8), WAITS));
+}

@@ -164,9 +164,12 @@ fn prefetch_changes_nothing_for_transactions() {
         let mut direct = Direct::enabled(ALL_ON, 0);
         direct.stage1(0, CD_R | CD_A);
         direct.map(0x5000, DATA, PAGE_RO);
+        direct.memory.take_read(0..u64::MAX);
         if prefetched {
             direct.command([0x01 | STREAM << 32, 0]);
             direct.command([0x02 | STREAM << 32, 0x5000]);
+            let read = direct.memory.take_read(0..u64::MAX);
+            assert!(read.iter().all(|address| (COMMANDS..COMMANDS + 0x100).contains(address)), "{read:x?}");
         }
         assert_eq!(direct.reaches(0x5008, READ), DATA + 8);
         assert_eq!(direct.fault(0x5008, WRITE), [0x100_0000_0013, IN, 0x5008, 0]);

@@ -94,6 +94,8 @@ fn opcodes_that_4_1_1_does_not_give_the_non_secure_queue_are_illegal() {
 #[test]
 fn ssec_is_illegal_in_every_command_that_has_it() {
     are_illegal(&[0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x40, 0x41, 0x44, 0x45].map(|opcode| [opcode | 1 << 10, 0]));
+    // CMD_CFGI_ALL too.
+    are_illegal(&[[0x04 | 1 << 10, 31]]);
 }
 
 #[test]

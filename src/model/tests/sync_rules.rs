@@ -6,6 +6,7 @@ use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::engine::registers::{self as reg, ats_control, pri_control};
+use crate::model::profile::Profile;
 use crate::model::smmu::Polled;
 use crate::model::wire::Wire;
 
@@ -30,6 +31,32 @@ fn message_needs_an_address_in_any_of_its_bits() {
     // CERROR_ILL.
     direct.command([MESSAGE, 1 << 52]);
     assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR) ^ direct.read(GERRORN)), (3 | 1 << 24, 1));
+}
+
+#[test]
+fn without_msi_and_sev_there_is_the_wire_alone() {
+    // QEMU's SMMU has IDR0.MSI = 0 and SEV = 0: MSIAddress is ignored, CS = 0b10 is as 0b00 (4.7.3), and space in a full queue
+    // is no event (4.1.2).
+    let mut direct = Direct::profile(Profile::Qemu10);
+    direct.command([MESSAGE, DATA]);
+    assert_eq!((direct.peek(DATA), direct.read(GERROR)), (0, 0));
+    assert_eq!(direct.raised.wires, [Wire::CommandSync]);
+    direct.command([0x2046, 0]);
+    for _ in 0..16 {
+        direct.submit([0x46, 0]);
+    }
+    direct.step();
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.raised.events), (18, 0, 0));
+}
+
+/// 4.7.3: CMDQ_CONS is past the CMD_SYNC when its wire is raised and before its message is written.
+#[test]
+fn whoever_sees_a_signal_finds_its_sync_consumed() {
+    for (address, at) in [(0, None), (DATA, Some(DATA))] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.moment(at, |direct| direct.command([MESSAGE, address]));
+        assert_eq!(direct.read(CMDQ_CONS), 1, "{at:?}");
+    }
 }
 
 #[test]
