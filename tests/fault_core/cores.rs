@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::iopf::{
@@ -105,7 +105,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
     let handler = Arc::new(Deferring::default());
     let table = FaultTable::new(domain.clone(), hardware.clone(), 20, GROUPS).unwrap();
     let (recorded, reported) = (AtomicU64::new(0), AtomicU64::new(0));
-    let drained = AtomicBool::new(false);
+    let (drained, flushed) = (AtomicBool::new(false), AtomicBool::new(false));
     let ending = Mutex::new(false);
     // Odd while the stalling stream is being closed.
     let (closes, flushes) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -184,7 +184,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             let mut now_us = 0;
             let mut round = 0;
             loop {
-                let last = drained.load(SeqCst);
+                let last = drained.load(SeqCst) && flushed.load(SeqCst);
                 hardware.stuck.store(round % 5 == 1 && !last, SeqCst);
                 now_us += 700;
                 table.expire(&cpu, now_us);
@@ -230,7 +230,9 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             let mut cpu = cpu(4);
             domain.online(&mut cpu);
             let substream = SubstreamId::new(1).unwrap();
-            while !drained.load(SeqCst) {
+            let start = Instant::now();
+            // At least one flush comes to its end, however the threads are scheduled.
+            while !drained.load(SeqCst) || flushes.load(SeqCst) == 0 && start.elapsed() < Duration::from_secs(30) {
                 let _ = table.set_substream_handler(&mut cpu, PAGES, substream, handler.clone());
                 cpu.masked(|masked| table.discard_partials(masked, Partials::All));
                 // A fault that was reported to a life that is still the same, is answered by the end of a flush.
@@ -247,6 +249,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
                 domain.poll(&mut cpu);
                 thread::yield_now();
             }
+            flushed.store(true, SeqCst);
             domain.offline(&mut cpu);
         });
         // Flushes the other stream meanwhile, and tries to close what another core closes.
