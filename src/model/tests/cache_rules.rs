@@ -385,6 +385,21 @@ fn tables_of_an_ste_are_held_in_translations_until_a_tlbi() {
 }
 
 #[test]
+fn what_stage_1_alone_left_goes_through_stage_2_once_both_translate() {
+    // VMID 7 and ASID 1 all the time, and no TLBI: old or new at stage 1, but never past stage 2 (5.4.1).
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS, STE1, 7);
+    direct.set_cd(CD_A, TABLES);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    direct.map2(0x9000, DATA, S2_RW);
+    assert_eq!(direct.reaches(0x5008, READ), 0x9008);
+    direct.set_ste(0xf | CDS, STE1, STE2);
+    direct.command(CFGI_STE);
+    direct.command(SYNC);
+    assert_eq!(direct.reaches(0x5008, READ), DATA + 8);
+}
+
+#[test]
 fn streams_with_one_tag_share_what_was_found_first() {
     // Two CDs with ASID 1, and two STEs with VMID 0, whose tables differ: unpredictable which is used; the model uses what
     // it has, which is never a third.

@@ -257,7 +257,9 @@ fn accesses_with_and_without_a_substream_have_translations_of_their_own() {
 fn substream_where_none_may_be_is_c_bad_substreamid() {
     let mut bench = Bench::enabled();
     bench.attach(STREAM, 0, 0, CD_A);
+    bench.map(0, 0x5000, DATA, PAGE_RW);
     assert_eq!(write_with_pasid(&mut bench, 1), [[0x100_0000_1008, 0, 0, 0]], "S1CDMax = 0");
+    assert_eq!(write_with_pasid(&mut bench, 0), [[0x100_0000_0008, 0, 0, 0]], "not the only CD's");
     bench.set_ste(STREAM, 1 | 4 << 1, 0);
     bench.forget_configuration(STREAM);
     assert_eq!(write_with_pasid(&mut bench, 1), [[0x100_0000_1008, 0, 0, 0]], "bypass");

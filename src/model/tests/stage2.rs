@@ -40,7 +40,8 @@ fn stage2_translation_fault_tells_the_ipa() {
     let mut direct = stage2(S2R);
     assert_eq!(direct.fault(0x6008, WRITE), [0x100_0000_0010, S2 | IN, 0x6008, 0x6000]);
     assert_eq!(direct.fault(0x6008, READ), [0x100_0000_0010, S2 | IN | RNW, 0x6008, 0x6000]);
-    // Beyond S2T0SZ.
+    // Beyond S2T0SZ, and not taken for IPA 0.
+    direct.map2(0, DATA, S2_RW);
     assert_eq!(direct.fault(0x80_0000_0000, WRITE), [0x100_0000_0010, S2 | IN, 0x80_0000_0000, 0x80_0000_0000]);
 }
 

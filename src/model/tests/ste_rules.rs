@@ -159,15 +159,17 @@ fn context_tables_are_aligned_whatever_their_pointers_hold() {
 
 #[test]
 fn level_1_context_table_is_aligned_to_its_size() {
-    // S1CDMax 16 and S1Fmt 1: 1024 level 1 descriptors, 8 KiB.
-    let mut direct = Direct::of(Profile::Big, 0);
-    direct.enable(ALL_ON);
-    direct.set_ste(STE0_STAGE1 | 0x4017_1fc0 | 16 << 59 | 1 << 4, STE1, 0);
-    direct.map(0x5000, DATA, PAGE_RW);
-    direct.poke(0x4017_0008, LEVEL2 | 1);
-    direct.poke(LEVEL2 + 8, TABLES);
-    direct.poke(LEVEL2, CD0 | CD_A);
-    assert_eq!(issue(&mut direct, 64), Response::Physical(PhysAddr(DATA)));
+    // S1CDMax 16. S1Fmt 1, 64 CDs a table: 1024 level 1 descriptors, 8 KiB; S1Fmt 2, 1024 CDs: 64 of them, 512 bytes.
+    for (format, pointer, substream) in [(1, 0x4017_1fc0, 64), (2, 0x4017_01c0, 1024)] {
+        let mut direct = Direct::of(Profile::Big, 0);
+        direct.enable(ALL_ON);
+        direct.set_ste(STE0_STAGE1 | pointer | 16 << 59 | format << 4, STE1, 0);
+        direct.map(0x5000, DATA, PAGE_RW);
+        direct.poke(0x4017_0008, LEVEL2 | 1);
+        direct.poke(LEVEL2 + 8, TABLES);
+        direct.poke(LEVEL2, CD0 | CD_A);
+        assert_eq!(issue(&mut direct, substream), Response::Physical(PhysAddr(DATA)));
+    }
 }
 
 #[test]
