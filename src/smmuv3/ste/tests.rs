@@ -49,6 +49,12 @@ fn set(mut words: [u64; 8], word: usize, bits: u64) -> [u64; 8] {
     words
 }
 
+/// S2S is 0.
+fn no_stall(mut words: [u64; 8]) -> [u64; 8] {
+    words[2] &= !(1 << 57);
+    words
+}
+
 #[track_caller]
 fn illegal(words: [u64; 8], features: Features, field: &'static str, value: u64) {
     assert_eq!(Ste::decode(words, &features), Err(SteError::Illegal { field, value }));
@@ -156,6 +162,14 @@ fn nested_is_config_7_and_alone_allows_split_ats() {
     illegal(words, Features { split_ats: false, ..test_features() }, "EATS", 2);
     illegal(set(STAGE1, 1, 2 << 28), test_features(), "EATS", 2);
     illegal(set(STAGE2, 1, 1 << 28), test_features(), "EATS", 1);
+    // EATS 1 with S2S under Config 7, EATS 2 without S2S under Config 6; from Config 0 to 4 EATS is ignored.
+    let stalling = [0xf, 1 << 28, STAGE2[2], STAGE2[3], 0, 0, 0, 0];
+    illegal(stalling, test_features(), "EATS", 1);
+    illegal(set(no_stall(STAGE2), 1, 2 << 28), test_features(), "EATS", 2);
+    for (config, eats) in (0..=4).flat_map(|config| (0..4).map(move |eats| (config, eats))) {
+        let words = [config << 1 | 1, eats << 28, 0, 0, 0, 0, 0, 0];
+        assert!(Ste::decode(words, &test_features()).is_ok(), "Config {config} EATS {eats}");
+    }
 }
 
 #[test]
@@ -171,7 +185,9 @@ fn stage_1_rules_of_5_2_hold() {
     let full = test_features();
     illegal(STAGE1, Features { stage1: false, ..full }, "Config", 5);
     illegal(STAGE1, Features { ssid_bits: 7, ..full }, "S1CDMax", 8);
-    illegal(set(STAGE1, 0, 1 << 4), Features { cd2l: false, ..full }, "S1Fmt", 1);
+    for format in [1, 2] {
+        illegal(set(STAGE1, 0, format << 4), Features { cd2l: false, ..full }, "S1Fmt", format);
+    }
     illegal(set(STAGE1, 0, 1 << 44), full, "S1ContextPtr", 0x1000_8123_4000);
     illegal(set(STAGE1, 2, 0x100), Features { vmid_bits: 8, ..full }, "S2VMID", 0x100);
     // Without substreams S1CDMax, S1Fmt and S1DSS are ignored.
@@ -191,9 +207,11 @@ fn stage_1_rules_of_5_2_hold() {
 fn stream_world_counts_at_stage_1_alone_and_only_with_el2() {
     let full = test_features();
     for world in [1, 3] {
-        let words = set(STAGE1, 1, world << 30);
-        illegal(words, full, "STRW", world);
-        assert_eq!(Ste::decode(words, &Features { hyp: false, ..full }), Ok(Ste::new(StreamConfig::Stage1(stage1()))));
+        illegal(set(STAGE1, 1, world << 30), full, "STRW", world);
+    }
+    for world in 0..4 {
+        let ste = Ste::decode(set(STAGE1, 1, world << 30), &Features { hyp: false, ..full });
+        assert_eq!(ste, Ok(Ste::new(StreamConfig::Stage1(stage1()))), "{world}");
     }
     // Config 4, 6 and 7 (5.2, STRW).
     for world in 0..4 {
@@ -213,18 +231,18 @@ fn stall_rules_of_5_5_hold() {
         words[1] &= !(1 << 27);
         words
     };
-    let stage2_no_stall = {
-        let mut words = STAGE2;
-        words[2] &= !(1 << 57);
-        words
-    };
+    let stage2_no_stall = no_stall(STAGE2);
     for stall_model in [StallModel::Terminate, StallModel::Forced] {
         illegal(STAGE1, model(stall_model), "S1STALLD", 1);
         assert!(Ste::decode(stall_allowed, &model(stall_model)).is_ok());
     }
     illegal(STAGE2, model(StallModel::Terminate), "S2S", 1);
     // Config 7.
-    illegal([0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0], model(StallModel::Terminate), "S2S", 1);
+    let nested = [0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0];
+    illegal(nested, model(StallModel::Terminate), "S2S", 1);
+    illegal(no_stall(nested), model(StallModel::Forced), "S2S", 0);
+    illegal(set(no_stall(nested), 1, 1 << 27), model(StallModel::Terminate), "S1STALLD", 1);
+    illegal(set(nested, 1, 1 << 27), model(StallModel::Forced), "S1STALLD", 1);
     illegal(stage2_no_stall, model(StallModel::Forced), "S2S", 0);
     assert!(Ste::decode(STAGE2, &model(StallModel::Forced)).is_ok());
     assert!(Ste::decode(stage2_no_stall, &model(StallModel::Terminate)).is_ok());
@@ -239,6 +257,7 @@ fn stage_2_rules_of_5_2_hold() {
         words
     };
     illegal(STAGE2, Features { stage2: false, ..full }, "Config", 6);
+    illegal([0xf, 0, STAGE2[2], STAGE2[3], 0, 0, 0, 0], Features { stage2: false, ..full }, "Config", 7);
     illegal(with_word2(1 << 51, 0), full, "S2AA64", 0);
     illegal(with_word2(0, 3 << 46), full, "S2TG", 3);
     illegal(STAGE2, Features { granule_4k: false, ..full }, "S2TG", 0);
