@@ -99,6 +99,11 @@ fn size_is_the_smaller_of_both_stages() {
     direct.poke(TABLES + 0x1008, DATA | PAGE_RW & !2);
     let Completion::Success { page, span, .. } = direct.request(0x23_4567, READ, None) else { panic!() };
     assert_eq!((page, span), (PhysAddr(0x4023_4000), 21));
+    // Stage 1: 2 MiB at 0x40_0000 to IPA 0; stage 2: 4 KiB.
+    direct.poke(TABLES + 0x1010, PAGE_RW & !2);
+    direct.map2(0x5000, DATA, S2_RW);
+    let Completion::Success { page, span, .. } = direct.request(0x40_5678, READ, None) else { panic!() };
+    assert_eq!((page, span), (PhysAddr(DATA), 12));
 }
 
 #[test]

@@ -47,7 +47,11 @@ fn unlike_events_and_read_records_do_not_merge() {
     direct.invalidate();
     direct.stall(0x7000, WRITE);
     direct.stall(0x7000, WRITE);
-    assert_eq!(direct.take_events().len(), 2);
+    // Nor with what is terminated at the same place.
+    direct.stage1(MEV, CD_R | CD_A);
+    direct.invalidate();
+    direct.access(0x7000, WRITE);
+    assert_eq!(direct.take_events().len(), 3);
 }
 
 #[test]

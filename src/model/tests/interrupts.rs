@@ -74,6 +74,9 @@ fn aborted_message_of_the_event_queue_is_a_global_error_and_the_record_is_there(
     assert_eq!((bench.read(GERROR), bench.read(EVENTQ_PROD)), (1 << 5, 1));
     assert_eq!(smmu_interrupts(&mut bench), [Wire::EventQueue, Wire::GlobalError]);
     assert_eq!(bench.peek(DATA), 8, "told by the other message");
+    // The queue goes on while the error is active (7.5).
+    bench.write_word(0, 0x5000);
+    assert_eq!((bench.read(GERROR), bench.read(EVENTQ_PROD)), (1 << 5, 2));
 }
 
 #[test]
@@ -140,6 +143,8 @@ fn pri_queue_with_lo_interrupts_on_each_last_that_is_written_or_overflows() {
     assert!(pri.interrupts(true));
     assert_eq!(pri.message(), 9);
     assert_eq!([pri.interrupts(false), pri.interrupts(true)], [false, true], "an overflow");
+    let mut empty = Pri::new(1 << 31, DATA);
+    assert!(empty.interrupts(true), "into an empty queue");
     // Discarded for another reason: PRIQEN is 0.
     pri.smmu.write(CR0 as usize, Width::Word, 1);
     pri.smmu.step(&pri.memory, &mut pri.raised, &mut [] as &mut [Engine]);
@@ -150,8 +155,10 @@ fn pri_queue_with_lo_interrupts_on_each_last_that_is_written_or_overflows() {
 fn aborted_message_of_the_pri_queue_is_a_global_error_and_the_request_is_there() {
     let mut pri = Pri::new(0, END);
     assert!(pri.interrupts(false));
-    let read = |offset: u64| pri.smmu.read(offset as usize, Width::Word);
-    assert_eq!((read(GERROR), read(PRIQ_PROD)), (1 << 6, 1));
+    let read = |pri: &Pri, offset: u64| pri.smmu.read(offset as usize, Width::Word);
+    assert_eq!((read(&pri, GERROR), read(&pri, PRIQ_PROD)), (1 << 6, 1));
+    pri.interrupts(false);
+    assert_eq!((read(&pri, GERROR), read(&pri, PRIQ_PROD)), (1 << 6, 2));
 }
 
 #[test]

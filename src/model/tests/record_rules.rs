@@ -311,6 +311,8 @@ fn stream_beyond_the_table_reads_nothing() {
     direct.step();
     direct.refuse_reads(0..END);
     assert_eq!(direct.fault(0x5008, READ), [0x100_0000_0002, 0, 0, 0]);
+    direct.issue(0x5008, READ, Some(3));
+    assert_eq!(direct.take_event(), [0x100_0000_3802, 0, 0, 0]);
     assert_eq!(direct.refused(), 0);
     // In range, F_STE_FETCH comes before what the STE is.
     let mut direct = Direct::enabled(ALL_ON, 0);

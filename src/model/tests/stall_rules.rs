@@ -7,6 +7,7 @@ use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::smmu::diagnostics::{self as diag, control};
 use crate::model::smmu::{Issued, Polled, Slot};
+use crate::smmuv3::Access;
 use crate::smmuv3::PhysAddr;
 
 const STALLED: u64 = diag::STALLED as u64;
@@ -180,6 +181,7 @@ fn suppression_tells_page_privilege_kind_and_direction_apart() {
         (WRITE, WRITE, 0x6000),
         (READ, privileged(READ), 0x5000),
         (READ, FETCH, 0x5000),
+        (READ, Access { execute: true, ..READ }, 0x5000),
         (READ, WRITE, 0x5000),
         (WRITE, READ, 0x5000),
     ] {
