@@ -7,8 +7,7 @@ use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::smmu::diagnostics::{self as diag, control};
 use crate::model::smmu::{Issued, Polled, Slot};
-use crate::smmuv3::Access;
-use crate::smmuv3::PhysAddr;
+use crate::smmuv3::{Access, PhysAddr};
 
 const STALLED: u64 = diag::STALLED as u64;
 const NOTHING_RESUMED: u64 = diag::RESUMED_NOTHING as u64;
