@@ -4,7 +4,9 @@
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use smmu_iopf::model::endpoint::{Completion, Endpoints, GroupResponse, Invalidation, Response, Transaction};
+use smmu_iopf::model::endpoint::{
+    Completion, Endpoints, GroupResponse, Invalidated, Invalidation, Response, Transaction,
+};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::{Issued, Polled, Slot, Smmu};
@@ -42,8 +44,8 @@ fuzz_target!(|bytes: &[u8]| {
 struct Devices;
 
 impl Endpoints for Devices {
-    fn invalidate(&mut self, _: &Invalidation) -> bool {
-        true
+    fn invalidate(&mut self, _: &Invalidation) -> Invalidated {
+        Invalidated::Completed
     }
 
     fn is_invalidating(&self) -> bool {
