@@ -239,7 +239,7 @@ impl Bench {
             Ok(len) => assert!(consumed <= if in_error { 0 } else { len.min(32) }),
             Err(_) => assert_eq!(consumed, 0, "of a queue in disorder nothing is consumed"),
         }
-        check_registers(&features, |offset| self.read(offset));
+        check_registers(&features, false, |offset| self.read(offset));
         for (queue, base, seen) in [(Queue::Events, EVENTS, 0), (Queue::PageRequests, PAGE_REQUESTS, 1)] {
             let indices = Indices::of(queue, &features, |offset| self.read(offset));
             if let Some(event) = check_records(queue, base, self.seen[seen], indices, &self.memory) {

@@ -6,6 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use smmu_iopf::model::board;
 use smmu_iopf::model::machine::{Machine, Width};
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf_fuzz::{BASE, Guest, Nowhere, any_profile, check_registers, read, value};
 
@@ -29,24 +30,29 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     if input.arbitrary()? {
         machine.be_strict();
     }
+    let mut poisoned = false;
     for _ in 0..OPERATIONS {
         if input.is_empty() {
             break;
         }
         match input.int_in_range(0..=7)? {
             0 => memory.poke(BASE + u64::from(input.arbitrary::<u16>()?) * 8 % BYTES, value(input, BYTES)?),
-            1 => step(&mut machine, &memory, input.int_in_range(1..=32)?, profile),
-            2 if input.ratio(1, 64)? => machine.reset(profile, input.int_in_range(1..=board::MAX_ENGINES)?),
+            1 => step(&mut machine, &memory, input.int_in_range(1..=32)?, profile, poisoned),
+            2 if input.ratio(1, 64)? => {
+                machine.reset(profile, input.int_in_range(1..=board::MAX_ENGINES)?);
+                poisoned = false;
+            }
             _ => {
                 let address = register(input)?;
                 let width = if input.arbitrary()? { Width::Double } else { Width::Word };
                 machine.write(address, width, value(input, BYTES)?);
                 machine.read(address, width);
-                step(&mut machine, &memory, input.int_in_range(0..=2)?, profile);
+                poisoned |= (address..address + 8).contains(&(board::SMMU_BASE + diagnostics::REGISTER_POISON as u64));
+                step(&mut machine, &memory, input.int_in_range(0..=2)?, profile, poisoned);
             }
         }
     }
-    step(&mut machine, &memory, 64, profile);
+    step(&mut machine, &memory, 64, profile, poisoned);
     Ok(())
 }
 
@@ -64,11 +70,11 @@ fn register(input: &mut Unstructured<'_>) -> Result<u64> {
     })
 }
 
-fn step(machine: &mut Machine, memory: &Guest, steps: u32, profile: Profile) {
+fn step(machine: &mut Machine, memory: &Guest, steps: u32, profile: Profile, poisoned: bool) {
     for _ in 0..steps {
         memory.allow(ACCESSES);
         machine.step(memory, &mut Nowhere);
-        check_registers(&profile.features(), |offset| read(machine, offset));
+        check_registers(&profile.features(), poisoned, |offset| read(machine, offset));
     }
     if let Some(story) = machine.violation() {
         assert!(!story.to_string().is_empty());

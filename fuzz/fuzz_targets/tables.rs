@@ -270,7 +270,7 @@ impl Bench {
     /// Looks at the records and takes them.
     fn check(&mut self) {
         let features = self.profile.features();
-        check_registers(&features, |offset| self.read(offset));
+        check_registers(&features, false, |offset| self.read(offset));
         for (queue, base, seen) in [(Queue::Events, EVENTS, 0), (Queue::PageRequests, PAGE_REQUESTS, 1)] {
             let indices = Indices::of(queue, &features, |offset| self.read(offset));
             if let Some(event) = check_records(queue, base, self.seen[seen], indices, &self.memory) {
