@@ -202,6 +202,13 @@ pub(super) const ALL: &[Deviation] = &[
         let table = built.walk1.start + (built.stage1.len() as u8) < 4 && last & 3 == 3 && last >> 62 & 1 != 0;
         table && only(model, 0x10, false).is_some() && only(qemu, 0x13, false).is_some()
     }),
+    outcome("permissions-of-tables-first", |_, built, qemu, model, _| {
+        // What follows that table cannot be read.
+        let mut words = (built.walk1.start..).zip(&built.words[built.stage1.clone()]);
+        let read_only = words.any(|(level, (_, word))| level < 3 && word & 3 == 3 && word >> 62 & 1 != 0);
+        let of_write = |record: &[u64; 4]| record[1] & RNW == 0;
+        read_only && only(model, 0x0b, false).is_some() && only(qemu, 0x13, false).is_some_and(of_write)
+    }),
     taken("address-size-last", |case, built, model, stage2| {
         // Of a leaf that is too large, with faults of its own.
         let leaf = |word: u64| word & 0x0000_ffff_0000_0000;
@@ -219,6 +226,12 @@ pub(super) const ALL: &[Deviation] = &[
                 *word &= !high;
             }
         }
+    }),
+    outcome("address-size-last", |case, built, qemu, model, _| {
+        // A table's descriptor as a block at stage 2, with AF and S2AP 0.
+        let block = case.get(Setting::S2TableType) == 3 && built.walk2.has_block(built.walk2.start);
+        let faults = only(qemu, 0x12, true).is_some() || only(qemu, 0x13, true).is_some();
+        block && faults && only(model, 0x11, true).is_some()
     }),
     taken("output-address-size", |_, built, model, stage2| {
         let size = output_bits(built.words[0].1 >> 32 & 7);
