@@ -202,12 +202,17 @@ pub(super) const ALL: &[Deviation] = &[
         let table = built.walk1.start + (built.stage1.len() as u8) < 4 && last & 3 == 3 && last >> 62 & 1 != 0;
         table && only(model, 0x10, false).is_some() && only(qemu, 0x13, false).is_some()
     }),
-    outcome("permissions-of-tables-first", |_, built, qemu, model, _| {
-        // What follows that table cannot be read.
+    outcome("permissions-of-tables-first", |case, built, qemu, model, _| {
+        // What follows that table cannot be read, of which stage 2 says nothing with S2R = 0.
         let mut words = (built.walk1.start..).zip(&built.words[built.stage1.clone()]);
         let read_only = words.any(|(level, (_, word))| level < 3 && word & 3 == 3 && word >> 62 & 1 != 0);
         let of_write = |record: &[u64; 4]| record[1] & RNW == 0;
-        read_only && only(model, 0x0b, false).is_some() && only(qemu, 0x13, false).is_some_and(of_write)
+        let at_stage2 = |record: &[u64; 4]| is_fault(record) && class(record) == 1 && record[1] & S2 != 0;
+        let unreadable = match &model.records[..] {
+            [record] => id(record) == 0x0b || at_stage2(record),
+            _ => is_nothing(model) && case.has_stage2() && built.ste[2] >> 58 & 1 == 0,
+        };
+        read_only && unreadable && only(qemu, 0x13, false).is_some_and(of_write)
     }),
     taken("address-size-last", |case, built, model, stage2| {
         // Of a leaf that is too large, with faults of its own.
