@@ -12,7 +12,7 @@ use std::sync::Arc;
 use driver_bench::{Pager, Space, stream};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
 use smmu_iopf::driver::{DriverError, FaultMode};
-use smmu_iopf::iopf::{Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
+use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
 use smmu_iopf::smmuv3::PageResponse::Invalid;
 use smmu_iopf::smmuv3::StreamId;
 use smmu_iopf::sync::grace::Ref;
@@ -170,6 +170,15 @@ fn a_heap_that_is_full_at_any_allocation_of_enable_leaves_the_stream_off() {
     // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the lane,
     // the statistics, the latencies, the state.
     assert_eq!(sites, 2 + 71);
+}
+
+#[test]
+fn a_heap_that_is_full_at_a_flush_is_told() {
+    let mut bench = Bench::new();
+    open(&mut bench, &[STREAM], Kind::Stall).unwrap();
+    let mut flush = || bench.table.flush(&mut bench.cpu, &mut Clock, STREAM, 50);
+    assert_eq!(with_full_heap(0, &mut flush), (Err(FlushError::NoMemory(STREAM)), true));
+    assert_eq!(with_full_heap(1, &mut flush), (Ok(()), false));
 }
 
 #[test]

@@ -122,6 +122,9 @@ pub enum FlushError {
     /// The stream is not open.
     #[error("{0:?} is not open")]
     NotOpen(StreamId),
+    /// The heap is full: there is no room to note what waits.
+    #[error("no memory to flush {0:?}")]
+    NoMemory(StreamId),
     /// Reports may still be under way on these cores.
     #[error(transparent)]
     Grace(#[from] GraceTimeout),
@@ -323,8 +326,10 @@ impl FaultTable {
         let _reported = self.shared.domain.synchronize(cpu, delay, limit_us)?;
         let state = cpu.masked(|masked| self.get(masked, stream)).ok_or(FlushError::NotOpen(stream))?;
         // All of them now: what comes into a slot later is not waited for.
-        let waiting = state.slots.iter().map(|slot| (slot, slot.word())).filter(|(_, word)| word.wants_answer());
-        let mut waiting = waiting.collect::<Vec<_>>().into_iter().peekable();
+        let mut waiting = Vec::new();
+        waiting.try_reserve_exact(state.slots.len()).map_err(|_| FlushError::NoMemory(stream))?;
+        waiting.extend(state.slots.iter().map(|slot| (slot, slot.word())).filter(|(_, word)| word.wants_answer()));
+        let mut waiting = waiting.into_iter().peekable();
         wait::until(delay, limit_us, || {
             while let Some(&(slot, word)) = waiting.peek() {
                 cpu.masked(|masked| self.resend(masked, &state, slot));

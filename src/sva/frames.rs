@@ -6,14 +6,20 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use embedded_hal::delay::DelayNs;
+
 use crate::driver::dma::{DmaMemory, NoMemory};
 use crate::smmuv3::PhysAddr;
+use crate::sync::{pause, wait};
 
 /// The size of a page frame in bytes.
 pub const FRAME_BYTES: usize = 4096;
 
 /// The number of 64-bit words in a page frame.
 pub const FRAME_WORDS: usize = FRAME_BYTES / 8;
+
+/// How often a frame that is on its way to the lists is looked for again. Zeroing one takes far less, an interrupt included.
+const LOOKS: u32 = 100_000;
 
 /// The words of a page frame.
 pub type FrameWords = [AtomicU64; FRAME_WORDS];
@@ -89,12 +95,21 @@ impl FramePool {
     }
 
     /// A zeroed frame, zeroed now if none is ready, or `None` when all are in use.
+    ///
+    /// A frame that another core is zeroing is waited for, bounded.
     pub fn take(&self) -> Option<Frame> {
-        self.take_zeroed().or_else(|| {
-            let index = self.dirty.pop(&self.next)?;
-            self.zero(index);
-            Some(self.hand_out(index))
-        })
+        let take = || {
+            self.take_zeroed().or_else(|| {
+                let index = self.dirty.pop(&self.next)?;
+                self.zero(index);
+                Some(self.hand_out(index))
+            })
+        };
+        let look = || match take() {
+            None if self.in_use() < self.next.len() => Err(()),
+            taken => Ok(taken),
+        };
+        wait::until(&mut Pause, LOOKS, look).ok().flatten()
     }
 
     /// Takes `frame` back.
@@ -148,6 +163,15 @@ impl FramePool {
     fn hand_out(&self, index: u32) -> Frame {
         self.in_use.fetch_add(1, Relaxed);
         Frame { index, phys: PhysAddr(self.memory.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
+    }
+}
+
+/// A delay without a clock.
+struct Pause;
+
+impl DelayNs for Pause {
+    fn delay_ns(&mut self, _: u32) {
+        pause();
     }
 }
 
@@ -247,6 +271,23 @@ mod tests {
         pool.free(frame);
         let frame = pool.take().unwrap();
         assert_eq!(pool.words(frame.phys()).unwrap()[0].load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_frame_that_another_core_is_zeroing_is_waited_for() {
+        let pool = Arc::new(pool(1));
+        let (zeroing, zeroer) = (Arc::new(AtomicU32::new(1)), pool.clone());
+        let goes_on = zeroing.clone();
+        let zeroer = thread::spawn(move || {
+            while goes_on.load(Relaxed) > 0 {
+                zeroer.zero_some(1);
+            }
+        });
+        for _ in 0..10_000 {
+            pool.free(pool.take().unwrap());
+        }
+        zeroing.store(0, Relaxed);
+        zeroer.join().unwrap();
     }
 
     #[test]
