@@ -12,7 +12,7 @@
 //!   first, so that the lanes of a core that is busy with something else do not wait for it.
 //!
 //! The groups of a turn are in the hand of the core that took it: while an interrupt keeps it, or one of them takes long, no other core
-//! gets at the rest. Their time-outs go on.
+//! gets at the rest. Their time-outs go on. A core that interrupts may keep for long, as the one that drains, takes one at a time.
 //!
 //! Nothing is slept over: who puts a lane into a list looks afterwards which cores sleep, and who goes to sleep says so before it
 //! looks at the lists. With a fence on either side, one of them sees the other.
@@ -121,7 +121,7 @@ impl List {
     }
 
     /// The turn of the first lane, and its stream. What the lane has left goes to the end.
-    fn turn(&mut self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+    fn turn(&mut self, masked: &Masked, most: usize, groups: &mut Turn) -> Option<Ref<FaultState>> {
         let stream = self.first.take()?;
         self.lanes -= 1;
         let mut waiting = stream.lane.waiting.lock(masked);
@@ -129,7 +129,7 @@ impl List {
         if self.lanes < 2 {
             self.last = None;
         }
-        let count = waiting.groups.len().min(BUDGET);
+        let count = waiting.groups.len().min(most);
         groups.extend(waiting.groups.drain(..count));
         waiting.listed = !waiting.groups.is_empty();
         let more = waiting.listed;
@@ -146,7 +146,7 @@ impl List {
 struct Lists([List; PRIORITIES]);
 
 impl Lists {
-    fn turn(&mut self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+    fn turn(&mut self, masked: &Masked, most: usize, groups: &mut Turn) -> Option<Ref<FaultState>> {
         let is_impatient = |list: &List| list.lanes > 0 && list.passed >= PATIENCE;
         let impatient = self.0.iter().rposition(is_impatient);
         let chosen = impatient.or_else(|| self.0.iter().position(|list| list.lanes > 0))?;
@@ -154,7 +154,7 @@ impl Lists {
         lower.iter_mut().filter(|list| list.lanes > 0).for_each(|list| list.passed += 1);
         let list = before.last_mut()?;
         list.passed = 0;
-        list.turn(masked, groups)
+        list.turn(masked, most, groups)
     }
 
     fn lanes(&self) -> usize {
@@ -235,8 +235,17 @@ impl WorkQueues {
 
     /// One turn: takes the groups that are due and serves those that still wait. Returns how many were taken.
     pub fn work(&self, cpu: &Cpu) -> usize {
+        self.work_with(cpu, BUDGET)
+    }
+
+    /// As [`work`](Self::work), with one group: what is behind it stays where other cores find it.
+    pub fn work_one(&self, cpu: &Cpu) -> usize {
+        self.work_with(cpu, 1)
+    }
+
+    fn work_with(&self, cpu: &Cpu, most: usize) -> usize {
         let mut groups = Turn::new();
-        let Some(stream) = cpu.masked(|masked| self.turn(masked, &mut groups)) else { return 0 };
+        let Some(stream) = cpu.masked(|masked| self.turn(masked, most, &mut groups)) else { return 0 };
         let count = groups.len();
         // A group that was refused for its time, or whose stream was closed, wants no answer: nothing is brought in for it.
         for group in groups.drain(..).filter(FaultGroup::is_waiting) {
@@ -280,7 +289,7 @@ impl WorkQueues {
         })
     }
 
-    fn turn(&self, masked: &Masked, groups: &mut Turn) -> Option<Ref<FaultState>> {
+    fn turn(&self, masked: &Masked, most: usize, groups: &mut Turn) -> Option<Ref<FaultState>> {
         let here = self.cores.here(masked);
         // In its place among the turns the core begins with itself, else with each other core in its place.
         let turn = here.turns.load(Relaxed) as u32;
@@ -292,7 +301,7 @@ impl WorkQueues {
                 return None;
             }
             let mut lists = of_core.lists.lock(masked);
-            let stream = lists.turn(masked, groups)?;
+            let stream = lists.turn(masked, most, groups)?;
             of_core.lanes.store(lists.lanes(), Relaxed);
             Some((core, stream))
         })?;

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use core::time::Duration;
 
 use heapless::Deque;
 
@@ -23,7 +24,11 @@ use crate::sync::{CoreId, Cpu, Masked};
 pub type BoardSmmu = Smmu<SmmuRegisters, Timer>;
 
 /// The core that drains all queues: shared interrupts are routed there.
-const DRAINER: CoreId = CoreId::FIRST;
+pub(super) const DRAINER: CoreId = CoreId::FIRST;
+
+/// How long all cores may sleep while the faults of a stream are served. The first looks each millisecond while it waits for
+/// something; this is for when it is busy otherwise.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The most events kept until somebody looks.
 const EVENTS: usize = 64;
@@ -219,8 +224,11 @@ impl Work for Upkeep {
     }
 
     fn is_waiting(&self, _: &Masked) -> bool {
-        // Its work comes with time, and the first core wakes each millisecond while it waits.
         false
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        (self.0.smmu.faults().live() > 0).then_some(LOOK_AGAIN)
     }
 }
 

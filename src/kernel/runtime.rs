@@ -11,6 +11,7 @@ use aarch64_cpu::asm::wfi;
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
+use super::devices::DRAINER;
 use super::interrupts::{Interrupts, Sgi, send};
 use crate::arch::heap::Heap;
 use crate::arch::timer::{self, Alarm};
@@ -37,6 +38,11 @@ pub trait Work: Send + Sync {
 
     /// Whether there is something to do.
     fn is_waiting(&self, masked: &Masked) -> bool;
+
+    /// How long a core may sleep before it looks here again, for what comes with time and not by an interrupt. `None`: for good.
+    fn look_again(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The kernel: one, from the end of boot until the machine stops.
@@ -103,21 +109,28 @@ impl Kernel {
         }
         // One turn of groups first, for which devices wait. The rest comes in every round all the same: a flood of groups keeps
         // each core busy, and their time-outs, and the frames that they want zeroed, are in the rest.
-        let served = self.work_queues.work(cpu) > 0;
+        let served = match cpu.core() {
+            // A storm of interrupts may keep it from what it took.
+            DRAINER if self.cores() > 1 => self.work_queues.work_one(cpu),
+            _ => self.work_queues.work(cpu),
+        } > 0;
         let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
         workers.iter().fold(served, |worked, work| worked | work.work(cpu))
     }
 
-    /// Sleeps until an interrupt comes, unless there is something to do.
+    /// Sleeps until an interrupt comes or some work is to be looked at again, unless there is something to do.
     pub fn idle(&self, cpu: &mut Cpu) {
-        self.idle_after(cpu, |_| ());
+        self.idle_for(cpu, None);
     }
 
-    /// As [`Kernel::idle`], after `prepare`, which is done with interrupts masked.
-    fn idle_after(&self, cpu: &mut Cpu, prepare: impl FnOnce(&Masked)) {
+    /// As [`Kernel::idle`], for `most` at most.
+    fn idle_for(&self, cpu: &mut Cpu, most: Option<Duration>) {
         let has_work = |masked: &Masked| {
-            prepare(masked);
-            self.work_queues.begin_rest(masked) || self.workers.lock(masked).iter().any(|work| work.is_waiting(masked))
+            let workers = self.workers.lock(masked);
+            // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
+            let again = workers.iter().filter_map(|work| work.look_again()).chain(most).min();
+            again.into_iter().for_each(|after| Alarm::set(masked, after));
+            self.work_queues.begin_rest(masked) || workers.iter().any(|work| work.is_waiting(masked))
         };
         self.domain.idle(cpu, has_work, wfi);
         cpu.masked(|masked| self.work_queues.end_rest(masked));
@@ -172,8 +185,7 @@ impl DelayNs for Rest<'_> {
         if self.kernel.work(self.cpu) {
             return;
         }
-        // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
-        self.kernel.idle_after(self.cpu, |masked| Alarm::set(masked, Duration::from_millis(1)));
+        self.kernel.idle_for(self.cpu, Some(Duration::from_millis(1)));
     }
 }
 

@@ -125,6 +125,16 @@ fn a_flooding_stream_gets_its_budget_and_then_it_is_the_others_turn() {
 }
 
 #[test]
+fn who_takes_one_group_leaves_the_rest_to_other_cores() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..4);
+    assert_eq!(office.queues.work_one(&office.bench.cpu), 1);
+    assert_eq!(office.queues.work(&cpu(1)), 3);
+    assert_eq!(office.served(), [(0, 0), (1, 1), (2, 1), (3, 1)].map(|(tag, core)| (STREAM, tag, core)));
+}
+
+#[test]
 fn three_streams_take_turns() {
     let mut office = Office::new();
     let streams = [STREAM, OTHER, StreamId(9)];

@@ -23,7 +23,7 @@ use smmu_iopf::platform::board::{Interrupt, Trigger};
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sync::{CoreId, Cpu, MAX_CORES, Masked, wait};
 
-use crate::harness::{Outcome, equal, holds};
+use crate::harness::{Failure, Outcome, equal, holds};
 
 /// An SPI that nothing on the board uses.
 const QUIET: Interrupt = Interrupt { intid: 32 + 192, trigger: Trigger::Edge };
@@ -117,6 +117,43 @@ test!(fn every_core_looks_for_work_when_woken(kernel, cpu) {
     kernel
         .wait_until(cpu, LIMIT, || missing().map_or(Ok(()), Err))
         .map_err(|expired| format!("{} did not look", expired.last))?;
+    Ok(())
+});
+
+/// Wants to be looked at every millisecond until `ends`.
+struct Ticking {
+    seen: Seen,
+    ends: AtomicBool,
+}
+
+impl Work for Ticking {
+    fn work(&self, cpu: &mut Cpu) -> bool {
+        self.seen.work(cpu)
+    }
+
+    fn is_waiting(&self, _: &Masked) -> bool {
+        false
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        (!self.ends.load(Relaxed)).then_some(Duration::from_millis(1))
+    }
+}
+
+test!(fn what_comes_with_time_is_looked_at_while_the_first_core_is_busy(kernel, cpu) {
+    if kernel.cores() < 2 {
+        return Err(Failure::NotHere("second core"));
+    }
+    let ticking = Arc::new(Ticking { seen: Seen::default(), ends: AtomicBool::new(false) });
+    kernel.add_work(cpu, ticking.clone()).map_err(|_| "no room for more work")?;
+    // Once, so that they know of it.
+    cpu.masked(|masked| kernel.wake_others(masked));
+    // This core neither works nor sleeps.
+    let others = || CoreId::all().take(kernel.cores()).skip(1);
+    let late = || others().find(|core| ticking.seen.count(*core) < 20).map_or(Ok(()), Err);
+    let seen = wait::until(&mut Timer, 5_000_000, late);
+    ticking.ends.store(true, Relaxed);
+    seen.map_err(|expired| format!("{} looked less than 20 times in 5 s", expired.last))?;
     Ok(())
 });
 
