@@ -30,6 +30,12 @@ impl Witness {
         // SAFETY: loom reports a conflicting access.
         self.alive.with(|alive| assert!(unsafe { *alive }, "used after its end"));
     }
+
+    /// As its only user.
+    fn reuse(&self) {
+        // SAFETY: loom reports a conflicting access.
+        self.alive.with_mut(|alive| assert!(unsafe { *alive }, "used after its end"));
+    }
 }
 
 impl Drop for Witness {
@@ -89,6 +95,16 @@ impl World {
     /// Empties the slot, and drops what was in it.
     fn remove(&self) {
         drop(self.slot.unpublish());
+    }
+
+    /// Empties the slot, and uses what was in it anew if a grace period passes within `looks` looks.
+    fn reclaim(&self, cpu: &mut Cpu, looks: u32) {
+        // Not dropped while a failed use unwinds: that would be a second failure.
+        let object = ManuallyDrop::new(self.slot.unpublish());
+        if self.domain.synchronize(cpu, &mut Yield, looks).is_ok() {
+            object.as_ref().into_iter().for_each(|object| object.reuse());
+        }
+        drop(ManuallyDrop::into_inner(object));
     }
 
     /// When all other cores are offline: `objects` were made, and each ends once.
@@ -168,6 +184,31 @@ fn a_core_that_acknowledged_finds_the_slot_empty() {
 }
 
 #[test]
+fn a_core_that_acknowledged_finds_the_slot_empty_whoever_emptied_it() {
+    explore(3, || {
+        let world = World::occupied(2);
+        let mut here = cpu(0);
+        let remover = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.remove())
+        };
+        // As above, what yields is to be: remove, start, acknowledge, look, read.
+        thread::yield_now();
+        let reader = world.core(1, |world, cpu| {
+            interrupt_ends(&world.domain, cpu);
+            thread::yield_now();
+            cpu.masked(|masked| world.section(masked));
+        });
+        world.domain.poll(&mut here);
+        thread::yield_now();
+        world.domain.poll(&mut here);
+        reader.join().unwrap();
+        remover.join().unwrap();
+        world.close(&mut here, 1);
+    });
+}
+
+#[test]
 fn what_a_section_finds_is_complete() {
     explore(None, || {
         let world = World::new(2);
@@ -211,15 +252,31 @@ fn what_another_core_takes_out_is_complete() {
 }
 
 #[test]
-fn a_period_that_another_core_ends_frees_after_its_sections() {
+fn who_waits_for_a_period_that_another_core_ends_comes_after_all_sections() {
+    explore(None, || {
+        let world = World::occupied(2);
+        let mut here = cpu(0);
+        let reader = world.core(1, |world, cpu| {
+            cpu.masked(|masked| world.section(masked));
+            // Ends the period that the other core has started.
+            let _ = world.domain.synchronize(cpu, &mut Yield, 0);
+        });
+        world.reclaim(&mut here, 0);
+        reader.join().unwrap();
+        world.close(&mut here, 1);
+    });
+}
+
+#[test]
+fn what_waits_for_a_period_that_another_core_ends_is_freed_after_all_sections() {
     explore(2, || {
         let world = World::occupied(2);
         let mut here = cpu(0);
         let reader = world.core(1, |world, cpu| {
             cpu.masked(|masked| world.section(masked));
             thread::yield_now();
-            // Ends the period that the other core has started, for what a third one retired: no fence since the section.
-            world.domain.poll(cpu);
+            // May end the period that the other core has started, and leave to it what is due.
+            let _ = world.domain.synchronize(cpu, &mut Yield, 0);
         });
         let other = world.witness();
         let other = thread::spawn(move || drop(other));
@@ -240,13 +297,9 @@ fn a_period_that_another_core_asked_for_waits_for_who_came_before_it() {
             world.domain.online(cpu);
             cpu.masked(|masked| world.section(masked));
         });
-        let remover = {
-            let world = Arc::clone(&world);
-            thread::spawn(move || world.remove())
-        };
-        // Starts a period, perhaps between the need of what is removed and its way onto the stack.
+        let remover = world.core(2, |world, cpu| world.reclaim(cpu, 1));
+        // Starts a period, perhaps the one that is asked for.
         let _ = world.domain.synchronize(&mut here, &mut Yield, 0);
-        world.domain.poll(&mut here);
         reader.join().unwrap();
         remover.join().unwrap();
         world.close(&mut here, 1);
@@ -321,6 +374,22 @@ fn a_period_that_began_before_the_removal_does_not_free() {
         reader.join().unwrap();
         world.domain.poll(&mut here);
         world.close(&mut here, 2);
+    });
+}
+
+#[test]
+fn a_period_that_began_before_the_removal_is_not_waited_for() {
+    explore(3, || {
+        let world = World::occupied(2);
+        let mut here = cpu(0);
+        let reader = world.core(1, |world, cpu| {
+            // Starts a period of its own.
+            let _ = world.domain.synchronize(cpu, &mut Yield, 0);
+            cpu.masked(|masked| world.section(masked));
+        });
+        world.reclaim(&mut here, 1);
+        reader.join().unwrap();
+        world.close(&mut here, 1);
     });
 }
 

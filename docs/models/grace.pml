@@ -44,9 +44,10 @@ mtype = { FREED, LIVE, RETIRED };
 /* In the slot is an object's number, or NONE. */
 byte slot = NONE;
 mtype state[OBJECTS] = FREED;
-byte need[OBJECTS];
-/* Objects on the stack. */
+/* Objects on the stack, those that wait for the running period, and those that nobody has freed yet. */
 bool stacked[OBJECTS];
+bool waiting[OBJECTS];
+bool due[OBJECTS];
 
 byte requested = DONE;
 byte acknowledged[CORES];
@@ -83,7 +84,7 @@ inline end_period() {
 		for (i : 0 .. LAST) {
 			older(acknowledged[i]); older(heard[i]); older(wanted[i]); holding[i] = false; moved[i] = false
 		}
-		for (i : 0 .. OBJECTS - 1) { older(need[i]) }
+		for (i : 0 .. OBJECTS - 1) { due[i] = due[i] || waiting[i]; waiting[i] = false }
 		looks = 0;
 		expedited = false;
 		i = 0
@@ -200,8 +201,15 @@ inline expedite(asked) {
 /* Who holds the lock alone writes `holding`. CORES is 2 or 3. */
 #define nobody_holds (!holding[0] && !holding[1] && !holding[LAST])
 
-/* Domain::advance, towards the end of period wanted[ME]. Masked. */
-inline advance(asked) {
+/* Domain::start, but for the presence: what is on the stack is the period's. */
+inline take() {
+	d_step { for (i : 0 .. OBJECTS - 1) { waiting[i] = stacked[i]; stacked[i] = false } i = 0 }
+}
+
+#define nothing_stacked (!stacked[0] && !stacked[OBJECTS - 1])
+
+/* Domain::advance, towards the end of period wanted[ME], and of what was retired. What is due is this core's if it `frees`. Masked. */
+inline advance(asked, frees) {
 	d_step { drawn[ME] = ticket; ticket = (ticket + 1) % CORES };
 	d_step { serving == drawn[ME]; drawn[ME] = 0 };
 	do
@@ -219,20 +227,35 @@ inline advance(asked) {
 		:: else
 		fi;
 		if
-		:: wanted[ME] <= DONE -> break
+		:: wanted[ME] <= DONE && nothing_stacked -> break
 		:: else
 		fi;
 #ifdef START_BEFORE_REQUEST
+		take();
 		start();
 		d_step { requested++; running = true }
 #else
 #ifdef KICK_BEFORE_REQUEST
 		kick(present);
 #endif
+#ifndef TAKEN_AFTER_REQUEST
+		take();
+#endif
 		d_step { requested++; running = true };
+#ifdef TAKEN_AFTER_REQUEST
+		take();
+#endif
 		start()
 #endif
 	od;
+	if
+	:: frees -> d_step { for (i : 0 .. OBJECTS - 1) { mine[i] = due[i]; due[i] = false } i = 0 }
+#ifdef DUE_NOT_KEPT
+	:: else -> d_step { for (i : 0 .. OBJECTS - 1) { due[i] = false } i = 0 }
+#else
+	:: else
+#endif
+	fi;
 	serving = (serving + 1) % CORES
 }
 
@@ -248,53 +271,19 @@ inline free() {
 	d_step {
 		assert(state[o] == RETIRED);
 		assert(using[0] != o && using[1] != o && using[LAST] != o);
-		state[o] = FREED;
-		need[o] = 0
+		state[o] = FREED
 	}
 }
 
-/* Domain::poll */
+/* Domain::poll. The look at what waits is a hint. */
 inline poll() {
-#ifdef TAKEN_IN_TWO_STEPS
-	d_step { for (o : 0 .. OBJECTS - 1) { taken[o] = stacked[o] } o = 0 };
-#endif
-	d_step {
-		some = false;
-		for (o : 0 .. OBJECTS - 1) {
-#ifndef TAKEN_IN_TWO_STEPS
-			taken[o] = stacked[o];
-#endif
-			if
-			:: taken[o] ->
-				stacked[o] = false;
-				some = true;
-				wanted[ME] = (need[o] > wanted[ME] -> need[o] : wanted[ME])
-			:: else
-			fi
-		}
-		o = 0
-	};
 	if
-	:: !some -> acknowledge()
+	:: nothing_stacked && !waiting[0] && !waiting[OBJECTS - 1] && !due[0] && !due[OBJECTS - 1] -> acknowledge()
 	:: else ->
-		advance(false);
-		/* Here `done` is read. */
-		d_step {
-			wanted[ME] = 0;
-			for (o : 0 .. OBJECTS - 1) {
-				due[o] = taken[o] && need[o] <= DONE;
-				taken[o] = taken[o] && need[o] > DONE
-			}
-			o = 0
-		};
+		advance(false, true);
 		for (o : 0 .. OBJECTS - 1) {
 			if
-			:: due[o] -> due[o] = false; free()
-			:: taken[o] ->
-				taken[o] = false;
-#ifndef NOT_PUT_BACK
-				stacked[o] = true
-#endif
+			:: mine[o] -> mine[o] = false; free()
 			:: else
 			fi
 		}
@@ -305,7 +294,7 @@ inline poll() {
 /* Domain::synchronize for so short a time that it fails where a core holds the period up. */
 inline synchronize_once() {
 	wanted[ME] = need_now;
-	advance(true);
+	advance(true, false);
 	wanted[ME] = 0
 }
 
@@ -329,22 +318,21 @@ inline unpublish() {
 
 /* The last reference is dropped as it leaves the slot: Link::retire. */
 inline retire() {
-#ifdef NEED_BEFORE_UNPUBLISH
-	d_step { slot != NONE; o = slot; need[o] = need_now };
-	d_step { slot = NONE; state[o] = RETIRED };
-#else
 	unpublish();
-	need[o] = need_now;
-#endif
 	d_step { stacked[o] = true; o = 0 }
 }
 
 /* Or its memory is used again after Domain::synchronize. */
 inline reclaim() {
+#ifdef NEED_BEFORE_UNPUBLISH
+	d_step { slot != NONE; o = slot; wanted[ME] = need_now };
+	d_step { slot == o; slot = NONE; state[o] = RETIRED };
+#else
 	unpublish();
 	wanted[ME] = need_now;
+#endif
 	do
-	:: advance(true);
+	:: advance(true, false);
 		if
 		:: wanted[ME] <= DONE -> break
 		:: else -> take_interrupts()
@@ -361,7 +349,7 @@ inline reclaim() {
 #if CORES == 2
 active [CORES] proctype core() {
 	byte i, o;
-	bool some, taken[OBJECTS], due[OBJECTS];
+	bool mine[OBJECTS];
 	do
 	:: come()
 	:: go()
@@ -376,7 +364,7 @@ active [CORES] proctype core() {
 #else
 active proctype keeper() {
 	byte i, o;
-	bool some, taken[OBJECTS], due[OBJECTS];
+	bool mine[OBJECTS];
 	come();
 	do
 	:: poll()
@@ -394,10 +382,12 @@ active proctype reader() {
 }
 
 active proctype updater() {
-	byte o;
+	byte i, o;
+	bool mine[OBJECTS];
 	do
 	:: publish()
 	:: retire()
+	:: reclaim()
 	od
 }
 #endif
@@ -415,7 +405,7 @@ inline sleep() {
 
 active [CORES] proctype core() {
 	byte i, o;
-	bool some, taken[OBJECTS], due[OBJECTS];
+	bool mine[OBJECTS];
 	come();
 	do
 	:: take_interrupts();

@@ -9,25 +9,26 @@
 //! Periods have numbers, and one runs at a time:
 //!
 //! ```text
-//! retire    the object is in no slot any more;  fence;  need = (read-modify-write of `requested`, adding 0) + 1
-//! start     requested += 1;  note whether each core is present
+//! retire    the object is in no slot any more;  it goes on a stack
+//! start     the stack is the period's;  requested += 1;  fence;  note whether each core is present
 //! core      quiescent -> acknowledged = requested
-//! end       every core acknowledged this period, or was away, or has been away since  ->  done = its number
-//! free      done >= need
+//! end       every core acknowledged this period, or was away, or has been away since  ->  done = its number;  its stack is free
+//! wait      need = (read-modify-write of `requested`, adding 0) + 1;  until done >= need
 //! ```
 //!
-//! `need` names the first period that starts after the object was out of reach. It takes a read-modify-write: a load might
-//! miss a period that has started. A core is *away* while it is idle or offline, and then nobody asks it.
+//! `need` names the first period that starts after what the waiting core did before. It takes a read-modify-write: a load
+//! might miss a period that has started. A core is *away* while it is idle or offline, and then nobody asks it.
 //!
-//! Three orders carry the proof:
+//! Three orders carry the proof. What was retired, or done before a wait, comes before the start: by the stack (release and
+//! acquire) or by `requested` (likewise).
 //!
-//! 1. What a section read comes before the acknowledgement (release), that before the look that ends the period (acquire),
-//!    that before `done` (release), and that before the free (acquire).
+//! 1. What a section read comes before the acknowledgement (release), and that before the look that ends the period
+//!    (acquire). Who ends it frees, or hands that on by the lock; who waits sees it by `done` (release and acquire).
 //! 2. A core that acknowledged a period has read its number (acquire). The number was written after the object was taken out
-//!    of its slot, so later sections of that core do not find it.
-//! 3. A core that comes back stores its presence, fences, and then reads slots. Who retires has emptied the slot and
-//!    fenced before the period begins that looks at presence. Either the look sees the core, or the core sees the
-//!    empty slot. Both fences are needed, and a `SeqCst` access in place of one would not do.
+//!    of its slot (release), so later sections of that core do not find it.
+//! 3. A core that comes back stores its presence, fences, and then reads slots. Who starts a period fences after the slot was
+//!    emptied, and then looks at presence. Either the look sees the core, or the core sees the empty slot. Both fences are
+//!    needed, and a `SeqCst` access in place of one would not do.
 //!
 //! A period lasts as long as the longest masked section, plus one interrupt where it is *expedited*: then the cores that it
 //! waits for are sent one, at whose end they are quiescent. A core that never becomes quiescent blocks frees, never
@@ -69,10 +70,10 @@ use super::mutant::mutant;
 use super::per_core::PerCore;
 use super::{CoreId, CoreSet, Cpu, Masked, wait};
 use period::Period;
-use retired::Retired;
+use retired::{Due, Retired};
 
 /// With more objects waiting than this, [`Domain::poll`] expedites.
-const MANY_WAITING: usize = 32;
+const MANY_WAITING: u64 = 32;
 
 /// A set of cores, and the objects that they share under grace periods. A kernel has one.
 #[derive(Debug)]
@@ -82,11 +83,19 @@ pub struct Domain {
     /// The number of the period that ended last.
     done: AtomicU64,
     cores: PerCore<Core>,
-    /// The period that runs. Whoever looks after it, holds it.
-    period: IrqLock<Option<Period>>,
+    keeper: IrqLock<Keeper>,
     retired: Retired,
     kick: Once<fn(CoreId)>,
     counters: Counters,
+}
+
+/// Whoever looks after periods, holds it.
+#[derive(Debug, Default)]
+struct Keeper {
+    /// The period that runs.
+    running: Option<Period>,
+    /// What nobody has freed yet.
+    due: Due,
 }
 
 /// What a core says of itself. Only that core writes it, masked, by plain stores.
@@ -208,7 +217,7 @@ impl Domain {
             requested: AtomicU64::new(0),
             done: AtomicU64::new(0),
             cores: PerCore::new(|| Core { acknowledged: AtomicU64::new(0), presence: AtomicU64::new(0) }),
-            period: IrqLock::new(None),
+            keeper: IrqLock::new(Keeper::default()),
             retired: Retired::new(),
             kick: Once::new(),
             counters: Counters::default(),
@@ -274,7 +283,7 @@ impl Domain {
     pub fn synchronize(&self, cpu: &mut Cpu, delay: &mut impl DelayNs, limit_us: u32) -> Result<Grace, GraceTimeout> {
         let need = if mutant!("grace_not_waited_for") { 0 } else { self.need() };
         wait::until(delay, limit_us, || {
-            let holding = self.advance(cpu, need, true);
+            let holding = self.advance(cpu, need, true, |_, holding| holding);
             if self.done.load(done_order()) >= need { Ok(Grace(())) } else { Err(holding) }
         })
         .map_err(|expired| GraceTimeout { holding: expired.last, waited_us: expired.waited_us })
@@ -284,24 +293,23 @@ impl Domain {
     ///
     /// Objects are dropped here, at thread level with interrupts as they are. Every core should come by regularly.
     pub fn poll(&self, cpu: &mut Cpu) -> usize {
-        let waiting = self.retired.take();
-        let Some(need) = waiting.last_need() else {
+        // Whatever this core retired counts here; others look after theirs.
+        let waiting = self.counters.retired.load(Relaxed).saturating_sub(self.counters.freed.load(Relaxed));
+        if waiting == 0 {
             cpu.masked(|masked| self.acknowledge(masked));
             return 0;
-        };
-        self.advance(cpu, need, waiting.len() > MANY_WAITING);
-        let (due, early) = waiting.split(self.done.load(done_order()));
-        self.retired.put_back(early);
+        }
+        let due = self.advance(cpu, 0, waiting > MANY_WAITING, |keeper, _| core::mem::take(&mut keeper.due));
         let freed = due.free();
-        self.counters.freed.fetch_add(freed as u64, Release);
-        freed
+        self.counters.freed.fetch_add(freed, Release);
+        freed as usize
     }
 
     /// Names the cores that have held the running period up for `after_us` microseconds, once a period. For the kernel's
     /// regular round, with the time in microseconds from any beginning; a period's time starts with the first call in it.
     pub fn stuck(&self, cpu: &Cpu, now_us: u64, after_us: u64) -> Option<Stuck> {
         cpu.masked(|masked| {
-            let stuck = self.period.try_lock(masked)?.as_mut()?.stuck(&self.cores, now_us, after_us)?;
+            let stuck = self.keeper.try_lock(masked)?.running.as_mut()?.stuck(&self.cores, now_us, after_us)?;
             self.counters.stuck.fetch_add(1, Relaxed);
             Some(stuck)
         })
@@ -326,16 +334,11 @@ impl Domain {
 
     /// The first period that starts after what this core did until now.
     fn need(&self) -> u64 {
-        if !mutant!("retire_without_fence") {
-            // Pairs with the fence in `come`: either the period sees that core, or that core sees the empty slot.
-            fence(SeqCst);
-        }
         if mutant!("need_by_load") {
             return self.requested.load(Acquire) + 1;
         }
-        // A read-modify-write reads the latest number. Release: what came before it, what other cores did before their fences
-        // included, comes before every later period. The fence above would do, but loom does not know that.
-        self.requested.fetch_add(0, Release) + 1
+        // A read-modify-write reads the latest number. Release: what came before it comes before every later period.
+        self.requested.fetch_add(0, if mutant!("need_relaxed") { Relaxed } else { Release }) + 1
     }
 
     fn come(&self, masked: &Masked) {
@@ -346,7 +349,7 @@ impl Domain {
             let order = if mutant!("come_relaxed") { Relaxed } else { Release };
             presence.store(before + 1, order);
             if !mutant!("come_without_fence") {
-                // Pairs with the fence in `need`.
+                // Pairs with the fence in `advance`.
                 fence(SeqCst);
             }
         }
@@ -375,41 +378,51 @@ impl Domain {
         }
     }
 
-    /// Moves towards the end of period `need`, which is at most one later than the last one started. Returns the cores that
-    /// it now waits for.
-    fn advance(&self, cpu: &mut Cpu, need: u64, expedite: bool) -> CoreSet {
+    /// Moves towards the end of period `need`, which is at most one later than the last one started, and of what was retired. `then`
+    /// is told the cores that it now waits for.
+    fn advance<R>(&self, cpu: &mut Cpu, need: u64, expedite: bool, then: impl FnOnce(&mut Keeper, CoreSet) -> R) -> R {
         cpu.masked(|masked| {
-            let mut running = self.period.lock(masked);
+            let keeper = &mut *self.keeper.lock(masked);
             loop {
                 // `cpu` is borrowed mutably: this core is quiescent.
                 if !mutant!("wait_without_acknowledging") {
                     self.acknowledge(masked);
                 }
-                if let Some(period) = &mut *running {
-                    period.look(&self.cores);
-                    if !period.holding().is_empty() {
-                        if let Some(kick) = self.kick.get()
-                            && period.expedite(expedite, *kick)
-                        {
-                            self.counters.expedited.fetch_add(1, Relaxed);
-                        }
-                        return period.holding();
-                    }
-                    // Release: every core's sections come before what is freed by this.
+                if let Some(ended) = keeper.running.take_if(|period| period.look(&self.cores).is_empty()) {
+                    // Release: every core's sections come before what is done after waiting for this.
                     let order = if mutant!("done_relaxed") { Relaxed } else { Release };
-                    self.done.store(period.number(), order);
-                    *running = None;
+                    self.done.store(ended.number(), order);
+                    keeper.due.add(ended.into_retired());
                 }
-                if self.done.load(Relaxed) >= need {
-                    return CoreSet::EMPTY;
+                if let Some(period) = &mut keeper.running {
+                    if let Some(kick) = self.kick.get()
+                        && period.expedite(expedite, *kick)
+                    {
+                        self.counters.expedited.fetch_add(1, Relaxed);
+                    }
+                    let holding = period.holding();
+                    return then(keeper, holding);
                 }
-                // Acquire: the looks at presence come after each `need` that this period satisfies, and its fence. No
-                // release: only read-modify-writes change the number, so who reads it acquires every `need` before it.
-                let order = if mutant!("start_relaxed") { Relaxed } else { Acquire };
-                let number = self.requested.fetch_add(1, order) + 1;
-                *running = Some(Period::start(number, &self.cores));
+                if self.done.load(Relaxed) >= need && self.retired.is_empty() {
+                    return then(keeper, CoreSet::EMPTY);
+                }
+                keeper.running = Some(self.start());
             }
         })
+    }
+
+    /// The next period, for what is on the stack by now. None runs, and the caller holds the keeper.
+    fn start(&self) -> Period {
+        let retired = self.retired.take();
+        // Release: who reads the number finds the slots as those who retired left them.
+        let order = if mutant!("start_relaxed") { Relaxed } else { Release };
+        let number = self.requested.fetch_add(1, order) + 1;
+        if !mutant!("start_without_fence") {
+            // Pairs with the fence in `come`: either the period sees that core, or that core sees the empty slot. Acquire, for each
+            // `need` that this period satisfies, as well.
+            fence(SeqCst);
+        }
+        Period::start(number, retired, &self.cores)
     }
 }
 

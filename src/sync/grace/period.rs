@@ -3,6 +3,7 @@
 use super::super::atomic::Ordering::{Acquire, Relaxed};
 use super::super::mutant::mutant;
 use super::super::per_core::PerCore;
+use super::retired::Chain;
 use super::{Core, CoreId, CoreSet, Stuck};
 
 /// A period that has lasted this many looks is expedited unasked.
@@ -12,6 +13,8 @@ const PATIENCE: u32 = 256;
 #[derive(Debug)]
 pub(super) struct Period {
     number: u64,
+    /// What waits for it.
+    retired: Chain,
     /// Cores not known to have been quiescent since the start.
     holding: CoreSet,
     /// How often each core had come or gone at the start.
@@ -24,10 +27,12 @@ pub(super) struct Period {
 }
 
 impl Period {
-    /// Period `number`, which the caller has just added to `requested`. It waits for the cores that are present.
-    pub(super) fn start(number: u64, cores: &PerCore<Core>) -> Self {
+    /// Period `number`, which the caller has just added to `requested`, for what was `retired` before. It waits for the cores that
+    /// are present.
+    pub(super) fn start(number: u64, retired: Chain, cores: &PerCore<Core>) -> Self {
         let mut period = Self {
             number,
+            retired,
             holding: CoreSet::EMPTY,
             presence: [0; super::super::MAX_CORES],
             looks: 0,
@@ -49,12 +54,17 @@ impl Period {
         self.number
     }
 
+    /// The period has ended: what waited for it.
+    pub(super) fn into_retired(self) -> Chain {
+        self.retired
+    }
+
     pub(super) const fn holding(&self) -> CoreSet {
         self.holding
     }
 
-    /// Lets go of the cores that acknowledged this period, or have been away since its start.
-    pub(super) fn look(&mut self, cores: &PerCore<Core>) {
+    /// Lets go of the cores that acknowledged this period, or have been away since its start. Returns those that still hold it up.
+    pub(super) fn look(&mut self, cores: &PerCore<Core>) -> CoreSet {
         for ((id, core), presence) in cores.iter().zip(&self.presence) {
             // Acquire: pairs with the release of the acknowledgement, of going and of coming.
             let acknowledgement = if mutant!("look_unread") { Relaxed } else { Acquire };
@@ -66,6 +76,7 @@ impl Period {
             }
         }
         self.looks = self.looks.saturating_add(1);
+        self.holding
     }
 
     /// Says once which cores still hold the period up when it has lasted `after_us` microseconds from the first call on.
@@ -74,8 +85,7 @@ impl Period {
         if self.told || for_us < after_us {
             return None;
         }
-        self.look(cores);
-        self.told = !self.holding.is_empty();
+        self.told = !self.look(cores).is_empty();
         self.told.then_some(Stuck { period: self.number, holding: self.holding, for_us })
     }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use core::ptr::{self, NonNull};
 
 use super::super::atomic::{
-    AtomicPtr, AtomicU64,
+    AtomicPtr,
     Ordering::{Acquire, Relaxed, Release},
 };
 use super::super::mutant::mutant;
@@ -15,12 +15,10 @@ use super::Domain;
 
 /// The head of every object that can be retired.
 ///
-/// `next` and `need` are written by who owns the object: who retires it, then who took the stack. The stack's head
-/// orders them.
+/// `next` is written by who owns the object: who retires it, then who took the stack. The stack's head orders that.
 #[derive(Debug)]
 pub(super) struct Link {
     next: AtomicPtr<Link>,
-    need: AtomicU64,
     free: unsafe fn(NonNull<Link>),
     /// This link, by the pointer that its object was allocated as: a shared reference's may not free it.
     origin: NonNull<Link>,
@@ -39,13 +37,7 @@ impl Link {
     ///
     /// `free` frees the object that the link heads, given that nobody else uses it, on any thread.
     pub(super) unsafe fn new(domain: Arc<Domain>, free: unsafe fn(NonNull<Link>)) -> Self {
-        Self {
-            next: AtomicPtr::new(ptr::null_mut()),
-            need: AtomicU64::new(0),
-            free,
-            origin: NonNull::dangling(),
-            domain,
-        }
+        Self { next: AtomicPtr::new(ptr::null_mut()), free, origin: NonNull::dangling(), domain }
     }
 
     /// Tells a link where its object was allocated.
@@ -73,7 +65,6 @@ impl Link {
         let head = unsafe { link.as_ref() };
         // The object may be gone as soon as it is pushed, and with it the last other owner of the domain.
         let domain = Arc::clone(&head.domain);
-        head.need.store(domain.need(), Relaxed);
         domain.counters.retired.fetch_add(1, Release);
         // SAFETY: the object is the caller's alone, and it gives it away.
         unsafe { domain.retired.push(head.origin) };
@@ -101,7 +92,7 @@ impl Retired {
         let mut head = self.head.load(Relaxed);
         loop {
             own.next.store(head, Relaxed);
-            // Release: pairs with the acquire in `take`, for `next`, `need` and all that was done to the object.
+            // Release: pairs with the acquire in `take`, for `next`, all that was done to the object, and that it is in no slot.
             match self.head.compare_exchange_weak(head, link.as_ptr(), order, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -111,40 +102,29 @@ impl Retired {
 
     /// Takes everything.
     pub(super) fn take(&self) -> Chain {
-        if self.head.load(Relaxed).is_null() {
-            return Chain::EMPTY;
-        }
         let order = if mutant!("take_unread") { Relaxed } else { Acquire };
         Chain { head: NonNull::new(self.head.swap(ptr::null_mut(), order)) }
     }
 
-    /// Gives back what is not due.
-    pub(super) fn put_back(&self, mut chain: Chain) {
-        while let Some(link) = chain.pop() {
-            // SAFETY: the chain owned the object.
-            unsafe { self.push(link) };
-        }
+    /// A hint for who did not retire something itself.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.load(Relaxed).is_null()
     }
 }
 
-/// Retired objects that one thread owns.
+/// Retired objects with one owner.
 ///
 /// Invariant: `head` is none or heads an object that the chain owns, as do the links that follow from it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "dropping it leaks what it owns"]
 pub(super) struct Chain {
     head: Option<NonNull<Link>>,
 }
 
+// SAFETY: the objects are the chain's alone, and any thread may free them (`Link::new`).
+unsafe impl Send for Chain {}
+
 impl Chain {
-    const EMPTY: Self = Self { head: None };
-
-    fn iter(&self) -> impl Iterator<Item = &Link> {
-        // SAFETY: by the invariant each link is there as long as the chain is borrowed.
-        let follow = |link: NonNull<Link>| unsafe { link.as_ref() };
-        core::iter::successors(self.head, move |&link| NonNull::new(follow(link).next.load(Relaxed))).map(follow)
-    }
-
     fn pop(&mut self) -> Option<NonNull<Link>> {
         let link = self.head?;
         // SAFETY: by the invariant.
@@ -158,36 +138,28 @@ impl Chain {
         unsafe { link.as_ref() }.next.store(next, Relaxed);
         self.head = Some(link);
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.iter().count()
-    }
-
-    /// The period after which all can be freed; none if the chain is empty.
-    pub(super) fn last_need(&self) -> Option<u64> {
-        self.iter().map(|link| link.need.load(Relaxed)).max()
-    }
-
-    /// What can be freed after period `done`, and the rest.
-    pub(super) fn split(mut self, done: u64) -> (Due, Self) {
-        let (mut due, mut early) = (Self::EMPTY, Self::EMPTY);
-        while let Some(link) = self.pop() {
-            // SAFETY: popped from a chain, which owned it.
-            let need = unsafe { link.as_ref() }.need.load(Relaxed);
-            if need <= done { due.push(link) } else { early.push(link) }
-        }
-        (Due(due), early)
-    }
 }
 
 /// Retired objects whose grace period is over.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "dropping it leaks what it owns"]
 pub(super) struct Due(Chain);
 
 impl Due {
+    /// Adds what waited for a period that has ended now.
+    pub(super) fn add(&mut self, mut chain: Chain) {
+        // Most often it is empty: who ends a period mostly frees.
+        if self.0.head.is_none() {
+            self.0 = chain;
+            return;
+        }
+        while let Some(link) = chain.pop() {
+            self.0.push(link);
+        }
+    }
+
     /// Frees them, and returns how many they were.
-    pub(super) fn free(mut self) -> usize {
+    pub(super) fn free(mut self) -> u64 {
         let mut freed = 0;
         while let Some(link) = self.0.pop() {
             // SAFETY: the chain owned the object, and the period after its retirement is over: the last section that
