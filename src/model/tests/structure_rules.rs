@@ -109,16 +109,18 @@ fn cd_is_read_anew_after_each_command_that_names_it_or_its_stream() {
 
 #[test]
 fn level_1_context_descriptor_is_read_anew_without_leaf() {
-    // S1Fmt 1: 64 CDs a table.
-    for command in [cd(5, 0), CD_ALL, STE_WITH_LEAF, RANGE, ALL] {
-        let mut direct = prepared(ALL_ON);
-        direct.set_ste(STE0_STAGE1 | CDS | 8 << 59 | 1 << 4, STE1, 0);
-        set_cd(&direct, FIRST + 5 * 64, TABLES);
-        set_cd(&direct, SECOND + 5 * 64, OTHER_TABLES);
-        direct.poke(CDS, FIRST | 1);
-        assert_eq!(reached(&mut direct, Some(5)), OLD);
-        direct.poke(CDS, SECOND | 1);
-        brings_the_new(&mut direct, Some(5), command);
+    // S1Fmt 1: 64 CDs a table; 2: 1024, so that 70 lies in the first one.
+    for (format, substream) in [(1, 5), (2, 70)] {
+        for command in [cd(substream, 0), CD_ALL, STE_WITH_LEAF, RANGE, ALL] {
+            let mut direct = prepared(ALL_ON);
+            direct.set_ste(STE0_STAGE1 | CDS | 8 << 59 | format << 4, STE1, 0);
+            set_cd(&direct, FIRST + substream * 64, TABLES);
+            set_cd(&direct, SECOND + substream * 64, OTHER_TABLES);
+            direct.poke(CDS, FIRST | 1);
+            assert_eq!(reached(&mut direct, Some(substream as u32)), OLD);
+            direct.poke(CDS, SECOND | 1);
+            brings_the_new(&mut direct, Some(substream as u32), command);
+        }
     }
 }
 
