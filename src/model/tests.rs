@@ -44,6 +44,7 @@ mod structure_rules;
 mod sync_rules;
 mod table_rules;
 mod times;
+mod tlb_rules;
 mod translation;
 mod traps;
 mod watched;

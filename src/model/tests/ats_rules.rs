@@ -83,10 +83,42 @@ fn span_reaches_the_device_as_it_is() {
 fn messages_reach_devices_in_the_order_of_the_queue() {
     let mut direct = Direct::enabled(ALL_ON, 0);
     for page in [5, 3, 9] {
-        direct.command([0x40 | STREAM << 32, page << 12]);
-        direct.command([0x30, 0]);
+        direct.submit([0x40 | STREAM << 32, page << 12]);
+        direct.submit([0x30, 0]);
     }
+    direct.step();
     assert_eq!(direct.devices.invalidations.iter().map(|sent| sent.first >> 12).collect::<Vec<_>>(), [5, 3, 9]);
+}
+
+#[test]
+fn invalidation_takes_the_pages_of_its_span_and_none_beside_it() {
+    let mut bench = translating();
+    // For each page from 0x1_2000 to 0x1_9000, whether engine 2 asks for its translation.
+    let asks = |bench: &mut Bench| {
+        [2, 3, 4, 5, 6, 7, 8, 9].map(|page| {
+            let before = bench.engine(2, reg::TRANSLATION_REQUESTS);
+            bench.write_word(2, 0x1_0000 + page * 0x1000);
+            bench.engine(2, reg::TRANSLATION_REQUESTS) - before
+        })
+    };
+    assert_eq!(asks(&mut bench), [1; 8]);
+    assert_eq!(asks(&mut bench), [0; 8]);
+    // 4096 << 2 bytes, aligned down to 0x1_4000.
+    bench.command([0x40 | FIRST << 32, 0x1_6000 | 2]);
+    bench.command(SYNC);
+    assert_eq!(asks(&mut bench), [0, 0, 1, 1, 1, 1, 0, 0]);
+}
+
+#[test]
+fn invalidation_with_pasid_reaches_that_pasid_alone() {
+    let mut bench = translating();
+    assert_eq!([requests(&mut bench, 2, true), requests(&mut bench, 2, false)], [1, 2]);
+    // Of PASID 0, 2 and 1, without Global.
+    for (pasid, expected) in [(0, [2, 2]), (2, [2, 2]), (1, [3, 3])] {
+        bench.command([ALL[0] | 1 << 11 | pasid << 12, 52]);
+        bench.command(SYNC);
+        assert_eq!([requests(&mut bench, 2, true), requests(&mut bench, 2, false)], expected, "{pasid}");
+    }
 }
 
 #[test]
@@ -112,9 +144,17 @@ fn invalidation_leaves_other_devices_alone() {
 }
 
 #[test]
-fn ill_formed_messages_are_illegal_although_smmuen_is_0() {
-    // Size over 52, Resp = 3, SSec, a reserved bit (4.1.3, 4.1.5, 4.1.6).
-    for command in [[0x40, 53], [0x41, 3 << 12], [0x40 | 1 << 10, 52], [0x41 | 1 << 10, 0], [0x41, 1 << 20]] {
+fn ill_formed_commands_are_illegal_although_smmuen_is_0() {
+    // Size over 52, Resp = 3, SSec, a reserved bit (4.1.3, 4.1.5, 4.1.6): of messages to devices, and of prefetches.
+    for command in [
+        [0x40, 53],
+        [0x41, 3 << 12],
+        [0x40 | 1 << 10, 52],
+        [0x41 | 1 << 10, 0],
+        [0x41, 1 << 20],
+        [0x01 | 1 << 10, 0],
+        [0x02, 1 << 10],
+    ] {
         let mut direct = Direct::enabled(8, 0);
         direct.command(command);
         assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR)), (1 << 24, 1), "{command:x?}");

@@ -76,7 +76,7 @@ fn ipa_command_leaves_combined_translations_alone() {
         direct.map2(0x9000, DATA + 0x1000, S2_RW);
         direct.command([S2_IPA | VMID, 0x9000]);
         assert_eq!(direct.reaches(0x5000, READ), DATA);
-        direct.command([NH_ALL | OTHER_VMID, 0]);
+        direct.command([command[0] ^ VMID ^ OTHER_VMID, command[1]]);
         direct.command([NH_VAA | VMID, 0x9000]);
         assert_eq!(direct.reaches(0x5000, READ), DATA);
         direct.command(command);

@@ -7,7 +7,9 @@ use super::direct::*;
 use crate::model::endpoint::Response;
 use crate::model::engine::registers as reg;
 use crate::model::profile::Profile;
+use crate::model::smmu::Issued;
 use crate::smmuv3::features::IdRegisters;
+use crate::smmuv3::{PhysAddr, SubstreamId};
 
 const SYNC: [u64; 2] = [0x46, 0];
 
@@ -113,22 +115,123 @@ fn low_bits_of_an_address_count_as_0() {
     assert_eq!(direct.reaches(0x5678, WRITE), DATA + 0x1678);
 }
 
+/// NUM = 1 and TG = 4 KiB: with them SCALE, NUM, TG and TTL are fields of a command by address; without, none of their bits
+/// may be set alone (4.4.1.1).
+const NUM: u64 = 1 << 12;
+const GRANULE: u64 = 1 << 10;
+
+/// Every command there is, and the bits of its fields beside the opcode (4.2 to 4.7).
+const COMMANDS_AND_FIELDS: [([u64; 2], [u64; 2]); 23] = [
+    ([0x01, 0], [0xffff_ffff_ffff_f800, 0]),
+    ([0x02, 0], [0xffff_ffff_ffff_f800, 0xffff_ffff_ffff_f3ff]),
+    ([0x03, 0], [0xffff_ffff_0000_0000, 0x1]),
+    ([0x04, 0], [0xffff_ffff_0000_0000, 0x1f]),
+    ([0x05, 0], [0xffff_ffff_ffff_f000, 0x1]),
+    ([0x06, 0], [0xffff_ffff_0000_0000, 0]),
+    ([0x10, 0], [0x0000_ffff_0000_0000, 0]),
+    ([0x11, 0], [0xffff_ffff_0000_0000, 0]),
+    ([0x12 | NUM, GRANULE], [0xffff_ffff_01f1_f000, 0xffff_ffff_ffff_ff01]),
+    ([0x12, 0], [0xffff_ffff_0000_0000, 0xffff_ffff_ffff_f001]),
+    ([0x13 | NUM, GRANULE], [0x0000_ffff_01f1_f000, 0xffff_ffff_ffff_ff01]),
+    ([0x20, 0], [0, 0]),
+    ([0x21, 0], [0xffff_0000_0000_0000, 0]),
+    ([0x22 | NUM, GRANULE], [0xffff_0000_01f1_f000, 0xffff_ffff_ffff_ff01]),
+    ([0x23 | NUM, GRANULE], [0x0000_0000_01f1_f000, 0xffff_ffff_ffff_ff01]),
+    ([0x28, 0], [0x0000_ffff_0000_0000, 0]),
+    // Addresses that are not virtual end at bit 51 up to SMMUv3.3 (4.1.6).
+    ([0x2a | NUM, GRANULE], [0x0000_ffff_01f1_f000, 0x000f_ffff_ffff_ff01]),
+    ([0x30, 0], [0, 0]),
+    ([0x40, 0], [0xffff_ffff_ffff_fa00, 0xffff_ffff_ffff_f03f]),
+    ([0x41, 0], [0xffff_ffff_ffff_f800, 0x31ff]),
+    ([0x44, 0], [0xffff_ffff_0000_3000, 0xffff]),
+    ([0x45, 0], [0xffff_ffff_0000_0000, 0]),
+    ([0x46, 0], [0xffff_ffff_0fc0_3000, 0x000f_ffff_ffff_fffc]),
+];
+
 #[test]
-fn streams_and_substreams_that_there_cannot_be_are_no_error_and_concern_nobody() {
+fn bit_of_no_field_is_illegal_in_every_command() {
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    for (command, fields) in COMMANDS_AND_FIELDS {
+        for bit in 8..128 {
+            let mut words = command;
+            words[bit / 64] |= 1 << (bit % 64);
+            let slot = direct.read(CMDQ_CONS) & 0x1f;
+            direct.command(words);
+            let active = (direct.read(GERROR) ^ direct.read(GERRORN)) & 1;
+            if fields[bit / 64] >> (bit % 64) & 1 == 1 {
+                assert_eq!((direct.read(CMDQ_CONS) & 0x1f, active), ((slot + 1) & 0x1f, 0), "{words:x?}");
+            } else {
+                assert_eq!((direct.read(CMDQ_CONS), active), (1 << 24 | slot, 1), "{words:x?}");
+                let at = COMMANDS + u64::from(slot & 0xf) * 16;
+                direct.poke(at, SYNC[0]);
+                direct.poke(at + 8, SYNC[1]);
+                direct.write(GERRORN, direct.read(GERROR));
+                direct.step();
+            }
+        }
+    }
+}
+
+#[test]
+fn streams_that_there_cannot_be_are_no_error_and_concern_nobody() {
     let mut direct = Direct::stalling(0);
+    direct.map(0x6000, DATA, PAGE_RW);
+    assert_eq!(direct.reaches(0x6000, WRITE), DATA);
     let (slot, tag) = direct.tagged(0x5000);
-    // SIDSIZE is 16, SSIDSIZE 8: StreamIDs that are the stalled one in the low 16 bits, and the largest SubstreamID.
+    // Whoever forgets the stream's STE or CD finds none in memory.
+    direct.set_ste(0, 0, 0);
+    direct.poke(CDS, 0);
+    // SIDSIZE is 16: StreamIDs that are that one in the low 16 bits, and the largest.
     for stream in [0x1_0000 | STREAM, 0xffff_0000 | STREAM, 0xffff_ffff] {
-        for opcode in [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x44, 0x45] {
+        for opcode in [0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x40, 0x41, 0x44, 0x45] {
             let word1 = if opcode == 0x44 { tag } else { 0 };
             direct.command([opcode | stream << 32, word1]);
         }
-        for opcode in [0x40, 0x41, 0x01, 0x02] {
-            direct.command([opcode | 1 << 11 | 0xf_ffff << 12 | stream << 32, 0]);
-        }
-        direct.command([0x05 | 0xf_ffff << 12 | stream << 32, 0]);
     }
+    direct.command(SYNC);
     assert_eq!((direct.read(GERROR), direct.take_events().len(), direct.poll(slot)), (0, 0, WAITS));
+    assert_eq!(direct.reaches(0x6000, WRITE), DATA);
+    // Messages go to whoever has such a StreamID.
+    let devices = &direct.devices;
+    for sent in [
+        devices.invalidations.iter().map(|message| message.stream.0).collect::<Vec<_>>(),
+        devices.responses.iter().map(|message| message.stream.0).collect(),
+    ] {
+        assert_eq!(sent, [0x1_0100, 0xffff_0100, 0xffff_ffff]);
+    }
+}
+
+#[test]
+fn substreams_that_there_cannot_be_are_no_error_and_concern_nobody() {
+    // SSIDSIZE is 8, and so is S1CDMax; S1DSS is 2. CDs 0 and 0xff are in use, and then there are none in memory.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 8 << 59, STE1 | 2, 0);
+    direct.map(0x5000, DATA, PAGE_RW);
+    let cds = [CDS, CDS + 0xff * 64];
+    for cd in cds {
+        direct.poke(cd + 8, TABLES);
+        direct.poke(cd, CD0 | CD_R | CD_A);
+    }
+    let ends = |direct: &mut Direct| [None, Some(0xff)].map(|substream| direct.issue(0x5000, WRITE, substream));
+    let works = [Issued::Ended(Response::Physical(PhysAddr(DATA))); 2];
+    assert_eq!(ends(&mut direct), works);
+    cds.into_iter().for_each(|cd| direct.poke(cd, 0));
+    for substream in [0x100, 0xf_ffff] {
+        for opcode in [0x01, 0x02, 0x40, 0x41] {
+            direct.command([opcode | 1 << 11 | substream << 12 | STREAM << 32, 0]);
+        }
+        direct.command([0x05 | substream << 12 | STREAM << 32, 0]);
+    }
+    direct.command(SYNC);
+    assert_eq!((direct.read(GERROR), direct.take_events().len(), ends(&mut direct)), (0, 0, works));
+    // Messages go to whoever has such a PASID.
+    let devices = &direct.devices;
+    for sent in [
+        devices.invalidations.iter().map(|message| message.substream.map(SubstreamId::get)).collect::<Vec<_>>(),
+        devices.responses.iter().map(|message| message.substream.map(SubstreamId::get)).collect(),
+    ] {
+        assert_eq!(sent, [Some(0x100), Some(0xf_ffff)]);
+    }
 }
 
 #[test]
@@ -140,12 +243,16 @@ fn prefetch_of_what_cannot_be_translated_leaves_no_record() {
         // No page, and an address that T0SZ does not reach.
         [0x02 | STREAM << 32, 0x5000],
         [0x02 | STREAM << 32, 0xffff_0000_0000_0000],
-        // A SubstreamID on a stream without; an invalid STE; a StreamID beyond the table, for which RECINVSID is set.
+        [0x02 | STREAM << 32, 1 << 56],
+        // SubstreamIDs on a stream without, within SSIDSIZE and beyond it; an invalid STE; StreamIDs beyond the table, for
+        // which RECINVSID is set, and beyond SIDSIZE.
         [0x01 | 1 << 11 | 5 << 12 | STREAM << 32, 0],
+        [0x01 | 1 << 11 | 0xf_ffff << 12 | STREAM << 32, 0],
         [0x01 | 0x101 << 32, 0],
         [0x02 | 0x101 << 32, 0x5000],
         [0x01 | 0x1234 << 32, 0],
         [0x02 | 0x1234 << 32, 0x5000],
+        [0x01 | 0x1_0100 << 32, 0],
     ] {
         direct.command([word0, word1]);
     }
@@ -154,7 +261,7 @@ fn prefetch_of_what_cannot_be_translated_leaves_no_record() {
     direct.invalidate();
     direct.command([0x01 | STREAM << 32, 0]);
     direct.command([0x02 | STREAM << 32, 0x5000]);
-    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.take_events().len()), (13, 0, 0));
+    assert_eq!((direct.read(CMDQ_CONS), direct.read(GERROR), direct.take_events().len()), (16, 0, 0));
     assert_eq!(direct.read(crate::model::smmu::diagnostics::STALLED as u64), 0);
 }
 
@@ -250,11 +357,16 @@ fn invalidations_of_all_kinds_fail_no_transaction_that_runs() {
     let mut commands = [
         [0x03 | 0x100 << 32, 0],
         [0x04 | 0x100 << 32, 3],
+        [0x04, 31],
         [0x05 | 0x100 << 32, 0],
         [0x06 | 0x100 << 32, 0],
         [0x10, 0],
+        [0x11 | 1 << 48, 0],
         [0x12 | 1 << 48, 0x1_0000],
+        [0x13, 0x1_0000],
+        [0x20, 0],
         [0x28, 0],
+        [0x2a, 0x1_0000],
         [0x30, 0],
     ]
     .into_iter()
@@ -265,7 +377,7 @@ fn invalidations_of_all_kinds_fail_no_transaction_that_runs() {
         bench.step();
         steps += 1;
     }
-    assert!(steps > 8, "{steps}");
+    assert!(steps > 13, "{steps}");
     assert_eq!((bench.state(0), bench.take_events().len(), bench.read(GERROR)), (2, 0, 0));
     assert!((0..0x2000).all(|word| bench.peek(DATA + 0x1_0000 + word * 8) == word));
 }
@@ -327,7 +439,7 @@ fn change_within_one_word_needs_no_invalid_structure_between() {
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     direct.poke(STREAMS + STREAM * 64, 1);
     let between = direct.access(0x5000, WRITE);
-    assert!(between == Response::Abort || between == Response::Physical(crate::smmuv3::PhysAddr(DATA)));
+    assert!(between == Response::Abort || between == Response::Physical(PhysAddr(DATA)));
     direct.invalidate();
     assert_eq!((direct.access(0x5000, WRITE), direct.take_events().len()), (Response::Abort, 0));
 }

@@ -346,6 +346,12 @@ fn late_message_of_a_sync_comes_before_the_next_sync_is_complete() {
         bench.command(next);
         assert_eq!((bench.peek(DATA), bench.read(GERROR)), (expected, 0));
     }
+    // One that aborts: MSI_CMDQ_ABT_ERR.
+    bench.set_control(INTERRUPT_LATE, 1);
+    bench.command([0x1046, END]);
+    assert_eq!(bench.read(GERROR), 0);
+    bench.command(SYNC);
+    assert_eq!(bench.read(GERROR), 1 << 4);
 }
 
 #[test]

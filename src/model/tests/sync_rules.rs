@@ -8,6 +8,7 @@ use crate::model::endpoint::Response;
 use crate::model::engine::registers::{self as reg, ats_control, pri_control};
 use crate::model::profile::Profile;
 use crate::model::smmu::Polled;
+use crate::model::smmu::diagnostics::CACHE_SEED;
 use crate::model::wire::Wire;
 
 const SYNC: [u64; 2] = [0x46, 0];
@@ -161,6 +162,33 @@ fn no_access_through_an_old_structure_comes_after_cfgi_and_sync() {
             [0x05 | 0x100 << 32, 1]
         };
         nothing_old_after(&mut bench, &[command, SYNC, [0x10, 0], SYNC]);
+    }
+}
+
+#[test]
+fn sync_that_failed_is_fetched_anew_and_completes_what_else_came_before_it() {
+    // With CACHE_SEED the CMD_TLBI_NH_ALL waits for its CMD_SYNC; the CMD_ATC_INV of engine 2 times out.
+    for seed in 1..20 {
+        let mut bench = Bench::enabled();
+        bench.attach(0x100, 0, 0, CD_A);
+        bench.map(0, 0x5000, DATA, PAGE_RW);
+        bench.write_word(0, 0x5000);
+        bench.write(CACHE_SEED as u64, seed);
+        bench.map(0, 0x5000, DATA + 0x1000, PAGE_RW);
+        bench.set_engine(2, reg::ATS_CONTROL, ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT);
+        for command in [[0x10, 0], [0x40 | 0x102 << 32, 52], SYNC] {
+            bench.submit(command);
+        }
+        bench.run();
+        assert_eq!(bench.read(CMDQ_CONS), 3 << 24 | 2, "CERROR_ATC_INV_SYNC");
+        // Another CMD_SYNC in its place, with a message.
+        bench.poke(COMMANDS + 0x20, MESSAGE);
+        bench.poke(COMMANDS + 0x28, DATA + 0x2000);
+        bench.write(GERRORN, 1);
+        bench.run();
+        assert_eq!((bench.read(CMDQ_CONS) & 0xff, bench.peek(DATA + 0x2000)), (3, 7));
+        bench.write_word(0, 0x5000);
+        assert_eq!(bench.peek(DATA + 0x1000), 0x1122_3344_5566_7788, "{seed}");
     }
 }
 

@@ -192,40 +192,82 @@ fn both_stages_are_looked_up_again_after_the_commands_of_both() {
     }
 }
 
-#[test]
-fn asids_and_vmids_that_differ_in_their_upper_half_are_told_apart() {
-    // Two streams with tables of their own: ASIDs 0x0101 and 0x0201, which share no page but the address.
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    let other = STREAMS + (STREAM + 1) * 64;
-    let tables = 0x4014_0000;
-    direct.stage1(0, CD_A);
-    direct.map(0x5000, OLD, PAGE_RW | NOT_GLOBAL);
-    direct.poke(tables, (tables + 0x1000) | 3);
-    direct.poke(tables + 0x1000, (tables + 0x2000) | 3);
-    direct.poke(tables + 0x2028, NEW | PAGE_RW | NOT_GLOBAL);
-    let cd = CD0 & !(0xffff << 48) | CD_A;
-    direct.poke(CDS, cd | 0x0101 << 48);
-    direct.poke(CDS + 0x48, tables);
-    direct.poke(CDS + 0x40, cd | 0x0201 << 48);
-    direct.poke(other + 8, STE1);
-    direct.poke(other, STE0_STAGE1 | (CDS + 0x40));
+/// Where the STE of the stream beside [`STREAM`] lies, and tables for it.
+const OTHER_STE: u64 = STREAMS + (STREAM + 1) * 64;
+const OTHER_TABLES: u64 = 0x4014_0000;
+
+/// Writes the other tables, which have this descriptor for 0x5000.
+fn set_other_tables(direct: &Direct, leaf: u64) {
+    direct.poke(OTHER_TABLES, (OTHER_TABLES + 0x1000) | 3);
+    direct.poke(OTHER_TABLES + 0x1000, (OTHER_TABLES + 0x2000) | 3);
+    direct.poke(OTHER_TABLES + 0x2028, leaf);
+}
+
+/// Shows that the first stream has the old page and the other one the new page, time and again.
+#[track_caller]
+fn have_their_own_pages(direct: &mut Direct) {
     for _ in 0..3 {
         assert_eq!(direct.reaches(0x5000, READ), OLD);
         assert_eq!(direct.reaches_from(STREAM + 1, 0x5000, READ), NEW);
     }
-    // VMIDs 7 and 0x107 under stage 2 alone, with the second one's table at 0x4014_0000.
+}
+
+/// Shows that after a change of the descriptor at `leaf`, of the first stream, nothing is new after the first command,
+/// and the page is after the second.
+#[track_caller]
+fn is_named_by_the_second_alone(direct: &mut Direct, leaf: u64, commands: [[u64; 2]; 2]) {
+    direct.poke(leaf, direct.peek(leaf) ^ OLD ^ NEW);
+    for (command, page) in commands.into_iter().zip([OLD, NEW]) {
+        direct.command(command);
+        direct.command(SYNC);
+        assert_eq!(direct.reaches(0x5000, READ), page, "{command:x?}");
+    }
+}
+
+#[test]
+fn asids_that_differ_in_their_upper_half_are_told_apart() {
+    // 0x0101 and 0x0201, of EL1 and of EL2 with E2H: CMD_TLBI_NH_ASID, EL2_ASID.
+    for (cr2, word1, opcode) in [(0, 0, 0x11), (E2H, EL2, 0x21)] {
+        let mut direct = Direct::enabled(ALL_ON, cr2);
+        direct.stage1(word1, CD_A);
+        direct.map(0x5000, OLD, PAGE_RW | NOT_GLOBAL);
+        set_other_tables(&direct, NEW | PAGE_RW | NOT_GLOBAL);
+        let cd = CD0 & !(0xffff << 48) | CD_A;
+        direct.poke(CDS, cd | 0x0101 << 48);
+        direct.poke(CDS + 0x48, OTHER_TABLES);
+        direct.poke(CDS + 0x40, cd | 0x0201 << 48);
+        direct.poke(OTHER_STE + 8, STE1 | word1);
+        direct.poke(OTHER_STE, STE0_STAGE1 | (CDS + 0x40));
+        have_their_own_pages(&mut direct);
+        let commands = [0x0201, 0x0101].map(|asid| [opcode | asid << 48, 0]);
+        is_named_by_the_second_alone(&mut direct, TABLES + 0x2028, commands);
+    }
+}
+
+#[test]
+fn vmids_that_differ_in_their_upper_half_are_told_apart() {
+    // 7 and 0x107. Stage 2 alone, with tables for each: CMD_TLBI_S12_VMALL.
     let mut direct = stage2();
     direct.map2(0x5000, OLD, S2_RW);
-    direct.poke(tables, (tables + 0x1000) | 3);
-    direct.poke(tables + 0x1000, (tables + 0x2000) | 3);
-    direct.poke(tables + 0x2028, NEW | S2_RW);
-    for (word, value) in [(1, STE1), (2, STE2 | S2R | 0x100), (3, tables), (0, 0xd)] {
-        direct.poke(other + word * 8, value);
+    set_other_tables(&direct, NEW | S2_RW);
+    for (word, value) in [(1, STE1), (2, STE2 | S2R | 0x100), (3, OTHER_TABLES), (0, 0xd)] {
+        direct.poke(OTHER_STE + word * 8, value);
     }
-    for _ in 0..3 {
-        assert_eq!(direct.reaches(0x5000, READ), OLD);
-        assert_eq!(direct.reaches_from(STREAM + 1, 0x5000, READ), NEW);
+    have_their_own_pages(&mut direct);
+    let commands = |opcode: u64| [0x107, 7].map(|vmid| [opcode | vmid << 32, 0]);
+    is_named_by_the_second_alone(&mut direct, leaf2(0x5000), commands(0x28));
+    // Both stages, with stage 1 tables for each and the same ASID: CMD_TLBI_NH_ALL.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.nest(0, S2R, CD_A);
+    direct.map(0x5000, OLD, PAGE_RW | NOT_GLOBAL);
+    set_other_tables(&direct, NEW | PAGE_RW | NOT_GLOBAL);
+    direct.poke(CDS + 0x48, OTHER_TABLES);
+    direct.poke(CDS + 0x40, CD0 | CD_A);
+    for (word, value) in [(1, STE1), (2, STE2 | S2R | 0x100), (3, STAGE2), (0, 0xf | (CDS + 0x40))] {
+        direct.poke(OTHER_STE + word * 8, value);
     }
+    have_their_own_pages(&mut direct);
+    is_named_by_the_second_alone(&mut direct, TABLES + 0x2028, commands(0x10));
 }
 
 #[test]

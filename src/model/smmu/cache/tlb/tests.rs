@@ -261,8 +261,24 @@ fn granule_must_be_that_of_the_tables() {
     assert_eq!(gone(5 << 39, true, Size64K, 3, 0, 0), [8]);
     assert_eq!(gone(5 << 39, true, Size16K, 3, 0, 0), []);
     assert_eq!(gone(6 << 39, true, Size64K, 2, 0, 0), [9]);
-    let any = Command::TlbiNhVaa { vmid: Vmid(0), range: at((6 << 39) + 0x1fff_f000, true) };
-    assert_eq!(levels().after(any), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn address_without_a_granule_names_leaves_of_every_granule_and_level() {
+    // 4.4.1.1: TG = 0. The last 4 KiB of each leaf.
+    for (number, last) in [
+        (0, 0),
+        (1, (1 << 39) + 0x1f_f000),
+        (2, (2 << 39) + 0x3fff_f000),
+        (6, (3 << 39) + 0x3000),
+        (7, (4 << 39) + 0x1ff_f000),
+        (8, (5 << 39) + 0xf000),
+        (9, (6 << 39) + 0x1fff_f000),
+    ] {
+        let left = |address| levels().after(Command::TlbiNhVaa { vmid: Vmid(0), range: at(address, true) });
+        assert_eq!(left(last), (0..10).filter(|&other| other != number).collect::<Vec<_>>());
+        assert_eq!(left(last + 0x1000), (0..10).collect::<Vec<_>>());
+    }
 }
 
 #[test]
