@@ -36,6 +36,7 @@ mod record_rules;
 mod registers;
 mod request_rules;
 mod stage2;
+mod stage2_rules;
 mod stall_rules;
 mod stalls;
 mod ste_rules;
