@@ -39,6 +39,7 @@ mod stage2;
 mod stage2_rules;
 mod stall_rules;
 mod stalls;
+mod ste_changes;
 mod ste_rules;
 mod strict;
 mod structure_rules;
