@@ -43,8 +43,12 @@ fn disabled_ats_is_refused_with_a_record_where_3_9_1_2_says_so() {
 #[test]
 fn configuration_errors_abort_without_a_record() {
     let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.set_ste(0, 0, 0);
-    assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
+    // V = 0, and an ILLEGAL STE: S1CDMax is beyond SSIDSIZE.
+    for (word0, word1) in [(0, 0), (STE0_STAGE1 | CDS | 9 << 59, STE1 | EATS)] {
+        direct.set_ste(word0, word1, 0);
+        direct.invalidate();
+        assert_eq!(direct.request(0x5000, READ, None), Completion::CompleterAbort);
+    }
     direct.stage1(EATS, 0);
     direct.poke(CDS, 0);
     direct.invalidate();
@@ -264,7 +268,7 @@ fn translated_access_of_a_stream_without_ats_is_forbidden_only_with_atschk() {
     for (cr0, checked) in [(ALL_ON, false), (CHECKED, true)] {
         let mut direct = Direct::enabled(cr0, 0);
         // EATS = 0, and bypass, whatever EATS is (5.2).
-        for (word0, word1) in [(STE0_STAGE1 | CDS, 0), (9, EATS)] {
+        for (word0, word1) in [(STE0_STAGE1 | CDS, 0), (9, EATS), (9, 2 << 28), (9, 3 << 28)] {
             direct.set_ste(word0, STE1 | word1, 0);
             direct.invalidate();
             assert_eq!(direct.translated(DATA, WRITE) == Response::Abort, checked);

@@ -325,18 +325,33 @@ fn disabled_half_may_be_forgotten_without_a_tlbi() {
 
 #[test]
 fn top_byte_and_privilege_count_in_a_disabled_half() {
-    // TBI0 is bit 38 of word 0, E0PD0 bit 66 of the CD: EPD0 makes neither ignored (5.4).
-    const TBI0: u64 = 1 << 38;
-    const TAGGED: u64 = 0xab00_0000_0000_5000;
-    let mut direct = stage1(0, 0, 0);
-    assert_eq!(with_cd(&mut direct, CD0 | EPD0 | TBI0), Response::Physical(PhysAddr(OLD)));
-    assert_eq!(direct.reaches(TAGGED, READ), OLD);
-    assert_eq!(with_cd(&mut direct, CD0 | EPD0), Response::Physical(PhysAddr(OLD)));
-    assert_eq!(direct.fault(TAGGED, READ), [0x100_0000_0010, READ_OF_INPUT, TAGGED, 0]);
-    direct.poke(CDS + 8, TABLES | 4);
-    commands(&mut direct, &[CFGI_CD]);
-    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0010, READ_OF_INPUT, 0x5000, 0]);
-    assert_eq!(direct.reaches(0x5000, privileged(READ)), OLD);
+    // TBI0 and TBI1 are bits 38 and 39 of word 0, E0PD0 and E0PD1 bits 66 and 130 of the CD: EPDx makes none of them ignored
+    // (5.4). T1SZ = 25, TG1 = 2.
+    let upper = CD0 & !EPD1 | 25 << 16 | 2 << 22;
+    for (enabled, disabled, tbi, ttb, address, tagged) in [
+        (CD0, CD0 | EPD0, 1 << 38, CDS + 8, 0x5000, 0xab00_0000_0000_5000),
+        (upper, upper | EPD1, 1 << 39, CDS + 16, 0xffff_ff80_0000_5000, 0xabff_ff80_0000_5000),
+    ] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.stage1(0, 0);
+        direct.poke(CDS + 16, TABLES);
+        direct.map(0x5000, OLD, PAGE_RW | NG);
+        let change = |direct: &mut Direct, word0| {
+            direct.poke(CDS, word0 | CD_R | CD_A);
+            commands(direct, &[CFGI_CD]);
+        };
+        change(&mut direct, enabled);
+        assert_eq!(direct.reaches(address, READ), OLD);
+        change(&mut direct, disabled | tbi);
+        assert_eq!(direct.reaches(tagged, READ), OLD);
+        change(&mut direct, disabled);
+        assert_eq!(direct.reaches(address, READ), OLD);
+        assert_eq!(direct.fault(tagged, READ), [0x100_0000_0010, READ_OF_INPUT, tagged, 0]);
+        direct.poke(ttb, TABLES | 4);
+        commands(&mut direct, &[CFGI_CD]);
+        assert_eq!(direct.fault(address, READ), [0x100_0000_0010, READ_OF_INPUT, address, 0]);
+        assert_eq!(direct.reaches(address, privileged(READ)), OLD);
+    }
 }
 
 #[test]

@@ -193,6 +193,16 @@ fn level1_cd_stays_with_leaf_and_goes_without() {
     direct.command([CFGI_CD | 0xc5 << 12, 0]);
     assert!(!works(&mut direct));
     assert_eq!(direct.take_event(), [0x100_000c_580a, 0, 0, 0], "C_BAD_CD");
+    // One that is not valid stays as well.
+    direct.poke(LEVEL1 + 3 * 8, 0);
+    direct.command([CFGI_CD | 0xc5 << 12, 0]);
+    assert!(!works(&mut direct));
+    direct.poke(LEVEL1 + 3 * 8, LEVEL2 | 1);
+    direct.command([CFGI_CD | 0xc5 << 12, 1]);
+    assert!(!works(&mut direct));
+    assert_eq!(direct.take_events(), [[0x100_000c_5008, 0, 0, 0]; 2], "C_BAD_SUBSTREAMID");
+    direct.command([CFGI_CD | 0xc5 << 12, 0]);
+    assert!(works(&mut direct));
 }
 
 /// EL2 (STRW 2), with or without E2H; 0x5000 leads to the data.

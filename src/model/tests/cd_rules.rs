@@ -65,7 +65,10 @@ fn unmapped(address: u64) -> [u64; 4] {
 fn upper_half_ends_where_t1sz_says() {
     let mut direct = both_halves(0);
     assert_eq!(direct.reaches(TOP + 0x5000, READ), DATA);
-    assert_eq!(direct.fault(TOP - 0x1000, READ), unmapped(TOP - 0x1000));
+    // The second one has bits 38:0 of the page that is mapped, and one above them that is 0.
+    for address in [TOP - 0x1000, 0xffff_ff00_0000_5000] {
+        assert_eq!(direct.fault(address, READ), unmapped(address));
+    }
 }
 
 #[test]
@@ -171,10 +174,35 @@ fn attributes_of_tables_and_memory_are_all_legal() {
     }
 }
 
+/// IPS, and how many bits an address has with it: where OAS is 48 bits, as many as descriptors of 4 KiB have, and where it
+/// is 44.
+const OUTPUT_SIZES: [(Profile, u64, u32); 10] = [
+    (Profile::Full, 1, 36),
+    (Profile::Full, 2, 40),
+    (Profile::Full, 3, 42),
+    (Profile::Full, 4, 44),
+    (Profile::Full, 5, 48),
+    (Profile::Full, 6, 48),
+    (Profile::Full, 7, 48),
+    (Profile::Qemu10, 5, 44),
+    (Profile::Qemu10, 6, 44),
+    (Profile::Qemu10, 7, 44),
+];
+
+/// Both halves through the same tables, with this IPS.
+fn with_output_size(profile: Profile, size: u64) -> Direct {
+    let mut direct = Direct::of(profile, 0);
+    direct.enable(ALL_ON & !2);
+    direct.stage1(0, 0);
+    direct.poke(CDS + 16, TABLES);
+    direct.poke(CDS, CD0 & !EPD1 & !(7 << 32) | UPPER | size << 32 | CD_R | CD_A);
+    direct
+}
+
 #[test]
 fn output_of_stage1_has_as_many_bits_as_ips_and_oas() {
-    for (size, bits) in [(1, 36), (2, 40), (3, 42), (4, 44), (5, 48), (6, 48), (7, 48)] {
-        let mut direct = with(CD0 & !(7 << 32) | size << 32 | CD_R | CD_A);
+    for (profile, size, bits) in OUTPUT_SIZES {
+        let mut direct = with_output_size(profile, size);
         let highest = 1 << (bits - 1);
         direct.map(0x6000, highest, PAGE_RW);
         assert_eq!(direct.reaches(0x6000, READ), highest);
@@ -182,10 +210,20 @@ fn output_of_stage1_has_as_many_bits_as_ips_and_oas() {
             direct.map(0x7000, highest << 1, PAGE_RW);
             assert_eq!(direct.fault(0x7000, READ), [0x100_0000_0011, IN | RNW, 0x7000, 0], "{size}");
         }
-        // TTB0 has no more of them either: C_BAD_CD.
-        direct.poke(CDS + 8, highest << 1);
-        direct.invalidate();
-        assert_eq!(direct.fault(0x5000, READ)[0], 0x100_0000_000a);
+    }
+}
+
+#[test]
+fn first_tables_of_stage1_have_as_many_bits_as_ips_and_oas() {
+    // F_WALK_EABT of a table that is not there, and C_BAD_CD, for both halves.
+    for (profile, size, bits) in OUTPUT_SIZES {
+        for (ttb, address) in [(CDS + 8, 0x5000), (CDS + 16, TOP + 0x5000)] {
+            for (table, record) in [(1 << (bits - 1), 0x0b), (1 << bits, 0x0a)] {
+                let mut direct = with_output_size(profile, size);
+                direct.poke(ttb, table);
+                assert_eq!(direct.fault(address, READ)[0], 0x100_0000_0000 | record, "{table:x}");
+            }
+        }
     }
 }
 
@@ -196,10 +234,14 @@ fn ips_counts_before_stage2_does() {
     direct.poke(CDS + 0x40, CD0 & !(7 << 32) | CD_R | CD_A);
     direct.poke(TABLES + 0x2028, 1 << 32 | PAGE_RW);
     assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0011, IN | RNW, 0x5000, 0]);
-    // Nor is a TTB0 beyond IPS one of its addresses.
-    direct.poke(CDS + 0x48, 1 << 32);
-    direct.invalidate();
-    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_000a, 0, 0, 0]);
+    // Nor is a TTB0 or TTB1 beyond IPS one of its addresses.
+    for (lower, upper) in [(1 << 32, TABLES), (TABLES, 1 << 32)] {
+        direct.poke(CDS + 0x48, lower);
+        direct.poke(CDS + 0x50, upper);
+        direct.poke(CDS + 0x40, CD0 & !EPD1 & !(7 << 32) | UPPER | CD_R | CD_A);
+        direct.invalidate();
+        assert_eq!(direct.fault(0x5000, READ), [0x100_0000_000a, 0, 0, 0]);
+    }
 }
 
 #[test]
@@ -275,14 +317,26 @@ fn pan_keeps_privileged_data_accesses_out_of_unprivileged_pages() {
 
 #[test]
 fn el2_has_the_lower_half_alone() {
-    // TBI1 and TTB1 are not there: bit 55 is a bit of the address.
+    // TBI1 and TTB1 are not there: bit 55 is a bit of the address, and the top byte counts.
     for tbi in [0, TBI1] {
         let mut direct = both_halves(tbi);
         direct.set_ste_word(1, STE1 | EL2);
         assert_eq!(direct.reaches(0x5000, READ), DATA);
-        for address in [TOP + 0x5000, 0xab80_0000_0000_5000, 1 << 55 | 0x5000] {
+        for address in [TOP + 0x5000, 0xab80_0000_0000_5000, 1 << 55 | 0x5000, 0xab << 56 | 0x5000] {
             assert_eq!(direct.fault(address, READ), unmapped(address));
         }
+    }
+}
+
+#[test]
+fn el2_with_e2h_has_the_upper_half_too() {
+    let mut direct = Direct::enabled(ALL_ON, 1);
+    direct.stage1(EL2, 0);
+    direct.poke(CDS + 16, TABLES);
+    direct.poke(CDS, CD0 & !EPD1 | UPPER | CD_R | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW);
+    for address in [0x5000, TOP + 0x5000] {
+        assert_eq!(direct.reaches(address, READ), DATA);
     }
 }
 
@@ -306,51 +360,69 @@ fn each_half_decides_about_the_limits_of_its_own_tables() {
 }
 
 #[test]
-fn first_table_of_stage1_is_aligned_whatever_ttb0_holds() {
-    let mut direct = flags(0);
-    direct.poke(CDS + 8, TABLES | 0xff0);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    // T0SZ 33, 31 bits: two descriptors of level 1, of which that at 0x30 leads on, with 48 bits.
-    let mut direct = with(CD0 & !0x3f | 33 | CD_R | CD_A);
+fn first_table_of_stage1_is_aligned_whatever_ttb0_and_ttb1_hold() {
+    let mut direct = both_halves(0);
+    for ttb in [CDS + 8, CDS + 16] {
+        direct.poke(ttb, TABLES | 0xff0);
+    }
+    for address in [0x5000, TOP + 0x5000] {
+        assert_eq!(direct.reaches(address, READ), DATA);
+    }
+    // T0SZ and T1SZ 33, 31 bits: two descriptors of level 1, of which that at 0x30 leads on, with 48 bits.
+    let mut direct = with(CD0 & !0x3f & !EPD1 | 33 | 33 << 16 | 2 << 22 | CD_R | CD_A);
     direct.poke(SPARE + 0x30, direct.peek(TABLES));
-    direct.poke(CDS + 8, SPARE | 0x30);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    for ttb in [CDS + 8, CDS + 16] {
+        direct.poke(ttb, SPARE | 0x30);
+    }
+    for address in [0x5000, 0xffff_ffff_8000_5000] {
+        assert_eq!(direct.reaches(address, READ), DATA);
+    }
 }
 
 #[test]
 fn small_first_table_of_stage1_is_aligned_to_64_bytes_with_52_bits() {
-    // 64 KiB granule, 31 bits from level 2: 4 descriptors, 32 bytes. The third maps 512 MiB.
+    // 64 KiB granule (TG0 1, TG1 3), 31 bits from level 2: 4 descriptors, 32 bytes. The third maps 512 MiB.
     for (size, at) in [(6, 0), (5, 0x20)] {
         let mut direct = Direct::of(Profile::Big, 0);
         direct.enable(ALL_ON);
         direct.stage1(0, 0);
         direct.poke(CDS + 8, SPARE | 0x20);
-        direct.poke(CDS, CD0 & !(7 << 32) & !0x3f | size << 32 | 1 << 6 | 33 | CD_R | CD_A);
+        direct.poke(CDS + 16, SPARE | 0x20);
+        let halves = 1 << 6 | 33 | 3 << 22 | 33 << 16;
+        direct.poke(CDS, CD0 & !(7 << 32) & !0x3f & !EPD1 | size << 32 | halves | CD_R | CD_A);
         direct.poke(SPARE + at + 16, 0x4000_0000 | PAGE_RW & !2);
-        assert_eq!(direct.reaches(0x4020_0000, READ), DATA);
+        for address in [0x4020_0000, 0xffff_ffff_c020_0000] {
+            assert_eq!(direct.reaches(address, READ), DATA);
+        }
     }
 }
 
 #[test]
 fn table_of_stage1_beyond_48_bits_needs_the_large_granule() {
-    for (granule, record) in [(0, 0x0a), (1 << 6, 0x0b)] {
-        let mut direct = Direct::of(Profile::Big, 0);
-        direct.enable(ALL_ON);
-        direct.stage1(0, 0);
-        direct.poke(CDS + 8, 1 << 48);
-        direct.poke(CDS, CD0 & !(7 << 32) | 6 << 32 | granule | CD_R | CD_A);
-        assert_eq!(direct.fault(0x5000, READ)[0] & 0xff, record);
+    // TG0 and TG1 for 4, 16 and 64 KiB. C_BAD_CD, or F_WALK_EABT of a table that is not there.
+    for (lower, upper, record) in [(0, 2, 0x0a), (2, 1, 0x0a), (1, 3, 0x0b)] {
+        let upper = CD0 & !EPD1 | EPD0 | 25 << 16 | upper << 22;
+        for (word0, ttb, address) in [(CD0 | lower << 6, CDS + 8, 0x5000), (upper, CDS + 16, TOP + 0x5000)] {
+            let mut direct = Direct::of(Profile::Big, 0);
+            direct.enable(ALL_ON);
+            direct.stage1(0, 0);
+            direct.poke(ttb, 1 << 48);
+            direct.poke(CDS, word0 & !(7 << 32) | 6 << 32 | CD_R | CD_A);
+            assert_eq!(direct.fault(address, READ)[0] & 0xff, record, "{word0:x}");
+        }
     }
 }
 
 #[test]
 fn bits_without_a_meaning_change_nothing_in_a_cd() {
-    // NSCFG0, PnCH and EPAN; NSCFG1; AMAIR0 and AMAIR1; the rest.
-    for (word, bits) in [(1, 1), (1, 0xf << 60), (2, 1), (4, !0), (5, !0), (6, !0), (7, !0)] {
-        let mut direct = flags(0);
+    // NSCFG0 and NSCFG1; what lies above the TTB0 and TTB1 of VMSAv8-64, bits 51:4; AMAIR0 and AMAIR1; the rest.
+    for (word, bits) in [(1, 1), (1, 0xfff << 52), (2, 1), (2, 0xfff << 52), (4, !0), (5, !0), (6, !0), (7, !0)] {
+        let mut direct = both_halves(0);
         direct.poke(CDS + word * 8, direct.peek(CDS + word * 8) | bits);
-        assert_eq!(direct.reaches(0x5000, WRITE), DATA, "{word} {bits:x}");
-        assert_eq!(direct.fault(0x6000, READ), unmapped(0x6000));
+        for half in [0, TOP] {
+            assert_eq!(direct.reaches(half | 0x5000, WRITE), DATA, "{word} {bits:x}");
+            assert_eq!(direct.fault(half | 0x6000, READ), unmapped(half | 0x6000));
+        }
     }
 }
 
@@ -427,17 +499,18 @@ fn unprivileged_access_to_a_half_with_e0pd_is_a_translation_fault() {
 }
 
 #[test]
-fn fault_of_e0pd_stalls_and_is_silent_as_any_translation_fault() {
+fn fault_of_e0pd_stalls_is_silent_and_aborts_as_any_translation_fault() {
     let mut direct = both_halves(CD_S);
     direct.poke(CDS + 8, TABLES | E0PD);
     direct.stall(0x5000, READ);
     assert_eq!(untagged(direct.take_event()), [0x100_0000_0010, STALL | IN | RNW, 0x5000, 0]);
-    // R = 0.
-    let mut direct = flags(0);
-    direct.poke(CDS + 8, TABLES | E0PD);
-    direct.poke(CDS, CD0 | CD_A);
-    assert_eq!(direct.access(0x5000, READ), Response::Abort);
-    assert_eq!(direct.take_events().len(), 0);
+    // R = 0, and A = 0.
+    for (fault_flags, response, records) in [(CD_A, Response::Abort, 0), (CD_R, Response::Ignored, 1)] {
+        let mut direct = with(CD0 | fault_flags);
+        direct.poke(CDS + 8, TABLES | E0PD);
+        assert_eq!(direct.access(0x5000, READ), response);
+        assert_eq!(direct.take_events().len(), records);
+    }
 }
 
 #[test]

@@ -407,8 +407,8 @@ fn write_to_a_read_only_page_asks_for_it() {
 
 #[test]
 fn translation_request_of_a_stream_without_ats_is_unsupported_and_recorded() {
-    // EATS = 0; bypass; the SMMU off. F_BAD_ATS_TREQ (7.3.6).
-    let words = [(STE0_STAGE1 | CDS, STE1), (1 | 4 << 1, EATS)];
+    // EATS = 0; bypass, whatever EATS is; the SMMU off. F_BAD_ATS_TREQ (7.3.6).
+    let words = [(STE0_STAGE1 | CDS, STE1), (9, EATS), (9, 2 << 28), (9, 3 << 28)];
     for (word0, word1) in words {
         let mut bench = asking();
         bench.set_ste(STREAM, word0, word1);
@@ -425,8 +425,9 @@ fn translation_request_of_a_stream_without_ats_is_unsupported_and_recorded() {
 
 #[test]
 fn translation_request_that_meets_a_configuration_error_is_not_recorded() {
-    // Config = abort: Unsupported Request; V = 0 and a bad CD: Completer Abort (3.9.1.2).
-    for (word0, word1) in [(1, EATS), (0, 0), (STE0_STAGE1 | END, STE1 | EATS)] {
+    // Config = abort: Unsupported Request; V = 0, S1CDMax beyond SSIDSIZE and a bad CD: Completer Abort (3.9.1.2).
+    let illegal = STE0_STAGE1 | CDS | 9 << 59;
+    for (word0, word1) in [(1, EATS), (0, 0), (illegal, STE1 | EATS), (STE0_STAGE1 | END, STE1 | EATS)] {
         let mut bench = asking();
         bench.set_ste(STREAM, word0, word1);
         fill(&mut bench, 0x5008, 8, false);

@@ -179,7 +179,9 @@ fn cd_fetch_goes_through_stage2() {
 #[test]
 fn stage1_walk_goes_through_stage2() {
     let mut direct = nested(0, 0);
-    // The level 3 table at IPA 0xb000.
+    // The first table at IPA 0xc000, the level 3 table at IPA 0xb000.
+    direct.map2(0xc000, TABLES, S2_RW);
+    direct.set_cd(CD_R | CD_A, 0xc000);
     direct.map(0x5000, DATA, PAGE_RW);
     direct.poke(TABLES + 0x1000, 0xb000 | 3);
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0010, S2 | TT, 0x5000, 0xb000]);
@@ -193,6 +195,21 @@ fn stage1_walk_goes_through_stage2() {
     direct.map2(0xb000, END, S2_RW);
     direct.invalidate();
     assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_000b, TT, 0x5000, END + 0x28]);
+}
+
+#[test]
+fn ttb0_and_ttb1_are_ipas() {
+    let mut direct = nested(0, 0);
+    direct.map(0x5000, DATA, PAGE_RW);
+    // EPD1 = 0, T1SZ = 25, TG1 = 2.
+    direct.poke(CDS + 16, 0xd000);
+    direct.poke(CDS + 8, 0xc000);
+    direct.poke(CDS, CD0 & !(1 << 30) | 25 << 16 | 2 << 22 | CD_R | CD_A);
+    for (ipa, address) in [(0xc000, 0x5000), (0xd000, 0xffff_ff80_0000_5000)] {
+        assert_eq!(direct.fault(address, WRITE), [0x100_0000_0010, S2 | TT, address, ipa]);
+        direct.map2(ipa, TABLES, S2_RW);
+        assert_eq!(direct.reaches(address, WRITE), DATA);
+    }
 }
 
 #[test]

@@ -12,8 +12,6 @@ const RNW: u64 = 1 << 35;
 const S2: u64 = 1 << 39;
 const IN: u64 = 2 << 40;
 
-/// The Access flag of a leaf, at both stages.
-const AF: u64 = 1 << 10;
 const ATSCHK: u32 = 1 << 4;
 const SPLIT: u64 = 2 << 28;
 /// Config = 0b110 and 0b111, valid.
@@ -49,12 +47,6 @@ fn issue(direct: &mut Direct, substream: u32) -> Response {
     }
 }
 
-/// What a driver does after it changed the STE: CFGI_STE, SYNC.
-fn changed(direct: &mut Direct) {
-    direct.command([0x03 | STREAM << 32, 1]);
-    direct.command([0x46, 0]);
-}
-
 #[test]
 fn stream_that_aborts_does_so_whatever_else_its_ste_holds() {
     for config in 0..4 {
@@ -73,13 +65,16 @@ fn stream_that_aborts_does_so_whatever_else_its_ste_holds() {
 
 #[test]
 fn stream_that_bypasses_does_so_whatever_else_its_ste_holds() {
-    let mut direct = Direct::enabled(ALL_ON, 0);
-    for word in 1..8 {
-        direct.set_ste_word(word, !0);
-    }
-    direct.set_ste_word(0, !CONFIG | 4 << 1);
-    for access in [READ, WRITE, FETCH, privileged(READ)] {
-        assert_eq!(direct.reaches(DATA, access), DATA);
+    for dss in 0..4 {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        for word in 2..8 {
+            direct.set_ste_word(word, !0);
+        }
+        direct.set_ste_word(1, !3 | dss);
+        direct.set_ste_word(0, !CONFIG | 4 << 1);
+        for access in [READ, WRITE, FETCH, privileged(READ)] {
+            assert_eq!(direct.reaches(DATA, access), DATA);
+        }
     }
 }
 
@@ -91,6 +86,11 @@ fn stage2_fields_mean_nothing_to_a_stream_of_stage1() {
     direct.set_ste_word(3, !0);
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     assert_eq!(direct.fault(0x6000, WRITE), [0x100_0000_0010, IN, 0x6000, 0]);
+    // S2R does not record what CD.R does not.
+    direct.set_cd(CD_A, TABLES);
+    direct.invalidate();
+    assert_eq!(direct.access(0x6000, WRITE), Response::Abort);
+    assert_eq!(direct.take_events().len(), 0);
 }
 
 #[test]
@@ -101,6 +101,32 @@ fn stage1_fields_mean_nothing_to_a_stream_of_stage2() {
         direct.set_ste_word(0, !CONFIG | STAGE2_ALONE);
         direct.set_ste_word(1, STE1 | dss | 0xfc | S1STALLD | 3 << 30);
         assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+    }
+}
+
+#[test]
+fn s1stalld_and_s2s_count_where_their_stage_translates_alone() {
+    // STALL_MODEL 0b00, 0b01 and 0b10, with CD.S and S2S as 5.5 has them where they count. S1STALLD is set under Config 0b100
+    // and 0b110, and S2S is both under 0b100 and 0b101.
+    for (profile, cd_s, s2s) in
+        [(Profile::Full, 0, 0), (Profile::TerminateOnly, 0, 0), (Profile::ForcedStall, CD_S, S2S)]
+    {
+        for (word0, word1, word2) in [
+            (9, S1STALLD, 0),
+            (9, S1STALLD, S2S),
+            (STE0_STAGE1 | CDS, 0, 0),
+            (STE0_STAGE1 | CDS, 0, S2S),
+            (STAGE2_ALONE, S1STALLD, s2s),
+        ] {
+            let mut direct = Direct::of(profile, 0);
+            // No PRIQEN where there is no PRI.
+            direct.enable(ALL_ON & !2);
+            direct.set_ste(word0, STE1 | word1, STE2 | word2);
+            direct.set_cd(CD_A | cd_s, TABLES);
+            direct.map(0x5000, 0x5000, PAGE_RW);
+            direct.map2(0x5000, 0x5000, S2_RW);
+            assert_eq!(direct.reaches(0x5000, READ), 0x5000, "{profile:?} {word0:x} {word2:x}");
+        }
     }
 }
 
@@ -213,18 +239,12 @@ fn skipped_stage1_reads_no_cd() {
 }
 
 #[test]
-fn attributes_of_structures_and_tables_are_all_legal() {
-    // S1CIR, S1COR, S1CSH; S2IR0, S2OR0, S2SH0, with and without S2HA.
+fn attributes_of_context_tables_are_all_legal() {
+    // S1CIR, S1COR, S1CSH.
     for attributes in 0..64 {
         let mut direct = stage1();
         direct.set_ste_word(1, STE1 | attributes << 2);
         assert_eq!(direct.reaches(0x5000, WRITE), DATA);
-        for flags in [0, S2HA] {
-            let mut direct = stage2(flags);
-            direct.set_ste_word(2, STE2 & !(0x3f << 40) | attributes << 40 | S2R | flags);
-            direct.change2(0x5000, |leaf| if flags == 0 { leaf } else { leaf & !AF });
-            assert_eq!(direct.reaches(0x5000, WRITE), DATA);
-        }
     }
 }
 
@@ -241,27 +261,49 @@ fn cont_reaches_no_other_stream() {
         bench.write_word(space as usize, 0x5000);
     }
     assert_eq!([DATA, DATA + 0x1000].map(|at| bench.peek(at)), [0x1122_3344_5566_7788; 2]);
-    // A StreamID beyond a table of 2^8 stays beyond it.
-    let mut bench = Bench::reset();
-    bench.set_up();
-    bench.write(STRTAB_BASE_CFG, 8);
-    bench.enable(ALL_ON);
-    bench.set_ste(0xff, 9, STE1 | 0xf << 13);
-    bench.write_word(0, DATA);
-    assert_eq!(bench.take_event(), [0x100_0000_0002, 0, 0, 0]);
+}
+
+#[test]
+fn cont_reaches_no_stream_beyond_the_table_or_the_level_2_array() {
+    // CONT 15 in the last STE, which is used first: of a table of 2^8, and of a level 2 array of Span 3, four STEs.
+    for (configuration, last, ste) in [(8, 0xff, STREAMS + 0xff * 64), (1 << 16 | 6 << 6 | 16, 0x103, LEVEL2 + 3 * 64)]
+    {
+        let mut direct = Direct::off(0);
+        direct.write(STRTAB_BASE_CFG, configuration);
+        direct.enable(ALL_ON);
+        direct.poke(STREAMS + 4 * 8, LEVEL2 | 3);
+        direct.poke(ste + 8, STE1 | 0xf << 13);
+        direct.poke(ste, 9);
+        assert_eq!(direct.reaches_from(last, DATA, READ), DATA);
+        assert_eq!(direct.issue_from(last + 1, DATA, READ), Issued::Ended(Response::Abort));
+        assert_eq!(direct.take_event(), [(last + 1) << 32 | 0x02, 0, 0, 0]);
+    }
 }
 
 #[test]
 fn bits_without_a_meaning_change_nothing() {
-    // Word 1: SW_RESERVED, NSCFG, the implementation's bits. Words 2 and 4: the implementation's. Words 4 to 7 whole.
-    for (word, bits) in
-        [(1, 0xf << 20), (1, 3 << 46), (1, 0xfff << 52), (2, 0xffff << 16), (4, !0), (5, !0), (6, !0), (7, !0)]
-    {
-        let mut direct = stage1();
-        let at = STREAMS + STREAM * 64 + word * 8;
-        direct.set_ste_word(word, direct.peek(at) | bits);
-        assert_eq!(direct.reaches(0x5000, WRITE), DATA, "{word} {bits:x}");
-        assert_eq!(direct.fault(0x6000, READ), [0x100_0000_0010, IN | RNW, 0x6000, 0]);
+    // Word 1: SW_RESERVED, what lies below SHCFG, NSCFG, the implementation's bits. Words 2 and 4: the implementation's. Word 3:
+    // all but the S2TTB of VMSAv8-64, bits 51:4. Words 4 to 7 whole.
+    for (word, bits) in [
+        (1, 0xf << 20),
+        (1, 7 << 41),
+        (1, 3 << 46),
+        (1, 0xfff << 52),
+        (2, 0xffff << 16),
+        (3, 0xf),
+        (3, 0xfff << 52),
+        (4, !0),
+        (5, !0),
+        (6, !0),
+        (7, !0),
+    ] {
+        for (stage, more, ipa) in [(1, 0, 0), (2, S2, 0x6000)] {
+            let mut direct = if stage == 1 { stage1() } else { stage2(0) };
+            let at = STREAMS + STREAM * 64 + word * 8;
+            direct.set_ste_word(word, direct.peek(at) | bits);
+            assert_eq!(direct.reaches(0x5000, WRITE), DATA, "{word} {bits:x}");
+            assert_eq!(direct.fault(0x6000, READ), [0x100_0000_0010, more | IN | RNW, 0x6000, ipa]);
+        }
     }
 }
 
@@ -367,185 +409,13 @@ fn kind_of_a_read_is_that_of_instcfg() {
 }
 
 #[test]
-fn smallest_s2t0sz_is_16_or_12() {
-    // 64 KiB granule, S2SL0 2: from level 1. IAS is 48 bits, and 52 in the big profile.
-    for (profile, t0sz, legal) in
-        [(Profile::Full, 15, false), (Profile::Full, 16, true), (Profile::Big, 11, false), (Profile::Big, 12, true)]
-    {
-        let mut direct = Direct::of(profile, 0);
-        direct.enable(ALL_ON);
-        direct.set_ste(STAGE2_ALONE, STE1, 1 << 51 | 6 << 48 | 1 << 46 | 2 << 38 | t0sz << 32 | S2R);
-        direct.set_ste_word(3, LEVEL2);
-        // C_BAD_STE or, nothing being mapped, F_TRANSLATION.
-        assert_eq!(direct.fault(0x5000, READ)[0] & 0xff, if legal { 0x10 } else { 0x04 }, "{t0sz}");
+fn overrides_apply_to_streams_that_bypass() {
+    // PRIVCFG and INSTCFG 3: a privileged fetch; 2: an unprivileged read of data. F_ADDR_SIZE tells PnU and InD (7.3.14).
+    for (overrides, access, told) in [(0xf << 48, READ, 0x6_0000_0000), (0xa << 48, privileged(FETCH), 0)] {
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(9, STE1 | overrides, 0);
+        assert_eq!(direct.fault(1 << 48, access), [0x100_0000_0011, IN | RNW | told, 1 << 48, 0]);
     }
-}
-
-#[test]
-fn output_of_stage2_has_as_many_bits_as_s2ps_and_oas() {
-    for (size, bits) in [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 48), (6, 48), (7, 48)] {
-        let mut direct = stage2(0);
-        direct.set_ste_word(2, STE2 & !(7 << 48) | size << 48 | S2R);
-        let highest = 1 << (bits - 1);
-        direct.map2(0x6000, highest, S2_RW);
-        assert_eq!(direct.reaches(0x6000, READ), highest);
-        if bits < 48 {
-            direct.map2(0x7000, highest << 1, S2_RW);
-            assert_eq!(direct.fault(0x7000, READ), [0x100_0000_0011, S2 | IN | RNW, 0x7000, 0x7000], "{size}");
-        }
-        // The table has no more of them either: C_BAD_STE.
-        direct.set_ste_word(3, highest << 1);
-        direct.invalidate();
-        assert_eq!(direct.fault(0x5000, READ)[0], 0x100_0000_0004);
-    }
-}
-
-#[test]
-fn hardware_sets_the_access_flag_of_stage2() {
-    // S2HA; S2AFFD is ignored with it.
-    for affd in [0, 1 << 53] {
-        let mut direct = stage2(S2HA | affd);
-        direct.change2(0x5000, |leaf| leaf & !AF);
-        assert_eq!(direct.reaches(0x5000, READ), DATA);
-        assert_eq!(direct.peek(leaf2(0x5000)), DATA | S2_RW);
-    }
-    // S2HD without S2HA does nothing.
-    let mut direct = stage2(S2HD);
-    direct.change2(0x5000, |leaf| leaf & !AF);
-    assert_eq!(direct.fault(0x5000, READ)[0], 0x100_0000_0012);
-    direct.map2(0x5000, DATA, S2_RW & !(1 << 7) | 1 << 51);
-    assert_eq!(direct.fault(0x5000, WRITE)[0], 0x100_0000_0013);
-    assert_eq!(direct.peek(leaf2(0x5000)), DATA | S2_RW & !(1 << 7) | 1 << 51);
-}
-
-#[test]
-fn protected_walk_keeps_cds_and_tables_out_of_devices() {
-    // MemAttr[3:2] = 0: Device. CLASS is CD or TT; TTRnW is bit 44.
-    let device = |leaf| leaf & !(0xf << 2);
-    for (ipa, class) in [(IPA_OF_CD, 0), (IPA_OF_TABLE, 1 << 40 | 1 << 44)] {
-        let mut direct = Direct::nested_in_pages(S2PTW, CD_A);
-        direct.change2(ipa, device);
-        assert_eq!(direct.fault(0x5008, READ), [0x100_0000_0013, S2 | RNW | class, 0x5008, ipa]);
-        let mut direct = Direct::nested_in_pages(0, CD_A);
-        direct.change2(ipa, device);
-        assert_eq!(direct.reaches(0x5008, READ), DATA + 8);
-    }
-    // It means nothing to a stream of stage 2 alone.
-    let mut direct = stage2(S2PTW);
-    direct.change2(0x5000, device);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-}
-
-#[test]
-fn first_table_of_stage2_is_aligned_whatever_s2ttb_holds() {
-    // 39 bits: one table. 43 bits: 16 of them side by side, 64 KiB.
-    for (t0sz, bits) in [(25, 0xff0), (21, 0xfff0)] {
-        let mut direct = stage2(0);
-        direct.set_ste_word(2, STE2 & !(0x3f << 32) | t0sz << 32 | S2R);
-        direct.set_ste_word(3, STAGE2 | bits);
-        assert_eq!(direct.reaches(0x5000, READ), DATA);
-    }
-}
-
-#[test]
-fn small_first_table_of_stage2_is_aligned_to_64_bytes_with_52_bits() {
-    // 64 KiB granule, 31 bits from level 2: 4 descriptors. The second table at 0x20 maps 512 MiB at its number 2.
-    for (size, at) in [(6, 0), (5, 0x20)] {
-        let mut direct = Direct::of(Profile::Big, 0);
-        direct.enable(ALL_ON);
-        direct.set_ste(STAGE2_ALONE, STE1, 1 << 51 | size << 48 | 1 << 46 | 1 << 38 | 33 << 32 | S2R);
-        direct.set_ste_word(3, LEVEL1 | 0x20);
-        direct.poke(LEVEL1 + at + 16, 0x4000_0000 | BLOCK_RW);
-        assert_eq!(direct.reaches(0x4020_0000, READ), DATA);
-    }
-}
-
-#[test]
-fn table_of_stage2_beyond_48_bits_needs_the_large_granule() {
-    for (granule, record) in [(0, 0x04), (1 << 46, 0x0b)] {
-        let mut direct = Direct::of(Profile::Big, 0);
-        direct.enable(ALL_ON);
-        // S2PS 6: 52 bits. C_BAD_STE, or F_WALK_EABT of a table that is not there.
-        direct.set_ste(STAGE2_ALONE, STE1, STE2 & !(7 << 48) | 6 << 48 | granule | S2R);
-        direct.set_ste_word(3, 1 << 48);
-        assert_eq!(direct.fault(0x5000, READ)[0] & 0xff, record);
-    }
-}
-
-#[test]
-fn ste_that_could_not_be_read_is_read_again() {
-    let mut direct = stage1();
-    direct.refuse_reads(STREAMS..COMMANDS);
-    assert_eq!(direct.fault(0x5000, READ)[0], 0x100_0000_0003);
-    direct.refuse_reads(0..0);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-}
-
-#[test]
-fn bypass_and_back_needs_no_tlbi() {
-    let mut direct = stage1();
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    direct.set_ste_word(0, 9);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), 0x5000);
-    direct.set_ste_word(0, STE0_STAGE1 | CDS);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-}
-
-#[test]
-fn translations_of_another_streamworld_are_not_used() {
-    let mut direct = stage1();
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    // STRW 2, NS-EL2, whose translations of the changed table are its own.
-    direct.set_ste_word(1, STE1 | 2 << 30);
-    direct.map(0x5000, DATA + 0x1000, PAGE_RW);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), DATA + 0x1000);
-}
-
-#[test]
-fn fields_that_translations_do_not_hold_need_no_tlbi() {
-    let mut direct = stage1();
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    // PRIVCFG: unprivileged, for a page of privileged accesses that was translated before.
-    direct.map(0x6000, DATA, PAGE_RW & !(1 << 6));
-    assert_eq!(direct.reaches(0x6000, privileged(READ)), DATA);
-    direct.set_ste_word(1, STE1 | 2 << 48);
-    changed(&mut direct);
-    assert_eq!(direct.fault(0x6000, privileged(READ))[0], 0x100_0000_0013);
-    // EATS.
-    assert_eq!(direct.request(0x5000, READ, None), Completion::UnsupportedRequest);
-    direct.take_event();
-    direct.set_ste_word(1, STE1 | EATS);
-    changed(&mut direct);
-    assert!(matches!(direct.request(0x5000, READ, None), Completion::Success { read: true, .. }));
-    // S1STALLD, which makes a CD that stalls ILLEGAL: S2S and S2R likewise of stage 2.
-    direct.set_cd(CD_S | CD_A, TABLES);
-    changed(&mut direct);
-    direct.stall(0x7000, READ);
-    direct.take_event();
-    direct.set_ste_word(1, STE1 | S1STALLD);
-    changed(&mut direct);
-    assert_eq!(direct.fault(0x7000, READ)[0], 0x100_0000_000a);
-    let mut direct = stage2(0);
-    for (flags, records) in [(S2R, 1), (0, 0), (S2R, 1)] {
-        direct.set_ste_word(2, STE2 | flags);
-        changed(&mut direct);
-        assert_eq!(direct.access(0x6000, READ), Response::Abort);
-        assert_eq!(direct.take_events().len(), records);
-    }
-}
-
-#[test]
-fn cfgi_ste_reaches_the_cds_behind_the_ste() {
-    let mut direct = stage1();
-    let cd = direct.peek(CDS);
-    direct.poke(CDS, 0);
-    assert_eq!(direct.fault(0x5000, READ)[0], 0x100_0000_000a);
-    direct.poke(CDS, cd);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
 }
 
 #[test]
@@ -555,55 +425,5 @@ fn ste_that_is_not_valid_aborts_each_access_with_a_record() {
     direct.set_ste(0xa | CDS, STE1, 0);
     for access in [READ, WRITE, FETCH] {
         assert_eq!(direct.fault(0x5000, access), [0x100_0000_0004, 0, 0, 0]);
-    }
-}
-
-#[test]
-fn remaining_fields_that_translations_do_not_hold_need_no_tlbi() {
-    // INSTCFG: 0b11 makes a read an instruction fetch, which UXN forbids.
-    let mut direct = stage1();
-    direct.map(0x6000, DATA, PAGE_RW | 1 << 54);
-    assert_eq!(direct.reaches(0x6000, READ), DATA);
-    direct.set_ste_word(1, STE1 | 3 << 50);
-    changed(&mut direct);
-    assert_eq!(direct.fault(0x6000, READ)[0], 0x100_0000_0013);
-    // S1DSS, with S1CDMax = 1: CD 0, then bypass, then abort.
-    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | 2, 0);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    direct.set_ste_word(1, STE1 | 1);
-    changed(&mut direct);
-    assert_eq!(direct.reaches(0x5000, READ), 0x5000);
-    direct.set_ste_word(1, STE1);
-    changed(&mut direct);
-    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0006, 0, 0, 0]);
-    // S2S: a page that is not mapped is aborted, and then stalls.
-    let mut direct = stage2(0);
-    assert_eq!(direct.reaches(0x5000, READ), DATA);
-    assert_eq!(direct.fault(0x6000, READ)[0], 0x100_0000_0010);
-    direct.set_ste_word(2, STE2 | S2S);
-    changed(&mut direct);
-    direct.stall(0x6000, READ);
-    direct.take_event();
-    // MEV, with merging switched on: two records, then one.
-    let mut direct = stage1();
-    direct.write(0xe00, 1 << 2);
-    for (word1, records) in [(STE1, 2), (STE1 | 1 << 19, 1), (STE1, 2)] {
-        direct.set_ste_word(1, word1);
-        changed(&mut direct);
-        direct.access(0x7000, READ);
-        direct.access(0x7000, READ);
-        assert_eq!(direct.take_events().len(), records);
-    }
-    // PPAR: whether the answer to a Last that finds the PRI queue full has its PASID (8.1).
-    let mut direct = stage1();
-    for group in 0..ENTRIES {
-        assert_eq!(direct.page_request(STREAM, Some(1), READ, true, group.into()), None);
-    }
-    for (word1, pasid) in [(STE1 | PPAR, true), (STE1, false), (STE1 | PPAR, true)] {
-        direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, word1, 0);
-        changed(&mut direct);
-        let answer = direct.page_request(STREAM, Some(1), READ, true, 0x20).unwrap();
-        assert_eq!(answer.substream.is_some(), pasid);
     }
 }

@@ -282,12 +282,16 @@ fn what_does_not_describe_tables_counts_without_them() {
 
 #[test]
 fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_so_many() {
-    // VAX 0 and 1 (5.4, T0SZ); TG0 1 is 64 KiB.
+    // VAX 1 and 0 (5.4, T0SZ); TG0 0, 2 and 1 are 4, 16 and 64 KiB.
     for (granule, tsz, va_bits, legal) in [
         (0, 16, 52, true),
         (0, 15, 52, false),
         (1, 12, 52, true),
         (1, 11, 52, false),
+        (0, 16, 48, true),
+        (0, 15, 48, false),
+        (2, 16, 48, true),
+        (2, 15, 48, false),
         (1, 16, 48, true),
         (1, 15, 48, false),
     ] {

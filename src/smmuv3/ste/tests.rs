@@ -194,10 +194,11 @@ fn stage_1_rules_of_5_2_hold() {
     let ignored = Ste::decode(set(STAGE1, 0, 2 << 4), &Features { ssid_bits: 0, cd2l: false, ..full }).unwrap();
     let expected = Stage1 { cd_max: 0, default_substream: DefaultSubstream::Terminate, ..stage1() };
     assert_eq!(ignored, Ste::new(StreamConfig::Stage1(expected)));
-    // S1DSS 1 and 2 also where the STE has none.
+    // S1DSS 1 and 2 and S1Fmt 2 also where the STE has none.
     for default in [1, 2] {
-        let words = [0x8123_400b, 0x0800_00d4 | default, 0, 0, 0, 0, 0, 0];
-        assert_eq!(Ste::decode(words, &full), Ok(Ste::new(StreamConfig::Stage1(expected))));
+        let words = [0x8123_402b, 0x0800_00d4 | default, 0, 0, 0, 0, 0, 0];
+        let ste = Ste::decode(words, &Features { cd2l: false, ..full });
+        assert_eq!(ste, Ok(Ste::new(StreamConfig::Stage1(expected))));
     }
     // S1Fmt 3 behaves as 0.
     assert_eq!(Ste::decode(set(STAGE1, 0, 3 << 4), &full), Ste::decode(STAGE1, &full));
@@ -308,9 +309,17 @@ fn stage_2_sizes_and_first_levels_must_agree() {
     illegal(words(40, 0, 0), full, "S2T0SZ", 40);
     illegal(words(39, 3, 0), full, "S2SL0", 3);
     assert!(Ste::decode(words(43, 3, 0), &Features { small_tables: true, ..full }).is_ok());
-    // 64 KiB: SL0 1 begins at level 2, which resolves 30 to 46 bits. 16 KiB: the same level resolves 26 to 40.
-    for (t0sz, granule, fits) in [(20, 1, true), (34, 1, true), (35, 1, false), (24, 2, true), (23, 2, false)] {
-        assert_eq!(Ste::decode(words(t0sz, 1, granule), &full).is_ok(), fits, "T0SZ {t0sz} TG {granule}");
+    // 64 KiB. SL0 1 begins at level 2, which resolves 30 to 46 bits; 2 at level 1, from 43; 0 at level 3, up to 33.
+    for (t0sz, sl0, fits) in
+        [(20, 1, true), (34, 1, true), (35, 1, false), (21, 2, true), (22, 2, false), (31, 0, true), (30, 0, false)]
+    {
+        assert_eq!(Ste::decode(words(t0sz, sl0, 1), &full).is_ok(), fits, "T0SZ {t0sz} SL0 {sl0}");
+    }
+    // 16 KiB. SL0 1 begins at level 2, which resolves 26 to 40 bits; 2 at level 1, from 37; 0 at level 3, up to 29.
+    for (t0sz, sl0, fits) in
+        [(24, 1, true), (23, 1, false), (27, 2, true), (28, 2, false), (35, 0, true), (34, 0, false)]
+    {
+        assert_eq!(Ste::decode(words(t0sz, sl0, 2), &full).is_ok(), fits, "T0SZ {t0sz} SL0 {sl0}");
     }
     illegal(words(24, 3, 1), full, "S2SL0", 3);
 }
