@@ -230,10 +230,16 @@ fn stop_marker_whose_write_aborts_is_not_answered() {
 #[test]
 fn everything_fails_without_a_pasid_until_the_abort_is_acknowledged() {
     let mut direct = aborted();
-    for (pasid, last) in [(None, true), (None, false), (Some(1), true), (Some(1), false)] {
-        assert_eq!(direct.page_request(STREAM, pasid, READ, last, 7), failure(7));
+    // The queue is full, which is no overflow now (8.1, 8.2), and then empty.
+    for prod in [ENTRIES, 0] {
+        direct.enable(ALL_ON & !2);
+        direct.write(PRIQ_PROD, prod);
+        direct.enable(ALL_ON);
+        for (pasid, last) in [(None, true), (None, false), (Some(1), true), (Some(1), false)] {
+            assert_eq!(direct.page_request(STREAM, pasid, READ, last, 7), failure(7));
+        }
+        assert_eq!((direct.read(PRIQ_PROD), direct.peek(PAGE_REQUESTS)), (prod, 0));
     }
-    assert_eq!((direct.read(PRIQ_PROD), direct.peek(PAGE_REQUESTS)), (0, 0));
     direct.write(GERRORN, 1 << 3);
     assert_eq!(direct.page_request(STREAM, None, READ, true, 7), None);
     assert_eq!(direct.take_page_requests(), [[0x5000_0000_0000_0100, 0x5007]]);

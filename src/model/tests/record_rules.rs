@@ -9,13 +9,11 @@ use crate::model::engine::registers as reg;
 use crate::model::profile::Profile;
 use crate::model::smmu::Issued;
 
-// Word 1 of a record (7.3.12 to 7.3.16): RnW, InD, S2, CLASS, TTRnW.
+// Word 1 of a record (7.3.12 to 7.3.16): RnW, InD, PnU, CLASS = CD, TTRnW.
 pub(super) const RNW: u64 = 1 << 35;
 const IND: u64 = 1 << 34;
-const S2: u64 = 1 << 39;
+const PNU: u64 = 1 << 33;
 pub(super) const CD: u64 = 0;
-const TT: u64 = 1 << 40;
-const IN: u64 = 2 << 40;
 const TTRNW: u64 = 1 << 44;
 
 /// ATSCHK beside all queues, and EATS for split-stage ATS.
@@ -175,6 +173,18 @@ fn flag_update_that_is_aborted_is_f_walk_eabt() {
     // RnW is the transaction's, also where the walk only reads.
     direct.refuse_reads(leaf..leaf + 8);
     assert_eq!(direct.fault(0x5008, WRITE), [0x100_0000_000b, TT, 0x5008, leaf]);
+    // Of a leaf of stage 2.
+    for (ipa, class) in WAYS {
+        let mut direct = Direct::nested_in_pages(S2HA, CD_A);
+        direct.change2(ipa, |leaf| leaf & !AF);
+        direct.refuse_writes(leaf2(ipa)..leaf2(ipa) + 8);
+        assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000b, RNW | S2 | class, 0x5008, leaf2(ipa)]);
+    }
+    let mut direct = stage2();
+    direct.set_ste_word(2, STE2 | S2R | S2HA);
+    direct.map2(0x5000, DATA, S2_RW & !AF);
+    direct.refuse_writes(leaf2(0x5000)..leaf2(0x5000) + 8);
+    assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000b, RNW | S2 | IN, 0x5008, leaf2(0x5000)]);
 }
 
 #[test]
@@ -188,6 +198,35 @@ fn stage2_table_that_cannot_be_read_tells_what_was_translated() {
     let mut direct = stage2();
     direct.refuse_reads(leaf2(0x5000)..leaf2(0x5000) + 8);
     assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000b, RNW | S2 | IN, 0x5008, leaf2(0x5000)]);
+}
+
+#[test]
+fn stage2_records_tell_the_substream_and_the_access_after_overrides() {
+    for (overrides, access, told) in [
+        // PRIVCFG and INSTCFG: as it came; unprivileged data; privileged instruction.
+        (0, READ, RNW),
+        (0, WRITE, 0),
+        (0, FETCH, RNW | IND),
+        (0, privileged(WRITE), PNU),
+        (2 << 48 | 2 << 50, privileged(FETCH), RNW),
+        (3 << 48 | 3 << 50, READ, RNW | IND | PNU),
+        (3 << 48 | 3 << 50, WRITE, PNU),
+    ] {
+        // S1CDMax 2: the CD of SubstreamID 3 leads to IPA 0x9000.
+        let mut direct = Direct::enabled(ALL_ON, 0);
+        direct.set_ste(0xf | CDS | 2 << 59, STE1 | overrides, STE2 | S2R);
+        direct.poke(CDS + 0xc8, TABLES);
+        direct.poke(CDS + 0xc0, CD0 | CD_A);
+        direct.map(0x5000, 0x9000, if access.write { PAGE_RW } else { PAGE_RO });
+        // F_WALK_EABT, then F_TRANSLATION.
+        direct.refuse_reads(leaf2(0x9000)..leaf2(0x9000) + 8);
+        for (number, last) in [(0x0b, leaf2(0x9000)), (0x10, 0x9000)] {
+            assert_eq!(direct.issue(0x5008, access, Some(3)), Issued::Ended(Response::Abort));
+            let record = [0x100_0000_3800 | number, S2 | IN | told, 0x5008, last];
+            assert_eq!(direct.take_event(), record, "{overrides:x} {access:?}");
+            direct.refuse_reads(0..0);
+        }
+    }
 }
 
 #[test]
@@ -286,6 +325,18 @@ fn configuration_errors_abort_even_where_faults_would_not() {
     assert_eq!(response(&mut direct, None), Response::Abort);
     let numbers = direct.take_events().into_iter().map(|record| record[0] & 0xff);
     assert!(numbers.eq([0x08, 0x0b, 0x09, 0x0a, 0x06]));
+    // F_TLB_CONFLICT: a page that is kept becomes part of a block, which is found by way of another page.
+    let mut direct = stage1(0, 0);
+    direct.poke(CDS, CD0 | CD_R);
+    for page in [0x5000, 0x6000] {
+        direct.map(page, DATA, PAGE_RW);
+    }
+    assert_eq!(direct.reaches(0x5000, READ), DATA);
+    direct.poke(TABLES + 0x1000, DATA | PAGE_RW & !2);
+    // CMD_TLBI_NH_VA, VMID 0, ASID 1, Leaf 0.
+    direct.command([0x12 | 1 << 48, 0x6000]);
+    assert_eq!(direct.reaches(0x6000, READ), DATA + 0x6000);
+    assert_eq!(direct.fault(0x5000, READ), [0x100_0000_0020, RNW, 0x5000, 0]);
 }
 
 #[test]

@@ -193,6 +193,19 @@ fn e_page_request_is_that_of_7_3_19() {
             span: 8,
         },
     );
+    // Each of the flags: uX, uW, uR, pX, pW, pR; the largest span.
+    let nothing = Access { read: false, write: false, execute: false, privileged: false };
+    let flags =
+        [Access { execute: true, ..nothing }, Access { write: true, ..nothing }, Access { read: true, ..nothing }];
+    for (bit, flag) in [33, 34, 35, 37, 38, 39].into_iter().zip(flags.into_iter().cycle()) {
+        let kernel = Access { privileged: true, ..nothing };
+        let (unprivileged, privileged) =
+            if bit < 36 { (flag, kernel) } else { (nothing, Access { privileged: true, ..flag }) };
+        check(
+            [0x0001_0203_0000_0024, 0xff << 44 | 1 << bit, 0xffff_ffff_ffff_f000, 0],
+            Event::PageRequest { origin: ORIGIN, unprivileged, privileged, address: 0xffff_ffff_ffff_f000, span: 0xff },
+        );
+    }
 }
 
 #[test]
