@@ -1,12 +1,13 @@
-//! Which of several errors is told: 7.3.22.
+//! Which of several errors is told, and which accesses leave no records but their own: 7.3.22.
 
 use std::vec::Vec;
 
 use super::bench::*;
 use super::direct::*;
 use super::record_rules::{AF, BEYOND_S2PS, CD, CHECKED, RNW, SPLIT, nested, response, stage1};
-use crate::model::endpoint::Response;
+use crate::model::endpoint::{Completion, Response};
 use crate::model::profile::Profile;
+use crate::smmuv3::PhysAddr;
 use crate::smmuv3::features::IdRegisters;
 
 #[test]
@@ -159,20 +160,78 @@ fn stage1_leaf_comes_before_stage2_faults_of_where_it_leads() {
 }
 
 #[test]
-fn translated_accesses_are_forbidden_or_have_stage2_faults_or_end_in_silence() {
+fn translation_requests_where_ats_is_off_are_unsupported_and_recorded() {
+    // With a PASID: SSV and SubstreamID (7.3.6).
+    let mut direct = stage1(0, 0);
+    assert_eq!(direct.request(0x5678, READ, Some(1)), Completion::UnsupportedRequest);
+    assert_eq!(direct.take_event(), [0x100_0000_1805, 0, 0x5000, 0]);
+    for (cr0, word0, word1) in [
+        // EATS = 0; bypass; split-stage ATS without ATSCHK; SMMUEN = 0.
+        (ALL_ON, STE0_STAGE1 | CDS, 0),
+        (ALL_ON, 9, EATS),
+        (ALL_ON, 0xf | CDS, SPLIT),
+        (ALL_ON & !1, STE0_STAGE1 | CDS, EATS),
+    ] {
+        let mut direct = Direct::enabled(cr0, 0);
+        direct.set_ste(word0, STE1 | word1, STE2);
+        direct.set_cd(CD_R | CD_A, TABLES);
+        assert_eq!(direct.request(0x5678, READ, None), Completion::UnsupportedRequest);
+        assert_eq!(direct.take_event(), [0x100_0000_0005, 0, 0x5000, 0], "{word0:x} {word1:x}");
+    }
+}
+
+#[test]
+fn translation_requests_that_err_or_fault_leave_no_record() {
+    let stage1 = STE0_STAGE1 | CDS;
+    let valid = CD0 | CD_R | CD_A;
+    let nothing = Completion::Success {
+        page: PhysAddr(0),
+        span: 12,
+        read: false,
+        write: false,
+        execute: false,
+        privileged: false,
+    };
+    for (log2, word0, cd, leaf, completion) in [
+        // C_BAD_STREAMID, whose table has 256 STEs; C_BAD_STE; Config = 0b000 and 0b011, where ATS is off too; C_BAD_CD.
+        (8, stage1, valid, 0, Completion::CompleterAbort),
+        (9, 0, 0, 0, Completion::CompleterAbort),
+        (9, 1, 0, 0, Completion::UnsupportedRequest),
+        (9, 7, 0, 0, Completion::UnsupportedRequest),
+        (9, stage1, 0, 0, Completion::CompleterAbort),
+        // F_TRANSLATION; F_PERMISSION, of a page of the kernel's.
+        (9, stage1, valid, 0, nothing),
+        (9, stage1, valid, DATA | PAGE_RW & !(1 << 6), nothing),
+    ] {
+        let mut direct = Direct::off(0);
+        direct.write(STRTAB_BASE_CFG, log2);
+        direct.enable(ALL_ON);
+        direct.set_ste(word0, STE1 | if word0 == 1 { 0 } else { EATS }, 0);
+        direct.poke(CDS + 8, TABLES);
+        direct.poke(CDS, cd);
+        direct.poke(direct.leaf_at(0x5000), leaf);
+        assert_eq!(direct.request(0x5678, READ, None), completion, "{log2} {word0:x} {cd:x}");
+        assert_eq!(direct.take_events().len(), 0, "{log2} {word0:x} {cd:x}");
+    }
+}
+
+#[test]
+fn translated_accesses_are_forbidden_or_fault_in_split_stage_or_end_in_silence() {
     let split = (0xf | CDS, STE1 | SPLIT, STE2 | S2R);
-    for ((word0, word1, word2), expected) in [
+    for (address, (word0, word1, word2), expected) in [
         // No ATS; no valid STE; abort.
-        ((STE0_STAGE1 | CDS, STE1, 0), Some([0x100_0000_0007, RNW, 0x5000, 0])),
-        ((0, STE1, 0), None),
-        ((1, STE1 | EATS, 0), None),
+        (0x5000, (STE0_STAGE1 | CDS, STE1, 0), Some([0x100_0000_0007, RNW, 0x5000, 0])),
+        (0x5000, (0, STE1, 0), None),
+        (0x5000, (1, STE1 | EATS, 0), None),
+        // No IPA: F_ADDR_SIZE, as at stage 1 (3.9.1.3).
+        (1 << 48, split, Some([0x100_0000_0011, IN | RNW, 1 << 48, 0])),
         // A CD that is not valid means nothing; stage 2 does not map the address, recorded or not.
-        (split, Some([0x100_0000_0010, S2 | IN | RNW, 0x5000, 0x5000])),
-        ((split.0, split.1, STE2), None),
+        (0x5000, split, Some([0x100_0000_0010, S2 | IN | RNW, 0x5000, 0x5000])),
+        (0x5000, (split.0, split.1, STE2), None),
     ] {
         let mut direct = Direct::enabled(CHECKED, 0);
         direct.set_ste(word0, word1, word2);
-        assert_eq!(direct.translated(0x5000, READ), Response::Abort);
+        assert_eq!(direct.translated(address, READ), Response::Abort);
         assert_eq!(direct.take_events(), Vec::from_iter(expected));
     }
 }

@@ -4,10 +4,10 @@ use std::vec::Vec;
 
 use super::bench::*;
 use super::direct::*;
-use crate::model::endpoint::{Completion, Response};
+use crate::model::endpoint::Response;
 use crate::model::engine::registers as reg;
 use crate::model::profile::Profile;
-use crate::model::smmu::Issued;
+use crate::model::smmu::{Issued, diagnostics};
 
 // Word 1 of a record (7.3.12 to 7.3.16): RnW, InD, PnU, CLASS = CD, TTRnW.
 pub(super) const RNW: u64 = 1 << 35;
@@ -26,6 +26,8 @@ const MEV: u64 = 1 << 19;
 pub(super) const AF: u64 = 1 << 10;
 /// CD.HA.
 const HA: u64 = 1 << 43;
+/// Word 0 of a CD whose upper half is one of 39 bits too: without EPD1, T1SZ 25, TG1 4 KiB.
+const BOTH_HALVES: u64 = CD0 & !(1 << 30) | 25 << 16 | 2 << 22 | CD_R | CD_A;
 /// An address with more bits than S2PS 0b010, 40.
 pub(super) const BEYOND_S2PS: u64 = 1 << 40;
 
@@ -241,6 +243,28 @@ fn stage2_translation_fault_tells_what_was_translated() {
 }
 
 #[test]
+fn address_that_neither_half_translates_is_f_translation() {
+    const TOP: u64 = 0xffff_ff80_0000_0000;
+    let mut direct = stage1(0, 0);
+    direct.map(0x5000, DATA, PAGE_RW);
+    direct.poke(CDS + 16, TABLES);
+    // Both halves; EPD0; EPD1. What is translated ends at the 39 bits of T0SZ and T1SZ.
+    for (disabled, lower, upper) in [(0, true, true), (1 << 14, false, true), (1 << 30, true, false)] {
+        direct.poke(CDS, BOTH_HALVES | disabled);
+        direct.invalidate();
+        for (address, translated) in
+            [(0x5008, lower), (TOP + 0x5008, upper), (0x80_0000_5008, false), (TOP - 0x80_0000_0000 + 0x5008, false)]
+        {
+            if translated {
+                assert_eq!(direct.reaches(address, READ), DATA + 8);
+            } else {
+                assert_eq!(direct.fault(address, READ), [0x100_0000_0010, RNW | IN, address, 0]);
+            }
+        }
+    }
+}
+
+#[test]
 fn stage2_address_size_fault_tells_what_was_translated() {
     for (ipa, class) in WAYS {
         let record = fault_after(ipa, |leaf| leaf | BEYOND_S2PS);
@@ -269,6 +293,52 @@ fn stage2_permission_fault_tells_what_was_translated() {
 }
 
 #[test]
+fn stage1_permission_fault_goes_by_the_leaf_and_the_tables_for_what_the_record_tells() {
+    for (leaf, limit, access, told) in [
+        // AP[2], AP[1], UXN, PXN.
+        (PAGE_RO, 0, WRITE, 0),
+        (PAGE_RO, 0, privileged(WRITE), PNU),
+        (PAGE_RW & !(1 << 6), 0, READ, RNW),
+        (PAGE_RO | 1 << 54, 0, FETCH, RNW | IND),
+        (PAGE_RO | 1 << 53, 0, privileged(FETCH), RNW | IND | PNU),
+        // APTable[1], APTable[0], UXNTable, PXNTable, of the level 1 descriptor.
+        (PAGE_RW, 1 << 62, privileged(WRITE), PNU),
+        (PAGE_RW, 1 << 61, READ, RNW),
+        (PAGE_RO, 1 << 60, FETCH, RNW | IND),
+        (PAGE_RO, 1 << 59, privileged(FETCH), RNW | IND | PNU),
+    ] {
+        let mut direct = stage1(0, 0);
+        direct.map(0x5000, DATA, leaf);
+        direct.poke(TABLES, (TABLES + 0x1000) | 3 | limit);
+        let record = [0x100_0000_0013, told | IN, 0x5008, 0];
+        assert_eq!(direct.fault(0x5008, access), record, "{leaf:x} {limit:x} {access:?}");
+        // And by nothing else.
+        direct.map(0x5000, DATA, if access.write { PAGE_RW } else { PAGE_RO });
+        direct.invalidate();
+        assert_eq!(direct.reaches(0x5008, access), DATA + 8);
+    }
+}
+
+#[test]
+fn stage2_permission_fault_goes_by_s2ap_and_xn_for_what_the_record_tells() {
+    for (permissions, access, told) in [
+        // S2AP[0], S2AP[1]; XN = 0b10: nobody, 0b01: unprivileged alone, 0b11: privileged alone.
+        (S2_RW & !(1 << 6), READ, RNW),
+        (S2_RW & !(1 << 7), WRITE, 0),
+        (S2_RW | 2 << 53, FETCH, RNW | IND),
+        (S2_RW | 1 << 53, privileged(FETCH), RNW | IND | PNU),
+        (S2_RW | 3 << 53, FETCH, RNW | IND),
+    ] {
+        let mut direct = stage2();
+        direct.map2(0x5000, DATA, permissions);
+        assert_eq!(direct.fault(0x5008, access), [0x100_0000_0013, told | S2 | IN, 0x5008, 0x5000], "{permissions:x}");
+        direct.map2(0x5000, DATA, S2_RW);
+        direct.invalidate();
+        assert_eq!(direct.reaches(0x5008, access), DATA + 8);
+    }
+}
+
+#[test]
 fn stage1_tables_and_cds_are_read_as_data() {
     // XN = 0b10 at stage 2 does not stop the walk of an instruction fetch; it stops the fetch itself.
     let mut direct = nested();
@@ -283,11 +353,15 @@ fn stage1_tables_and_cds_are_read_as_data() {
 
 #[test]
 fn tables_out_of_range_are_bad_configuration_and_no_address_size_fault() {
-    // TTB0 beyond IPS, S2TTB beyond S2PS: 32 bits each.
-    let mut direct = stage1(0, 0);
-    direct.poke(CDS + 8, 1 << 32);
-    direct.poke(CDS, CD0 & !(7 << 32) | CD_R | CD_A);
-    assert_eq!(direct.fault(0x5008, READ), [0x100_0000_000a, 0, 0, 0]);
+    // TTB0 and TTB1 beyond IPS, S2TTB beyond S2PS: 32 bits each.
+    for (word, base) in [(1, 1 << 32), (2, 1 << 32), (1, TABLES)] {
+        let mut direct = stage1(0, 0);
+        direct.poke(CDS, BOTH_HALVES & !(7 << 32));
+        direct.poke(CDS + 16, TABLES);
+        direct.poke(CDS + word * 8, base);
+        let record = if base == TABLES { [0x100_0000_0010, RNW | IN, 0x5008, 0] } else { [0x100_0000_000a, 0, 0, 0] };
+        assert_eq!(direct.fault(0x5008, READ), record, "TTB{}", word - 1);
+    }
     let mut direct = Direct::enabled(ALL_ON, 0);
     direct.set_ste(0xd, STE1, STE2 & !(7 << 48) | S2R);
     direct.poke(STREAMS + STREAM * 64 + 24, 1 << 32);
@@ -351,6 +425,14 @@ fn stalls_of_one_stream_have_tags_of_their_own() {
         assert!(direct.take_events().iter().all(|record| tags.insert(record[1] & 0xffff)));
     }
     assert_eq!(tags.len(), 64);
+    // One that went on early keeps its own until it is answered.
+    let mut direct = Direct::stalling(diagnostics::control::EARLY_RETRY);
+    let (slot, unanswered) = direct.tagged(0x5008);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.poll(slot), through(DATA + 8));
+    let tags: Vec<u64> = (1..64).map(|page| direct.tagged(0x5000 + page * 0x1000).1).collect();
+    assert!(!tags.contains(&unanswered));
+    assert_eq!(direct.issue(0x4_5000, WRITE, None), Issued::NoRoom);
 }
 
 #[test]
@@ -386,32 +468,6 @@ fn like_records_are_not_merged_unless_the_model_is_told() {
     direct.access(0x5008, READ);
     direct.access(0x5008, READ);
     assert_eq!(direct.take_events(), [[0x100_0000_0010, RNW | IN, 0x5008, 0]; 2]);
-}
-
-#[test]
-fn translation_requests_are_recorded_only_where_ats_is_off() {
-    // With a PASID: SSV and SubstreamID (7.3.6).
-    let mut direct = stage1(0, 0);
-    assert_eq!(direct.request(0x5678, READ, Some(1)), Completion::UnsupportedRequest);
-    assert_eq!(direct.take_event(), [0x100_0000_1805, 0, 0x5000, 0]);
-    let stage1 = STE0_STAGE1 | CDS;
-    for (word0, word1, cd, table, expected) in [
-        // C_BAD_STE, C_BAD_CD, F_TRANSLATION, F_PERMISSION; then F_BAD_ATS_TREQ.
-        (0, EATS, 0, 0, None),
-        (stage1, EATS, 0, 0, None),
-        (stage1, EATS, CD0 | CD_R | CD_A, 0, None),
-        (stage1, EATS, CD0 | CD_R | CD_A, DATA | PAGE_RW & !(1 << 6), None),
-        (stage1, 0, CD0 | CD_R | CD_A, 0, Some([0x100_0000_0005, 0, 0x5000, 0])),
-    ] {
-        let mut direct = Direct::enabled(ALL_ON, 0);
-        direct.set_ste(word0, STE1 | word1, 0);
-        direct.poke(CDS + 8, TABLES);
-        direct.poke(CDS, cd);
-        direct.poke(direct.leaf_at(0x5000), table);
-        let completion = direct.request(0x5678, READ, None);
-        assert_eq!(completion == Completion::UnsupportedRequest, expected.is_some());
-        assert_eq!(direct.take_events(), Vec::from_iter(expected));
-    }
 }
 
 #[test]
