@@ -150,6 +150,9 @@ fn the_four_faults_have_their_fields_at_the_same_places() {
         // CLASS IN, S2, RnW, InD and PnU; Stall.
         let words = [0x8765_4321_abcd_e800, 0x0000_028e_8000_9876, 0xfedc_ba98_7654_3210, 0x0012_3456_789a_b000];
         check([words[0] | number, words[1], words[2], words[3]], Event::Fault(fault));
+        // Bits 11:0 of the IPA are not told.
+        let told = Event::Fault(TranslationFault { ipa: Some(0x0012_3456_789a_bfff), ..fault }).encode();
+        assert_eq!(told[3], words[3]);
         // A write, CLASS TT.
         let write = TranslationFault {
             access: Access::WRITE,
