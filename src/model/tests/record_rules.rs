@@ -354,13 +354,18 @@ fn stage1_tables_and_cds_are_read_as_data() {
 #[test]
 fn tables_out_of_range_are_bad_configuration_and_no_address_size_fault() {
     // TTB0 and TTB1 beyond IPS, S2TTB beyond S2PS: 32 bits each.
-    for (word, base) in [(1, 1 << 32), (2, 1 << 32), (1, TABLES)] {
+    let c_bad_cd = [0x100_0000_000a, 0, 0, 0];
+    for (ttb0, ttb1, record) in [
+        (1 << 32, TABLES, c_bad_cd),
+        (TABLES, 1 << 32, c_bad_cd),
+        // Only that was wrong.
+        (TABLES, TABLES, [0x100_0000_0010, RNW | IN, 0x5008, 0]),
+    ] {
         let mut direct = stage1(0, 0);
         direct.poke(CDS, BOTH_HALVES & !(7 << 32));
-        direct.poke(CDS + 16, TABLES);
-        direct.poke(CDS + word * 8, base);
-        let record = if base == TABLES { [0x100_0000_0010, RNW | IN, 0x5008, 0] } else { [0x100_0000_000a, 0, 0, 0] };
-        assert_eq!(direct.fault(0x5008, READ), record, "TTB{}", word - 1);
+        direct.poke(CDS + 8, ttb0);
+        direct.poke(CDS + 16, ttb1);
+        assert_eq!(direct.fault(0x5008, READ), record, "{ttb0:x} {ttb1:x}");
     }
     let mut direct = Direct::enabled(ALL_ON, 0);
     direct.set_ste(0xd, STE1, STE2 & !(7 << 48) | S2R);
