@@ -71,7 +71,8 @@ impl Smmu {
         }
     }
 
-    /// The answer to a last request that overflows the queue, and its PASID (8.1).
+    /// The answer to a last request that overflows the queue, and its PASID. Why there is no STE to ask is recorded where
+    /// configuration errors of ATS are (8.1).
     fn overflow_response(
         &mut self,
         request: &PageRequest,
