@@ -8,7 +8,7 @@ use super::registers::{cr0, gerror};
 use crate::model::endpoint::GroupResponse;
 use crate::model::memory::Memory;
 use crate::model::wire::Wires;
-use crate::smmuv3::event::Origin;
+use crate::smmuv3::event::{Event, Origin};
 use crate::smmuv3::page_request::PageRequest;
 use crate::smmuv3::{PageResponse, SubstreamId};
 
@@ -37,7 +37,7 @@ impl Smmu {
                 self.interrupt(Source::PriQueue, memory, wires);
             }
             let answered = request.last && !request.is_stop_marker();
-            let response = answered.then(|| self.overflow_response(request, memory));
+            let response = answered.then(|| self.overflow_response(request, memory, wires));
             if answered {
                 self.note_automatic(request);
             }
@@ -71,18 +71,26 @@ impl Smmu {
         }
     }
 
-    /// The answer to a last request that overflows the queue, and its PASID (8.1).
+    /// The answer to a last request that overflows the queue, and its PASID. Why there is no STE to ask is recorded where
+    /// configuration errors of ATS are (8.1).
     fn overflow_response(
         &mut self,
         request: &PageRequest,
         memory: &impl Memory,
+        wires: &mut impl Wires,
     ) -> (PageResponse, Option<SubstreamId>) {
         let Some(substream) = request.substream else { return (PageResponse::Success, None) };
         if self.registers.features.pps {
             return (PageResponse::Success, Some(substream));
         }
         match self.ste(Origin { stream: request.stream, substream: Some(substream) }, memory) {
-            Err(_) => (PageResponse::Failure, None),
+            Err(event) => {
+                let bad_stream = matches!(event, Event::BadStreamId { .. });
+                if self.registers.records_ats_errors() && (!bad_stream || self.registers.records_bad_streams()) {
+                    self.record(&event, memory, wires);
+                }
+                (PageResponse::Failure, None)
+            }
             Ok(ste) => (PageResponse::Success, ste.response_with_pasid.then_some(substream)),
         }
     }

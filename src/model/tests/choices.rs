@@ -11,6 +11,11 @@ use crate::model::smmu::{Issued, Polled};
 
 /// STE.MEV.
 const MEV: u64 = 1 << 19;
+/// CD.HA, and the Access flag of a leaf.
+const HA: u64 = 1 << 43;
+const AF: u64 = 1 << 10;
+/// TTRnW, in word 1 of a record.
+const TTRNW: u64 = 1 << 44;
 const CONTROL: u64 = diagnostics::CONTROL as u64;
 const SEED: u64 = diagnostics::SEED as u64;
 
@@ -138,10 +143,11 @@ fn events_that_differ_in_any_field_do_not_merge() {
         direct
     };
     let first = |direct: &mut Direct| direct.issue(0x5000, READ, None);
-    // The second access: the same; of another SubstreamID, StreamID, PnU, InD.
+    // The second access: the same; of another SubstreamID, StreamID, RnW, PnU, InD.
     type Second<'a> = &'a dyn Fn(&mut Direct) -> Issued;
-    let seconds: [(Second<'_>, usize); 5] = [
+    let seconds: [(Second<'_>, usize); 6] = [
         (&first, 1),
+        (&|direct| direct.issue(0x5000, WRITE, None), 2),
         (&|direct| direct.issue(0x5000, READ, Some(1)), 2),
         (&|direct| direct.issue_from(STREAM + 1, 0x5000, READ), 2),
         (&|direct| direct.issue(0x5000, privileged(READ), None), 2),
@@ -172,6 +178,26 @@ fn events_that_differ_in_any_field_do_not_merge() {
     direct.poke(TABLES + 0x2000 + 5 * 8, 0);
     direct.access(0x5000, WRITE);
     assert_eq!(direct.take_events().len(), 4);
+    // FetchAddr: the level 3 table is elsewhere, and cannot be read there either.
+    let mut direct = merging();
+    for table in [END, END + 0x1000] {
+        direct.poke(TABLES + 0x1000, table | 3);
+        direct.invalidate();
+        direct.access(0x5000, WRITE);
+    }
+    assert_eq!(direct.take_events().iter().map(|record| record[3]).collect::<Vec<_>>(), [END + 0x28, END + 0x1028]);
+    // TTRnW: stage 2 does not let the walk read the leaf, then not set its Access flag.
+    let mut direct = Direct::nested_in_pages(0, CD_R | CD_A | HA);
+    direct.write(CONTROL, control::MERGE_EVENTS);
+    direct.set_ste_word(1, STE1 | MEV);
+    direct.poke(TABLES + 0x2028, IPA_OF_PAGE | PAGE_RW & !AF);
+    // S2AP: writes alone, then reads alone.
+    for permissions in [S2_RW & !(1 << 6), S2_RW & !(1 << 7)] {
+        direct.map2(IPA_OF_TABLE, TABLES + 0x2000, permissions);
+        direct.invalidate();
+        direct.access(0x5000, WRITE);
+    }
+    assert_eq!(direct.take_events().iter().map(|record| record[1]).collect::<Vec<_>>(), [S2 | TT | TTRNW, S2 | TT]);
 }
 
 #[test]

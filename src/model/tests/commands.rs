@@ -170,6 +170,7 @@ fn second_error_toggles_back() {
     bench.poke(COMMANDS, SYNC[0]);
     bench.write(GERRORN, 1);
     bench.run();
+    assert_eq!(bench.read(CMDQ_CONS) & 0x1f, 1, "what was put in its place is consumed");
     bench.command([0xff, 0]);
     assert_eq!((bench.read(GERROR), bench.read(GERRORN)), (0, 1));
     assert_eq!(error(&bench), 1);

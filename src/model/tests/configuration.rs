@@ -145,6 +145,9 @@ fn level_1_descriptor_without_the_stream_is_c_bad_streamid() {
         bench.enable(ALL_ON);
         assert_eq!((records_of(&mut bench).len(), bench.state(0)), (0, 3), "{descriptor:x}");
     }
+    // Span 0 leads to no STE at all, not to number 0 either, which StreamID 0x100 is with SPLIT 8.
+    let mut bench = two_level(8, leaf);
+    assert_eq!(records_of(&mut bench), [[0x100_0000_0002, 0, 0, 0]]);
     // A span that is larger than SPLIT + 1.
     let mut bench = two_level(6, leaf | 8);
     assert_eq!(records_of(&mut bench), [[0x100_0000_0002, 0, 0, 0]]);

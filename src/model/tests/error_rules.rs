@@ -36,8 +36,8 @@ fn are_illegal(commands: &[[u64; 2]]) {
 
 #[test]
 fn secure_commands_are_illegal_on_this_queue() {
-    // CMD_TLBI_S_EL2_ALL, CMD_TLBI_S_EL2_VA, CMD_TLBI_SNH_ALL, CMD_TLBI_SNH_ASID (4.1.1).
-    are_illegal(&[[0x50, 0], [0x52, 0], [0x60, 0], [0x61, 0]]);
+    // CMD_TLBI_S_EL2_ALL, _ASID, _VA and _VAA, CMD_TLBI_S_S12_VMALL, CMD_TLBI_S_S2_IPA, CMD_TLBI_SNH_ALL (4.1.1).
+    are_illegal(&[0x50, 0x51, 0x52, 0x53, 0x58, 0x5a, 0x60].map(|opcode| [opcode, 0]));
 }
 
 #[test]

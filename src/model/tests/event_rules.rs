@@ -83,6 +83,13 @@ fn errors_are_told_when_a_transaction_meets_them_and_not_before() {
         assert_eq!(direct.take_events().len(), 0);
         assert_eq!(direct.fault(0x5000, READ), [STREAM << 32 | record, 0, 0, 0]);
     }
+    // STRTAB_BASE without memory behind it, which is used as soon as SMMUEN is 1.
+    direct.enable(ALL_ON & !1);
+    direct.write64(STRTAB_BASE, END);
+    direct.enable(ALL_ON);
+    direct.invalidate();
+    assert_eq!(direct.take_events().len(), 0);
+    assert_eq!(direct.fault(0x5000, READ), [STREAM << 32 | 0x03, 0, 0, END + 0x4000]);
 }
 
 #[test]

@@ -103,10 +103,16 @@ impl Pri {
         smmu.write(PRIQ_IRQ_CFG2, Width::Word, configuration2);
         smmu.write(IRQ_CTRL as usize, Width::Word, 2);
         smmu.write(PRIQ_BASE as usize, Width::Double, PAGE_REQUESTS | 1);
-        smmu.write(CR0 as usize, Width::Word, 3);
-        let mut raised = Raised::default();
-        smmu.step(&memory, &mut raised, &mut [] as &mut [Engine]);
-        Self { smmu, memory, raised }
+        let mut pri = Self { smmu, memory, raised: Raised::default() };
+        pri.enable(3);
+        pri
+    }
+
+    /// Sets CR0 and lets it take effect.
+    fn enable(&mut self, cr0: u64) {
+        self.smmu.write(CR0 as usize, Width::Word, cr0);
+        self.smmu.step(&self.memory, &mut self.raised, &mut [] as &mut [Engine]);
+        assert_eq!(self.smmu.read(CR0ACK as usize, Width::Word), cr0);
     }
 
     /// Whether a request that arrives raises the interrupt.
@@ -145,10 +151,17 @@ fn pri_queue_with_lo_interrupts_on_each_last_that_is_written_or_overflows() {
     assert_eq!([pri.interrupts(false), pri.interrupts(true)], [false, true], "an overflow");
     let mut empty = Pri::new(1 << 31, DATA);
     assert!(empty.interrupts(true), "into an empty queue");
-    // Discarded for another reason: PRIQEN is 0.
-    pri.smmu.write(CR0 as usize, Width::Word, 1);
-    pri.smmu.step(&pri.memory, &mut pri.raised, &mut [] as &mut [Engine]);
-    assert!(!pri.interrupts(true));
+    // Discarded for another reason: PRIQEN is 0, SMMUEN is 0; the write aborts, and did so before.
+    for cr0 in [1, 2] {
+        pri.enable(cr0);
+        assert!(!pri.interrupts(true), "{cr0}");
+    }
+    pri.enable(1);
+    pri.smmu.write(PRIQ_BASE as usize, Width::Double, END | 1);
+    pri.smmu.write(PRIQ_PROD as usize, Width::Word, 0);
+    pri.enable(3);
+    assert_eq!([pri.interrupts(true), pri.interrupts(true)], [false; 2]);
+    assert_eq!(pri.smmu.read(GERROR as usize, Width::Word), 1 << 3);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::GroupResponse;
 use crate::model::engine::registers::{self as reg, ats_control, pri_control};
+use crate::model::profile::Profile;
+use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::{Access, PageResponse, PrgIndex, StreamId};
 
 const OVFLG: u32 = 1 << 31;
@@ -131,8 +133,8 @@ fn full_queue_overflows_with_the_next_message_and_each_overflow_toggles() {
 fn overflow_with_a_pasid_needs_an_ste_that_can_be_read() {
     // RECINVSID is set: no record all the same (8.1).
     let mut direct = full();
-    let response = direct.page_request(0x200, Some(1), READ, true, 7);
-    assert_eq!(response, failure(7).map(|answer| GroupResponse { stream: StreamId(0x200), ..answer }));
+    let response = direct.page_request(0x200, Some(1), READ, true, 0x1ff);
+    assert_eq!(response, failure(0x1ff).map(|answer| GroupResponse { stream: StreamId(0x200), ..answer }));
     // An STE that is not valid, one that is ILLEGAL (more CDs than IDR1.SSIDSIZE = 8 permits), both with PPAR, and one that
     // aborts.
     direct.set_ste(0, PPAR, 0);
@@ -151,6 +153,32 @@ fn overflow_with_a_pasid_needs_an_ste_that_can_be_read() {
     direct.invalidate();
     assert_eq!(direct.page_request(STREAM, Some(1), READ, true, 7), failure(7));
     assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
+fn overflow_with_a_pasid_records_why_there_is_no_ste_where_the_switches_say_so() {
+    // IDR0.ATSRECERR beside what the full profile has; RECINVSID and REC_CFG_ATS of CR2 (8.1).
+    let full = Profile::Full.id_registers();
+    for (cr2, bad_stream, others) in [(0, 0, 0), (2, 0, 0), (8, 0, 1), (10, 1, 1)] {
+        let mut direct = Direct::with_ids(IdRegisters { idr0: full.idr0 | 1 << 23, ..full });
+        direct.enable(ALL_ON & !1);
+        direct.write(CR2, cr2);
+        // C_BAD_STREAMID: 256 STEs; C_BAD_STE; F_STE_FETCH.
+        for (base, log2, words, times) in [
+            (STREAMS, 8, [STREAM << 32 | 0x1802, 0, 0, 0], bad_stream),
+            (STREAMS, 9, [STREAM << 32 | 0x1804, 0, 0, 0], others),
+            (END, 9, [STREAM << 32 | 0x1803, 0, 0, END + 0x4000], others),
+        ] {
+            direct.enable(ALL_ON & !1);
+            direct.write64(STRTAB_BASE, base);
+            direct.write(STRTAB_BASE_CFG, log2);
+            direct.enable(ALL_ON);
+            direct.invalidate();
+            direct.write(PRIQ_CONS, direct.read(PRIQ_PROD) ^ ENTRIES);
+            assert_eq!(direct.page_request(STREAM, Some(1), READ, true, 7), failure(7));
+            assert_eq!(direct.take_events(), std::vec![words; times], "{cr2:x} {log2}");
+        }
+    }
 }
 
 #[test]
@@ -230,10 +258,16 @@ fn stop_marker_whose_write_aborts_is_not_answered() {
 #[test]
 fn everything_fails_without_a_pasid_until_the_abort_is_acknowledged() {
     let mut direct = aborted();
-    for (pasid, last) in [(None, true), (None, false), (Some(1), true), (Some(1), false)] {
-        assert_eq!(direct.page_request(STREAM, pasid, READ, last, 7), failure(7));
+    // The queue is full, which is no overflow now (8.1, 8.2), and then empty.
+    for prod in [ENTRIES, 0] {
+        direct.enable(ALL_ON & !2);
+        direct.write(PRIQ_PROD, prod);
+        direct.enable(ALL_ON);
+        for (pasid, last) in [(None, true), (None, false), (Some(1), true), (Some(1), false)] {
+            assert_eq!(direct.page_request(STREAM, pasid, READ, last, 7), failure(7));
+        }
+        assert_eq!((direct.read(PRIQ_PROD), direct.peek(PAGE_REQUESTS)), (prod, 0));
     }
-    assert_eq!((direct.read(PRIQ_PROD), direct.peek(PAGE_REQUESTS)), (0, 0));
     direct.write(GERRORN, 1 << 3);
     assert_eq!(direct.page_request(STREAM, None, READ, true, 7), None);
     assert_eq!(direct.take_page_requests(), [[0x5000_0000_0000_0100, 0x5007]]);

@@ -40,11 +40,14 @@ fn silently(direct: &mut Direct, completion: Completion) {
 
 #[test]
 fn substream_where_stage_1_is_off_is_c_bad_substreamid() {
-    // Config = stage 2; PASIDs wider than SSIDSIZE, which is 8, whatever S1CDMax.
+    // Config = bypass and stage 2; PASIDs wider than SSIDSIZE, which is 8, whatever S1CDMax.
     let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.set_ste(0xd, STE1, STE2 | S2R);
-    assert_eq!(direct.issue(0x5000, WRITE, Some(1)), Issued::Ended(Response::Abort));
-    assert_eq!(direct.take_event(), [0x100_0000_1008, 0, 0, 0]);
+    for config in [4, 6] {
+        direct.set_ste(1 | config << 1, STE1, STE2 | S2R);
+        direct.invalidate();
+        assert_eq!(direct.issue(0x5000, WRITE, Some(1)), Issued::Ended(Response::Abort));
+        assert_eq!(direct.take_event(), [0x100_0000_1008, 0, 0, 0]);
+    }
     direct.set_ste(STE0_STAGE1 | CDS | 8 << 59, STE1, 0);
     direct.invalidate();
     direct.set_cd(CD_A, TABLES);

@@ -169,10 +169,33 @@ fn four_levels_translate_48_bits() {
     bench.poke(CDS, (CD0 | CD_R | CD_A) & !0x3f | 16);
     bench.write_word(0, 0xff80_0000_5000);
     assert_eq!((bench.state(0), bench.peek(DATA)), (2, 0x1122_3344_5566_7788));
-    // A block at level 0 is none.
-    bench.poke(level0, DATA | PAGE_RW & !2);
-    bench.write_word(0, 0x5000);
-    assert_eq!(bench.take_event()[0], 0x100_0000_0010);
+}
+
+#[test]
+fn block_where_the_granule_has_none_is_a_translation_fault() {
+    for (tg0, levels) in [
+        // 4 KiB: at level 0 none, at level 1 one of 1 GiB.
+        (0, &[0x8_0000, 0x9_0000][..]),
+        // 16 KiB: at levels 0 and 1 none, at level 2 one of 32 MiB.
+        (2, &[0x8_0000, 0x9_0000, 0xa_0000]),
+        // 64 KiB, addresses of 48 bits: at level 1 none, at level 2 one of 512 MiB.
+        (1, &[0x8_0000, 0x9_0000]),
+    ] {
+        let mut bench = terminating();
+        // T0SZ 16: 48 bits.
+        bench.poke(CDS, (CD0 | CD_R | CD_A) & !0xff | tg0 << 6 | 16);
+        bench.poke(CDS + 8, TABLES + levels[0]);
+        for pair in levels.windows(2) {
+            bench.poke(TABLES + pair[0], DATA | PAGE_RW & !2);
+            bench.write_word(0, 0x20_0008);
+            assert_eq!(bench.take_event(), [0x100_0000_0010, WRITE, 0x20_0008, 0], "TG0 {tg0}");
+            bench.poke(TABLES + pair[0], (TABLES + pair[1]) | 3);
+        }
+        // The walk came this way: a block at the next level translates.
+        bench.poke(TABLES + levels[levels.len() - 1], 0x4000_0000 | PAGE_RW & !2);
+        bench.write_word(0, 0x20_0008);
+        assert_eq!((bench.state(0), bench.peek(DATA + 8)), (2, 0x1122_3344_5566_7788), "TG0 {tg0}");
+    }
 }
 
 #[test]

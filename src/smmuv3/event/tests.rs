@@ -34,10 +34,13 @@ fn records_without_address_are_those_of_7_3() {
     check([0x0001_0203_0000_0002, 0, 0, 0], Event::BadStreamId { origin: ORIGIN });
     check([0x0000_0010_0000_5802, 0, 0, 0], Event::BadStreamId { origin: PASID() });
     check([0x0001_0203_0000_0004, 0, 0, 0], Event::BadSte { origin: ORIGIN });
+    check([0x0000_0010_0000_5804, 0, 0, 0], Event::BadSte { origin: PASID() });
+    check([0x0001_0203_0000_000a, 0, 0, 0], Event::BadCd { origin: ORIGIN });
     check([0x0000_0010_0000_580a, 0, 0, 0], Event::BadCd { origin: PASID() });
     check([0x0000_0020_ffff_f008, 0, 0, 0], Event::BadSubstreamId { stream: StreamId(0x20), substream: SSID(0xfffff) });
     // 7.3.18.
     check([0x0001_0203_0000_0021, 0xbeef, 0, 0], Event::CfgConflict { origin: ORIGIN, reason: 0xbeef });
+    check([0x0000_0010_0000_5821, 0xbeef, 0, 0], Event::CfgConflict { origin: PASID(), reason: 0xbeef });
 }
 
 #[test]
@@ -67,6 +70,7 @@ fn f_uut_is_that_of_7_3_2() {
 fn fetch_records_are_those_of_7_3_4_7_3_10_and_7_3_20() {
     let fetch = Fetch { reason: 9, granule_protection: true, address: 0x00ab_cdef_0123_4568 };
     check([0x0001_0203_0000_0003, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::SteFetch { origin: ORIGIN, fetch });
+    check([0x0000_0010_0000_5803, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::SteFetch { origin: PASID(), fetch });
     check([0x0000_0010_0000_5809, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::CdFetch { origin: PASID(), fetch });
     check([0x0001_0203_0000_0025, 0x1_0009, 0, 0x00ab_cdef_0123_4568], Event::VmsFetch { origin: ORIGIN, fetch });
 }
@@ -124,6 +128,40 @@ fn stalled_f_translation_is_that_of_7_3_13() {
             ..fault(FaultKind::Translation)
         }),
     );
+}
+
+#[test]
+fn the_four_faults_have_their_fields_at_the_same_places() {
+    for (number, kind) in [
+        (0x10, FaultKind::Translation),
+        (0x11, FaultKind::AddressSize),
+        (0x12, FaultKind::Access),
+        (0x13, FaultKind::Permission),
+    ] {
+        let fault = TranslationFault {
+            stream: StreamId(0x8765_4321),
+            substream: Some(SSID(0xabcde)),
+            stag: Some(Stag(0x9876)),
+            access: Access { privileged: true, ..EXECUTE },
+            ipa: Some(0x0012_3456_789a_b000),
+            address: 0xfedc_ba98_7654_3210,
+            ..fault(kind)
+        };
+        // CLASS IN, S2, RnW, InD and PnU; Stall.
+        let words = [0x8765_4321_abcd_e800, 0x0000_028e_8000_9876, 0xfedc_ba98_7654_3210, 0x0012_3456_789a_b000];
+        check([words[0] | number, words[1], words[2], words[3]], Event::Fault(fault));
+        // Bits 11:0 of the IPA are not told.
+        let told = Event::Fault(TranslationFault { ipa: Some(0x0012_3456_789a_bfff), ..fault }).encode();
+        assert_eq!(told[3], words[3]);
+        // A write, CLASS TT.
+        let write = TranslationFault {
+            access: Access::WRITE,
+            class: FaultClass::TableDescriptor,
+            table_write: kind == FaultKind::Permission,
+            ..fault
+        };
+        check([words[0] | number, 0x0000_0180_8000_9876, words[2], words[3]], Event::Fault(write));
+    }
 }
 
 #[test]
@@ -193,6 +231,19 @@ fn e_page_request_is_that_of_7_3_19() {
             span: 8,
         },
     );
+    // Each of the flags: uX, uW, uR, pX, pW, pR; the largest span.
+    let nothing = Access { read: false, write: false, execute: false, privileged: false };
+    let flags =
+        [Access { execute: true, ..nothing }, Access { write: true, ..nothing }, Access { read: true, ..nothing }];
+    for (bit, flag) in [33, 34, 35, 37, 38, 39].into_iter().zip(flags.into_iter().cycle()) {
+        let kernel = Access { privileged: true, ..nothing };
+        let (unprivileged, privileged) =
+            if bit < 36 { (flag, kernel) } else { (nothing, Access { privileged: true, ..flag }) };
+        check(
+            [0x0001_0203_0000_0024, 0xff << 44 | 1 << bit, 0xffff_ffff_ffff_f000, 0],
+            Event::PageRequest { origin: ORIGIN, unprivileged, privileged, address: 0xffff_ffff_ffff_f000, span: 0xff },
+        );
+    }
 }
 
 #[test]
