@@ -6,12 +6,15 @@ use super::bench::*;
 use super::direct::*;
 use crate::model::endpoint::{Completion, Response};
 use crate::model::profile::Profile;
+use crate::model::smmu::Issued;
 use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::{Access, PhysAddr};
 
 /// ATSCHK beside all queues.
 const CHECKED: u32 = ALL_ON | 1 << 4;
 const SPLIT: u64 = 2 << 28;
+/// nG of a leaf.
+const NOT_GLOBAL: u64 = 1 << 11;
 const NOTHING: Completion =
     Completion::Success { page: PhysAddr(0), span: 12, read: false, write: false, execute: false, privileged: false };
 
@@ -77,9 +80,24 @@ fn faults_grant_nothing_and_leave_no_record() {
 }
 
 #[test]
+fn completion_that_grants_nothing_is_of_the_smallest_size() {
+    // 2 MiB at stage 1 for privileged accesses alone; 1 GiB at stage 2 with S2AP = 0.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(EATS, CD_R | CD_A);
+    direct.leaf_at(0);
+    direct.poke(TABLES + 0x1008, DATA | PAGE_RW & !2 & !(1 << 6));
+    assert_eq!(direct.request(0x23_4567, READ, None), NOTHING);
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(0xd, STE1 | EATS, STE2 | S2R);
+    direct.poke(STAGE2 + 8, 0x4000_0000 | BLOCK_RW & !(3 << 6));
+    assert_eq!(direct.request(DATA, READ, None), NOTHING);
+    assert_eq!(direct.take_events().len(), 0);
+}
+
+#[test]
 fn nested_translation_gives_what_both_stages_permit() {
     let mut direct = Direct::enabled(ALL_ON, 0);
-    direct.nest(EATS, S2R, CD_A);
+    direct.nest(EATS, S2R, CD_R | CD_A);
     direct.map(0x5000, 0x9000, PAGE_RW);
     direct.map2(0x9000, DATA, S2_RW);
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, true));
@@ -92,6 +110,7 @@ fn nested_translation_gives_what_both_stages_permit() {
     direct.map2(0x9000, DATA, S2_RW);
     direct.invalidate();
     assert_eq!(direct.request(0x5123, WRITE, None), page(DATA, false));
+    assert_eq!(direct.take_events().len(), 0);
 }
 
 #[test]
@@ -147,6 +166,45 @@ fn execution_and_privilege_are_asked_for_with_a_pasid_alone() {
             privileged: true
         }
     );
+}
+
+#[test]
+fn pasid_chooses_the_cd_that_translates_a_request() {
+    // CD 0 without a PASID (S1DSS = 2); CD 1 with tables of its own: a block of 1 GiB.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS | 2, 0);
+    direct.set_cd(CD_A, TABLES);
+    direct.map(0x5000, DATA, PAGE_RO | NOT_GLOBAL);
+    direct.poke(TABLES + 0x3000, 0x4000_0000 | PAGE_RW & !2 | NOT_GLOBAL);
+    direct.poke(CDS + 0x48, TABLES + 0x3000);
+    direct.poke(CDS + 0x40, CD0 | CD_A | 2 << 48);
+    for _ in 0..2 {
+        assert_eq!(direct.request(0x5000, WRITE, None), page(DATA, false));
+        let expected = Completion::Success {
+            page: PhysAddr(0x4000_5000),
+            span: 30,
+            read: true,
+            write: true,
+            execute: false,
+            privileged: false,
+        };
+        assert_eq!(direct.request(0x5000, WRITE, Some(1)), expected);
+    }
+}
+
+#[test]
+fn page_that_may_be_executed_only_grants_nothing() {
+    // For unprivileged accesses, with UXN = 0: NW = 1 and Exe; NW = 0 and Exe (13.7).
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | EATS, 0);
+    direct.poke(CDS + 0x48, TABLES);
+    direct.poke(CDS + 0x40, CD0 | CD_R | CD_A);
+    direct.map(0x5000, DATA, PAGE_RW & !(1 << 6));
+    for access in [FETCH, Access { write: true, ..FETCH }] {
+        assert_eq!(direct.request(0x5000, access, Some(1)), NOTHING);
+    }
+    assert_eq!(direct.issue(0x5000, FETCH, Some(1)), Issued::Ended(Response::Physical(PhysAddr(DATA))));
+    assert_eq!(direct.take_events().len(), 0);
 }
 
 #[test]

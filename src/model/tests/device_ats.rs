@@ -68,6 +68,7 @@ fn translation_request_of_a_stream_without_ats_is_unsupported_and_recorded() {
     let mut bench = asking();
     bench.enable(ALL_ON & !1);
     fill(&mut bench, 0x5008, 8, false);
+    assert_eq!((bench.state(2), reason(&bench)), (3, status::TRANSLATION));
     assert_eq!(bench.take_event()[0], 0x102_0000_0005);
 }
 

@@ -130,9 +130,11 @@ fn log2size_beyond_the_id_register_counts_as_the_largest() {
     bench.set_up();
     bench.write64(EVENTQ_BASE, EVENTS & !0x7fff | 19);
     bench.write(EVENTQ_PROD, 0x3ff);
-    bench.write(EVENTQ_CONS, 0x3ff);
+    bench.write(EVENTQ_CONS, 0);
     bench.enable(ALL_ON);
     make(&mut bench, 1);
     assert_eq!(bench.read64(EVENTQ_BASE) & 0x1f, 19, "reads back as written");
     assert_eq!(bench.read(EVENTQ_PROD), 0x400, "2^10 entries: IDR1.EVENTQS is 10");
+    make(&mut bench, 1);
+    assert_eq!(bench.read(EVENTQ_PROD), OVFLG | 0x400, "and with them it is full");
 }

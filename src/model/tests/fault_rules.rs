@@ -82,11 +82,13 @@ fn walk_of_stage_2_that_aborts_aborts_the_access_whether_it_stalls_or_not() {
 
 #[test]
 fn ipa_out_of_range_past_a_bypassed_stage_1_aborts_whether_stage_2_stalls_or_not() {
-    for s2s in [0, S2S] {
-        // S1CDMax 2, S1DSS 1.
-        let mut direct = Direct::enabled(ALL_ON, 0);
-        direct.set_ste(0xf | CDS | 2 << 59, STE1 | 1, STE2 | S2R | s2s);
-        assert_eq!(direct.fault(1 << 48, WRITE), [0x100_0000_0011, IN, 1 << 48, 0]);
+    // Config = 0b110; S1CDMax 2 and S1DSS 1.
+    for (word0, s1dss) in [(0xd, 0), (0xf | CDS | 2 << 59, 1)] {
+        for s2s in [0, S2S] {
+            let mut direct = Direct::enabled(ALL_ON, 0);
+            direct.set_ste(word0, STE1 | s1dss, STE2 | S2R | s2s);
+            assert_eq!(direct.fault(1 << 48, WRITE), [0x100_0000_0011, IN, 1 << 48, 0]);
+        }
     }
 }
 
@@ -188,8 +190,12 @@ fn smmu_that_only_terminates_refuses_what_would_stall() {
 #[test]
 fn smmu_that_only_stalls_refuses_what_would_terminate() {
     let mut direct = Direct::profile(Profile::ForcedStall);
-    direct.set_ste(0xd, STE1, STE2 | S2R);
-    assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0004, 0, 0, 0]);
+    direct.set_cd(CD_S | CD_A, TABLES);
+    for word0 in [0xd, 0xf | CDS] {
+        direct.set_ste(word0, STE1, STE2 | S2R);
+        direct.invalidate();
+        assert_eq!(direct.fault(0x5000, WRITE), [0x100_0000_0004, 0, 0, 0]);
+    }
     direct.set_ste(0xd, STE1, STE2 | S2S);
     direct.invalidate();
     direct.stall(0x5000, WRITE);

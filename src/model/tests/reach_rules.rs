@@ -182,16 +182,15 @@ fn each_word_of_an_ste_and_a_cd_is_read_once_and_whole() {
 
 #[test]
 fn fetches_that_aborted_are_not_remembered() {
-    // F_STE_FETCH: the table lies outside memory until the level 1 descriptor is mended.
-    let mut direct = two_level(END | 9);
-    assert_eq!(direct.fault(0x5000, WRITE)[0], 0x100_0000_0003);
-    direct.poke(STREAMS + 8, LEVEL2 | 9);
-    direct.command([0x03 | STREAM << 32, 0]);
-    direct.command([0x46, 0]);
-    direct.poke(LEVEL2 + 8, STE1);
-    direct.poke(LEVEL2, STE0_STAGE1 | CDS);
-    direct.set_cd(CD_A, TABLES);
+    // F_STE_FETCH, then F_CD_FETCH.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.stage1(0, CD_A);
     direct.map(0x5000, DATA, PAGE_RW);
+    for (range, id) in [(STE, 0x03), (CD, 0x09)] {
+        direct.refuse_reads(range);
+        assert_eq!(direct.fault(0x5000, WRITE)[0], 0x100_0000_0000 | id);
+    }
+    direct.refuse_reads(0..0);
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
     // A CD that fails stage 2: mended there alone.
     let mut direct = Direct::enabled(ALL_ON, 0);

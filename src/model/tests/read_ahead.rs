@@ -160,10 +160,18 @@ fn what_faults_is_neither_kept_nor_recorded() {
 #[test]
 fn reads_that_abort_leave_nothing_behind() {
     let mut refused = 0;
-    // The STE of the neighbour, the level 3 table of this stream.
-    for range in [OTHER_STE..OTHER_STE + 64, TABLES + 0x2030..TABLES + 0x2038] {
+    // The STE of the neighbour, its CD, the level 3 table of this stream.
+    for range in [OTHER_STE..OTHER_STE + 64, CDS + 0x40..CDS + 0x80, TABLES + 0x2030..TABLES + 0x2038] {
         for seed in SEEDS {
             let mut direct = two_pages(CD_S, (DATA + 0x1000) | PAGE_RW);
+            for (at, value) in [
+                (CDS + 0x48, TABLES),
+                (CDS + 0x40, CD0 | CD_A),
+                (OTHER_STE + 8, STE1),
+                (OTHER_STE, STE0_STAGE1 | CDS | 0x40),
+            ] {
+                direct.poke(at, value);
+            }
             direct.reaches(0x5000, READ);
             direct.refuse_reads(range.clone());
             unrest(&mut direct, seed);
@@ -171,9 +179,11 @@ fn reads_that_abort_leave_nothing_behind() {
             assert_eq!((direct.read(EVENTQ_PROD), direct.read(GERROR)), (0, 0), "{range:x?} {seed}");
             direct.refuse_reads(0..0);
             assert_eq!(direct.reaches(0x6000, READ), DATA + 0x1000);
+            assert_eq!(direct.reaches_from(OTHER, 0x5000, READ), DATA);
         }
+        assert!(refused > 5, "{range:x?}: {refused}");
+        refused = 0;
     }
-    assert!(refused > 5, "{refused}");
 }
 
 #[test]

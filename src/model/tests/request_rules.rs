@@ -103,7 +103,7 @@ fn stage_2_faults_of_the_way_to_the_page_of_a_request_grant_nothing() {
 }
 
 #[test]
-fn what_stage_1_grants_nothing_of_leaves_stage_2_as_it_is() {
+fn what_stage_1_grants_nothing_of_is_not_looked_up_at_stage_2() {
     // Privileged only at stage 1; at stage 2 the Access flag is clear, with S2HA.
     let mut direct = Direct::enabled(ALL_ON, 0);
     direct.nest(EATS, S2R | S2HA, CD_A);
@@ -111,6 +111,13 @@ fn what_stage_1_grants_nothing_of_leaves_stage_2_as_it_is() {
     direct.map2(0x9000, DATA, S2_RW & !AF);
     silently(&mut direct, NOTHING);
     assert_eq!(direct.peek(STAGE2_PAGES + 0x48), DATA | S2_RW & !AF);
+    // Where the level 3 table of stage 2 would be there is no memory.
+    direct.poke(STAGE2 + 0x1000, END | 3);
+    direct.invalidate();
+    silently(&mut direct, NOTHING);
+    direct.map(0x5000, 0x9000, PAGE_RW);
+    direct.invalidate();
+    silently(&mut direct, Completion::CompleterAbort);
 }
 
 #[test]
@@ -145,16 +152,21 @@ fn configuration_errors_of_a_request_are_completer_abort_without_a_record() {
 #[test]
 fn device_can_tell_what_it_may_not_ask_from_what_is_in_error() {
     let mut direct = Direct::enabled(ALL_ON, 0);
-    for (word0, completion) in [
-        (1, Completion::UnsupportedRequest),
-        (9, Completion::UnsupportedRequest),
-        (0, Completion::CompleterAbort),
-        (STE0_STAGE1 | END, Completion::CompleterAbort),
+    for (word0, eats, completion) in [
+        (1, EATS, Completion::UnsupportedRequest),
+        (9, EATS, Completion::UnsupportedRequest),
+        (STE0_STAGE1 | CDS, 0, Completion::UnsupportedRequest),
+        // Without ATSCHK.
+        (0xf | CDS, SPLIT, Completion::UnsupportedRequest),
+        (0, EATS, Completion::CompleterAbort),
+        (STE0_STAGE1 | END, EATS, Completion::CompleterAbort),
     ] {
-        direct.set_ste(word0, STE1 | EATS, 0);
+        direct.set_ste(word0, STE1 | eats, STE2);
         direct.invalidate();
-        assert_eq!(direct.request(0x5000, READ, None), completion, "{word0:x}");
+        assert_eq!(direct.request(0x5000, READ, None), completion, "{word0:x} {eats:x}");
     }
+    direct.enable(ALL_ON & !1);
+    assert_eq!(direct.request(0x5000, READ, None), Completion::UnsupportedRequest);
 }
 
 #[test]

@@ -99,6 +99,22 @@ fn stag_of_an_unanswered_stall_occurs_in_no_other_record() {
 }
 
 #[test]
+fn stag_of_a_stall_that_went_on_early_occurs_in_no_other_record_before_its_answer() {
+    let mut direct = Direct::stalling(control::EARLY_RETRY);
+    let (slot, stag) = direct.tagged(0x5008);
+    direct.map(0x5000, DATA, PAGE_RW);
+    assert_eq!(direct.poll(slot), through(DATA + 8));
+    for turn in 0..5000 {
+        let (slot, other) = direct.tagged(0x6000);
+        assert_ne!(other, stag, "after {turn}");
+        direct.resume(other, ABORT);
+        assert_eq!(direct.poll(slot), ABORTED);
+    }
+    direct.resume(stag, RETRY);
+    assert_eq!((direct.read(NOTHING_RESUMED), direct.read(STALLED)), (0, 0));
+}
+
+#[test]
 fn stall_waits_for_the_acknowledgement_of_an_abort_of_the_queue() {
     let mut direct = Direct::stalling(0);
     // A write to where no memory is: EVENTQ_ABT_ERR. Then the queue moves to memory.
@@ -194,16 +210,19 @@ fn suppression_tells_page_privilege_kind_and_direction_apart() {
 #[test]
 fn suppression_tells_streams_and_answered_stalls_apart() {
     let mut direct = Direct::stalling(control::SUPPRESS_DUPLICATES);
-    direct.set_ste(STE0_STAGE1 | CDS | 1 << 59, STE1 | 2, 0);
-    direct.poke(CDS + 0x48, TABLES);
-    direct.poke(CDS + 0x40, CD0 | CD_S | CD_A);
+    direct.set_ste(STE0_STAGE1 | CDS | 2 << 59, STE1 | 2, 0);
+    for cd in [CDS + 0x40, CDS + 0x80] {
+        direct.poke(cd + 8, TABLES);
+        direct.poke(cd, CD0 | CD_S | CD_A);
+    }
     let other = STREAMS + (STREAM + 1) * 64;
     direct.poke(other + 8, STE1);
     direct.poke(other, STE0_STAGE1 | CDS);
     let (slot, tag) = direct.tagged(0x5000);
-    assert!(stalls(direct.issue(0x5000, WRITE, Some(1))).1, "another SubstreamID");
+    assert!(stalls(direct.issue(0x5000, WRITE, Some(1))).1, "with a SubstreamID");
+    assert!(stalls(direct.issue(0x5000, WRITE, Some(2))).1, "another SubstreamID");
     assert!(stalls(direct.issue_from(STREAM + 1, 0x5000, WRITE)).1, "another StreamID");
-    assert_eq!(direct.take_events().len(), 2);
+    assert_eq!(direct.take_events().len(), 3);
     direct.resume(tag, ABORT);
     direct.stall(0x5000, WRITE);
     assert_eq!(direct.poll(slot), ABORTED);
@@ -249,6 +268,13 @@ fn early_retry_uses_nothing_that_was_invalidated() {
     direct.map(0x5000, DATA + 0x1000, PAGE_RW);
     direct.invalidate();
     assert_eq!(direct.poll(slot), through(DATA + 0x1008));
+    // The CD leads to other tables: a block of 1 GiB.
+    let mut direct = Direct::stalling(control::EARLY_RETRY);
+    let (slot, _) = direct.tagged(0x5008);
+    direct.poke(TABLES + 0x3000, 0x4000_0000 | PAGE_RW & !2);
+    direct.set_cd(CD_S | CD_A, TABLES + 0x3000);
+    direct.invalidate();
+    assert_eq!(direct.poll(slot), through(0x4000_5008));
 }
 
 #[test]
@@ -304,7 +330,8 @@ fn stall_for_an_unrelated_reason_is_recorded_beside_older_ones() {
 fn stalls_at_stage_2_are_told_apart_by_class_and_page_and_from_those_at_stage_1() {
     let mut direct = Direct::nested_in_pages(S2S, CD_S | CD_A);
     direct.write(diag::CONTROL as u64, control::SUPPRESS_DUPLICATES);
-    // The stage 1 table is not mapped; then it is, and the page is not; then another page; then nothing at stage 1.
+    // The stage 1 table is not mapped; then it is, and the page is not; then another page; then nothing at stage 1; then the
+    // page at the IPA of the first, which is not mapped again, where the table lies elsewhere.
     direct.map2(IPA_OF_TABLE, 0, 0);
     direct.stall(0x5000, WRITE);
     direct.map2(IPA_OF_TABLE, TABLES + 0x2000, S2_RW);
@@ -316,8 +343,18 @@ fn stalls_at_stage_2_are_told_apart_by_class_and_page_and_from_those_at_stage_1(
     direct.stall(0x5000, WRITE);
     direct.poke(leaf, 0);
     direct.stall(0x5000, WRITE);
+    direct.poke(TABLES + 0x1000, (TABLES + 0x2000) | 3);
+    direct.poke(leaf, IPA_OF_TABLE | PAGE_RW);
+    direct.map2(IPA_OF_TABLE, 0, 0);
+    direct.invalidate();
+    direct.stall(0x5000, WRITE);
     let records: Vec<_> = direct.take_events().into_iter().map(|record| (record[1] & !0xffff, record[3])).collect();
-    let expected =
-        [(STALL | S2 | TT, IPA_OF_TABLE), (STALL | S2 | IN, IPA_OF_PAGE), (STALL | S2 | IN, 0xc000), (STALL | IN, 0)];
+    let expected = [
+        (STALL | S2 | TT, IPA_OF_TABLE),
+        (STALL | S2 | IN, IPA_OF_PAGE),
+        (STALL | S2 | IN, 0xc000),
+        (STALL | IN, 0),
+        (STALL | S2 | IN, IPA_OF_TABLE),
+    ];
     assert_eq!(records, expected);
 }

@@ -385,6 +385,46 @@ fn stall_record_that_waited_lies_behind_the_records_that_filled_the_queue() {
     assert_eq!((after[0], after[2], &after[4..]), (0x100_0000_0010, 0x5008, &full[4..]));
 }
 
+/// The records that there are, and those for which the event queue has to be emptied first: StreamID, address and STAG.
+fn all_records(bench: &mut Bench) -> Vec<(u64, u64, u64)> {
+    let mut records = Vec::new();
+    loop {
+        bench.run();
+        let taken = bench.take_events();
+        if taken.is_empty() {
+            return records;
+        }
+        records.extend(taken.into_iter().map(|record| (record[0] >> 32, record[2], stag(record))));
+    }
+}
+
+#[test]
+fn accesses_beyond_those_that_can_stall_wait_at_their_engines() {
+    // Three engines that stall, 32 pages each: 96 accesses, and IDR5.STALL_MAX is 64.
+    let mut bench = Bench::enabled_with(5);
+    let engines = [0, 1, 4];
+    for (number, engine) in engines.into_iter().enumerate() {
+        bench.attach(0x100 + engine as u64, engine as u64, 0, CD_S | CD_A);
+        bench.set_engine(engine, reg::DEPTH, 32);
+        bench.set_engine64(engine, reg::DESTINATION, number as u64 * 0x2_0000);
+        bench.set_engine64(engine, reg::LENGTH, 0x2_0000);
+        bench.set_engine64(engine, reg::PATTERN, 7);
+        bench.set_engine(engine, reg::CONTROL, 0x11);
+    }
+    let states = |bench: &Bench| engines.map(|engine| bench.state(engine));
+    for (count, after) in [(64, [1; 3]), (32, [2; 3])] {
+        let records = all_records(&mut bench);
+        assert_eq!((records.len(), states(&bench)), (count, [1; 3]), "the rest has no response");
+        for &(stream, address, stag) in &records {
+            bench.map(0, address, DATA + address, PAGE_RW);
+            bench.resume(stream, stag, 1);
+        }
+        assert_eq!(states(&bench), after);
+    }
+    assert!((0..96).all(|page| bench.peek(DATA + page * 0x1000) == 7));
+    assert_eq!((bench.read(diag::STALLED as u64), bench.read(diag::RESUMED_NOTHING as u64)), (0, 0));
+}
+
 #[test]
 fn stalls_at_the_same_time_are_timed_each_for_itself() {
     // On the control page: STREAM, ANSWER_COUNT and ANSWER_SUM. The second stall comes a tick after the first.

@@ -138,30 +138,37 @@ fn nothing_old_after(bench: &mut Bench, commands: &[[u64; 2]]) {
 
 #[test]
 fn no_access_through_an_old_translation_comes_after_tlbi_and_sync() {
-    // CMD_TLBI_NH_ALL, NH_ASID of ASID 1, NSNH_ALL.
+    // CMD_TLBI_NH_ALL, NH_ASID of ASID 1, NSNH_ALL: of changed leaves, and of a level 3 table in the place of another.
     for command in [[0x10, 0], [0x11 | 1 << 48, 0], [0x30, 0]] {
-        let mut bench = filling();
-        for page in 0..16 {
-            bench.map(0, 0x1_0000 + page * 0x1000, DATA + 0x8_0000 + page * 0x1000, PAGE_RW | NOT_GLOBAL);
+        for table in [None, Some(TABLES + 0x8_0000)] {
+            let mut bench = filling();
+            let first = bench.leaf_at(0, 0x1_0000);
+            let leaves = table.map_or(first, |table| table | first & 0xfff);
+            for page in 0..16 {
+                bench.poke(leaves + page * 8, (DATA + 0x8_0000 + page * 0x1000) | PAGE_RW | NOT_GLOBAL);
+            }
+            if let Some(table) = table {
+                bench.poke(bench.peek(TABLES) & !0xfff, table | 3);
+            }
+            nothing_old_after(&mut bench, &[command, SYNC]);
         }
-        nothing_old_after(&mut bench, &[command, SYNC]);
     }
 }
 
 #[test]
 fn no_access_through_an_old_structure_comes_after_cfgi_and_sync() {
-    // The STE leads to another CD by CMD_CFGI_STE, or the CD to other tables by CMD_CFGI_CD, with TLBs invalidated behind
-    // it as the ASID stays the same.
+    // The STE leads to another CD by CMD_CFGI_STE, or the CD to other tables by CMD_CFGI_CD. The new ASID is 3, so that
+    // nothing in the TLBs is its own.
     for new_cd in [true, false] {
         let mut bench = filling();
         let command = if new_cd {
-            bench.attach(0x100, 1, 1, CD_A);
+            bench.attach(0x100, 1, 1, CD_A | 2 << 48);
             [0x03 | 0x100 << 32, 1]
         } else {
-            bench.set_cd(0, CD_A, 1);
+            bench.set_cd(0, CD_A | 2 << 48, 1);
             [0x05 | 0x100 << 32, 1]
         };
-        nothing_old_after(&mut bench, &[command, SYNC, [0x10, 0], SYNC]);
+        nothing_old_after(&mut bench, &[command, SYNC]);
     }
 }
 

@@ -3,6 +3,7 @@
 use super::bench::*;
 use super::direct::*;
 use crate::model::engine::registers as reg;
+use crate::model::profile::Profile;
 
 const SYNC: [u64; 2] = [0x46, 0];
 const AF: u64 = 1 << 10;
@@ -300,31 +301,54 @@ fn contiguous_bit_alone_makes_no_conflict() {
     assert_eq!(direct.take_events().len(), 0);
 }
 
-#[test]
-fn block_becomes_a_table_by_way_of_nt_under_a_running_job() {
-    // 2 MiB at 0x20_0000; nT is bit 16 of a block descriptor.
-    let mut bench = Bench::enabled();
+/// A block of 2 MiB, nT of it, and a table that has the same in pages.
+const BLOCK: u64 = DATA | PAGE_RW & !2;
+const NT: u64 = 1 << 16;
+const LEVEL3: u64 = TABLES + 0x8_0000;
+
+/// Engine 0 of `bench` copies 32 pages, each to the second behind it, in a block of 2 MiB at 0x20_0000 that becomes
+/// `descriptors`, one after the other, with TLBs invalidated behind each: it ends well, and has done it all.
+fn job_runs_on_while_a_block_becomes(mut bench: Bench, descriptors: &[u64]) {
     bench.attach(0x100, 0, 0, CD_R | CD_A);
     bench.leaf_at(0, 0);
     let level2 = bench.peek(TABLES) & !0xfff;
-    bench.poke(level2 + 8, DATA | PAGE_RW & !2);
-    bench.set_engine64(0, reg::DESTINATION, 0x20_0000);
-    bench.set_engine64(0, reg::LENGTH, 0x2_0000);
-    bench.set_engine64(0, reg::PATTERN, 7);
-    bench.set_engine(0, reg::CONTROL, 0x11);
-    let level3 = TABLES + 0x8_0000;
+    bench.poke(level2 + 8, BLOCK);
     for page in 0..512 {
-        bench.poke(level3 + page * 8, (DATA + page * 0x1000) | PAGE_RW);
+        bench.poke(LEVEL3 + page * 8, (DATA + page * 0x1000) | PAGE_RW);
     }
-    for descriptor in [DATA | PAGE_RW & !2 | 1 << 16, level3 | 3] {
-        bench.step();
-        bench.step();
+    for page in 0..2 {
+        bench.poke(DATA + page * 0x1000, page + 1);
+    }
+    bench.set_engine64(0, reg::SOURCE, 0x20_0000);
+    bench.set_engine64(0, reg::DESTINATION, 0x20_2000);
+    bench.set_engine64(0, reg::LENGTH, 0x2_0000);
+    bench.set_engine(0, reg::CONTROL, 1);
+    let run = |bench: &mut Bench| (0..4).for_each(|_| _ = bench.step());
+    for &descriptor in descriptors {
+        run(&mut bench);
         bench.poke(level2 + 8, descriptor);
-        bench.submit([0x13, 0x20_0000]);
+        // The last page, and with it the table, is invalidated first, and then all.
+        bench.submit([0x13, 0x3f_f000]);
+        run(&mut bench);
+        bench.submit([0x10, 0]);
         bench.submit(SYNC);
     }
     assert_eq!(bench.state(0), 1, "under way");
     bench.run();
     assert_eq!((bench.state(0), bench.take_events().len(), bench.read(GERROR)), (2, 0, 0));
-    assert!((0..32).all(|page| bench.peek(DATA + page * 0x1000) == 7));
+    assert!((0..34).all(|page| bench.peek(DATA + page * 0x1000) == page % 2 + 1));
+}
+
+#[test]
+fn block_becomes_a_table_and_a_block_again_by_way_of_nt_under_a_running_job() {
+    job_runs_on_while_a_block_becomes(Bench::enabled(), &[BLOCK | NT, LEVEL3 | 3, BLOCK | NT, BLOCK]);
+}
+
+#[test]
+fn block_becomes_a_table_and_a_block_again_at_once_under_a_running_job_with_bbml_2() {
+    // As QEMU's SMMU has it.
+    let mut bench = Bench::of(Profile::Qemu10);
+    bench.set_up();
+    bench.enable(0xd);
+    job_runs_on_while_a_block_becomes(bench, &[LEVEL3 | 3, BLOCK, LEVEL3 | 3, BLOCK]);
 }
