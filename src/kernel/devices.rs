@@ -228,7 +228,7 @@ impl Work for Upkeep {
     }
 
     fn look_again(&self) -> Option<Duration> {
-        (self.0.smmu.faults().live() > 0).then_some(LOOK_AGAIN)
+        self.0.smmu.faults().open_streams().next().map(|_| LOOK_AGAIN)
     }
 }
 

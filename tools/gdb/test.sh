@@ -189,7 +189,7 @@ S2=0 (stage 1)  CLASS=2 (input address)  InputAddr=0x4..." \
     "PRIQ, page requests: 512 entries at 0x4..., empty"
 
 expect "iopf table#2" "$qemu" "states: in the table 0, live 0; group slots in use: 0" "$model" \
-    "StreamID 0x100: Stall, open, references 1; groups: pending or held 0, partial 0, at most 64" \
+    "StreamID 0x100: Stall, open, references ...; groups: pending or held 0, partial 0, at most 64" \
     "Records 1  Groups 1" "states: in the table 1, live 1; group slots in use: 0"
 expect "iopf groups" "no group is stored"
 
@@ -214,12 +214,12 @@ expect "smmu ste 0x102" "STE of StreamID 0x102 at 0x...: V=1 (valid)  Config=5 (
 expect "smmu queues#3" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "... page request  StreamID=0x102  SubstreamID=0x1  PRGIndex=0  Last=0  R=1  W=0  X=0  Priv=0  Address=0x..."
 expect "iopf table#3" \
-    "StreamID 0x102: Page, open, references 1; groups: pending or held 0, partial 1, at most 64"
+    "StreamID 0x102: Page, open, references ...; groups: pending or held 0, partial 1, at most 64"
 expect "iopf groups#2" \
     "slot 0: Partial, not held, generation 1, requests 1: StreamID 0x102 substream 0x1 PRGIndex 0x0 read at 0x..."
 
 expect "smmu ste 0x100#2" "STE of StreamID 0x100 at 0x...: V=1 (valid)  Config=0 (abort, unrecorded)  EATS=0 (no ATS)"
-expect "iopf table#4" "StreamID 0x100: Stall, open, references 5; groups: pending or held 4, partial 0, at most 64" \
+expect "iopf table#4" "StreamID 0x100: Stall, open, references ...; groups: pending or held 4, partial 0, at most 64" \
     "Records 4  Groups 4  Deferred 4" "states: in the table 1, live 1; group slots in use: 4"
 expect "iopf groups#3" \
     "slot 0: Pending, held, generation 1, requests 1: StreamID 0x100 STAG 0x... write at 0x4...00000" \
@@ -237,7 +237,7 @@ expect "grace#2" "core 0: present (presence ...), acknowledged ..." "no period r
 expect "grace#3" "core 0: present (presence ...), acknowledged ..." \
     "core ...: present (presence ...), acknowledged ..., 1 behind" \
     "period ... runs: held up by core ..., looked at ... times..." "0 live, 1 pending; ... periods expedited" \
-    "1 on the stack of retired objects, to be freed after period ..."
+    "0 for the next period, 1 for the one that runs, 0 due"
 
 expect "smmu regs#3" "error: no symbols of the model: add-symbol-file with its image, as ./run-qemu.sh gdb does"
 expect "grace#4" "period ... runs: held up by core ..., looked at ... times..."

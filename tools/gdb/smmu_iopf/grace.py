@@ -2,7 +2,7 @@
 
 from . import machine, memory
 
-#: Links of the stack of retired objects that are followed; more of them say that the stack is damaged.
+#: Links of retired objects that are followed; more of them say that something is damaged.
 LONGEST = 10_000
 
 
@@ -19,7 +19,8 @@ def lines():
         where = "present" if presence % 2 else "away (idle or offline)"
         behind = "" if acknowledged >= requested or presence % 2 == 0 else f", {requested - acknowledged} behind"
         yield f"  core {core}: {where} (presence {presence}), acknowledged {acknowledged}{behind}"
-    period = memory.some(memory.in_lock(domain["period"]))
+    keeper = memory.in_lock(domain["keeper"])
+    period = memory.some(keeper["running"])
     if period is None:
         yield "no period runs"
     else:
@@ -32,19 +33,22 @@ def lines():
     pending = counts["retired"] - counts["freed"]
     yield "objects: " + ", ".join(f"{count} {name}" for name, count in counts.items() if name != "expedited")
     yield f"  {counts['created'] - counts['retired']} live, {pending} pending; {counts['expedited']} periods expedited"
-    needs = list(waiting(memory.peel(domain["retired"]["head"])))
-    if needs:
-        told = ", ".join(f"period {need}" for need in sorted(needs)[:16])
-        yield f"  {len(needs)} on the stack of retired objects, to be freed after {told}{' ...' if len(needs) > 16 else ''}"
-    elif pending:
-        yield "  the stack of retired objects is in the hands of a core"
+    stacked = length(memory.peel(domain["retired"]["head"]))
+    waiting = 0 if period is None else length_of(period["retired"])
+    due = length_of(keeper["due"]["__0"])
+    yield f"  {stacked} for the next period, {waiting} for the one that runs, {due} due"
 
 
-def waiting(link):
-    """The period that each retired object waits for."""
-    for _ in range(LONGEST):
+def length_of(chain):
+    """How many objects are in a chain."""
+    first = memory.some(chain["head"])
+    return 0 if first is None else length(first["pointer"])
+
+
+def length(link):
+    """How many objects follow from a link, itself included."""
+    for count in range(LONGEST):
         if int(link) == 0:
-            return
-        head = link.dereference()
-        yield memory.number(head["need"])
-        link = memory.peel(head["next"])
+            return count
+        link = memory.peel(link.dereference()["next"])
+    return LONGEST
