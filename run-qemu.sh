@@ -141,6 +141,10 @@ setup_spin() {
     command -v spin >/dev/null || install_package "the model checker Spin" spin
 }
 
+setup_fuzz() {
+    command -v c++ >/dev/null || install_package "a C++ compiler, for libFuzzer" g++
+}
+
 # --- Build and boot ------------------------------------------------------------------------------------------------
 
 build() { # CARGO-ARGUMENT...
@@ -291,7 +295,7 @@ case ${1:-} in
 '') run_main_job ;;
 test) run_tests "${2:-}" ;;
 gdb) shift; run_gdb "$@" ;;
-setup) setup_rust; setup_qemu; setup_gdb; setup_spin ;;
+setup) setup_rust; setup_qemu; setup_gdb; setup_spin; setup_fuzz ;;
 *)
     [[ -f $1 ]] || die "unknown command '$1' (--help lists them)"
     # A list of tests goes to a program: the EL2 image, which introduces itself, has no part in it.

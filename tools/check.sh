@@ -33,6 +33,7 @@ RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib 
 check test ./run-qemu.sh test
 check models tools/models.sh
 check shuttle tools/shuttle.sh
+check fuzz tools/fuzz.sh
 for cores in 1 2 4 8; do
     check "main-job-$cores-cores" ./run-qemu.sh --smp "$cores"
 done
