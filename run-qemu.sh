@@ -26,6 +26,7 @@ Options:
   --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small,
                     big, qemu-7.2 or qemu-10 (full)
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
+  --device NAME     one more of QEMU's PCI devices, behind QEMU's SMMU
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
@@ -46,13 +47,13 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 engines= smmu=both profile= strict=true its=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines= smmu=both profile= device= strict=true its=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
 while [[ ${1:-} == -* ]]; do
     case $1 in
-    --smp | --engines | --smmu | --profile | --seed | --timeout | --qemu) (($# > 1)) || die "option $1 wants a value" ;;
+    --smp | --engines | --smmu | --profile | --seed | --timeout | --qemu | --device) (($# > 1)) || die "option $1 wants a value" ;;
     esac
     case $1 in
     --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
@@ -68,6 +69,7 @@ while [[ ${1:-} == -* ]]; do
     --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
     --qemu) qemu=$2; shift ;;
     --no-its) its=false ;;
+    --device) [[ $2 =~ ^[a-z0-9-]+$ ]] || die "--device takes the name of a device, not '$2'"; device=$2; shift ;;
     --lenient) strict=false ;;
     --deterministic) deterministic=true ;;
     --help | -h) usage; exit 0 ;;
@@ -164,7 +166,7 @@ compose() {
     arguments+=${profile:+,arg=profile=$profile}${engines:+,arg=engines=$engines}
     ! $strict || [[ $smmu == qemu ]] || arguments+=,arg=strict
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
-    local -a images=(-kernel "$elf") devices=(-device edu,dma_mask=0xffffffffffffffff)
+    local -a images=(-kernel "$elf") devices=(-device edu,dma_mask=0xffffffffffffffff ${device:+-device "$device"})
     if ! $its; then
         machine+=,its=off
         devices=()

@@ -76,6 +76,8 @@ fn unknown_options_values_and_commands_are_named() {
         (&["--smmu", "amd"], "'amd'"),
         (&["--profile", "huge"], "'huge'"),
         (&["--profile"], "--profile"),
+        (&["--device", "edu,addr=1"], "'edu,addr=1'"),
+        (&["--device"], "--device"),
         (&["--timeout", "0"], "'0'"),
         (&["--seed", "-1"], "'-1'"),
         (&["--smmu", "qemu", "--no-its"], "--no-its"),
@@ -97,6 +99,7 @@ fn help_names_every_option() {
         "--smmu",
         "--profile",
         "--no-its",
+        "--device",
         "--lenient",
         "--deterministic",
         "--seed",
@@ -175,11 +178,12 @@ fn tests_are_listed_without_the_model() {
 #[test]
 fn options_reach_qemu() {
     let place = Place::new("options");
-    let output = place.launch(&["--smp", "8", "--deterministic", &place.image()]);
+    let output = place.launch(&["--smp", "8", "--deterministic", "--device", "iommu-testdev", &place.image()]);
     assert!(is_argument(&output, "8"), "{}", stdout(&output));
     assert!(is_argument(&output, "shift=4,sleep=off"), "{}", stdout(&output));
     assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
     assert!(is_argument(&output, "edu,dma_mask=0xffffffffffffffff"), "{}", stdout(&output));
+    assert!(is_argument(&output, "iommu-testdev"), "{}", stdout(&output));
 }
 
 #[test]

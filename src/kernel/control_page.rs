@@ -123,6 +123,14 @@ impl fmt::Display for Times {
             us(self.sum / u64::from(self.count.max(1))),
             us(self.within(50)),
             us(self.within(99)),
-        )
+        )?;
+        let filled = (0..).zip(&self.buckets).filter(|&(_, &count)| count > 0);
+        filled.enumerate().try_for_each(|(index, (number, count))| {
+            let start = if index == 0 { "; " } else { ", " };
+            match number < reg::BUCKETS - 1 {
+                true => write!(f, "{start}{count} up to {} us", us(1 << number)),
+                false => write!(f, "{start}{count} longer"),
+            }
+        })
     }
 }

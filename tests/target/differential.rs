@@ -100,6 +100,7 @@ test!(fn the_model_does_what_qemus_smmu_does(kernel, _) {
         log::error!("  {access} {:#x}: QEMU {qemu:x?}, model {model:x?}", built.address);
     }
     log::info!("{CASES} cases, seed {seed}: {wrote} wrote, {recorded} were recorded, {failed} differ");
+    log::info!("{:5} accesses by iommu-testdev", bench.by_test_device);
     for name in deviations::names() {
         let of_it = deviations::ALL.iter().zip(explained).filter(|(deviation, _)| deviation.name == name);
         log::info!("{:5} differ by {name}", of_it.map(|(_, count)| count).sum::<u32>());

@@ -525,10 +525,11 @@ fn e0pd_goes_by_the_privilege_after_the_overrides_of_the_ste() {
 }
 
 #[test]
-fn e0pd_counts_at_el2_with_e2h_and_not_without_nor_without_the_feature() {
-    for (cr2, prevented) in [(0, false), (1, true)] {
+fn e0pd_counts_at_el1_and_at_el2_with_e2h_and_not_without_nor_without_the_feature() {
+    // EL2, EL2 with E2H, NS-EL1.
+    for (cr2, world, prevented) in [(0, EL2, false), (1, EL2, true), (0, 0, true)] {
         let mut direct = Direct::enabled(ALL_ON, cr2);
-        direct.set_ste(STE0_STAGE1 | CDS, STE1 | EL2, 0);
+        direct.set_ste(STE0_STAGE1 | CDS, STE1 | world, 0);
         direct.set_cd(CD_R | CD_A, TABLES | E0PD);
         direct.map(0x5000, DATA, PAGE_RW);
         assert_eq!(direct.access(0x5000, READ) == Response::Abort, prevented);

@@ -112,10 +112,18 @@ fn requests_while_disabled_are_queued_whatever_the_stream() {
 
 #[test]
 fn spurious_translated_access_goes_through_unless_it_is_checked() {
-    for (atschk, eats, state, record) in [(0, 0, 2, None), (0x10, 0, 3, Some(0x102_0000_0007)), (0x10, EATS, 2, None)] {
+    let legal = STE0_STAGE1 | CDS;
+    for (atschk, word0, eats, state, record) in [
+        (0, legal, 0, 2, None),
+        // Abort, and not valid.
+        (0, 1, 0, 2, None),
+        (0, 0, 0, 2, None),
+        (0x10, legal, 0, 3, Some(0x102_0000_0007)),
+        (0x10, legal, EATS, 2, None),
+    ] {
         let mut bench = hostile(hostile::TRANSLATED);
         bench.set_engine(2, reg::ATS_CONTROL, 0);
-        bench.set_ste(STREAM, STE0_STAGE1 | CDS, STE1 | S1STALLD | eats);
+        bench.set_ste(STREAM, word0, STE1 | S1STALLD | eats);
         bench.enable(ALL_ON | atschk);
         bench.set_engine64(2, reg::DESTINATION, DATA);
         bench.set_engine64(2, reg::LENGTH, 8);

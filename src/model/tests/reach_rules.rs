@@ -161,6 +161,14 @@ fn no_cd_outside_the_table_is_read() {
         let outside = |address: &&u64| !STE.contains(*address) && !(COMMANDS..COMMANDS + 0x100).contains(*address);
         assert_eq!(read.iter().find(outside), None, "{read:x?}");
     }
+    // S1CDMax 8, S1Fmt 1: SubstreamID 0xc5 is in the fourth table of 64, at 5.
+    let mut direct = Direct::enabled(ALL_ON, 0);
+    direct.set_ste(STE0_STAGE1 | CDS | 8 << 59 | 1 << 4, STE1, 0);
+    direct.poke(CDS + 3 * 8, LEVEL2 | 1);
+    direct.memory.take_read(EVERYWHERE);
+    direct.issue(0x5000, WRITE, Some(0xc5));
+    let read = direct.memory.take_read(LEVEL2..LEVEL2 + 0x10000);
+    assert!(read.contains(&(LEVEL2 + 5 * 64)) && read.iter().all(|at| *at < LEVEL2 + 0x1000), "{read:x?}");
 }
 
 #[test]

@@ -244,6 +244,19 @@ fn retry_of_the_first_lets_the_suppressed_ones_through() {
 }
 
 #[test]
+fn termination_of_the_first_lets_the_suppressed_ones_try_again() {
+    let mut direct = Direct::stalling(control::SUPPRESS_DUPLICATES);
+    let (first, stag) = direct.tagged(0x5000);
+    let others: Vec<Slot> = (1..4).map(|word| direct.stall_unseen(0x5000 + word * 8, WRITE)).collect();
+    direct.resume(stag, ABORT);
+    assert_eq!(direct.poll(first), ABORTED);
+    // Each tries again: the first that does is recorded, and has the others suppressed.
+    assert_eq!([0, 1, 2].map(|other| direct.poll(others[other])), [RECORDED, WAITS, WAITS]);
+    assert_eq!(direct.take_events().len(), 1);
+    assert_eq!(direct.read(diag::STALLS_SUPPRESSED as u64), 5);
+}
+
+#[test]
 fn suppressed_stalls_end_with_their_stream_and_with_the_smmu() {
     let mut direct = Direct::stalling(control::SUPPRESS_DUPLICATES);
     let (first, _) = direct.tagged(0x5000);

@@ -335,6 +335,8 @@ fn eats_is_checked_against_the_stages_that_there_are() {
     let mut direct = Direct::nested_in_pages(S2S, CD_A);
     direct.set_ste_word(1, STE1 | 3 << 28);
     assert_eq!(direct.reaches(0x5000, WRITE), DATA);
+    // ATSCHK, or a split stage would be refused likewise.
+    direct.enable(ALL_ON | 0x10);
     assert_eq!(direct.request(0x5000, READ, None), Completion::UnsupportedRequest);
     assert_eq!(direct.take_event(), [0x100_0000_0005, 0, 0x5000, 0]);
 }

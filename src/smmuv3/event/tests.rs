@@ -64,6 +64,9 @@ fn f_uut_is_that_of_7_3_2() {
             address: 0xfedc_ba98_7654_3210,
         },
     );
+    // InD is 0 in a write, whatever the device calls it (13.1.2).
+    let access = Access { execute: true, ..Access::WRITE };
+    assert_eq!(Event::Uut { origin: PASID(), reason: 0, access, address: 0 }.encode()[1], 0);
 }
 
 #[test]

@@ -43,6 +43,7 @@ pub(super) struct Outcome {
 struct Side {
     registers: SmmuRegisters,
     streams: DmaRegion,
+    /// The device that accesses memory next.
     stream: u32,
     commands: DmaRegion,
     sent: u32,
@@ -120,6 +121,11 @@ impl Side {
     }
 }
 
+fn ecam(kernel: &Kernel, pcie: &Pcie) -> Result<Ecam, Failure> {
+    let window = kernel.board.registers(&pcie.ecam).ok_or("configuration space is not mapped")?;
+    Ok(Ecam { window, first_bus: pcie.first_bus })
+}
+
 /// `edu`, which writes as a message: four bytes, at once. Its DMA takes 100 ms of virtual time.
 struct Device {
     dma: Edu,
@@ -128,6 +134,7 @@ struct Device {
     /// Where its MSI capability is.
     capability: u8,
     registers: Mmio,
+    stream: u32,
 }
 
 impl Device {
@@ -135,20 +142,14 @@ impl Device {
     const RAISE: usize = 0x60;
     const ACKNOWLEDGE: usize = 0x64;
 
-    /// The device and its StreamID.
-    fn new(kernel: &Kernel, pcie: &Pcie) -> Result<(Self, u32), Failure> {
-        let ecam = || -> Result<Ecam, Failure> {
-            let window = kernel.board.registers(&pcie.ecam).ok_or("configuration space is not mapped")?;
-            Ok(Ecam { window, first_bus: pcie.first_bus })
-        };
-        let mut bus = RootBus::bring_up(ecam()?, pcie)?;
+    fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Self, Failure> {
         let function = bus.find(edu::VENDOR, edu::DEVICE).ok_or(Failure::NotHere("edu device"))?.clone();
         let bar = function.bars[0].as_ref().ok_or("edu has no BAR 0")?;
         let registers = kernel.board.registers(bar).ok_or("BAR 0 is not mapped")?;
         let dma = Edu::new(registers.clone())?;
         bus.allow_dma(function.address, true);
         let (_, stream) = pcie.stream(function.requester()).ok_or("edu has no StreamID")?;
-        let configuration = ecam()?;
+        let configuration = ecam(kernel, pcie)?;
         let mut capability = configuration.read_word(function.address, 0x34) as u8;
         for _ in 0..48 {
             let header = configuration.read_word(function.address, capability);
@@ -157,13 +158,14 @@ impl Device {
             }
             capability = (header >> 8) as u8 & 0xfc;
         }
-        let mut device = Self { dma, configuration, function: function.address, capability, registers };
+        let mut device =
+            Self { dma, configuration, function: function.address, capability, registers, stream: stream.0 };
         let control = device.configuration.read_word(function.address, capability);
         if control & 0xff != Self::MSI || control >> 23 & 1 == 0 {
             return Err(format!("edu has no MSI capability with 64-bit addresses: {control:#x}").into());
         }
         device.configure(0, control | 1 << 16);
-        Ok((device, stream.0))
+        Ok(device)
     }
 
     fn configure(&mut self, offset: u8, value: u32) {
@@ -179,12 +181,63 @@ impl Device {
     }
 }
 
+/// QEMU's `iommu-testdev`, which newer versions have: it writes a word of its own through the SMMU, at once.
+struct TestDevice {
+    registers: Mmio,
+    stream: u32,
+}
+
+impl TestDevice {
+    const VENDOR: u16 = 0x1b36;
+    const DEVICE: u16 = 0x0005;
+
+    // Its registers: a read of the first runs what was armed.
+    const RUN: usize = 0x00;
+    const ADDRESS: usize = 0x04;
+    const LENGTH: usize = 0x0c;
+    const RESULT: usize = 0x10;
+    const DOORBELL: usize = 0x14;
+    /// Where it looks for what it wrote, past the SMMU.
+    const PHYSICAL: usize = 0x1c;
+
+    /// What it writes.
+    const VALUE: u32 = 0x1234_5678;
+    const ARMED: u32 = 0xffff_fffe;
+
+    fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Option<Self>, Failure> {
+        let Some(function) = bus.find(Self::VENDOR, Self::DEVICE).cloned() else { return Ok(None) };
+        let bar = function.bars[0].as_ref().ok_or("iommu-testdev has no BAR 0")?;
+        let registers = kernel.board.registers(bar).ok_or("its BAR 0 is not mapped")?;
+        bus.allow_dma(function.address, true);
+        let (_, stream) = pcie.stream(function.requester()).ok_or("iommu-testdev has no StreamID")?;
+        Ok(Some(Self { registers, stream: stream.0 }))
+    }
+
+    /// Writes [`Self::VALUE`] to `address`. That it finds it nowhere in `elsewhere` is no matter.
+    fn write(&self, address: u64, elsewhere: u64) -> Result<(), Failure> {
+        for (register, value) in [(Self::ADDRESS, address), (Self::PHYSICAL, elsewhere)] {
+            self.registers.write32(register, value as u32);
+            self.registers.write32(register + 4, (value >> 32) as u32);
+        }
+        self.registers.write32(Self::LENGTH, 4);
+        self.registers.write32(Self::DOORBELL, 1);
+        self.registers.read32(Self::RUN);
+        match self.registers.read32(Self::RESULT) {
+            Self::ARMED => Err("iommu-testdev did nothing".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Both of them.
 pub(super) struct Bench {
     pub(super) arena: DmaRegion,
     qemu: Side,
     model: Side,
     device: Device,
+    test_device: Option<TestDevice>,
+    /// The accesses that it made.
+    pub(super) by_test_device: u32,
     engine: Mmio,
     /// Where QEMU's device puts what it read.
     result: DmaRegion,
@@ -209,15 +262,18 @@ impl Bench {
             return Err(Failure::NotHere("model of QEMU's SMMU: not applicable to this profile"));
         }
         let pcie = kernel.board.pcie.as_ref().ok_or(Failure::NotHere("PCIe"))?;
-        let (edu, requester) = Device::new(kernel, pcie)?;
+        let mut bus = RootBus::bring_up(ecam(kernel, pcie)?, pcie)?;
+        let edu = Device::new(kernel, pcie, &mut bus)?;
         let device = kernel.board.engines.first().ok_or(Failure::NotHere("DMA engine"))?;
         let engine = kernel.board.registers(&device.window).ok_or("the engine's registers are not mapped")?;
         engine.write64(engine::LENGTH, 4);
         Ok(Self {
             arena: kernel.device_memory.allocate(arena::SIZE as usize, arena::SIZE as usize)?,
-            qemu: Side::new(kernel, qemu, requester)?,
+            qemu: Side::new(kernel, qemu, edu.stream)?,
             model: Side::new(kernel, model, device.stream.0)?,
             device: edu,
+            test_device: TestDevice::new(kernel, pcie, &mut bus)?,
+            by_test_device: 0,
             engine,
             result: kernel.device_memory.allocate(8, 8)?,
             writes: 0,
@@ -232,8 +288,15 @@ impl Bench {
     /// What QEMU and the model make of an access.
     pub(super) fn run(&mut self, case: &Built) -> Result<[Outcome; 2], Failure> {
         self.place(case, true);
+        // Every other write, told by its address, so that a case is the same each time.
+        let by_test_device = self.test_device.as_ref().filter(|_| !case.read && case.address & 8 != 0);
+        self.qemu.stream = by_test_device.map_or(self.device.stream, |device| device.stream);
         self.qemu.set(&case.ste)?;
-        let qemu = if case.read {
+        let qemu = if let Some(device) = by_test_device {
+            device.write(case.address, self.result.phys.0)?;
+            self.by_test_device += 1;
+            Outcome { landed: self.find(case.address, TestDevice::VALUE), records: self.qemu.records() }
+        } else if case.read {
             self.device.dma.read(&mut Timer, case.address, 4)?;
             let records = self.qemu.records();
             // What it read, it writes where it can be seen: Config = bypass.
@@ -248,7 +311,7 @@ impl Bench {
         } else {
             let value = self.next_value();
             self.device.write(case.address, value);
-            Outcome { landed: self.find(case.address, value), records: self.qemu.records() }
+            Outcome { landed: self.find(case.address, value.into()), records: self.qemu.records() }
         };
         self.place(case, false);
         Ok([qemu, self.run_model(case)?])
@@ -271,7 +334,7 @@ impl Bench {
             })
             .map_err(|_| "the engine does not end")?;
         let landed = match (case.read, state) {
-            (false, _) => self.find(case.address, value),
+            (false, _) => self.find(case.address, value.into()),
             (true, engine::status::DONE) => self.marked(self.engine.read64(engine::RESULT), case.address),
             (true, _) => None,
         };
@@ -307,7 +370,7 @@ impl Bench {
     }
 
     /// Where in the arena `value` was written, and undoes that. Translation keeps the low bits of the `address`.
-    fn find(&self, address: u64, value: u16) -> Option<u64> {
+    fn find(&self, address: u64, value: u32) -> Option<u64> {
         let (first, high) = ((address & 0xfff) / 8, address & 4 != 0);
         let shift = if high { 32 } else { 0 };
         (0..arena::SIZE / 4096).find_map(|page| {
