@@ -18,7 +18,7 @@ devices=
 [[ $("$qemu" -device help) != *'"iommu-testdev"'* ]] || devices="--device iommu-testdev"
 
 # Lenient: most structures here are wrong on purpose.
-output=$(RUN_QEMU_FLAGS="--lenient --profile $profile --timeout 600 --qemu $qemu $devices" cargo test --quiet --locked --release \
+output=$(RUN_QEMU_FLAGS="--lenient --deterministic --profile $profile --timeout 600 --qemu $qemu $devices" cargo test --quiet --locked --release \
     --target aarch64-unknown-none-softfloat --test target -- "differential=$seed" 2>&1)
 status=$?
 printf '%s\n' "$output"
