@@ -82,9 +82,11 @@ fn each_bit_of_idr0_is_where_6_3_1_has_it() {
 }
 
 #[test]
-fn e0pd_is_bit_13_of_idr3() {
-    let with = |idr3| Features::decode(IdRegisters { idr3, ..EVERYTHING }).unwrap().unprivileged_disable;
-    assert_eq!([with(!(1 << 13)), with(1 << 13)], [false, true]);
+fn fields_of_idr3_are_where_6_3_4_has_them() {
+    let with = |idr3| Features::decode(IdRegisters { idr3, ..EVERYTHING }).unwrap();
+    assert_eq!([!(1 << 13), 1 << 13].map(|idr3| with(idr3).unprivileged_disable), [false, true]);
+    // BBML: levels 0 to 2.
+    assert_eq!([0, 1, 2].map(|level| with(level << 11).free_block_changes), [false, false, true]);
 }
 
 #[test]
