@@ -33,13 +33,12 @@ fn rule<'a>(section: &str, line: &'a str) -> Result<(&'a str, Shown<'a>), &'stat
     if what.is_empty() {
         return Err("says nothing");
     }
-    match shown.trim_matches('`') {
-        text => match text.strip_prefix("not modelled:").map(str::trim) {
-            Some("") => Err("not modelled without a reason"),
-            Some(reason) => Ok((id, Shown::NotModelled(reason))),
-            None if text.contains("::") => Ok((id, Shown::By(text))),
-            None => Err("neither a test nor `not modelled: reason`"),
-        },
+    let text = shown.trim_matches('`');
+    match text.strip_prefix("not modelled:").map(str::trim) {
+        Some("") => Err("not modelled without a reason"),
+        Some(reason) => Ok((id, Shown::NotModelled(reason))),
+        None if text.contains("::") => Ok((id, Shown::By(text))),
+        None => Err("neither a test nor `not modelled: reason`"),
     }
 }
 
