@@ -293,7 +293,7 @@ impl Domain {
     ///
     /// Objects are dropped here, at thread level with interrupts as they are. Every core should come by regularly.
     pub fn poll(&self, cpu: &mut Cpu) -> usize {
-        // Whatever this core retired counts here; others look after theirs.
+        // A hint: what this core has retired counts here, by its next poll or a later one.
         let waiting = self.counters.retired.load(Relaxed).saturating_sub(self.counters.freed.load(Relaxed));
         if waiting == 0 {
             cpu.masked(|masked| self.acknowledge(masked));

@@ -214,7 +214,7 @@ impl<T> Slot<T> {
     /// Empties the slot, and returns what was in it. Read sections that are open by now may still use it.
     pub fn unpublish(&self) -> Option<Ref<T>> {
         // Acquire: pairs with the release in `publish`. No release: who finds the slot empty, learns nothing by that, and what
-        // orders it against a period is the fence of who retires.
+        // orders it before a period is the push of what is retired, or `need`.
         let order = if mutant!("unpublish_unread") { Relaxed } else { Acquire };
         let object = NonNull::new(self.object.swap(ptr::null_mut(), order))?;
         // The slot's reference is the caller's now.

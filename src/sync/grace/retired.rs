@@ -15,7 +15,7 @@ use super::Domain;
 
 /// The head of every object that can be retired.
 ///
-/// `next` is written by who owns the object: who retires it, then who took the stack. The stack's head orders that.
+/// `next` is written by who owns the object: who retires it, then who holds the keeper. The stack's head and the lock order that.
 #[derive(Debug)]
 pub(super) struct Link {
     next: AtomicPtr<Link>,
