@@ -166,10 +166,11 @@ compose() {
     arguments+=${profile:+,arg=profile=$profile}${engines:+,arg=engines=$engines}
     ! $strict || [[ $smmu == qemu ]] || arguments+=,arg=strict
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
-    local -a images=(-kernel "$elf") devices=(-device edu,dma_mask=0xffffffffffffffff ${device:+-device "$device"})
-    if ! $its; then
+    local -a images=(-kernel "$elf") devices=(${device:+-device "$device"})
+    if $its; then
+        devices+=(-device edu,dma_mask=0xffffffffffffffff)
+    else
         machine+=,its=off
-        devices=()
     fi
     if [[ $smmu != qemu ]]; then
         machine+=,virtualization=on

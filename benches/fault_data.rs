@@ -180,7 +180,7 @@ impl Scheme for Swapped {
     }
 }
 
-/// How `takes` references are taken.
+/// How references are taken.
 #[derive(Clone, Copy)]
 struct Load {
     threads: usize,

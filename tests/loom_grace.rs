@@ -282,6 +282,7 @@ fn what_waits_for_a_period_that_another_core_ends_is_freed_after_all_sections() 
         let other = thread::spawn(move || drop(other));
         world.remove();
         world.domain.poll(&mut here);
+        world.domain.poll(&mut here);
         reader.join().unwrap();
         other.join().unwrap();
         world.close(&mut here, 2);
@@ -359,21 +360,23 @@ fn an_interrupt_out_of_idle_may_read() {
 }
 
 #[test]
-fn a_period_that_began_before_the_removal_does_not_free() {
+fn a_period_does_not_free_what_was_retired_after_it_was_asked_for() {
     explore(3, || {
         let world = World::occupied(2);
         let mut here = cpu(0);
         let reader = world.core(1, |world, cpu| {
-            // Starts a period of its own.
-            drop(world.witness());
-            world.domain.poll(cpu);
+            interrupt_ends(&world.domain, cpu);
             cpu.masked(|masked| world.section(masked));
         });
-        world.remove();
+        let remover = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || world.remove())
+        };
+        let _ = world.domain.synchronize(&mut here, &mut Yield, 0);
         world.domain.poll(&mut here);
         reader.join().unwrap();
-        world.domain.poll(&mut here);
-        world.close(&mut here, 2);
+        remover.join().unwrap();
+        world.close(&mut here, 1);
     });
 }
 

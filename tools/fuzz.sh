@@ -5,6 +5,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../fuzz" || exit 2
 command -v c++ >/dev/null || ../run-qemu.sh setup || exit 2
 seconds=${1:-0}
+[[ $seconds =~ ^[0-9]{1,6}$ ]] || { echo "tools/fuzz.sh takes seconds, not '$seconds'" >&2; exit 2; }
 
 passed=0 failed=0
 cargo build --locked --release || { echo "0 passed, 1 failed"; exit 1; }

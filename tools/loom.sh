@@ -13,6 +13,7 @@ loom_refcount put_without_acquire         the_last_reference_ends_the_object_aft
 loom_refcount put_unsaturates             a_saturated_count_never_ends
 loom_grace    start_without_fence         a_core_that_comes_during_a_period_finds_the_slot_empty_or_is_waited_for
 loom_grace    need_by_load                a_period_that_began_before_the_removal_is_not_waited_for
+loom_grace    taken_after_request         a_period_does_not_free_what_was_retired_after_it_was_asked_for
 loom_grace    need_relaxed                a_period_that_another_core_asked_for_waits_for_who_came_before_it
 loom_grace    read_while_away             an_interrupt_out_of_idle_may_read
 loom_grace    acknowledge_relaxed         no_section_uses_an_object_after_its_end

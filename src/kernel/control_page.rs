@@ -127,9 +127,10 @@ impl fmt::Display for Times {
         let filled = (0..).zip(&self.buckets).filter(|&(_, &count)| count > 0);
         filled.enumerate().try_for_each(|(index, (number, count))| {
             let start = if index == 0 { "; " } else { ", " };
-            match number < reg::BUCKETS - 1 {
-                true => write!(f, "{start}{count} up to {} us", us(1 << number)),
-                false => write!(f, "{start}{count} longer"),
+            if number < reg::BUCKETS - 1 {
+                write!(f, "{start}{count} up to {} us", us(1 << number))
+            } else {
+                write!(f, "{start}{count} longer")
             }
         })
     }

@@ -413,7 +413,9 @@ impl Domain {
 
     /// The next period, for what is on the stack by now. None runs, and the caller holds the keeper.
     fn start(&self) -> Period {
-        let retired = self.retired.take();
+        let take = || self.retired.take();
+        // Before the request: a core that has acknowledged it may find what is retired later.
+        let retired = (!mutant!("taken_after_request")).then(take);
         // Release: who reads the number finds the slots as those who retired left them.
         let order = if mutant!("start_relaxed") { Relaxed } else { Release };
         let number = self.requested.fetch_add(1, order) + 1;
@@ -422,7 +424,7 @@ impl Domain {
             // `need` that this period satisfies, as well.
             fence(SeqCst);
         }
-        Period::start(number, retired, &self.cores)
+        Period::start(number, retired.unwrap_or_else(take), &self.cores)
     }
 }
 

@@ -15,9 +15,6 @@ const CHECKED: u32 = ALL_ON | 1 << 4;
 const SPLIT: u64 = 2 << 28;
 /// nG of a leaf.
 const NOT_GLOBAL: u64 = 1 << 11;
-const NOTHING: Completion =
-    Completion::Success { page: PhysAddr(0), span: 12, read: false, write: false, execute: false, privileged: false };
-
 /// A page of 4 KiB, unprivileged, not to be executed.
 fn page(output: u64, write: bool) -> Completion {
     Completion::Success { page: PhysAddr(output), span: 12, read: true, write, execute: false, privileged: false }

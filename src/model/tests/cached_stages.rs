@@ -302,15 +302,7 @@ fn translation_request_keeps_nothing_of_a_walk_that_grants_nothing() {
     direct.poke(TABLES + 0x1000, 0xb000 | 3);
     direct.map2(0xb000, TABLES + 0x2000, S2_RW);
     direct.map2(0x9000, DATA, S2_RW & !(3 << 6));
-    let nothing = Completion::Success {
-        page: PhysAddr(0),
-        span: 12,
-        read: false,
-        write: false,
-        execute: false,
-        privileged: false,
-    };
-    assert_eq!(direct.request(0x5000, READ, None), nothing);
+    assert_eq!(direct.request(0x5000, READ, None), NOTHING);
     direct.poke(TABLES + 0x3028, 0xc000 | PAGE_RW);
     direct.map2(0xb000, TABLES + 0x3000, S2_RW);
     direct.map2(0x9000, DATA, S2_RW);

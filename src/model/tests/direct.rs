@@ -74,6 +74,10 @@ pub(super) fn untagged(record: [u64; 4]) -> [u64; 4] {
     [record[0], record[1] & !0xffff, record[2], record[3]]
 }
 
+/// What a translation request gets of a page that grants nothing.
+pub(super) const NOTHING: Completion =
+    Completion::Success { page: PhysAddr(0), span: 12, read: false, write: false, execute: false, privileged: false };
+
 // What a poll of a stalled access finds: it ends with an abort, it still stalls, its record was written just now.
 pub(super) const ABORTED: Polled = Polled::Ended(Response::Abort);
 pub(super) const WAITS: Polled = Polled::Stalled { recorded: false };

@@ -7,7 +7,6 @@ use super::direct::*;
 use super::record_rules::{AF, BEYOND_S2PS, CD, CHECKED, RNW, SPLIT, nested, response, stage1};
 use crate::model::endpoint::{Completion, Response};
 use crate::model::profile::Profile;
-use crate::smmuv3::PhysAddr;
 use crate::smmuv3::features::IdRegisters;
 
 #[test]
@@ -196,22 +195,14 @@ fn translation_requests_of_a_stream_that_aborts_are_unsupported_without_a_record
 fn translation_requests_that_err_or_fault_leave_no_record() {
     let stage1 = STE0_STAGE1 | CDS;
     let valid = CD0 | CD_R | CD_A;
-    let nothing = Completion::Success {
-        page: PhysAddr(0),
-        span: 12,
-        read: false,
-        write: false,
-        execute: false,
-        privileged: false,
-    };
     for (log2, word0, cd, leaf, completion) in [
         // C_BAD_STREAMID, of a table of 256 STEs; C_BAD_STE; C_BAD_CD.
         (8, stage1, valid, 0, Completion::CompleterAbort),
         (9, 0, 0, 0, Completion::CompleterAbort),
         (9, stage1, 0, 0, Completion::CompleterAbort),
         // F_TRANSLATION; F_PERMISSION, of a page of the kernel's.
-        (9, stage1, valid, 0, nothing),
-        (9, stage1, valid, DATA | PAGE_RW & !(1 << 6), nothing),
+        (9, stage1, valid, 0, NOTHING),
+        (9, stage1, valid, DATA | PAGE_RW & !(1 << 6), NOTHING),
     ] {
         let mut direct = Direct::off(0);
         direct.write(STRTAB_BASE_CFG, log2);

@@ -12,10 +12,6 @@ const CHECKED: u32 = ALL_ON | 1 << 4;
 const SPLIT: u64 = 2 << 28;
 const AF: u64 = 1 << 10;
 
-/// Success without read and write, of the smallest size.
-const NOTHING: Completion =
-    Completion::Success { page: PhysAddr(0), span: 12, read: false, write: false, execute: false, privileged: false };
-
 fn page(output: u64, write: bool) -> Completion {
     Completion::Success { page: PhysAddr(output), span: 12, read: true, write, execute: false, privileged: false }
 }

@@ -79,20 +79,23 @@ fn ste_is_read_anew_after_each_command_that_names_its_stream() {
 
 #[test]
 fn level_1_stream_descriptor_is_read_anew_without_leaf() {
-    for command in [STE_WITHOUT_LEAF, RANGE, ALL] {
-        // SPLIT = 8, SPAN = 9: the stream is the first of the second 256.
-        let mut direct = prepared(ALL_ON & !1);
-        direct.write(STRTAB_BASE_CFG, 1 << 16 | 8 << 6 | 9);
-        direct.enable(ALL_ON);
-        for (table, cd, tables) in [(FIRST, CDS, TABLES), (SECOND, CDS + 0x40, OTHER_TABLES)] {
-            set_cd(&direct, cd, tables);
-            direct.poke(table + 8, STE1);
-            direct.poke(table, STE0_STAGE1 | cd);
+    // SPLIT = 8: the stream is the first of the second 256; SPLIT = 10: in the middle of the first 1024.
+    for (split, leaf, index) in [(8, STREAMS + 8, 0), (10, STREAMS, STREAM)] {
+        for command in [STE_WITHOUT_LEAF, RANGE, ALL] {
+            let mut direct = prepared(ALL_ON & !1);
+            direct.write(STRTAB_BASE_CFG, 1 << 16 | split << 6 | (split + 1));
+            direct.enable(ALL_ON);
+            for (table, cd, tables) in [(FIRST, CDS, TABLES), (SECOND, CDS + 0x40, OTHER_TABLES)] {
+                set_cd(&direct, cd, tables);
+                direct.poke(table + index * 64 + 8, STE1);
+                direct.poke(table + index * 64, STE0_STAGE1 | cd);
+            }
+            let span = u64::from(split) + 1;
+            direct.poke(leaf, FIRST | span);
+            assert_eq!(reached(&mut direct, None), OLD);
+            direct.poke(leaf, SECOND | span);
+            brings_the_new(&mut direct, None, command);
         }
-        direct.poke(STREAMS + 8, FIRST | 9);
-        assert_eq!(reached(&mut direct, None), OLD);
-        direct.poke(STREAMS + 8, SECOND | 9);
-        brings_the_new(&mut direct, None, command);
     }
 }
 

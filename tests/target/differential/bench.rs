@@ -126,6 +126,21 @@ fn ecam(kernel: &Kernel, pcie: &Pcie) -> Result<Ecam, Failure> {
     Ok(Ecam { window, first_bus: pcie.first_bus })
 }
 
+/// The PCI device `vendor`:`device`, let access memory: itself, its registers and its StreamID. `None` if there is none.
+fn find(
+    kernel: &Kernel,
+    pcie: &Pcie,
+    bus: &mut RootBus<Ecam>,
+    [vendor, device]: [u16; 2],
+) -> Result<Option<(DeviceFunction, Mmio, u32)>, Failure> {
+    let Some(function) = bus.find(vendor, device).cloned() else { return Ok(None) };
+    let bar = function.bars[0].as_ref().ok_or("the device has no BAR 0")?;
+    let registers = kernel.board.registers(bar).ok_or("its BAR 0 is not mapped")?;
+    bus.allow_dma(function.address, true);
+    let (_, stream) = pcie.stream(function.requester()).ok_or("it has no StreamID")?;
+    Ok(Some((function.address, registers, stream.0)))
+}
+
 /// `edu`, which writes as a message: four bytes, at once. Its DMA takes 100 ms of virtual time.
 struct Device {
     dma: Edu,
@@ -143,24 +158,20 @@ impl Device {
     const ACKNOWLEDGE: usize = 0x64;
 
     fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Self, Failure> {
-        let function = bus.find(edu::VENDOR, edu::DEVICE).ok_or(Failure::NotHere("edu device"))?.clone();
-        let bar = function.bars[0].as_ref().ok_or("edu has no BAR 0")?;
-        let registers = kernel.board.registers(bar).ok_or("BAR 0 is not mapped")?;
+        let found = find(kernel, pcie, bus, [edu::VENDOR, edu::DEVICE])?;
+        let (function, registers, stream) = found.ok_or(Failure::NotHere("edu device"))?;
         let dma = Edu::new(registers.clone())?;
-        bus.allow_dma(function.address, true);
-        let (_, stream) = pcie.stream(function.requester()).ok_or("edu has no StreamID")?;
         let configuration = ecam(kernel, pcie)?;
-        let mut capability = configuration.read_word(function.address, 0x34) as u8;
+        let mut capability = configuration.read_word(function, 0x34) as u8;
         for _ in 0..48 {
-            let header = configuration.read_word(function.address, capability);
+            let header = configuration.read_word(function, capability);
             if header & 0xff == Self::MSI {
                 break;
             }
             capability = (header >> 8) as u8 & 0xfc;
         }
-        let mut device =
-            Self { dma, configuration, function: function.address, capability, registers, stream: stream.0 };
-        let control = device.configuration.read_word(function.address, capability);
+        let mut device = Self { dma, configuration, function, capability, registers, stream };
+        let control = device.configuration.read_word(function, capability);
         if control & 0xff != Self::MSI || control >> 23 & 1 == 0 {
             return Err(format!("edu has no MSI capability with 64-bit addresses: {control:#x}").into());
         }
@@ -205,12 +216,8 @@ impl TestDevice {
     const ARMED: u32 = 0xffff_fffe;
 
     fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Option<Self>, Failure> {
-        let Some(function) = bus.find(Self::VENDOR, Self::DEVICE).cloned() else { return Ok(None) };
-        let bar = function.bars[0].as_ref().ok_or("iommu-testdev has no BAR 0")?;
-        let registers = kernel.board.registers(bar).ok_or("its BAR 0 is not mapped")?;
-        bus.allow_dma(function.address, true);
-        let (_, stream) = pcie.stream(function.requester()).ok_or("iommu-testdev has no StreamID")?;
-        Ok(Some(Self { registers, stream: stream.0 }))
+        let found = find(kernel, pcie, bus, [Self::VENDOR, Self::DEVICE])?;
+        Ok(found.map(|(_, registers, stream)| Self { registers, stream }))
     }
 
     /// Writes [`Self::VALUE`] to `address`. That it finds it nowhere in `elsewhere` is no matter.
