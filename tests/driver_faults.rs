@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, plain, stream};
+use driver_bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
+use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
@@ -23,68 +24,74 @@ const BYTES: u64 = 32 * 4096;
 
 #[test]
 fn a_stalled_copy_pages_in_both_regions_and_every_stall_is_counted_and_answered_once() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    let pager = Pager::new(&space, SOURCE..DESTINATION + BYTES);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, pager.clone()).unwrap();
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        let pager = Pager::new(&space, SOURCE..DESTINATION + BYTES);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, pager.clone()).unwrap();
 
-    bench.fill(0, SOURCE, BYTES, 0x0123_4567_89ab_cdef, None);
-    bench.finish([0]);
-    bench.start(0, control::COPY, SOURCE, DESTINATION, BYTES, None);
-    bench.finish([0]);
+        bench.fill(0, SOURCE, BYTES, 0x0123_4567_89ab_cdef, None);
+        bench.finish([0]);
+        bench.start(0, control::COPY, SOURCE, DESTINATION, BYTES, None);
+        bench.finish([0]);
 
-    assert_eq!(bench.state(0), status::DONE);
-    assert_eq!(space.word(DESTINATION + BYTES - 8), 0x0123_4567_89ab_cdef);
-    assert_eq!(space.pages(), 64);
-    assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 64);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 64);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-    assert_eq!(bench.smmu.event_records(), 64);
-    assert_eq!(bench.smmu.command_counts().answers, 64);
-    assert_eq!(pager.groups.load(Ordering::Relaxed), 64);
+        assert_eq!(bench.state(0), status::DONE);
+        assert_eq!(space.word(DESTINATION + BYTES - 8), 0x0123_4567_89ab_cdef);
+        assert_eq!(space.pages(), 64);
+        assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 64);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 64);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        assert_eq!(bench.smmu.event_records(), 64);
+        assert_eq!(bench.smmu.command_counts().answers, 64);
+        assert_eq!(pager.groups.load(Ordering::Relaxed), 64);
+    });
 }
 
 #[test]
 fn a_wild_address_is_refused_and_the_neighbour_goes_on() {
-    let mut bench = Bench::new();
-    let (wild, good) = (Space::new(&bench, 1), Space::new(&bench, 2));
-    bench.attach(0, FaultMode::Stall, &wild).unwrap();
-    bench.attach(1, FaultMode::Stall, &good).unwrap();
-    bench.enable(0, Pager::new(&wild, SOURCE..SOURCE + 0x1000)).unwrap();
-    bench.enable(1, Pager::new(&good, SOURCE..SOURCE + BYTES)).unwrap();
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let (wild, good) = (Space::new(&bench, 1), Space::new(&bench, 2));
+        bench.attach(0, FaultMode::Stall, &wild).unwrap();
+        bench.attach(1, FaultMode::Stall, &good).unwrap();
+        bench.enable(0, Pager::new(&wild, SOURCE..SOURCE + 0x1000)).unwrap();
+        bench.enable(1, Pager::new(&good, SOURCE..SOURCE + BYTES)).unwrap();
 
-    bench.fill(0, SOURCE, 0x2000, 1, None);
-    bench.fill(1, SOURCE, BYTES, 2, None);
-    bench.finish([0, 1]);
+        bench.fill(0, SOURCE, 0x2000, 1, None);
+        bench.fill(1, SOURCE, BYTES, 2, None);
+        bench.finish([0, 1]);
 
-    assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, SOURCE + 0x1000));
-    assert_eq!((bench.state(1), good.word(SOURCE + BYTES - 8)), (status::DONE, 2));
-    assert_eq!(bench.model_count(diagnostics::RESUMED_ABORT), 1);
+        assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, SOURCE + 0x1000));
+        assert_eq!((bench.state(1), good.word(SOURCE + BYTES - 8)), (status::DONE, 2));
+        assert_eq!(bench.model_count(diagnostics::RESUMED_ABORT), 1);
+    });
 }
 
 #[test]
 fn a_deferred_fault_waits_for_its_answer() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    let pager = Pager::deferring(&space, SOURCE..SOURCE + BYTES);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, pager.clone()).unwrap();
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        let pager = Pager::deferring(&space, SOURCE..SOURCE + BYTES);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, pager.clone()).unwrap();
 
-    bench.fill(0, SOURCE, 0x1000, 7, None);
-    bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
-    assert_eq!(bench.state(0), status::BUSY);
-    let group = pager.take().pop().unwrap();
-    assert_eq!(pager.resolve(group.faults()), PageResponse::Success);
-    bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).unwrap();
-    bench.finish([0]);
-    assert_eq!((bench.state(0), space.word(SOURCE)), (status::DONE, 7));
+        bench.fill(0, SOURCE, 0x1000, 7, None);
+        bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
+        assert_eq!(bench.state(0), status::BUSY);
+        let group = pager.take().pop().unwrap();
+        assert_eq!(pager.resolve(group.faults()), PageResponse::Success);
+        bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).unwrap();
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(SOURCE)), (status::DONE, 7));
+    });
 }
 
 /// A bench whose engine 0 has eight stalls answered, two of them in the command queue and six that found no room there,
 /// since the SMMU has stopped consuming. These eight pages are all that its job touches.
-fn unsent() -> (Bench, Arc<Space>) {
-    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+fn unsent(profile: Profile) -> (Bench, Arc<Space>) {
+    let mut bench = Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
@@ -101,46 +108,50 @@ fn unsent() -> (Bench, Arc<Space>) {
 
 #[test]
 fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_before_they_are_sent() {
-    let (mut bench, space) = unsent();
-    assert_eq!(bench.smmu.event_records(), 0, "records count as dealt with when their answers are sent");
-    let cons = bench.host.read32(Register::EventqCons);
-    bench.drain();
-    assert_eq!(bench.host.read32(Register::EventqCons), cons);
-    assert_eq!(bench.smmu.event_counts().unsent, 6);
+    on_each(&[Stall, Queues], |profile| {
+        let (mut bench, space) = unsent(profile);
+        assert_eq!(bench.smmu.event_records(), 0, "records count as dealt with when their answers are sent");
+        let cons = bench.host.read32(Register::EventqCons);
+        bench.drain();
+        assert_eq!(bench.host.read32(Register::EventqCons), cons);
+        assert_eq!(bench.smmu.event_counts().unsent, 6);
 
-    bench.hold_commands(false);
-    bench.host.run(1000);
-    // No interrupt tells of room in the command queue, and no further record comes: this is what looks after it.
-    bench.smmu.expire(&bench.cpu, 0);
-    assert_eq!(bench.smmu.event_counts().unsent, 0);
-    assert_eq!(bench.smmu.event_records(), 8);
-    bench.finish([0]);
-    assert_eq!((bench.state(0), space.word(SOURCE + 8 * 4096 - 8)), (status::DONE, 7));
-    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 8);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-    assert_eq!(bench.smmu.command_counts().answers, 8);
+        bench.hold_commands(false);
+        bench.host.run(1000);
+        // No interrupt tells of room in the command queue, and no further record comes: this is what looks after it.
+        bench.smmu.expire(&bench.cpu, 0);
+        assert_eq!(bench.smmu.event_counts().unsent, 0);
+        assert_eq!(bench.smmu.event_records(), 8);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(SOURCE + 8 * 4096 - 8)), (status::DONE, 7));
+        assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 8);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        assert_eq!(bench.smmu.command_counts().answers, 8);
+    });
 }
 
 #[test]
 fn answers_that_found_no_room_are_not_sent_after_stall_term() {
-    let (mut bench, _) = unsent();
-    bench.hold_commands(false);
-    bench.disable(0).unwrap();
-    assert_eq!(bench.smmu.event_counts().unsent, 0);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 2);
-    assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 6);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-    assert_eq!(bench.live(), 0);
+    on_each(&[Stall, Queues], |profile| {
+        let (mut bench, _) = unsent(profile);
+        bench.hold_commands(false);
+        bench.disable(0).unwrap();
+        assert_eq!(bench.smmu.event_counts().unsent, 0);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_RETRY), 2);
+        assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 6);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        assert_eq!(bench.live(), 0);
+    });
 }
 
 /// Engine 2 with two address spaces of its own, reached by PASIDs 1 and 2.
-fn two_pasids(bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
+fn two_pasids(profile: Profile, bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
     let spaces = [Space::new(bench, 11), Space::new(bench, 12)];
     let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
-    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
+    bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
     let ids = [1, 2].map(|id| SubstreamId::new(id).unwrap());
     for (id, space) in ids.into_iter().zip(&spaces) {
-        bench.smmu.attach_substream(&mut bench.cpu, stream(2), id, Some(&space.context())).unwrap();
+        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), id, Some(&space.context())).unwrap();
     }
     let by_id = ids.into_iter().map(Some).zip(spaces.iter().cloned()).collect::<BTreeMap<_, _>>();
     let pager = Pager::with(by_id, SOURCE..SOURCE + BYTES);
@@ -149,252 +160,297 @@ fn two_pasids(bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
 
 #[test]
 fn page_request_groups_page_in_two_pasids_with_the_same_addresses() {
-    let mut bench = Bench::new();
-    let (spaces, pager) = two_pasids(&mut bench);
-    bench.enable(2, pager.clone()).unwrap();
-    bench.host.write_engine(2, reg::GROUP_SIZE, 8);
+    on_each(&[PageRequests, Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let (spaces, pager) = two_pasids(profile, &mut bench);
+        bench.enable(2, pager.clone()).unwrap();
+        bench.host.write_engine(2, reg::GROUP_SIZE, 8);
 
-    for (pasid, pattern) in [(1, 0x1111), (2, 0x2222)] {
-        bench.fill(2, SOURCE, BYTES, pattern, Some(pasid));
-        bench.finish([2]);
-        assert_eq!(bench.state(2), status::DONE);
-    }
-    assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE + BYTES - 8)), [0x1111, 0x2222]);
-    assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 64);
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_SUCCESS), 8);
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-    assert_eq!(bench.smmu.page_request_records(), 64);
-    assert_eq!(bench.smmu.command_counts().answers, 8);
-    assert_eq!((pager.groups.load(Ordering::Relaxed), pager.faults.load(Ordering::Relaxed)), (8, 64));
+        for (pasid, pattern) in [(1, 0x1111), (2, 0x2222)] {
+            bench.fill(2, SOURCE, BYTES, pattern, Some(pasid));
+            bench.finish([2]);
+            assert_eq!(bench.state(2), status::DONE);
+        }
+        assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE + BYTES - 8)), [0x1111, 0x2222]);
+        assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 64);
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_SUCCESS), 8);
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.smmu.page_request_records(), 64);
+        assert_eq!(bench.smmu.command_counts().answers, 8);
+        assert_eq!((pager.groups.load(Ordering::Relaxed), pager.faults.load(Ordering::Relaxed)), (8, 64));
+    });
 }
 
 #[test]
 fn a_page_request_outside_every_region_is_answered_invalid() {
-    let mut bench = Bench::new();
-    let (_, pager) = two_pasids(&mut bench);
-    bench.enable(2, pager).unwrap();
-    bench.fill(2, DESTINATION, 0x1000, 1, Some(1));
-    bench.finish([2]);
-    assert_eq!((bench.state(2), bench.fault_address(2)), (status::ABORTED, DESTINATION));
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+    on_each(&[PageRequests, Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let (_, pager) = two_pasids(profile, &mut bench);
+        bench.enable(2, pager).unwrap();
+        bench.fill(2, DESTINATION, 0x1000, 1, Some(1));
+        bench.finish([2]);
+        assert_eq!((bench.state(2), bench.fault_address(2)), (status::ABORTED, DESTINATION));
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+    });
 }
 
 #[test]
 fn an_overflow_of_the_pri_queue_is_acknowledged_and_the_work_still_gets_done() {
-    let mut bench = Bench::with(Options { page_request_queue_log2: 2, ..Options::default() });
-    let (spaces, pager) = two_pasids(&mut bench);
-    bench.enable(2, pager).unwrap();
-    // Eight requests outstanding, four entries, and at first nobody who drains them.
-    bench.host.write_engine(2, reg::DEPTH, 8);
-    bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
-    bench.host.run(200);
-    bench.finish([2]);
-    assert_eq!((bench.state(2), spaces[0].word(SOURCE + BYTES - 8)), (status::DONE, 0x77));
-    assert!(bench.smmu.page_request_counts().overflows > 0);
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    on_each(&[PageRequests, Substreams], |profile| {
+        let mut bench = Bench::with(profile, Options { page_request_queue_log2: 2, ..Options::default() });
+        let (spaces, pager) = two_pasids(profile, &mut bench);
+        bench.enable(2, pager).unwrap();
+        // Eight requests outstanding, four entries, and at first nobody who drains them.
+        bench.host.write_engine(2, reg::DEPTH, 8);
+        bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
+        bench.host.run(200);
+        bench.finish([2]);
+        assert_eq!((bench.state(2), spaces[0].word(SOURCE + BYTES - 8)), (status::DONE, 0x77));
+        assert!(bench.smmu.page_request_counts().overflows > 0);
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    });
 }
 
 #[test]
 fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
-    let mut bench = Bench::with(Options { page_request_queue_log2: 2, ..Options::default() });
-    let (_, pager) = two_pasids(&mut bench);
-    bench.enable(2, pager).unwrap();
-    // Four requests of the group get in, and the SMMU answers the lost Last itself.
-    bench.host.write_engine(2, reg::GROUP_SIZE, 8);
-    bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
-    bench.host.run(200);
-    bench.drain();
-    assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
-    assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-    assert_eq!(bench.smmu.command_counts().answers, 0);
+    on_each(&[PageRequests, Substreams, Queues], |profile| {
+        let mut bench = Bench::with(profile, Options { page_request_queue_log2: 2, ..Options::default() });
+        let (_, pager) = two_pasids(profile, &mut bench);
+        bench.enable(2, pager).unwrap();
+        // Four requests of the group get in, and the SMMU answers the lost Last itself.
+        bench.host.write_engine(2, reg::GROUP_SIZE, 8);
+        bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
+        bench.host.run(200);
+        bench.drain();
+        assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+        assert_eq!(bench.smmu.command_counts().answers, 0);
+    });
 }
 
 #[test]
 fn a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own() {
-    // T0SZ 25, 4 KiB, write-back, inner shareable, EPD1, V, IPS 48 bits, AA64, R, A, ASET, ASID 9; ASET keeps broadcast
-    // TLB maintenance of the cores, where they use the same ASID, away from it.
-    for (engine, mode, word) in
-        [(1, FaultMode::Terminate, 0x0009_e205_c000_3519), (0, FaultMode::Stall, 0x0009_f205_c000_3519)]
-    {
-        let mut bench = Bench::new();
-        let space = Space::new(&bench, 9);
-        bench.attach(engine, mode, &space).unwrap();
-        let memory = bench.host.memory();
-        let table = Some(space.context().table.0);
-        let at = (MEMORY_BASE..).step_by(64).find(|at| memory.load(at + 8) == table).unwrap();
-        assert_eq!(memory.load(at), Some(word));
-    }
+    on_each(&[Stall, Termination], |profile| {
+        // T0SZ 25, 4 KiB, write-back, inner shareable, EPD1, V, IPS 48 bits, AA64, R, A, ASET, ASID 9; ASET keeps broadcast
+        // TLB maintenance of the cores, where they use the same ASID, away from it.
+        for (engine, mode, word) in
+            [(1, FaultMode::Terminate, 0x0009_e205_c000_3519), (0, FaultMode::Stall, 0x0009_f205_c000_3519)]
+        {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 9);
+            bench.attach(engine, mode, &space).unwrap();
+            let memory = bench.host.memory();
+            let table = Some(space.context().table.0);
+            let at = (MEMORY_BASE..).step_by(64).find(|at| memory.load(at + 8) == table).unwrap();
+            assert_eq!(memory.load(at), Some(word));
+        }
+    });
 }
 
 #[test]
 fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
-    let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), Profile::Full, 8);
-    let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
-    let space = Space::new(&bench, 1);
-    let pasid = SubstreamId::new(1).unwrap();
-    // Engine 6 is one of these (docs/engine.md).
-    let config = StreamConfig { substream_bits: 4, response_needs_pasid: false, ..plain(FaultMode::PageRequest) };
-    bench.smmu.attach(&mut bench.cpu, stream(6), &config).unwrap();
-    bench.smmu.attach_substream(&mut bench.cpu, stream(6), pasid, Some(&space.context())).unwrap();
-    let pager = Pager::with(BTreeMap::from([(Some(pasid), space.clone())]), SOURCE..SOURCE + BYTES);
-    bench.enable(6, pager).unwrap();
-    bench.fill(6, SOURCE, BYTES, 3, Some(1));
-    bench.finish([6]);
-    assert_eq!((bench.state(6), space.word(SOURCE + BYTES - 8)), (status::DONE, 3));
-    assert_eq!(bench.host.read_engine(6, reg::RESPONSES_UNEXPECTED), 0);
+    on_each(&[PageRequests, Substreams], |profile| {
+        let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), profile, 8);
+        let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+        let space = Space::new(&bench, 1);
+        let pasid = SubstreamId::new(1).unwrap();
+        // Engine 6 is one of these (docs/engine.md).
+        let config = StreamConfig { substream_bits: 4, response_needs_pasid: false, ..plain(FaultMode::PageRequest) };
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(6), &config).unwrap();
+        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(6), pasid, Some(&space.context())).unwrap();
+        let pager = Pager::with(BTreeMap::from([(Some(pasid), space.clone())]), SOURCE..SOURCE + BYTES);
+        bench.enable(6, pager).unwrap();
+        bench.fill(6, SOURCE, BYTES, 3, Some(1));
+        bench.finish([6]);
+        assert_eq!((bench.state(6), space.word(SOURCE + BYTES - 8)), (status::DONE, 3));
+        assert_eq!(bench.host.read_engine(6, reg::RESPONSES_UNEXPECTED), 0);
+    });
 }
 
 #[test]
 fn a_context_table_that_is_used_again_leads_to_nobodys_address_space() {
-    let mut bench = Bench::new();
-    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
-    let space = Space::new(&bench, 1);
-    space.map(SOURCE);
-    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
-    let pasid = SubstreamId::new(5).unwrap();
-    bench.smmu.attach_substream(&mut bench.cpu, stream(2), pasid, Some(&space.context())).unwrap();
-    bench.smmu.detach(&mut bench.cpu, stream(2)).unwrap();
-    bench.smmu.attach(&mut bench.cpu, stream(3), &config).unwrap();
-    bench.fill(3, SOURCE, 8, 1, Some(5));
-    bench.finish([3]);
-    assert_eq!((bench.state(3), space.word(SOURCE)), (status::ABORTED, 0));
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
+        let space = Space::new(&bench, 1);
+        space.map(SOURCE);
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
+        let pasid = SubstreamId::new(5).unwrap();
+        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), pasid, Some(&space.context())).unwrap();
+        bench.smmu.detach(&mut bench.cpu, profile.engine_stream(2)).unwrap();
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(3), &config).unwrap();
+        bench.fill(3, SOURCE, 8, 1, Some(5));
+        bench.finish([3]);
+        assert_eq!((bench.state(3), space.word(SOURCE)), (status::ABORTED, 0));
+    });
 }
 
 #[test]
 fn substreams_and_transactions_without_one_go_different_ways() {
-    let mut bench = Bench::new();
-    let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
-    spaces.iter().for_each(|space| space.map(SOURCE));
-    let context = Some(spaces[0].context());
-    let config = StreamConfig { context, substream_bits: 4, ..plain(FaultMode::Terminate) };
-    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
-    let substream = SubstreamId::new(5).unwrap();
-    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, Some(&spaces[1].context())).unwrap();
-    for (pasid, pattern, state) in [(None, 1, status::DONE), (Some(5), 2, status::DONE), (Some(6), 3, status::ABORTED)]
-    {
-        bench.fill(2, SOURCE, 8, pattern, pasid);
-        bench.finish([2]);
-        assert_eq!(bench.state(2), state);
-    }
-    assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE)), [1, 2]);
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
+        spaces.iter().for_each(|space| space.map(SOURCE));
+        let context = Some(spaces[0].context());
+        let config = StreamConfig { context, substream_bits: 4, ..plain(FaultMode::Terminate) };
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
+        let substream = SubstreamId::new(5).unwrap();
+        bench
+            .smmu
+            .attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, Some(&spaces[1].context()))
+            .unwrap();
+        for (pasid, pattern, state) in
+            [(None, 1, status::DONE), (Some(5), 2, status::DONE), (Some(6), 3, status::ABORTED)]
+        {
+            bench.fill(2, SOURCE, 8, pattern, pasid);
+            bench.finish([2]);
+            assert_eq!(bench.state(2), state);
+        }
+        assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE)), [1, 2]);
+    });
 }
 
 #[test]
 fn stall_records_that_found_the_event_queue_full_come_later_and_are_answered_too() {
-    let mut bench = Bench::with(Options { event_queue_log2: 1, ..Options::default() });
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
-    bench.host.write_engine(0, reg::DEPTH, 8);
-    bench.fill(0, SOURCE, BYTES, 5, None);
-    bench.host.run(200);
-    assert!(bench.model_count(diagnostics::STALLS_HELD) > 0);
-    bench.finish([0]);
-    assert_eq!((bench.state(0), space.word(SOURCE + BYTES - 8)), (status::DONE, 5));
-    assert_eq!(bench.smmu.event_counts().overflows, 0, "stalls do not overflow");
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::with(profile, Options { event_queue_log2: 1, ..Options::default() });
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
+        bench.host.write_engine(0, reg::DEPTH, 8);
+        bench.fill(0, SOURCE, BYTES, 5, None);
+        bench.host.run(200);
+        assert!(bench.model_count(diagnostics::STALLS_HELD) > 0);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(SOURCE + BYTES - 8)), (status::DONE, 5));
+        assert_eq!(bench.smmu.event_counts().overflows, 0, "stalls do not overflow");
+    });
 }
 
 #[test]
 fn a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    space.map_read_only(SOURCE);
-    bench.attach(0, FaultMode::Terminate, &space).unwrap();
-    for address in [DESTINATION, SOURCE] {
-        bench.fill(0, address, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, address));
-    }
-    let events = std::mem::take(&mut *bench.sink.0.lock().unwrap());
-    let faults = events.iter().map(|event| match event {
-        Event::Fault(fault) => (fault.kind, fault.stream, fault.address, fault.stag, fault.access.write),
-        other => panic!("{other:?}"),
+    on_each(&[Termination], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        space.map_read_only(SOURCE);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        for address in [DESTINATION, SOURCE] {
+            bench.fill(0, address, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, address));
+        }
+        let events = std::mem::take(&mut *bench.sink.0.lock().unwrap());
+        let faults = events.iter().map(|event| match event {
+            Event::Fault(fault) => (fault.kind, fault.stream, fault.address, fault.stag, fault.access.write),
+            other => panic!("{other:?}"),
+        });
+        let expected = [
+            (FaultKind::Translation, profile.engine_stream(0), DESTINATION, None, true),
+            (FaultKind::Permission, profile.engine_stream(0), SOURCE, None, true),
+        ];
+        assert_eq!(faults.collect::<Vec<_>>(), expected);
+        assert_eq!(bench.smmu.command_counts().answers, 0);
     });
-    let expected = [
-        (FaultKind::Translation, stream(0), DESTINATION, None, true),
-        (FaultKind::Permission, stream(0), SOURCE, None, true),
-    ];
-    assert_eq!(faults.collect::<Vec<_>>(), expected);
-    assert_eq!(bench.smmu.command_counts().answers, 0);
 }
 
 #[test]
 fn streams_that_are_not_attached_are_terminated_and_reported() {
-    let mut bench = Bench::new();
-    bench.fill(0, SOURCE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED);
-    // Engine 1's second-level table comes with its neighbour's.
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Terminate, &space).unwrap();
-    bench.fill(1, SOURCE, 8, 1, None);
-    bench.finish([1]);
-    assert_eq!(bench.state(1), status::ABORTED);
-    let streams = bench.sink.0.lock().unwrap().iter().map(Event::stream).collect::<Vec<_>>();
-    assert_eq!(streams, [Some(StreamId(0x100)), Some(StreamId(0x101))]);
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.fill(0, SOURCE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED);
+        // Engine 1's second-level table comes with its neighbour's.
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(1, SOURCE, 8, 1, None);
+        bench.finish([1]);
+        assert_eq!(bench.state(1), status::ABORTED);
+        let streams = bench.sink.0.lock().unwrap().iter().map(Event::stream).collect::<Vec<_>>();
+        assert_eq!(streams, [0, 1].map(|engine| Some(profile.engine_stream(engine))));
+    });
 }
 
 #[test]
 fn attaching_and_enabling_twice_or_without_need_is_refused() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    let pager = Pager::new(&space, 0..0x1000);
-    assert_eq!(bench.enable(0, pager.clone()), Err(DriverError::NotAttached(stream(0))));
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    assert_eq!(bench.attach(0, FaultMode::Stall, &space), Err(DriverError::AlreadyAttached(stream(0))));
-    assert_eq!(bench.disable(0), Err(DriverError::FaultsNotEnabled(stream(0))));
-    bench.enable(0, pager.clone()).unwrap();
-    assert_eq!(bench.enable(0, pager.clone()), Err(DriverError::FaultsEnabled(stream(0))));
-    assert_eq!(bench.smmu.detach(&mut bench.cpu, stream(0)), Err(DriverError::FaultsEnabled(stream(0))));
-    bench.attach(1, FaultMode::Terminate, &space).unwrap();
-    assert!(matches!(bench.enable(1, pager), Err(DriverError::NotSupported { .. })));
-    let far = StreamId(1 << 16);
-    let config = plain(FaultMode::Terminate);
-    let out_of_range = DriverError::StreamOutOfRange { stream: far, bits: 16 };
-    assert_eq!(bench.smmu.attach(&mut bench.cpu, far, &config), Err(out_of_range));
-    let config = StreamConfig { substream_bits: 20, ..config };
-    assert!(matches!(bench.smmu.attach(&mut bench.cpu, stream(2), &config), Err(DriverError::NotSupported { .. })));
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        let pager = Pager::new(&space, 0..0x1000);
+        assert_eq!(bench.enable(0, pager.clone()), Err(DriverError::NotAttached(profile.engine_stream(0))));
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        assert_eq!(
+            bench.attach(0, FaultMode::Stall, &space),
+            Err(DriverError::AlreadyAttached(profile.engine_stream(0)))
+        );
+        assert_eq!(bench.disable(0), Err(DriverError::FaultsNotEnabled(profile.engine_stream(0))));
+        bench.enable(0, pager.clone()).unwrap();
+        assert_eq!(bench.enable(0, pager.clone()), Err(DriverError::FaultsEnabled(profile.engine_stream(0))));
+        assert_eq!(
+            bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)),
+            Err(DriverError::FaultsEnabled(profile.engine_stream(0)))
+        );
+        bench.attach(1, FaultMode::Terminate, &space).unwrap();
+        assert!(matches!(bench.enable(1, pager), Err(DriverError::NotSupported { .. })));
+        let bits = profile.features().sid_bits.min(Options::default().stream_bits);
+        let far = StreamId(1 << bits);
+        let config = plain(FaultMode::Terminate);
+        let out_of_range = DriverError::StreamOutOfRange { stream: far, bits };
+        assert_eq!(bench.smmu.attach(&mut bench.cpu, far, &config), Err(out_of_range));
+        let config = StreamConfig { substream_bits: profile.features().ssid_bits + 1, ..config };
+        assert!(matches!(
+            bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config),
+            Err(DriverError::NotSupported { .. })
+        ));
+    });
 }
 
 #[test]
 fn a_detached_stream_is_terminated_and_can_be_attached_again() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    space.map(SOURCE);
-    for state in [status::DONE, status::ABORTED, status::DONE] {
-        if state == status::DONE {
-            bench.attach(0, FaultMode::Terminate, &space).unwrap();
-        } else {
-            bench.smmu.detach(&mut bench.cpu, stream(0)).unwrap();
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        space.map(SOURCE);
+        for state in [status::DONE, status::ABORTED, status::DONE] {
+            if state == status::DONE {
+                bench.attach(0, FaultMode::Terminate, &space).unwrap();
+            } else {
+                bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+            }
+            bench.fill(0, SOURCE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), state);
         }
-        bench.fill(0, SOURCE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), state);
-    }
+    });
 }
 
 #[test]
 fn a_device_with_two_stream_ids_shares_one_life() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.attach(1, FaultMode::Stall, &space).unwrap();
-    let pager = Pager::new(&space, SOURCE..SOURCE + BYTES);
-    bench.smmu.enable_faults(&mut bench.cpu, &[stream(0), stream(1)], pager, LIMITS).unwrap();
-    bench.fill(0, SOURCE, 0x1000, 1, None);
-    bench.fill(1, SOURCE + 0x1000, 0x1000, 2, None);
-    bench.finish([0, 1]);
-    assert_eq!([SOURCE, SOURCE + 0x1000].map(|address| space.word(address)), [1, 2]);
-    bench.disable(1).unwrap();
-    assert_eq!(bench.live(), 0);
-    bench.fill(0, SOURCE, 0x1000, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED, "both are aborted");
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.attach(1, FaultMode::Stall, &space).unwrap();
+        let pager = Pager::new(&space, SOURCE..SOURCE + BYTES);
+        bench
+            .smmu
+            .enable_faults(&mut bench.cpu, &[profile.engine_stream(0), profile.engine_stream(1)], pager, LIMITS)
+            .unwrap();
+        bench.fill(0, SOURCE, 0x1000, 1, None);
+        bench.fill(1, SOURCE + 0x1000, 0x1000, 2, None);
+        bench.finish([0, 1]);
+        assert_eq!([SOURCE, SOURCE + 0x1000].map(|address| space.word(address)), [1, 2]);
+        bench.disable(1).unwrap();
+        assert_eq!(bench.live(), 0);
+        bench.fill(0, SOURCE, 0x1000, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED, "both are aborted");
+    });
 }
 
 /// The trace of one run with engine 0's windows in the order of `seed`.
-fn trace(seed: u32) -> u64 {
-    let mut bench = Bench::with(Options { trace: true, ..Options::default() });
+fn trace(profile: Profile, seed: u32) -> u64 {
+    let mut bench = Bench::with(profile, Options { trace: true, ..Options::default() });
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
@@ -406,6 +462,8 @@ fn trace(seed: u32) -> u64 {
 
 #[test]
 fn the_trace_tells_runs_apart_by_the_order_of_their_records() {
-    assert_eq!(trace(1), trace(1));
-    assert_ne!(trace(1), trace(2));
+    on_each(&[Stall], |profile| {
+        assert_eq!(trace(profile, 1), trace(profile, 1));
+        assert_ne!(trace(profile, 1), trace(profile, 2));
+    });
 }

@@ -4,10 +4,12 @@ mod driver_bench;
 
 use std::sync::Arc;
 
-use driver_bench::{Bench, Pager, Space, plain, stream};
+use driver_bench::Need::{PageRequests, Substreams};
+use driver_bench::{Bench, Pager, Space, on_each, plain};
 use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
 use smmu_iopf::model::host::MEMORY_BASE;
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::event::Event;
@@ -16,12 +18,12 @@ const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
 
 /// Attaches engine `engine` to a space of its own, reached by PASID 1, and enables its faults.
-fn paging(bench: &mut Bench, engine: usize) -> Arc<Space> {
+fn paging(profile: Profile, bench: &mut Bench, engine: usize) -> Arc<Space> {
     let space = Space::new(bench, engine as u16);
     let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
-    bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();
+    bench.smmu.attach(&mut bench.cpu, profile.engine_stream(engine), &config).unwrap();
     let pasid = SubstreamId::new(1).unwrap();
-    bench.smmu.attach_substream(&mut bench.cpu, stream(engine), pasid, Some(&space.context())).unwrap();
+    bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(engine), pasid, Some(&space.context())).unwrap();
     let pager = Pager::with([(Some(pasid), space.clone())].into(), BASE..BASE + BYTES);
     bench.enable(engine, pager).unwrap();
     space
@@ -29,10 +31,10 @@ fn paging(bench: &mut Bench, engine: usize) -> Arc<Space> {
 
 /// Lets engine 2 work in these hostile modes beside engine 3, which must not notice, and takes engine 2's faults away.
 /// Gives the result of that and the bench, of which engine 2 is out of its modes and all queues are drained.
-fn survive(modes: u32) -> (Result<(), DriverError>, Bench) {
-    let mut bench = Bench::new();
-    paging(&mut bench, 2);
-    let space = paging(&mut bench, 3);
+fn survive(profile: Profile, modes: u32) -> (Result<(), DriverError>, Bench) {
+    let mut bench = Bench::of(profile);
+    paging(profile, &mut bench, 2);
+    let space = paging(profile, &mut bench, 3);
     bench.host.write_engine(2, reg::HOSTILE, modes);
     bench.host.write_engine(2, reg::DEPTH, 8);
     bench.host.write_engine(2, reg::GROUP_SIZE, 4);
@@ -61,62 +63,72 @@ fn survive(modes: u32) -> (Result<(), DriverError>, Bench) {
 
 #[test]
 fn requests_that_break_the_rules_are_answered_and_faults_can_be_taken_away() {
-    for modes in [
-        0,
-        hostile::WRONG_PASID,
-        hostile::NO_CREDITS,
-        hostile::REUSE_INDEX,
-        hostile::WHILE_DISABLED,
-        hostile::STORM,
-        hostile::STORM | hostile::NO_CREDITS,
-        hostile::EARLY_STOP_MARKER,
-        hostile::WRONG_PASID | hostile::REUSE_INDEX | hostile::EARLY_STOP_MARKER,
-    ] {
-        let (result, mut bench) = survive(modes);
-        assert_eq!(result, Ok(()), "modes {modes:#x}");
-        // Nobody has PASID 2; a storm leaves the handler's range, and asks at each of 200 steps.
-        let refused = bench.host.read_engine(2, reg::RESPONSES_INVALID) > 0;
-        assert_eq!(refused, modes & (hostile::WRONG_PASID | hostile::STORM) != 0, "modes {modes:#x}");
-        let requests = bench.host.read_engine(2, reg::PAGE_REQUESTS);
-        assert_eq!(requests >= 200, modes & hostile::STORM != 0, "modes {modes:#x}: {requests}");
-        bench.disable(3).unwrap();
-        assert_eq!(bench.live(), 0, "modes {modes:#x}");
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0, "modes {modes:#x}");
-    }
+    on_each(&[PageRequests, Substreams], |profile| {
+        for modes in [
+            0,
+            hostile::WRONG_PASID,
+            hostile::NO_CREDITS,
+            hostile::REUSE_INDEX,
+            hostile::WHILE_DISABLED,
+            hostile::STORM,
+            hostile::STORM | hostile::NO_CREDITS,
+            hostile::EARLY_STOP_MARKER,
+            hostile::WRONG_PASID | hostile::REUSE_INDEX | hostile::EARLY_STOP_MARKER,
+        ] {
+            let (result, mut bench) = survive(profile, modes);
+            assert_eq!(result, Ok(()), "modes {modes:#x}");
+            // Nobody has PASID 2; a storm leaves the handler's range, and asks at each of 200 steps.
+            let refused = bench.host.read_engine(2, reg::RESPONSES_INVALID) > 0;
+            assert_eq!(refused, modes & (hostile::WRONG_PASID | hostile::STORM) != 0, "modes {modes:#x}");
+            let requests = bench.host.read_engine(2, reg::PAGE_REQUESTS);
+            assert_eq!(requests >= 200, modes & hostile::STORM != 0, "modes {modes:#x}: {requests}");
+            bench.disable(3).unwrap();
+            assert_eq!(bench.live(), 0, "modes {modes:#x}");
+            assert_eq!(bench.smmu.faults().totals().slots_in_use, 0, "modes {modes:#x}");
+        }
+    });
 }
 
 #[test]
 fn a_storm_after_page_requests_are_disabled_is_answered_too() {
-    let (_, mut bench) = survive(hostile::STORM | hostile::WHILE_DISABLED);
-    assert!(bench.host.read_engine(2, reg::RESPONSES_INVALID) + bench.host.read_engine(2, reg::RESPONSES_FAILURE) > 0);
-    bench.disable(3).unwrap();
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    on_each(&[PageRequests, Substreams], |profile| {
+        let (_, mut bench) = survive(profile, hostile::STORM | hostile::WHILE_DISABLED);
+        assert!(
+            bench.host.read_engine(2, reg::RESPONSES_INVALID) + bench.host.read_engine(2, reg::RESPONSES_FAILURE) > 0
+        );
+        bench.disable(3).unwrap();
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    });
 }
 
 #[test]
 fn an_engine_that_never_stops_is_named_and_stays_quarantined() {
-    for modes in [hostile::NEVER_STOPPED, hostile::NO_LAST] {
-        let (result, mut bench) = survive(modes);
-        match result {
-            Err(DriverError::DeviceBusy { stream: named, .. }) => assert_eq!(named, stream(2)),
-            other => panic!("modes {modes:#x}: {other:?}"),
+    on_each(&[PageRequests, Substreams], |profile| {
+        for modes in [hostile::NEVER_STOPPED, hostile::NO_LAST] {
+            let (result, mut bench) = survive(profile, modes);
+            match result {
+                Err(DriverError::DeviceBusy { stream: named, .. }) => assert_eq!(named, profile.engine_stream(2)),
+                other => panic!("modes {modes:#x}: {other:?}"),
+            }
+            let pager = Pager::new(&Space::new(&bench, 9), BASE..BASE + BYTES);
+            assert_eq!(bench.enable(2, pager), Err(DriverError::FaultsEnabled(profile.engine_stream(2))));
         }
-        let pager = Pager::new(&Space::new(&bench, 9), BASE..BASE + BYTES);
-        assert_eq!(bench.enable(2, pager), Err(DriverError::FaultsEnabled(stream(2))));
-    }
+    });
 }
 
 #[test]
 fn accesses_and_requests_that_are_not_permitted_are_refused_and_recorded() {
-    for mode in [hostile::TRANSLATED, hostile::TRANSLATION_REQUESTS, hostile::UNSUPPORTED] {
-        let mut bench = Bench::new();
-        let space = Space::new(&bench, 1);
-        bench.attach(2, FaultMode::Terminate, &space).unwrap();
-        bench.host.write_engine(2, reg::HOSTILE, mode);
-        bench.fill(2, MEMORY_BASE, 8, 1, None);
-        bench.finish([2]);
-        assert_eq!(bench.state(2), status::ABORTED);
-        let streams = bench.sink.0.lock().unwrap().iter().map(Event::stream).collect::<Vec<_>>();
-        assert_eq!(streams, [Some(stream(2))], "mode {mode:#x}");
-    }
+    on_each(&[], |profile| {
+        for mode in [hostile::TRANSLATED, hostile::TRANSLATION_REQUESTS, hostile::UNSUPPORTED] {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            bench.attach(2, FaultMode::Terminate, &space).unwrap();
+            bench.host.write_engine(2, reg::HOSTILE, mode);
+            bench.fill(2, MEMORY_BASE, 8, 1, None);
+            bench.finish([2]);
+            assert_eq!(bench.state(2), status::ABORTED);
+            let streams = bench.sink.0.lock().unwrap().iter().map(Event::stream).collect::<Vec<_>>();
+            assert_eq!(streams, [Some(profile.engine_stream(2))], "mode {mode:#x}");
+        }
+    });
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use driver_bench::{Bench, LIMIT_US, Pager, Space, cpu, stream};
-use smmu_iopf::driver::{DriverError, FaultMode};
+use driver_bench::Need::{Faults, PageRequests, Stall};
+use driver_bench::{Bench, LIMIT_US, Pager, Space, cpu, faulting_engines, on_each};
+use smmu_iopf::driver::DriverError;
 use smmu_iopf::iopf::{FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::sync::Masked;
@@ -18,11 +20,11 @@ const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
 
 /// A bench on which engine `engine` waits for the answers to `groups` groups, which its handler holds.
-fn waiting(engine: usize, groups: usize) -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::new();
+fn waiting(profile: Profile, engine: usize, groups: usize) -> (Bench, Arc<Space>, Arc<Pager>) {
+    let mut bench = Bench::of(profile);
     let space = Space::new(&bench, 1);
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
-    let faults = if engine < 2 { FaultMode::Stall } else { FaultMode::PageRequest };
+    let (_, faults) = faulting_engines(profile).find(|(served, _)| *served == engine).unwrap();
     bench.attach(engine, faults, &space).unwrap();
     bench.enable(engine, pager.clone()).unwrap();
     bench.host.write_engine(engine, reg::DEPTH, groups as u32);
@@ -38,25 +40,27 @@ fn is_late(bench: &Bench, group: FaultGroup) -> bool {
 
 #[test]
 fn a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found() {
-    for engine in [0, 2] {
-        let (mut bench, space, pager) = waiting(engine, 1);
-        let group = pager.take().remove(0);
-        let faults = group.faults().collect::<Vec<_>>();
-        bench.disable(engine).unwrap();
-        drop(bench.grace());
-        assert_eq!(bench.live(), 1, "the reference keeps the state");
-        // A second life under the same StreamID, with other faults.
-        bench.enable(engine, Pager::new(&space, BASE + 4096..BASE + BYTES)).unwrap();
-        bench.fill(engine, BASE + 8192, 8, 2, None);
-        bench.finish([engine]);
-        assert_eq!(bench.live(), 2);
-        assert!(!group.is_waiting());
-        assert_eq!((group.stream(), group.faults().collect::<Vec<_>>()), (stream(engine), faults));
-        drop(group);
-        assert_eq!(bench.live(), 1);
-        bench.disable(engine).unwrap();
-        assert_eq!((bench.live(), bench.domain.stats().in_memory()), (0, 0));
-    }
+    on_each(&[Faults], |profile| {
+        for (engine, _) in faulting_engines(profile) {
+            let (mut bench, space, pager) = waiting(profile, engine, 1);
+            let group = pager.take().remove(0);
+            let faults = group.faults().collect::<Vec<_>>();
+            bench.disable(engine).unwrap();
+            drop(bench.grace());
+            assert_eq!(bench.live(), 1, "the reference keeps the state");
+            // A second life under the same StreamID, with other faults.
+            bench.enable(engine, Pager::new(&space, BASE + 4096..BASE + BYTES)).unwrap();
+            bench.fill(engine, BASE + 8192, 8, 2, None);
+            bench.finish([engine]);
+            assert_eq!(bench.live(), 2);
+            assert!(!group.is_waiting());
+            assert_eq!((group.stream(), group.faults().collect::<Vec<_>>()), (profile.engine_stream(engine), faults));
+            drop(group);
+            assert_eq!(bench.live(), 1);
+            bench.disable(engine).unwrap();
+            assert_eq!((bench.live(), bench.domain.stats().in_memory()), (0, 0));
+        }
+    });
 }
 
 /// The answers come from another thread while the streams' stalls are terminated: each stall is resumed before STALL_TERM or
@@ -64,115 +68,130 @@ fn a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found() {
 /// come after, in even ones whenever they do.
 #[test]
 fn a_resume_that_races_with_stall_term_comes_before_it_or_never() {
-    let (mut resumed, mut refused) = (0, 0);
-    for round in 0..40 {
-        let (mut bench, _, pager) = waiting(0, 8);
-        let groups = pager.take();
-        let (before, answered, ended) = (round % 8, AtomicUsize::new(0), AtomicBool::new(false));
-        let late = thread::scope(|scope| {
-            let (domain, answered, ended) = (bench.domain.clone(), &answered, &ended);
-            let answering = scope.spawn(move || {
-                let mut cpu = cpu(1);
-                domain.online(&mut cpu);
-                let mut late = 0;
-                for (index, group) in groups.into_iter().enumerate() {
-                    while round % 2 == 1 && index == before && !ended.load(Ordering::Acquire) {
+    on_each(&[Stall], |profile| {
+        let (mut resumed, mut refused) = (0, 0);
+        for round in 0..40 {
+            let (mut bench, _, pager) = waiting(profile, 0, 8);
+            let groups = pager.take();
+            let (before, answered, ended) = (round % 8, AtomicUsize::new(0), AtomicBool::new(false));
+            let late = thread::scope(|scope| {
+                let (domain, answered, ended) = (bench.domain.clone(), &answered, &ended);
+                let answering = scope.spawn(move || {
+                    let mut cpu = cpu(1);
+                    domain.online(&mut cpu);
+                    let mut late = 0;
+                    for (index, group) in groups.into_iter().enumerate() {
+                        while round % 2 == 1 && index == before && !ended.load(Ordering::Acquire) {
+                            domain.poll(&mut cpu);
+                            thread::yield_now();
+                        }
+                        late += usize::from(cpu.masked(|masked| group.respond(masked, PageResponse::Invalid)).is_err());
                         domain.poll(&mut cpu);
+                        answered.fetch_add(1, Ordering::Release);
                         thread::yield_now();
                     }
-                    late += usize::from(cpu.masked(|masked| group.respond(masked, PageResponse::Invalid)).is_err());
-                    domain.poll(&mut cpu);
-                    answered.fetch_add(1, Ordering::Release);
+                    domain.offline(&mut cpu);
+                    late
+                });
+                while answered.load(Ordering::Acquire) < before {
                     thread::yield_now();
                 }
-                domain.offline(&mut cpu);
-                late
+                bench.disable(0).unwrap();
+                ended.store(true, Ordering::Release);
+                answering.join().unwrap()
             });
-            while answered.load(Ordering::Acquire) < before {
-                thread::yield_now();
-            }
-            bench.disable(0).unwrap();
-            ended.store(true, Ordering::Release);
-            answering.join().unwrap()
-        });
-        let sent = bench.smmu.command_counts().answers;
-        assert_eq!(sent + late as u64, 8);
-        assert_eq!(bench.smmu.faults().totals().statistics.terminated, late as u64);
-        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-        assert_eq!((bench.state(0), bench.live()), (status::ABORTED, 0));
-        resumed += sent;
-        refused += late;
-    }
-    // Odd rounds alone: 1, 3, 5, 7 before, 5 times, and 7, 5, 3, 1 after.
-    assert!(resumed >= 80 && refused >= 80, "{resumed} resumed, {refused} refused");
+            let sent = bench.smmu.command_counts().answers;
+            assert_eq!(sent + late as u64, 8);
+            assert_eq!(bench.smmu.faults().totals().statistics.terminated, late as u64);
+            assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+            assert_eq!((bench.state(0), bench.live()), (status::ABORTED, 0));
+            resumed += sent;
+            refused += late;
+        }
+        // Odd rounds alone: 1, 3, 5, 7 before, 5 times, and 7, 5, 3, 1 after.
+        assert!(resumed >= 80 && refused >= 80, "{resumed} resumed, {refused} refused");
+    });
 }
 
 #[test]
 fn a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until_it_does() {
-    let (mut bench, space, pager) = waiting(2, 1);
-    bench.host.write_engine(2, reg::HOSTILE, hostile::NEVER_STOPPED);
-    let named = DriverError::DeviceBusy { stream: stream(2), state: "stopped", waited_us: LIMIT_US };
-    assert_eq!(bench.disable(2), Err(named.clone()));
-    assert_eq!(named.to_string(), "the device of stream StreamId(258) did not become stopped within 20000 us");
-    // What waited is answered all the same, and nothing new begins.
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
-    assert!(is_late(&bench, pager.take().remove(0)));
-    let again = Pager::new(&space, BASE..BASE + BYTES);
-    assert_eq!(bench.enable(2, again.clone()), Err(DriverError::FaultsEnabled(stream(2))));
-    assert_eq!(bench.smmu.detach(&mut bench.cpu, stream(2)), Err(DriverError::FaultsEnabled(stream(2))));
-    assert_eq!(bench.live(), 1);
-    assert_eq!(bench.disable(2), Err(named));
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, space, pager) = waiting(profile, 2, 1);
+        bench.host.write_engine(2, reg::HOSTILE, hostile::NEVER_STOPPED);
+        let named = DriverError::DeviceBusy { stream: profile.engine_stream(2), state: "stopped", waited_us: LIMIT_US };
+        assert_eq!(bench.disable(2), Err(named.clone()));
+        let stream = profile.engine_stream(2);
+        assert_eq!(
+            named.to_string(),
+            format!("the device of stream {stream:?} did not become stopped within 20000 us")
+        );
+        // What waited is answered all the same, and nothing new begins.
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert!(is_late(&bench, pager.take().remove(0)));
+        let again = Pager::new(&space, BASE..BASE + BYTES);
+        assert_eq!(bench.enable(2, again.clone()), Err(DriverError::FaultsEnabled(profile.engine_stream(2))));
+        assert_eq!(
+            bench.smmu.detach(&mut bench.cpu, profile.engine_stream(2)),
+            Err(DriverError::FaultsEnabled(profile.engine_stream(2)))
+        );
+        assert_eq!(bench.live(), 1);
+        assert_eq!(bench.disable(2), Err(named));
 
-    bench.host.write_engine(2, reg::HOSTILE, 0);
-    bench.disable(2).unwrap();
-    assert_eq!(bench.live(), 0);
-    bench.enable(2, again).unwrap();
-    bench.fill(2, BASE, BYTES, 5, None);
-    bench.finish([2]);
-    assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
+        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+        bench.enable(2, again).unwrap();
+        bench.fill(2, BASE, BYTES, 5, None);
+        bench.finish([2]);
+        assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
+    });
 }
 
 #[test]
 fn an_answer_that_comes_after_the_stream_was_enabled_again_reaches_nobody() {
-    for engine in [0, 2] {
-        let (mut bench, space, first) = waiting(engine, 1);
-        let late = first.take().remove(0);
-        bench.disable(engine).unwrap();
-        let second = Pager::deferring(&space, BASE..BASE + BYTES);
-        bench.enable(engine, second.clone()).unwrap();
-        bench.fill(engine, BASE, BYTES, 3, None);
-        bench.run_until(|_| !second.deferred.lock().unwrap().is_empty());
-        // The new life waits in the same slot, for the same kind of answer.
-        let commands = bench.smmu.command_counts().answers;
-        assert!(is_late(&bench, late));
-        bench.host.run(100);
-        assert_eq!(bench.smmu.command_counts().answers, commands);
-        assert_eq!((bench.state(engine), second.deferred.lock().unwrap().len()), (status::BUSY, 1));
-        let group = second.take().remove(0);
-        assert!(group.is_waiting());
-        second.defers.store(false, Ordering::Relaxed);
-        let answer = second.resolve(group.faults());
-        bench.cpu.masked(|masked| group.respond(masked, answer)).unwrap();
-        bench.finish([engine]);
-        assert_eq!((bench.state(engine), space.word(BASE)), (status::DONE, 3));
-        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-        assert_eq!(bench.host.read_engine(engine, reg::RESPONSES_UNEXPECTED), 0);
-    }
+    on_each(&[Faults], |profile| {
+        for (engine, _) in faulting_engines(profile) {
+            let (mut bench, space, first) = waiting(profile, engine, 1);
+            let late = first.take().remove(0);
+            bench.disable(engine).unwrap();
+            let second = Pager::deferring(&space, BASE..BASE + BYTES);
+            bench.enable(engine, second.clone()).unwrap();
+            bench.fill(engine, BASE, BYTES, 3, None);
+            bench.run_until(|_| !second.deferred.lock().unwrap().is_empty());
+            // The new life waits in the same slot, for the same kind of answer.
+            let commands = bench.smmu.command_counts().answers;
+            assert!(is_late(&bench, late));
+            bench.host.run(100);
+            assert_eq!(bench.smmu.command_counts().answers, commands);
+            assert_eq!((bench.state(engine), second.deferred.lock().unwrap().len()), (status::BUSY, 1));
+            let group = second.take().remove(0);
+            assert!(group.is_waiting());
+            second.defers.store(false, Ordering::Relaxed);
+            let answer = second.resolve(group.faults());
+            bench.cpu.masked(|masked| group.respond(masked, answer)).unwrap();
+            bench.finish([engine]);
+            assert_eq!((bench.state(engine), space.word(BASE)), (status::DONE, 3));
+            assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+            assert_eq!(bench.host.read_engine(engine, reg::RESPONSES_UNEXPECTED), 0);
+        }
+    });
 }
 
 #[test]
 fn a_group_that_is_dropped_unanswered_is_refused() {
-    for engine in [0, 2] {
-        let (mut bench, space, pager) = waiting(engine, 1);
-        drop(pager.take());
-        assert_eq!(bench.smmu.command_counts().answers, 0);
-        bench.smmu.expire(&bench.cpu, 0);
-        assert_eq!(bench.smmu.command_counts().answers, 1);
-        bench.finish([engine]);
-        assert_eq!((bench.state(engine), space.pages()), (status::ABORTED, 0));
-        let statistics = bench.smmu.faults().totals().statistics;
-        assert_eq!((statistics.groups, statistics.invalid, statistics.time_outs), (1, 1, 0));
-    }
+    on_each(&[Faults], |profile| {
+        for (engine, _) in faulting_engines(profile) {
+            let (mut bench, space, pager) = waiting(profile, engine, 1);
+            drop(pager.take());
+            assert_eq!(bench.smmu.command_counts().answers, 0);
+            bench.smmu.expire(&bench.cpu, 0);
+            assert_eq!(bench.smmu.command_counts().answers, 1);
+            bench.finish([engine]);
+            assert_eq!((bench.state(engine), space.pages()), (status::ABORTED, 0));
+            let statistics = bench.smmu.faults().totals().statistics;
+            assert_eq!((statistics.groups, statistics.invalid, statistics.time_outs), (1, 1, 0));
+        }
+    });
 }
 
 /// Panics at the first fault and maps from then on.
@@ -191,22 +210,24 @@ impl FaultHandler for Panicking {
 
 #[test]
 fn a_device_whose_handler_panics_is_refused_and_served_the_next_time() {
-    for engine in [0, 2] {
-        let mut bench = Bench::new();
-        let space = Space::new(&bench, 1);
-        let faults = if engine < 2 { FaultMode::Stall } else { FaultMode::PageRequest };
-        bench.attach(engine, faults, &space).unwrap();
-        let handler = Arc::new(Panicking(Pager::new(&space, BASE..BASE + BYTES), AtomicBool::new(false)));
-        bench.enable(engine, handler).unwrap();
-        for state in [status::ABORTED, status::DONE] {
-            bench.fill(engine, BASE, 8, 6, None);
-            bench.finish([engine]);
-            assert_eq!(bench.state(engine), state);
+    on_each(&[Faults], |profile| {
+        for (engine, _) in faulting_engines(profile) {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            let (_, faults) = faulting_engines(profile).find(|(served, _)| *served == engine).unwrap();
+            bench.attach(engine, faults, &space).unwrap();
+            let handler = Arc::new(Panicking(Pager::new(&space, BASE..BASE + BYTES), AtomicBool::new(false)));
+            bench.enable(engine, handler).unwrap();
+            for state in [status::ABORTED, status::DONE] {
+                bench.fill(engine, BASE, 8, 6, None);
+                bench.finish([engine]);
+                assert_eq!(bench.state(engine), state);
+            }
+            assert_eq!(space.word(BASE), 6);
+            let statistics = bench.smmu.faults().totals().statistics;
+            assert_eq!((statistics.invalid, statistics.success), (1, 1));
+            bench.disable(engine).unwrap();
+            assert_eq!(bench.live(), 0);
         }
-        assert_eq!(space.word(BASE), 6);
-        let statistics = bench.smmu.faults().totals().statistics;
-        assert_eq!((statistics.invalid, statistics.success), (1, 1));
-        bench.disable(engine).unwrap();
-        assert_eq!(bench.live(), 0);
-    }
+    });
 }

@@ -5,14 +5,16 @@ mod driver_bench;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use driver_bench::{Sink, cpu, plain};
+use driver_bench::{Need, Sink, cpu, on_each, plain};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, Delay, DriverError, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Timeout, Unsupported, Wake,
 };
+use smmu_iopf::model::board;
 use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
@@ -60,9 +62,9 @@ impl Registers for Stuck {
     }
 }
 
-fn probe_stuck(register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
+fn probe_stuck(profile: Profile, register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
     let memory = Arc::new(HostMemory::new(1 << 20));
-    let host = HostSmmu::new(memory.clone());
+    let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
     let delay = host.delay();
     let registers = Stuck { host, register, value };
     Smmu::probe(&mut cpu(0), registers, memory, Arc::new(Domain::new()), delay, hooks(), options())
@@ -71,25 +73,29 @@ fn probe_stuck(register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl De
 #[test]
 fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
     // GBPA.Update never clears; CR0ACK and IRQ_CTRLACK keep what they had, at off and at on; nothing is consumed.
-    for (register, actual, expected) in [
-        (Register::Gbpa, 1 << 31, 0),
-        (Register::Cr0Ack, 1, 0),
-        (Register::Cr0Ack, 0, 8),
-        (Register::IrqCtrlAck, 7, 0),
-        (Register::IrqCtrlAck, 0, 7),
-        // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL and SYNC.
-        (Register::CmdqCons, 0, 4),
-    ] {
-        let timeout = Timeout { register, expected, actual, waited_us: 100 };
-        assert_eq!(probe_stuck(register, actual).map(drop), Err(DriverError::Timeout(timeout)), "{}", register.name());
-    }
+    on_each(&[Need::Queues], |profile| {
+        // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL where there is EL2, and SYNC.
+        let commands = if profile.features().hyp { 4 } else { 3 };
+        for (register, actual, expected) in [
+            (Register::Gbpa, 1 << 31, 0),
+            (Register::Cr0Ack, 1, 0),
+            (Register::Cr0Ack, 0, 8),
+            (Register::IrqCtrlAck, 7, 0),
+            (Register::IrqCtrlAck, 0, if profile.features().pri { 7 } else { 5 }),
+            (Register::CmdqCons, 0, commands),
+        ] {
+            let timeout = Timeout { register, expected, actual, waited_us: 100 };
+            let probed = probe_stuck(profile, register, actual).map(drop);
+            assert_eq!(probed, Err(DriverError::Timeout(timeout)), "{}", register.name());
+        }
+    });
 }
 
 /// 5.4: where IDR0.ASID16 is 0, a descriptor whose ASID has more than 8 bits is illegal.
 #[test]
 fn an_asid_that_is_too_long_for_the_smmu_is_refused() {
     let idr0 = HostSmmu::new(Arc::new(HostMemory::new(1 << 20))).read32(Register::Idr0);
-    let [short, long] = [idr0 & !(1 << 12), idr0].map(|idr0| probe_stuck(Register::Idr0, idr0).unwrap());
+    let [short, long] = [idr0 & !(1 << 12), idr0].map(|idr0| probe_stuck(Profile::Full, Register::Idr0, idr0).unwrap());
     let stream = StreamId(0);
     let refused = Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
     let pasid = SubstreamId::new(1).unwrap();

@@ -2,7 +2,7 @@
 
 mod driver_bench;
 
-use driver_bench::{Bench, Pager, Space, plain};
+use driver_bench::{Bench, Need, Pager, Space, faulting_engines, on_each, plain};
 use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
@@ -25,7 +25,7 @@ fn lacks(profile: Profile) -> [Option<&'static str>; 3] {
 
 #[test]
 fn every_profile_comes_up_and_translates() {
-    for &profile in Profile::ALL {
+    on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         for address in (BASE..BASE + BYTES).step_by(4096) {
@@ -34,13 +34,13 @@ fn every_profile_comes_up_and_translates() {
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
         bench.fill(0, BASE, BYTES, 7, None);
         bench.finish([0]);
-        assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 7), "{}", profile.name());
-    }
+        assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 7));
+    });
 }
 
 #[test]
 fn what_a_profile_lacks_is_refused_by_name() {
-    for &profile in Profile::ALL {
+    on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
         let stream = bench.stream(2);
         let configurations = [
@@ -50,38 +50,43 @@ fn what_a_profile_lacks_is_refused_by_name() {
         ];
         for (config, lack) in configurations.into_iter().zip(lacks(profile)) {
             let expected = lack.map_or(Ok(()), |what| Err(DriverError::NotSupported { stream, what }));
-            assert_eq!(bench.smmu.attach(&mut bench.cpu, stream, &config), expected, "{}", profile.name());
+            assert_eq!(bench.smmu.attach(&mut bench.cpu, stream, &config), expected);
             if expected.is_ok() {
                 bench.smmu.detach(&mut bench.cpu, stream).unwrap();
             }
         }
-    }
+    });
 }
 
-/// Engine `engine` fills pages that are mapped on demand.
-fn faults_are_served(profile: Profile, engine: usize, mode: FaultMode) {
-    let mut bench = Bench::of(profile);
-    let space = Space::new(&bench, 1);
-    let pager = Pager::new(&space, BASE..BASE + BYTES);
-    bench.attach(engine, mode, &space).unwrap();
-    bench.enable(engine, pager).unwrap();
-    bench.fill(engine, BASE, BYTES, 7, None);
-    bench.finish([engine]);
-    assert_eq!((bench.state(engine), space.pages()), (status::DONE, 8), "{}", profile.name());
-    bench.disable(engine).unwrap();
-    assert_eq!(bench.live(), 0, "{}", profile.name());
-}
-
+/// So no test is left out where it could run.
 #[test]
-fn stalls_are_served_wherever_there_are_any() {
-    for &profile in Profile::ALL.iter().filter(|profile| lacks(**profile)[0].is_none()) {
-        faults_are_served(profile, 0, FaultMode::Stall);
+fn a_need_is_met_by_every_profile_that_has_what_it_names() {
+    for &profile in Profile::ALL {
+        let name = profile.name();
+        let met = [Need::Stall, Need::PageRequests, Need::Substreams].map(|need| need.is_met(profile));
+        assert_eq!(met, lacks(profile).map(|lack| lack.is_none()), "{name}");
+        assert_eq!(Need::Faults.is_met(profile), met[0] || met[1], "{name}");
+        assert_eq!(Need::Termination.is_met(profile), name != "forced-stall", "{name}");
+        assert_eq!(Need::Queues.is_met(profile), name != "small", "{name}");
+        let no_ats = ["forced-stall", "no-ats", "qemu-7.2", "qemu-10"];
+        assert_eq!(Need::Ats.is_met(profile), !no_ats.contains(&name), "{name}");
     }
 }
 
 #[test]
-fn page_requests_are_served_wherever_there_are_any() {
-    for &profile in Profile::ALL.iter().filter(|profile| lacks(**profile)[1].is_none()) {
-        faults_are_served(profile, 2, FaultMode::PageRequest);
-    }
+fn faults_are_served_wherever_there_are_any() {
+    on_each(&[Need::Faults], |profile| {
+        for (engine, mode) in faulting_engines(profile) {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            let pager = Pager::new(&space, BASE..BASE + BYTES);
+            bench.attach(engine, mode, &space).unwrap();
+            bench.enable(engine, pager).unwrap();
+            bench.fill(engine, BASE, BYTES, 7, None);
+            bench.finish([engine]);
+            assert_eq!((bench.state(engine), space.pages()), (status::DONE, 8));
+            bench.disable(engine).unwrap();
+            assert_eq!(bench.live(), 0);
+        }
+    });
 }

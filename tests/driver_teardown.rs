@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, plain, stream};
+use driver_bench::Need::{Ats, PageRequests, Queues, Stall, Substreams, Termination};
+use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each, plain};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Options, Pages, StreamConfig};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
@@ -19,8 +21,8 @@ const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
 
 /// A bench whose engine 0 has eight stalls deferred and unanswered.
-fn stalled() -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::new();
+fn stalled(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
+    let mut bench = Bench::of(profile);
     let space = Space::new(&bench, 1);
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
@@ -33,84 +35,90 @@ fn stalled() -> (Bench, Arc<Space>, Arc<Pager>) {
 
 #[test]
 fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing() {
-    let (mut bench, _, pager) = stalled();
-    bench.disable(0).unwrap();
-    assert_eq!(bench.state(0), status::ABORTED);
-    assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 8);
-    assert_eq!(bench.smmu.command_counts().answers, 0);
+    on_each(&[Stall], |profile| {
+        let (mut bench, _, pager) = stalled(profile);
+        bench.disable(0).unwrap();
+        assert_eq!(bench.state(0), status::ABORTED);
+        assert_eq!(bench.model_count(diagnostics::STALLS_TERMINATED), 8);
+        assert_eq!(bench.smmu.command_counts().answers, 0);
 
-    assert_eq!(bench.live(), 1, "the groups still refer to it");
-    for group in pager.take() {
-        assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
-    }
-    assert_eq!(bench.live(), 0);
-    assert_eq!(bench.smmu.command_counts().answers, 0);
-    assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        assert_eq!(bench.live(), 1, "the groups still refer to it");
+        for group in pager.take() {
+            assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+        }
+        assert_eq!(bench.live(), 0);
+        assert_eq!(bench.smmu.command_counts().answers, 0);
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
 
-    bench.fill(0, BASE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED, "the stream is aborted");
-    assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8, "and does not stall");
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED, "the stream is aborted");
+        assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8, "and does not stall");
+    });
 }
 
 #[test]
 fn a_stream_can_be_enabled_again_after_it_was_disabled() {
-    let (mut bench, space, pager) = stalled();
-    bench.disable(0).unwrap();
-    drop(pager.take());
-    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-    bench.fill(0, BASE, BYTES, 9, None);
-    bench.finish([0]);
-    assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 9));
-    assert_eq!(bench.smmu.faults().live(), 1);
+    on_each(&[Stall], |profile| {
+        let (mut bench, space, pager) = stalled(profile);
+        bench.disable(0).unwrap();
+        drop(pager.take());
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.fill(0, BASE, BYTES, 9, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 9));
+        assert_eq!(bench.smmu.faults().live(), 1);
+    });
 }
 
 #[test]
 fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
-    for round in 0..10 {
-        let mut bench = Bench::new();
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + (1 << 20))).unwrap();
-        bench.host.write_engine(0, reg::DEPTH, 4);
-        bench.fill(0, BASE, 1 << 20, 1, None);
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let (smmu, domain, stop) = (bench.smmu.clone(), bench.domain.clone(), &stop);
-            scope.spawn(move || {
-                let mut cpu = cpu(1);
-                domain.online(&mut cpu);
-                while !stop.load(Ordering::Relaxed) {
-                    cpu.masked(|masked| smmu.drain_events(masked));
-                    domain.poll(&mut cpu);
-                    thread::yield_now();
+    on_each(&[Stall], |profile| {
+        for round in 0..10 {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            bench.attach(0, FaultMode::Stall, &space).unwrap();
+            bench.enable(0, Pager::new(&space, BASE..BASE + (1 << 20))).unwrap();
+            bench.host.write_engine(0, reg::DEPTH, 4);
+            bench.fill(0, BASE, 1 << 20, 1, None);
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                let (smmu, domain, stop) = (bench.smmu.clone(), bench.domain.clone(), &stop);
+                scope.spawn(move || {
+                    let mut cpu = cpu(1);
+                    domain.online(&mut cpu);
+                    while !stop.load(Ordering::Relaxed) {
+                        cpu.masked(|masked| smmu.drain_events(masked));
+                        domain.poll(&mut cpu);
+                        thread::yield_now();
+                    }
+                    domain.offline(&mut cpu);
+                });
+                for _ in 0..round * 7 {
+                    bench.host.step();
                 }
-                domain.offline(&mut cpu);
+                let disabled = bench.disable(0);
+                stop.store(true, Ordering::Relaxed);
+                disabled.unwrap();
             });
-            for _ in 0..round * 7 {
-                bench.host.step();
-            }
-            let disabled = bench.disable(0);
-            stop.store(true, Ordering::Relaxed);
-            disabled.unwrap();
-        });
-        assert_ne!(bench.state(0), status::BUSY);
-        assert_eq!(bench.live(), 0);
-        assert_eq!(bench.model_count(diagnostics::STALLED), 0);
-        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-        let stalls = bench.model_count(diagnostics::STALLS_RECORDED);
-        assert_eq!(bench.smmu.event_records(), stalls, "every record was taken out");
-    }
+            assert_ne!(bench.state(0), status::BUSY);
+            assert_eq!(bench.live(), 0);
+            assert_eq!(bench.model_count(diagnostics::STALLED), 0);
+            assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+            let stalls = bench.model_count(diagnostics::STALLS_RECORDED);
+            assert_eq!(bench.smmu.event_records(), stalls, "every record was taken out");
+        }
+    });
 }
 
 /// A bench whose engine 2 has a page request group deferred and unanswered.
-fn requesting() -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::new();
+fn requesting(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
+    let mut bench = Bench::of(profile);
     let space = Space::new(&bench, 1);
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
     bench.attach(2, FaultMode::PageRequest, &space).unwrap();
     bench.enable(2, pager.clone()).unwrap();
-    bench.host.write_engine(2, reg::GROUP_SIZE, 4);
+    bench.host.write_engine(2, reg::GROUP_SIZE, 2);
     bench.fill(2, BASE, BYTES, 1, None);
     bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
     (bench, space, pager)
@@ -118,21 +126,23 @@ fn requesting() -> (Bench, Arc<Space>, Arc<Pager>) {
 
 #[test]
 fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() {
-    let (mut bench, space, pager) = requesting();
-    bench.disable(2).unwrap();
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
-    assert_eq!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
-    assert!(bench.host.read_engine(2, reg::INVALIDATIONS) > 0);
-    for group in pager.take() {
-        assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
-    }
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-    assert_eq!(bench.live(), 0);
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, space, pager) = requesting(profile);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
+        assert!(bench.host.read_engine(2, reg::INVALIDATIONS) > 0);
+        for group in pager.take() {
+            assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+        }
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.live(), 0);
 
-    bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-    bench.fill(2, BASE, BYTES, 8, None);
-    bench.finish([2]);
-    assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 8));
+        bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.fill(2, BASE, BYTES, 8, None);
+        bench.finish([2]);
+        assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 8));
+    });
 }
 
 /// A device that never comes to rest and keeps ATS on.
@@ -166,51 +176,57 @@ impl DeviceControl for Restless {
 
 #[test]
 fn an_atc_invalidation_that_times_out_leaves_the_stream_quarantined_until_it_succeeds() {
-    let (mut bench, space, pager) = requesting();
-    drop(pager.take());
-    let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
-    bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
-    let device = Restless::new(&bench, 2);
-    let result = bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device);
-    assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
-    assert_eq!(bench.smmu.command_counts().errors, 1);
-    let again = bench.enable(2, Pager::new(&space, BASE..BASE + BYTES));
-    assert_eq!(again, Err(DriverError::FaultsEnabled(stream(2))));
-    assert_eq!(bench.live(), 1);
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, space, pager) = requesting(profile);
+        drop(pager.take());
+        let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
+        bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+        let device = Restless::new(&bench, 2);
+        let result = bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device);
+        assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
+        assert_eq!(bench.smmu.command_counts().errors, 1);
+        let again = bench.enable(2, Pager::new(&space, BASE..BASE + BYTES));
+        assert_eq!(again, Err(DriverError::FaultsEnabled(profile.engine_stream(2))));
+        assert_eq!(bench.live(), 1);
 
-    bench.disable(2).unwrap();
-    assert_eq!(bench.live(), 0);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
 }
 
 #[test]
 fn a_device_that_does_not_come_to_rest_is_named_and_stays_quarantined() {
-    let (mut bench, space, pager) = stalled();
-    drop(pager.take());
-    let device = Restless::new(&bench, 0);
-    let result = bench.smmu.disable_faults(&mut bench.cpu, stream(0), &device);
-    let busy = DriverError::DeviceBusy { stream: stream(0), state: "idle", waited_us: LIMIT_US };
-    assert_eq!(result, Err(busy));
-    assert!(bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).is_err());
-    assert!(bench.smmu.detach(&mut bench.cpu, stream(0)).is_err());
-    bench.disable(0).unwrap();
-    assert_eq!(bench.live(), 0);
-    bench.smmu.detach(&mut bench.cpu, stream(0)).unwrap();
+    on_each(&[Stall], |profile| {
+        let (mut bench, space, pager) = stalled(profile);
+        drop(pager.take());
+        let device = Restless::new(&bench, 0);
+        let result = bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(0), &device);
+        let busy = DriverError::DeviceBusy { stream: profile.engine_stream(0), state: "idle", waited_us: LIMIT_US };
+        assert_eq!(result, Err(busy));
+        assert!(bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).is_err());
+        assert!(bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).is_err());
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+        bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+    });
 }
 
 #[test]
 fn a_core_that_is_never_quiescent_keeps_the_state_alive_and_is_named() {
-    let (mut bench, _, pager) = stalled();
-    drop(pager.take());
-    let mut parked = cpu(1);
-    bench.domain.online(&mut parked);
-    match bench.disable(0) {
-        Err(DriverError::Grace(timeout)) => assert!(timeout.holding.contains(parked.core())),
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(bench.smmu.faults().live(), 1);
-    bench.domain.offline(&mut parked);
-    bench.disable(0).unwrap();
-    assert_eq!(bench.live(), 0);
+    on_each(&[Stall], |profile| {
+        let (mut bench, _, pager) = stalled(profile);
+        drop(pager.take());
+        let mut parked = cpu(1);
+        bench.domain.online(&mut parked);
+        match bench.disable(0) {
+            Err(DriverError::Grace(timeout)) => assert!(timeout.holding.contains(parked.core())),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(bench.smmu.faults().live(), 1);
+        bench.domain.offline(&mut parked);
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
 }
 
 /// A device that notes when it is to start nothing new, by the commands sent so far, and that takes nothing out of a queue.
@@ -251,16 +267,18 @@ impl DeviceControl for Noted {
 
 #[test]
 fn a_device_starts_nothing_new_before_its_stream_is_aborted() {
-    let (mut bench, _, pager) = stalled();
-    drop(pager.take());
-    let (device, before) = (Noted::new(&bench, 0), bench.smmu.command_counts().commands);
-    bench.smmu.disable_faults(&mut bench.cpu, stream(0), &device).unwrap();
-    assert_eq!(*device.stopped.lock().unwrap(), [before]);
+    on_each(&[Stall], |profile| {
+        let (mut bench, _, pager) = stalled(profile);
+        drop(pager.take());
+        let (device, before) = (Noted::new(&bench, 0), bench.smmu.command_counts().commands);
+        bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(0), &device).unwrap();
+        assert_eq!(*device.stopped.lock().unwrap(), [before]);
+    });
 }
 
 /// A bench whose engine 2 has page requests enabled, and its handler.
-fn paging() -> (Bench, Arc<Pager>) {
-    let mut bench = Bench::new();
+fn paging(profile: Profile) -> (Bench, Arc<Pager>) {
+    let mut bench = Bench::of(profile);
     let space = Space::new(&bench, 1);
     let pager = Pager::new(&space, BASE..BASE + BYTES);
     bench.attach(2, FaultMode::PageRequest, &space).unwrap();
@@ -270,18 +288,20 @@ fn paging() -> (Bench, Arc<Pager>) {
 
 #[test]
 fn page_requests_that_nobody_took_out_yet_are_taken_out_before_the_end() {
-    let (mut bench, _) = paging();
-    bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
-    bench.fill(2, BASE, 8, 1, None);
-    bench.host.run(100);
-    // It is in the queue, and the device does not wait for an answer any more.
-    bench.host.write_engine(2, reg::PRI_CONTROL, 0);
-    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
-    assert_eq!(bench.smmu.page_request_records(), 0);
-    let device = Noted::new(&bench, 2);
-    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
-    assert_eq!(bench.smmu.page_request_records(), 1);
-    assert_eq!(bench.host.read32(Register::PriqCons), bench.host.read32(Register::PriqProd));
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, _) = paging(profile);
+        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.fill(2, BASE, 8, 1, None);
+        bench.host.run(100);
+        // It is in the queue, and the device does not wait for an answer any more.
+        bench.host.write_engine(2, reg::PRI_CONTROL, 0);
+        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        assert_eq!(bench.smmu.page_request_records(), 0);
+        let device = Noted::new(&bench, 2);
+        bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
+        assert_eq!(bench.smmu.page_request_records(), 1);
+        assert_eq!(bench.host.read32(Register::PriqCons), bench.host.read32(Register::PriqProd));
+    });
 }
 
 /// Longer than an answer waits for room in the command queue, and not as long as the wait after it.
@@ -289,21 +309,24 @@ const COMMANDS_LATE: u32 = LIMIT_US + LIMIT_US / 2;
 
 #[test]
 fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
-    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
-    let space = Space::new(&bench, 1);
-    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
-    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-    bench.enable(2, pager.clone()).unwrap();
-    bench.host.write_engine(2, reg::DEPTH, 4);
-    bench.host.write_engine(2, reg::GROUP_SIZE, 1);
-    bench.fill(2, BASE, BYTES, 1, None);
-    bench.run_until(|_| pager.deferred.lock().unwrap().len() == 4);
-    bench.host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
-    let device = Noted::new(&bench, 2);
-    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
-    assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 4);
-    drop(pager.take());
-    assert_eq!(bench.live(), 0);
+    on_each(&[PageRequests], |profile| {
+        let mut bench =
+            Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+        let space = Space::new(&bench, 1);
+        let pager = Pager::deferring(&space, BASE..BASE + BYTES);
+        bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+        bench.enable(2, pager.clone()).unwrap();
+        bench.host.write_engine(2, reg::DEPTH, 4);
+        bench.host.write_engine(2, reg::GROUP_SIZE, 1);
+        bench.fill(2, BASE, BYTES, 1, None);
+        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 4);
+        bench.host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
+        let device = Noted::new(&bench, 2);
+        bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 4);
+        drop(pager.take());
+        assert_eq!(bench.live(), 0);
+    });
 }
 
 /// A device that fills the command queue as it comes to rest.
@@ -338,139 +361,155 @@ impl DeviceControl for Late {
 
 #[test]
 fn the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for() {
-    let mut bench = Bench::with(Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
-    let space = Space::new(&bench, 1);
-    let (quiet, pager) = (Pager::new(&space, BASE..BASE + BYTES), Pager::new(&space, BASE..BASE + BYTES));
-    for (engine, pager) in [(2, quiet), (3, pager.clone())] {
-        bench.attach(engine, FaultMode::PageRequest, &space).unwrap();
-        bench.enable(engine, pager).unwrap();
-    }
-    // The other engine's groups are in the queue, and nobody took them out.
-    bench.host.write_engine(3, reg::DEPTH, 4);
-    bench.host.write_engine(3, reg::GROUP_SIZE, 1);
-    bench.fill(3, BASE, 4 * 4096, 1, None);
-    bench.host.run(100);
-    let device = Late(Noted::new(&bench, 2), pager.clone());
-    bench.smmu.disable_faults(&mut bench.cpu, stream(2), &device).unwrap();
-    assert_eq!(bench.smmu.page_request_records(), 4);
-    bench.finish([3]);
-    assert_eq!(bench.state(3), status::DONE);
+    on_each(&[PageRequests, Queues], |profile| {
+        let mut bench =
+            Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+        let space = Space::new(&bench, 1);
+        let (quiet, pager) = (Pager::new(&space, BASE..BASE + BYTES), Pager::new(&space, BASE..BASE + BYTES));
+        for (engine, pager) in [(2, quiet), (3, pager.clone())] {
+            bench.attach(engine, FaultMode::PageRequest, &space).unwrap();
+            bench.enable(engine, pager).unwrap();
+        }
+        // The other engine's groups are in the queue, and nobody took them out.
+        bench.host.write_engine(3, reg::DEPTH, 4);
+        bench.host.write_engine(3, reg::GROUP_SIZE, 1);
+        bench.fill(3, BASE, 4 * 4096, 1, None);
+        bench.host.run(100);
+        let device = Late(Noted::new(&bench, 2), pager.clone());
+        bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
+        assert_eq!(bench.smmu.page_request_records(), 4);
+        bench.finish([3]);
+        assert_eq!(bench.state(3), status::DONE);
+    });
 }
 
 #[test]
 fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    let pager = Pager::new(&space, 0..BASE + BYTES);
-    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-    bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
-    bench.host.run(3);
-    bench.host.write_engine(2, reg::HOSTILE, 0);
-    bench.enable(2, pager.clone()).unwrap();
-    bench.drain();
-    assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (3, 0));
-    assert_eq!(bench.smmu.command_counts().answers, 0);
-    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
-    bench.disable(2).unwrap();
+    on_each(&[PageRequests, Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        let pager = Pager::new(&space, 0..BASE + BYTES);
+        bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
+        bench.host.run(3);
+        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.enable(2, pager.clone()).unwrap();
+        bench.drain();
+        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (3, 0));
+        assert_eq!(bench.smmu.command_counts().answers, 0);
+        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        bench.disable(2).unwrap();
+    });
 }
 
 #[test]
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
-    // 7.2.2.
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-    bench.attach(1, FaultMode::Terminate, &space).unwrap();
-    bench.host.write_control(control::EVENT_WRITE, 2);
-    for engine in [1, 0] {
-        bench.fill(engine, BASE, 8, 1, None);
-        bench.host.run(100);
-    }
-    assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
-    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![stream(0)]));
-    bench.finish([0]);
-    assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
-    bench.disable(0).unwrap();
+    on_each(&[Stall, Termination], |profile| {
+        // 7.2.2.
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.attach(1, FaultMode::Terminate, &space).unwrap();
+        bench.host.write_control(control::EVENT_WRITE, 2);
+        for engine in [1, 0] {
+            bench.fill(engine, BASE, 8, 1, None);
+            bench.host.run(100);
+        }
+        assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
+        assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![profile.engine_stream(0)]));
+        bench.finish([0]);
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
+        bench.disable(0).unwrap();
+    });
 }
 
 #[test]
 fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
-    // The event queue lies where there is no memory: no stall record can be written.
-    let mut bench = Bench::with_broken(Options { limit_us: LIMIT_US, ..Options::default() }, 2);
-    let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-    bench.attach(2, FaultMode::PageRequest, &other).unwrap();
-    bench.enable(2, Pager::new(&other, BASE..BASE + BYTES)).unwrap();
-    bench.fill(0, BASE, 8, 1, None);
-    bench.host.run(100);
-    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
-    assert_eq!(errors, GlobalErrors { event_queue_abort: true, recover: true, ..GlobalErrors::default() });
-    assert_eq!(bench.state(0), status::BUSY, "its record is lost");
+    on_each(&[Stall, PageRequests], |profile| {
+        // The event queue lies where there is no memory: no stall record can be written.
+        let mut bench = Bench::with_broken(profile, Options { limit_us: LIMIT_US, ..Options::default() }, 2);
+        let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.attach(2, FaultMode::PageRequest, &other).unwrap();
+        bench.enable(2, Pager::new(&other, BASE..BASE + BYTES)).unwrap();
+        bench.fill(0, BASE, 8, 1, None);
+        bench.host.run(100);
+        let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+        assert_eq!(errors, GlobalErrors { event_queue_abort: true, recover: true, ..GlobalErrors::default() });
+        assert_eq!(bench.state(0), status::BUSY, "its record is lost");
 
-    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![stream(0)]));
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED);
-    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![]), "there is nothing left to recover from");
-    bench.disable(0).unwrap();
+        assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![profile.engine_stream(0)]));
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED);
+        assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![]), "there is nothing left to recover from");
+        bench.disable(0).unwrap();
 
-    bench.fill(2, BASE, BYTES, 6, None);
-    bench.finish([2]);
-    assert_eq!((bench.state(2), other.word(BASE)), (status::DONE, 6));
-    bench.disable(2).unwrap();
-    assert_eq!(bench.live(), 0);
+        bench.fill(2, BASE, BYTES, 6, None);
+        bench.finish([2]);
+        assert_eq!((bench.state(2), other.word(BASE)), (status::DONE, 6));
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
 }
 
 #[test]
 fn an_aborted_pri_queue_starts_anew() {
-    let (mut bench, pager) = paging();
-    // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
-    bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
-    bench.host.write_engine(2, reg::DEPTH, 3);
-    bench.fill(2, BASE, 3 * 4096, 1, None);
-    bench.run_until(|bench| bench.host.read_engine(2, reg::PAGE_REQUESTS) == 1);
-    assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
-    bench.host.write_engine(2, reg::HOSTILE, 0);
-    bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-    bench.host.run(100);
-    assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 3);
-    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
-    assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() });
-    let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
-    assert_eq!(errors, GlobalErrors::default());
-    bench.drain();
-    assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
-    assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-    bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
-    bench.disable(2).unwrap();
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, pager) = paging(profile);
+        // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
+        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.host.write_engine(2, reg::DEPTH, 3);
+        bench.fill(2, BASE, 3 * 4096, 1, None);
+        bench.run_until(|bench| bench.host.read_engine(2, reg::PAGE_REQUESTS) == 1);
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
+        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.host.run(100);
+        assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 3);
+        let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+        assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() });
+        let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+        assert_eq!(errors, GlobalErrors::default());
+        bench.drain();
+        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        bench.disable(2).unwrap();
+    });
 }
 
 #[test]
 fn invalidations_complete_and_a_substream_can_be_taken_away() {
-    let mut bench = Bench::new();
-    let space = Space::new(&bench, 3);
-    space.map(BASE);
-    let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
-    let substream = SubstreamId::new(3).unwrap();
-    bench.smmu.attach(&mut bench.cpu, stream(2), &config).unwrap();
-    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, Some(&space.context())).unwrap();
-    bench.fill(2, BASE, 8, 1, Some(3));
-    bench.finish([2]);
-    assert_eq!(bench.state(2), status::DONE);
-    bench.smmu.attach_substream(&mut bench.cpu, stream(2), substream, None).unwrap();
-    let grace = bench.grace();
-    let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
-    smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
-    let pages = Pages { first: BASE, count: 3 };
-    smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
-    let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
-    smmu.invalidate_atc(cpu, &synced, stream(2), Some(substream), Some(pages)).unwrap();
-    bench.fill(2, BASE, 8, 1, Some(3));
-    bench.finish([2]);
-    assert_eq!(bench.state(2), status::ABORTED);
-    let beyond = SubstreamId::new(4).unwrap();
-    let out_of_range = DriverError::SubstreamOutOfRange { stream: stream(2), substream: beyond };
-    let result = bench.smmu.attach_substream(&mut bench.cpu, stream(2), beyond, None);
-    assert_eq!(result, Err(out_of_range));
+    on_each(&[Substreams, Ats], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        space.map(BASE);
+        let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let substream = SubstreamId::new(3).unwrap();
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
+        bench
+            .smmu
+            .attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, Some(&space.context()))
+            .unwrap();
+        bench.fill(2, BASE, 8, 1, Some(3));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::DONE);
+        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, None).unwrap();
+        let grace = bench.grace();
+        let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
+        smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
+        let pages = Pages { first: BASE, count: 3 };
+        smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
+        let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
+        smmu.invalidate_atc(cpu, &synced, profile.engine_stream(2), Some(substream), Some(pages)).unwrap();
+        bench.fill(2, BASE, 8, 1, Some(3));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::ABORTED);
+        let beyond = SubstreamId::new(4).unwrap();
+        let out_of_range = DriverError::SubstreamOutOfRange { stream: profile.engine_stream(2), substream: beyond };
+        let result = bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), beyond, None);
+        assert_eq!(result, Err(out_of_range));
+    });
 }

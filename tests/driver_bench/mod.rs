@@ -19,6 +19,7 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
@@ -91,6 +92,58 @@ impl DmaMemory for Broken {
     }
 }
 
+/// What a test asks of the SMMU beyond translation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// Faults that stall.
+    Stall,
+    /// PRI, so ATS too.
+    PageRequests,
+    /// Faults that the device waits for: either.
+    Faults,
+    /// Faults that do not stall.
+    Termination,
+    Ats,
+    /// 16 substreams.
+    Substreams,
+    /// Queues of eight entries.
+    Queues,
+}
+
+impl Need {
+    pub(crate) fn is_met(self, profile: Profile) -> bool {
+        let features = profile.features();
+        match self {
+            Self::Stall => features.can_stall(),
+            Self::PageRequests => features.pri,
+            Self::Faults => features.can_stall() || features.pri,
+            Self::Termination => features.stall_model != StallModel::Forced,
+            Self::Ats => features.ats,
+            Self::Substreams => features.ssid_bits >= 4,
+            Self::Queues => features.event_queue.log2() >= 3,
+        }
+    }
+}
+
+/// Runs `test` once for each profile that has what it needs. Which these are is printed, and what the others lack.
+pub(crate) fn on_each(needs: &[Need], test: impl Fn(Profile)) {
+    for &profile in Profile::ALL {
+        match needs.iter().find(|need| !need.is_met(profile)) {
+            None => {
+                println!("on {}:", profile.name());
+                test(profile);
+            }
+            Some(lack) => println!("not on {}: it lacks {lack:?}", profile.name()),
+        }
+    }
+}
+
+/// The engines of a profile whose faults wait for answers: one that stalls, one that asks for pages, with how they fault.
+pub(crate) fn faulting_engines(profile: Profile) -> impl Iterator<Item = (usize, FaultMode)> {
+    let engines = [(0, FaultMode::Stall, Need::Stall), (2, FaultMode::PageRequest, Need::PageRequests)];
+    engines.into_iter().filter(move |(.., need)| need.is_met(profile)).map(|(engine, mode, _)| (engine, mode))
+}
+
 pub(crate) struct Bench {
     pub(crate) host: Arc<HostSmmu>,
     pub(crate) smmu: Arc<Driver>,
@@ -100,26 +153,23 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// A bench with everything.
     pub(crate) fn new() -> Self {
-        Self::with(Options { limit_us: LIMIT_US, ..Options::default() })
-    }
-
-    pub(crate) fn with(options: Options) -> Self {
-        Self::with_broken(options, u64::MAX)
-    }
-
-    /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the event
-    /// queue, 3 the PRI queue.
-    pub(crate) fn with_broken(options: Options, bad: u64) -> Self {
-        Self::build(Profile::Full, options, bad)
+        Self::of(Profile::Full)
     }
 
     /// A bench whose model is of `profile`.
     pub(crate) fn of(profile: Profile) -> Self {
-        Self::build(profile, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX)
+        Self::with(profile, Options { limit_us: LIMIT_US, ..Options::default() })
     }
 
-    fn build(profile: Profile, options: Options, bad: u64) -> Self {
+    pub(crate) fn with(profile: Profile, options: Options) -> Self {
+        Self::with_broken(profile, options, u64::MAX)
+    }
+
+    /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the event
+    /// queue, 3 the PRI queue.
+    pub(crate) fn with_broken(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
         Self::on(HostSmmu::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
     }
