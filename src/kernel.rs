@@ -6,6 +6,7 @@ pub mod devices;
 pub mod engine;
 pub mod fatal;
 pub mod interrupts;
+mod pace;
 pub mod report;
 pub mod runtime;
 pub mod workload;

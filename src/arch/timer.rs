@@ -26,6 +26,11 @@ pub fn ticks_to_us(ticks: u64) -> u64 {
     (u128::from(ticks) * 1_000_000).div_ceil(u128::from(CNTFRQ_EL0.get()).max(1)) as u64
 }
 
+/// What `us` microseconds are in ticks of the virtual counter, rounded down.
+pub fn us_to_ticks(us: u64) -> u64 {
+    (u128::from(us) * u128::from(CNTFRQ_EL0.get()) / 1_000_000) as u64
+}
+
 /// Delays by watching the counter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timer;

@@ -6,7 +6,9 @@ use core::time::Duration;
 
 use smccc::{Hvc, Smc, psci};
 
+use super::devices::DRAINER;
 use super::interrupts::{ConnectError, Interrupts, Sgi, send};
+use super::pace::Pace;
 use super::runtime::Kernel;
 use crate::arch::entry::{Boot, other_cores_entry};
 use crate::arch::heap::Heap;
@@ -55,7 +57,7 @@ fn start(boot: Boot, heap: &'static Heap) -> Result<&'static Kernel, BootError> 
     // The handler need do nothing: the end of any interrupt is quiescent, and the end of idleness looks for work.
     interrupts.connect_private(Sgi::Quiesce as u32, Box::new(|_| {}))?;
     interrupts.connect_private(Sgi::Wake as u32, Box::new(|_| {}))?;
-    interrupts.connect_private(board.timer.intid, Box::new(Alarm::clear))?;
+    interrupts.connect_private(board.timer.intid, Box::new(alarm))?;
     interrupts.start_core(CoreId::FIRST, board.timer)?;
     Ok(Kernel {
         board,
@@ -67,6 +69,7 @@ fn start(boot: Boot, heap: &'static Heap) -> Result<&'static Kernel, BootError> 
         work_queues: Arc::new(WorkQueues::new(Box::new(|_, core| send(Sgi::Wake, core)))),
         online: 1.into(),
         workers: IrqLock::new(heapless::Vec::new()),
+        pace: Pace::new(),
     }
     .start())
 }
@@ -104,6 +107,14 @@ pub fn secondary(mut cpu: Cpu) -> ! {
         if !kernel.work(&mut cpu) {
             kernel.idle(&mut cpu);
         }
+    }
+}
+
+/// The timer's interrupt. It ends a sleep, and calls the drains that waited for it.
+fn alarm(masked: &Masked) {
+    Alarm::clear(masked);
+    if let Some(kernel) = Kernel::get().filter(|_| masked.core() == DRAINER) {
+        kernel.pace.resume(masked);
     }
 }
 

@@ -11,6 +11,7 @@ use heapless::Deque;
 
 use super::engine::Engine;
 use super::interrupts::{ConnectError, Sgi, send};
+use super::pace::Pace;
 use super::runtime::{Kernel, Work};
 use crate::arch::timer::{self, Timer};
 use crate::driver::{DriverError, EventSink, Hooks, Options, OutputQueue, Smmu, Wake};
@@ -45,6 +46,7 @@ pub struct Unit {
     recover: AtomicBool,
     /// When the waiting groups were last looked at, in milliseconds.
     looked_after: AtomicU64,
+    pace: &'static Pace,
 }
 
 /// An engine with what is known about it.
@@ -140,7 +142,7 @@ impl Devices {
 }
 
 /// What has the drainer come for `queue` without an interrupt of the SMMU.
-const fn drain_again(queue: OutputQueue) -> Sgi {
+pub(super) const fn drain_again(queue: OutputQueue) -> Sgi {
     match queue {
         OutputQueue::Events => Sgi::DrainEvents,
         OutputQueue::PageRequests => Sgi::DrainPageRequests,
@@ -164,7 +166,7 @@ fn bring_up_smmu(
     smmu.faults().set_clock(timer::ticks);
     log::info!("SMMU at {at:#x}: {}", smmu.features());
     let (recover, looked_after) = (AtomicBool::new(false), AtomicU64::new(0));
-    Ok(Unit { phandle: description.phandle, smmu, events, recover, looked_after })
+    Ok(Unit { phandle: description.phandle, smmu, events, recover, looked_after, pace: &kernel.pace })
 }
 
 impl Unit {
@@ -177,15 +179,12 @@ impl Unit {
         interrupts.connect(description.global_error, Box::new(|m| self.global_error(m)))
     }
 
-    /// What the queue's interrupt does: one batch. An interrupt comes when a queue becomes non-empty only, so a rest calls for another.
+    /// What the queue's interrupt does: one batch, when there is time for it.
     pub fn drain(&self, masked: &Masked, queue: OutputQueue) {
-        let drained = match queue {
+        self.pace.run(masked, queue, || match queue {
             OutputQueue::Events => self.smmu.drain_events(masked),
             OutputQueue::PageRequests => self.smmu.drain_page_requests(masked),
-        };
-        if drained.more {
-            send(drain_again(queue), DRAINER);
-        }
+        });
     }
 
     fn global_error(&self, masked: &Masked) {

@@ -13,6 +13,7 @@ use spin::Once;
 
 use super::devices::DRAINER;
 use super::interrupts::{Interrupts, Sgi, send};
+use super::pace::Pace;
 use crate::arch::heap::Heap;
 use crate::arch::timer::{self, Alarm};
 use crate::iopf::WorkQueues;
@@ -63,6 +64,7 @@ pub struct Kernel {
     pub work_queues: Arc<WorkQueues>,
     pub(super) online: AtomicUsize,
     pub(super) workers: IrqLock<heapless::Vec<Arc<dyn Work>, WORKERS>>,
+    pub(super) pace: Pace,
 }
 
 static KERNEL: Once<Kernel> = Once::new();
@@ -126,6 +128,9 @@ impl Kernel {
     /// As [`Kernel::idle`], for `most` at most.
     fn idle_for(&self, cpu: &mut Cpu, most: Option<Duration>) {
         let has_work = |masked: &Masked| {
+            if masked.core() == DRAINER {
+                self.pace.forgive(masked);
+            }
             let workers = self.workers.lock(masked);
             // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
             let again = workers.iter().filter_map(|work| work.look_again()).chain(most).min();

@@ -38,3 +38,5 @@ mod model;
 mod registers;
 #[cfg(target_os = "none")]
 mod soak;
+#[cfg(target_os = "none")]
+mod storm;

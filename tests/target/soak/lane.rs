@@ -32,9 +32,6 @@ const PAGES: u32 = 64;
 /// Where they are: beyond the board's memory, for accesses that claim to be translated.
 const START: u64 = 4 << 30;
 
-/// A storm ends with this group. The core that drains the queue has no time for anything else meanwhile.
-const STORM: u32 = 200;
-
 /// The most groups that are held.
 const HELD: usize = 64;
 
@@ -60,17 +57,12 @@ struct Handler {
     pager: DemandPager,
     mode: Mode,
     groups: AtomicU32,
-    /// The registers of an engine that storms.
-    storm: Option<Mmio>,
     held: IrqLock<Vec<FaultGroup, HELD>>,
 }
 
 impl FaultHandler for Handler {
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
         let count = self.groups.fetch_add(1, Relaxed);
-        if let Some(registers) = self.storm.as_ref().filter(|_| count == STORM) {
-            registers.write32(reg::HOSTILE, 0);
-        }
         match self.mode {
             Mode::Inline => self.pager.handle(masked, faults),
             Mode::Mixed if count.is_multiple_of(2) => self.pager.handle(masked, faults),
@@ -223,9 +215,7 @@ impl Lane {
         let target = if hostile & hostile::NO_LAST != 0 { 0 } else { target };
         let pager = DemandPager::new([(self.substream(), space)].into(), soak.kernel.work_queues.clone());
         let (groups, held) = (AtomicU32::new(0), IrqLock::new(Vec::new()));
-        let storm =
-            (hostile == hostile::STORM).then(|| soak.kernel.board.registers(&self.unit.description.window)).flatten();
-        let handler = Arc::new(Handler { pager, mode, groups, storm, held });
+        let handler = Arc::new(Handler { pager, mode, groups, held });
         let limits = StreamLimits {
             groups: HELD as u16,
             requests: 32,
