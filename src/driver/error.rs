@@ -29,22 +29,22 @@ pub struct Timeout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
     /// IDR0.S1P = 0.
-    #[error("it does not implement stage 1 translation")]
+    #[error("it does not implement stage 1 translation (IDR0.S1P)")]
     NoStage1,
     /// IDR0.TTF without AArch64 tables.
-    #[error("it does not walk AArch64 translation tables")]
+    #[error("it does not walk AArch64 translation tables (IDR0.TTF)")]
     NoAarch64Tables,
     /// IDR0.TTENDIAN = 0b11.
-    #[error("it walks big-endian translation tables only")]
+    #[error("it walks big-endian translation tables only (IDR0.TTENDIAN)")]
     BigEndian,
     /// IDR0.COHACC = 0.
-    #[error("its accesses to tables and queues are not coherent")]
+    #[error("its accesses to tables and queues are not coherent (IDR0.COHACC)")]
     NotCoherent,
     /// IDR5.GRAN4K = 0.
-    #[error("it does not support the 4 KiB granule")]
+    #[error("it does not support the 4 KiB granule (IDR5.GRAN4K)")]
     No4KGranule,
     /// IDR1.QUEUES_PRESET or IDR1.TABLES_PRESET.
-    #[error("the place of its queues or tables is fixed in hardware")]
+    #[error("the place of its queues or tables is fixed in hardware (IDR1.QUEUES_PRESET, IDR1.TABLES_PRESET)")]
     Preset,
 }
 

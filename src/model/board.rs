@@ -2,6 +2,7 @@
 
 use super::wire::Wire;
 use crate::smmuv3::StreamId;
+use crate::smmuv3::features::Features;
 
 /// The SMMU's registers: physical address of page 0.
 pub const SMMU_BASE: u64 = 0x0b00_0000;
@@ -83,10 +84,23 @@ pub fn parse_engines(value: &str) -> Option<usize> {
     value.parse().ok().filter(|count| (1..=MAX_ENGINES).contains(count))
 }
 
-/// The StreamID of engine `index`, where the SMMU has the bits for it
-/// ([`Profile::engine_stream`](super::profile::Profile::engine_stream)).
+/// The StreamID of engine `index`, where the SMMU has the bits for it ([`wired_stream`]).
 pub const fn engine_stream(index: usize) -> StreamId {
     StreamId(FIRST_STREAM + index as u32)
+}
+
+/// The StreamID of engine `index` of an SMMU with `features`: only the bits that it has are wired (6.3.2).
+pub const fn wired_stream(index: usize, features: &Features) -> StreamId {
+    let StreamId(stream) = engine_stream(index);
+    StreamId((stream as u64 & ((1 << features.sid_bits) - 1)) as u32)
+}
+
+/// How many engines have a StreamID of their own there, at most [`MAX_ENGINES`].
+pub const fn max_engines(features: &Features) -> usize {
+    match features.sid_bits {
+        bits @ 0..6 => 1 << bits,
+        _ => MAX_ENGINES,
+    }
 }
 
 /// The physical address of the registers of engine `index`.

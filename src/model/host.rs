@@ -25,6 +25,7 @@ use super::wire::{Wire, Wires};
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use crate::driver::registers::Registers;
 use crate::smmuv3::PhysAddr;
+use crate::smmuv3::features::{FeaturesError, IdRegisters};
 use crate::smmuv3::registers::Register;
 
 /// The physical address at which the host's memory starts, as RAM does on the board.
@@ -193,6 +194,21 @@ impl HostSmmu {
     pub fn with(memory: Arc<HostMemory>, profile: Profile, engines: usize) -> Arc<Self> {
         let mut machine = Box::<Machine>::default();
         machine.reset(profile, engines);
+        Self::started(memory, machine)
+    }
+
+    /// The same with ID registers that no profile has.
+    ///
+    /// # Errors
+    ///
+    /// [`FeaturesError`] for ID registers that contradict the architecture.
+    pub fn with_ids(memory: Arc<HostMemory>, ids: IdRegisters, engines: usize) -> Result<Arc<Self>, FeaturesError> {
+        let mut machine = Box::<Machine>::default();
+        machine.reset_with(ids, engines)?;
+        Ok(Self::started(memory, machine))
+    }
+
+    fn started(memory: Arc<HostMemory>, mut machine: Box<Machine>) -> Arc<Self> {
         machine.poison_registers(UNKNOWN);
         machine.be_strict();
         let keeps_violations = AtomicBool::new(false);

@@ -11,6 +11,7 @@ use super::profile::Profile;
 use super::smmu::strict::{Story, Violation};
 use super::smmu::{Smmu, diagnostics};
 use super::wire::Wires;
+use crate::smmuv3::features::{Features, FeaturesError, IdRegisters};
 
 /// What brought a core from EL1 to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,11 +82,26 @@ impl Machine {
     /// Resets everything. From now on the SMMU is one of `profile`, with `engines` engines behind it, 1 to
     /// [`Profile::max_engines`], which have the StreamIDs of [`Profile::engine_stream`]. Other numbers are clamped.
     pub fn reset(&mut self, profile: Profile, engines: usize) {
-        self.smmu.reset(profile);
+        self.reset_to(profile.id_registers(), profile.features(), engines);
+    }
+
+    /// The same with ID registers that no profile has. What the model does not have is not there, though they may say so
+    /// (docs/model.md).
+    ///
+    /// # Errors
+    ///
+    /// [`FeaturesError`] for ID registers that contradict the architecture; nothing is reset then.
+    pub fn reset_with(&mut self, ids: IdRegisters, engines: usize) -> Result<(), FeaturesError> {
+        self.reset_to(ids, Features::decode(ids)?, engines);
+        Ok(())
+    }
+
+    fn reset_to(&mut self, ids: IdRegisters, features: Features, engines: usize) {
+        self.smmu.reset_with(ids, features);
         for (index, engine) in self.engines.iter_mut().enumerate() {
-            engine.reset(index, profile.engine_stream(index));
+            engine.reset(index, board::wired_stream(index, &features));
         }
-        self.count = engines.clamp(1, profile.max_engines());
+        self.count = engines.clamp(1, board::max_engines(&features));
         self.awake = 0;
         self.buffers = Buffers::new();
         self.traps = [0; TRAP_KINDS];

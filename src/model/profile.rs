@@ -133,16 +133,12 @@ const fn sound(profile: Profile) -> Features {
 impl Profile {
     /// How many engines have a StreamID of their own, at most [`MAX_ENGINES`].
     pub const fn max_engines(self) -> usize {
-        match self.features().sid_bits {
-            bits @ 0..6 => 1 << bits,
-            _ => MAX_ENGINES,
-        }
+        board::max_engines(&self.features())
     }
 
     /// The StreamID of engine `index`: the board's, of which only the bits that the SMMU has are wired (6.3.2).
     pub const fn engine_stream(self, index: usize) -> StreamId {
-        let StreamId(stream) = board::engine_stream(index);
-        StreamId((stream as u64 & ((1 << self.features().sid_bits) - 1)) as u32)
+        board::wired_stream(index, &self.features())
     }
 }
 

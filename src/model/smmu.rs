@@ -52,6 +52,7 @@ use super::profile::Profile;
 use super::wire::Wires;
 use crate::smmuv3::cd::ContextDescriptor;
 use crate::smmuv3::event::{Event, FaultKind, TranslationFault};
+use crate::smmuv3::features::{Features, IdRegisters};
 use crate::smmuv3::ste::{InstructionOverride, PrivilegeOverride, Ste, StreamConfig};
 use crate::smmuv3::{Access, PhysAddr, StreamId};
 
@@ -129,7 +130,12 @@ impl Smmu {
     /// Resets the SMMU to one of `profile`. What stalled is forgotten: the devices behind it are reset with it. The caches
     /// are empty, which 3.11 permits and what they hold of another profile asks for.
     pub fn reset(&mut self, profile: Profile) {
-        self.registers = RegisterFile::new(profile);
+        self.reset_with(profile.id_registers(), profile.features());
+    }
+
+    /// The same with `ids`, which say `features`.
+    pub fn reset_with(&mut self, ids: IdRegisters, features: Features) {
+        self.registers = RegisterFile::with(ids, features);
         self.stalls = Stalls::new();
         self.caches.clear();
         self.invalidation_timed_out = false;
@@ -142,8 +148,8 @@ impl Smmu {
 
     /// The SMMU after reset with ID registers that no profile has.
     #[cfg(test)]
-    pub fn with_ids(ids: crate::smmuv3::features::IdRegisters) -> Self {
-        let features = crate::smmuv3::features::Features::decode(ids).expect("sound ID registers");
+    pub fn with_ids(ids: IdRegisters) -> Self {
+        let features = Features::decode(ids).expect("sound ID registers");
         Self { registers: RegisterFile::with(ids, features), ..Self::new() }
     }
 

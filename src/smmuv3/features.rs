@@ -175,10 +175,10 @@ pub enum FeaturesError {
         value: u32,
     },
     /// Neither stage is supported (IDR0).
-    #[error("IDR0 {0:#010x} offers neither stage of translation")]
+    #[error("IDR0 {0:#010x} offers neither stage of translation (IDR0.S1P, IDR0.S2P)")]
     NoStage(u32),
     /// No granule is supported (IDR5).
-    #[error("IDR5 {0:#010x} offers no translation granule")]
+    #[error("IDR5 {0:#010x} offers no translation granule (IDR5.GRAN4K, IDR5.GRAN16K, IDR5.GRAN64K)")]
     NoGranule(u32),
 }
 
