@@ -1,0 +1,291 @@
+//! A kernel's side of the driver and the fault core, as `docs/porting.md` asks for it, without `kernel` and `platform`.
+//!
+//! Two cores, each a thread, and two SMMUs. The first core takes the interrupts. The second attaches a device of each SMMU, serves
+//! the faults that the interrupt handlers leave to it, and takes the devices away again. The SMMUs are models with memory
+//! of their own; page tables are the kernel's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::thread;
+use std::time::Instant;
+
+use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::registers::Registers;
+use smmu_iopf::driver::{
+    Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
+};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict, WorkQueues};
+use smmu_iopf::model::board::{self, SMMU_BASE};
+use smmu_iopf::model::engine::registers::{self as engine, ats_control, control, pri_control, pri_status, status};
+use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::wire::Wire;
+use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{Asid, PageResponse, StreamId};
+use smmu_iopf::sync::grace::Domain;
+use smmu_iopf::sync::{CoreId, Cpu, Masked};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// Registers: 32 and 64 bits wide. On hardware a write comes after a `DSB`, and a read before one.
+#[derive(Clone)]
+struct Mapped(Arc<HostSmmu>);
+
+impl Registers for Mapped {
+    fn read32(&self, register: Register) -> u32 {
+        self.0.read(SMMU_BASE + register.offset() as u64, Width::Word) as u32
+    }
+
+    fn write32(&self, register: Register, value: u32) {
+        self.0.write(SMMU_BASE + register.offset() as u64, Width::Word, value.into());
+    }
+
+    fn write64(&self, register: Register, value: u64) {
+        self.0.write(SMMU_BASE + register.offset() as u64, Width::Double, value);
+    }
+}
+
+/// Memory that the SMMU and its devices reach. Where they see it and where the cores do are two addresses.
+struct Dma(Arc<HostMemory>);
+
+impl DmaMemory for Dma {
+    fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+        self.0.allocate(bytes, align)
+    }
+}
+
+/// The interrupts that software makes pending, on the core that drains.
+#[derive(Default)]
+struct Pending([AtomicBool; 2]);
+
+impl Wake for Pending {
+    fn wake(&self, _: &Masked, queue: OutputQueue) {
+        self.0[queue as usize].store(true, Release);
+    }
+}
+
+/// The log: records that are nobody's page fault.
+struct Log;
+
+impl EventSink for Log {
+    fn event(&self, _: &Masked, event: &Event) {
+        println!("{event:?}");
+    }
+
+    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
+        println!("{words:x?}: {error}");
+    }
+}
+
+/// An SMMU with the kernel's things beside it.
+struct Node {
+    machine: Arc<HostSmmu>,
+    memory: Arc<Dma>,
+    smmu: Arc<Smmu<Mapped, HostDelay>>,
+    pending: Arc<Pending>,
+    recover: AtomicBool,
+}
+
+impl Node {
+    fn bring_up(cpu: &mut Cpu, domain: &Arc<Domain>) -> Outcome<Self> {
+        let memory = Arc::new(HostMemory::new(8 << 20));
+        let machine = HostSmmu::new(memory.clone());
+        let (memory, pending) = (Arc::new(Dma(memory)), Arc::new(Pending::default()));
+        let hooks = Hooks { wake: pending.clone(), events: Arc::new(Log) };
+        let registers = Mapped(machine.clone());
+        let delay = machine.delay();
+        let smmu = Smmu::probe(cpu, registers, memory.clone(), domain.clone(), delay, hooks, Options::default())?;
+        println!("{}", smmu.features());
+        Ok(Self { machine, memory, smmu, pending, recover: AtomicBool::new(false) })
+    }
+
+    /// What the interrupts of this SMMU do, one batch at a time.
+    fn interrupts(&self, masked: &Masked) {
+        self.machine.step();
+        let mut due = [0, 1].map(|queue| self.pending.0[queue].swap(false, Relaxed));
+        for wire in self.machine.take_raised() {
+            match wire {
+                Wire::EventQueue => due[OutputQueue::Events as usize] = true,
+                Wire::PriQueue => due[OutputQueue::PageRequests as usize] = true,
+                Wire::GlobalError => {
+                    let recover = self.smmu.handle_global_error(masked).recover;
+                    self.recover.fetch_or(recover, Relaxed);
+                }
+                Wire::CommandSync | Wire::Engine(_) => {}
+            }
+        }
+        for (queue, drain) in [
+            (OutputQueue::Events, Smmu::drain_events as fn(&Smmu<_, _>, &Masked) -> _),
+            (OutputQueue::PageRequests, Smmu::drain_page_requests),
+        ] {
+            if due[queue as usize] && drain(&self.smmu, masked).more {
+                self.pending.wake(masked, queue);
+            }
+        }
+    }
+
+    /// What is due from time to time, at thread level.
+    fn upkeep(&self, cpu: &mut Cpu, now_us: u64) -> Outcome {
+        self.smmu.expire(cpu, now_us);
+        if self.recover.swap(false, Relaxed) {
+            println!("stopped, as records were lost: {:?}", self.smmu.recover(cpu)?);
+        }
+        Ok(())
+    }
+}
+
+/// An address space: one table at each of levels 1 to 3 (39 bits, 4 KiB), so its first 2 MiB.
+struct Space {
+    memory: Arc<Dma>,
+    tables: [DmaRegion; 3],
+    pages: AtomicU64,
+    work: Arc<WorkQueues>,
+}
+
+impl Space {
+    fn new(memory: &Arc<Dma>, work: &Arc<WorkQueues>) -> Outcome<Arc<Self>> {
+        let table = || memory.allocate(4096, 4096);
+        let tables = [table()?, table()?, table()?];
+        (0..2).for_each(|level| tables[level].words[0].store(tables[level + 1].phys.0 | 3, Relaxed));
+        Ok(Arc::new(Self { memory: memory.clone(), tables, pages: AtomicU64::new(0), work: work.clone() }))
+    }
+
+    fn map(&self, address: u64) -> PageResponse {
+        let entry = self.tables[2].words.get(address as usize >> 12);
+        let Some(entry) = entry.filter(|entry| entry.load(Relaxed) == 0) else { return PageResponse::Invalid };
+        let Ok(page) = self.memory.allocate(4096, 4096) else { return PageResponse::Invalid };
+        // A page: not global, accessed, inner shareable, for unprivileged accesses.
+        entry.store(page.phys.0 | 0xf43, Release);
+        self.pages.fetch_add(1, Relaxed);
+        PageResponse::Success
+    }
+}
+
+impl FaultHandler for Space {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.work.push(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        let refused = group.faults().any(|fault| self.map(fault.address) != PageResponse::Success);
+        let response = if refused { PageResponse::Invalid } else { PageResponse::Success };
+        // An answer may come too late: then the time-out or the disabler has given another.
+        if let Err(late) = cpu.masked(|masked| group.respond(masked, response)) {
+            println!("{late}");
+        }
+    }
+}
+
+/// A device: engine `number` of the machine.
+struct Device<'a>(&'a HostSmmu, usize);
+
+impl DeviceControl for Device<'_> {
+    fn stop_new_work(&self) {
+        self.0.write_engine(self.1, engine::CONTROL, control::STOP);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.read_engine(self.1, engine::STATUS) & status::STATE != status::BUSY
+    }
+
+    fn disable_page_requests(&self) {
+        self.0.write_engine(self.1, engine::PRI_CONTROL, 0);
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn disable_ats(&self) {
+        self.0.write_engine(self.1, engine::ATS_CONTROL, 0);
+    }
+}
+
+/// Attaches a device, lets it fill 16 pages that are not there, and takes it away.
+fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>, upkeep: &mut Upkeep<'_>) -> Outcome {
+    let Node { machine, memory, smmu, .. } = node;
+    let stream = StreamId(machine.read_engine(number, engine::STREAM_ID));
+    let space = Space::new(memory, work)?;
+    let page_requests = board::engine_kind(number) == board::EngineKind::PageRequest;
+    let faults = if page_requests { FaultMode::PageRequest } else { FaultMode::Stall };
+    let context = Context { table: space.tables[0].phys, asid: Asid(number as u16 + 1), t0sz: 25, mair: 0xff };
+    let config = StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid: false };
+    smmu.attach(cpu, stream, &config)?;
+    let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
+    smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;
+    if page_requests {
+        machine.write_engine(number, engine::ATS_CONTROL, ats_control::ENABLE);
+        machine.write_engine(number, engine::PRI_ALLOCATION, 16);
+        machine.write_engine(number, engine::PRI_CONTROL, pri_control::ENABLE);
+    }
+    machine.write_engine64(number, engine::DESTINATION, 0x1_0000);
+    machine.write_engine64(number, engine::LENGTH, 16 * 4096);
+    machine.write_engine(number, engine::CONTROL, control::START | control::FILL << control::OPERATION);
+    let device = Device(machine, number);
+    let start = Instant::now();
+    while !device.is_idle() {
+        if start.elapsed().as_secs() > 10 {
+            return Err("the device does not come to an end".into());
+        }
+        upkeep(cpu)?;
+    }
+    let state = machine.read_engine(number, engine::STATUS) & status::STATE;
+    smmu.disable_faults(cpu, stream, &device)?;
+    smmu.detach(cpu, stream)?;
+    let pages = space.pages.load(Relaxed);
+    if (state, pages) == (status::DONE, 16) { Ok(()) } else { Err(format!("state {state}, {pages} pages").into()) }
+}
+
+/// One round of what a core does with its time.
+type Upkeep<'a> = dyn FnMut(&mut Cpu) -> Outcome + 'a;
+
+fn main() -> Outcome {
+    // SAFETY: this thread stands for core 1, and no other does.
+    let mut cpu = unsafe { Cpu::new(CoreId::new(1).ok_or("core 1")?) };
+    let domain = Arc::new(Domain::new());
+    domain.online(&mut cpu);
+    // No core sleeps here, so none has to be woken.
+    let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let nodes = [Node::bring_up(&mut cpu, &domain)?, Node::bring_up(&mut cpu, &domain)?];
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let outcome = thread::scope(|scope| {
+        scope.spawn(|| {
+            // SAFETY: this thread stands for core 0, and no other does.
+            let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
+            domain.online(&mut cpu);
+            while !stop.load(Relaxed) {
+                cpu.masked(|masked| nodes.iter().for_each(|node| node.interrupts(masked)));
+                domain.poll(&mut cpu);
+                thread::yield_now();
+            }
+            domain.offline(&mut cpu);
+        });
+        let mut upkeep = |cpu: &mut Cpu| {
+            work.work(cpu);
+            domain.poll(cpu);
+            nodes.iter().try_for_each(|node| node.upkeep(cpu, start.elapsed().as_micros() as u64))
+        };
+        let mut devices = [(0, 0), (1, 2), (1, 1), (0, 3)].into_iter();
+        let outcome =
+            devices.try_for_each(|(node, engine)| use_device(&mut cpu, &nodes[node], engine, &work, &mut upkeep));
+        stop.store(true, Relaxed);
+        outcome
+    });
+    outcome?;
+    domain.poll(&mut cpu);
+    match nodes.iter().map(|node| node.smmu.faults().live()).sum() {
+        0 => Ok(()),
+        live => Err(format!("{live} fault states left").into()),
+    }
+}
+
+#[test]
+fn devices_of_two_smmus_are_served() {
+    main().unwrap();
+}
