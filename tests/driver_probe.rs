@@ -76,7 +76,7 @@ fn probe_stuck(profile: Profile, register: Register, value: u32) -> Result<Arc<S
 #[test]
 fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
     // GBPA.Update never clears; CR0ACK and IRQ_CTRLACK keep what they had, at off and at on; nothing is consumed.
-    on_each(&[Need::Queues], |profile| {
+    on_each(&[], |profile| {
         // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL where there is EL2, and SYNC.
         let commands = if profile.features().hyp { 4 } else { 3 };
         for (register, actual, expected) in [
@@ -87,6 +87,10 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
             (Register::IrqCtrlAck, 0, if profile.features().pri { 7 } else { 5 }),
             (Register::CmdqCons, 0, commands),
         ] {
+            // A queue of two entries stands where it began after four commands.
+            if register == Register::CmdqCons && !Need::Queues.is_met(profile) {
+                continue;
+            }
             let timeout = Timeout { register, expected, actual, waited_us: 100 };
             let probed = probe_stuck(profile, register, actual).map(drop);
             assert_eq!(probed, Err(DriverError::Timeout(timeout)), "{}", register.name());

@@ -58,7 +58,7 @@ fn what_a_profile_lacks_is_refused_by_name() {
     });
 }
 
-/// So no test is left out where it could run.
+/// So a need leaves no test out where it could run.
 #[test]
 fn a_need_is_met_by_every_profile_that_has_what_it_names() {
     for &profile in Profile::ALL {

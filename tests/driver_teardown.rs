@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use driver_bench::Need::{Ats, PageRequests, Queues, Stall, Substreams, Termination};
-use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each, plain};
+use driver_bench::Need::{PageRequests, Queues, Stall, Termination};
+use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Options, Pages, StreamConfig};
+use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Options};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
@@ -385,17 +385,17 @@ fn the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for
 
 #[test]
 fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
-    on_each(&[PageRequests, Queues], |profile| {
+    on_each(&[PageRequests], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         let pager = Pager::new(&space, 0..BASE + BYTES);
         bench.attach(2, FaultMode::PageRequest, &space).unwrap();
         bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
-        bench.host.run(3);
+        bench.host.run(2);
         bench.host.write_engine(2, reg::HOSTILE, 0);
         bench.enable(2, pager.clone()).unwrap();
         bench.drain();
-        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (3, 0));
+        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
         assert_eq!(bench.smmu.command_counts().answers, 0);
         bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
@@ -455,6 +455,24 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
 }
 
 #[test]
+fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
+    for &profile in Profile::ALL.iter().filter(|profile| !Stall.is_met(**profile)) {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.host.write_control(control::EVENT_WRITE, 1);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        let look = || bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+        assert_eq!(look(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
+        assert_eq!(look(), GlobalErrors::default());
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.sink.0.lock().unwrap().len(), 1, "the second is reported");
+    }
+}
+
+#[test]
 fn an_aborted_pri_queue_starts_anew() {
     on_each(&[PageRequests], |profile| {
         let (mut bench, pager) = paging(profile);
@@ -477,39 +495,5 @@ fn an_aborted_pri_queue_starts_anew() {
         assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
         bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
-    });
-}
-
-#[test]
-fn invalidations_complete_and_a_substream_can_be_taken_away() {
-    on_each(&[Substreams, Ats], |profile| {
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 3);
-        space.map(BASE);
-        let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
-        let substream = SubstreamId::new(3).unwrap();
-        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
-        bench
-            .smmu
-            .attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, Some(&space.context()))
-            .unwrap();
-        bench.fill(2, BASE, 8, 1, Some(3));
-        bench.finish([2]);
-        assert_eq!(bench.state(2), status::DONE);
-        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, None).unwrap();
-        let grace = bench.grace();
-        let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
-        smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
-        let pages = Pages { first: BASE, count: 3 };
-        smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
-        let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
-        smmu.invalidate_atc(cpu, &synced, profile.engine_stream(2), Some(substream), Some(pages)).unwrap();
-        bench.fill(2, BASE, 8, 1, Some(3));
-        bench.finish([2]);
-        assert_eq!(bench.state(2), status::ABORTED);
-        let beyond = SubstreamId::new(4).unwrap();
-        let out_of_range = DriverError::SubstreamOutOfRange { stream: profile.engine_stream(2), substream: beyond };
-        let result = bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), beyond, None);
-        assert_eq!(result, Err(out_of_range));
     });
 }

@@ -383,6 +383,12 @@ impl Space {
         self.map_as(address, PAGE | 0x80);
     }
 
+    /// Maps the page of `address`, which is mapped, to other zeroed memory. What remembers the old one is the test's business.
+    pub(crate) fn remap(&self, address: u64) {
+        self.pages.lock().unwrap().remove(&(address & !0xfff));
+        self.map(address);
+    }
+
     fn map_as(&self, address: u64, flags: u64) {
         let page = address & !0xfff;
         let mut pages = self.pages.lock().unwrap();

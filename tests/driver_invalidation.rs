@@ -1,0 +1,103 @@
+//! Invalidation: what is forgotten when it returns, by the SMMU and by devices, and what they keep.
+
+mod driver_bench;
+
+use driver_bench::Need::{Ats, PageRequests, Substreams};
+use driver_bench::{Bench, Pager, Space, on_each, plain};
+use smmu_iopf::driver::{DriverError, FaultMode, Pages, StreamConfig};
+use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::smmuv3::{Asid, SubstreamId};
+
+const BASE: u64 = 0x1000_0000;
+
+/// As many pages as are invalidated one by one.
+const PAGES: u64 = 16;
+const BYTES: u64 = PAGES * 4096;
+
+fn addresses() -> impl Iterator<Item = u64> {
+    (BASE..BASE + BYTES).step_by(4096)
+}
+
+/// Fills all pages with `pattern`, and says in which of them it arrived.
+fn fill(bench: &mut Bench, engine: usize, space: &Space, pattern: u64) -> Vec<u64> {
+    bench.fill(engine, BASE, BYTES, pattern, None);
+    bench.finish([engine]);
+    assert_eq!(bench.state(engine), status::DONE);
+    addresses().filter(|address| space.word(*address) == pattern).collect()
+}
+
+#[test]
+fn pages_that_were_invalidated_are_walked_anew() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        addresses().for_each(|address| space.map(address));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        assert_eq!(fill(&mut bench, 0, &space, 1).len(), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        assert_ne!(fill(&mut bench, 0, &space, 2).len(), PAGES as usize, "the SMMU remembers some of them");
+        let grace = bench.grace();
+        let pages = Pages { first: BASE, count: PAGES };
+        bench.smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(3), pages).unwrap();
+        assert_eq!(fill(&mut bench, 0, &space, 3).len(), PAGES as usize);
+    });
+}
+
+#[test]
+fn a_device_forgets_the_pages_that_were_invalidated_and_no_more() {
+    on_each(&[PageRequests], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+        bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        assert_eq!(fill(&mut bench, 2, &space, 1).len(), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        let grace = bench.grace();
+        let synced = bench.smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(3)).unwrap();
+        assert_eq!(fill(&mut bench, 2, &space, 2), [0; 0], "the device remembers all of them");
+        // Four pages, aligned, so that the range is no larger (4.5.1.1).
+        let pages = Pages { first: BASE + 4 * 4096, count: 4 };
+        bench.smmu.invalidate_atc(&mut bench.cpu, &synced, profile.engine_stream(2), None, Some(pages)).unwrap();
+        let asked = bench.host.read_engine(2, reg::TRANSLATION_REQUESTS);
+        let forgotten = addresses().skip(4).take(4).collect::<Vec<_>>();
+        assert_eq!(fill(&mut bench, 2, &space, 3), forgotten);
+        assert_eq!(bench.host.read_engine(2, reg::TRANSLATION_REQUESTS) - asked, 4);
+        bench.disable(2).unwrap();
+    });
+}
+
+#[test]
+fn invalidations_complete_and_a_substream_can_be_taken_away() {
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        space.map(BASE);
+        let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let substream = SubstreamId::new(3).unwrap();
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
+        bench
+            .smmu
+            .attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, Some(&space.context()))
+            .unwrap();
+        bench.fill(2, BASE, 8, 1, Some(3));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::DONE);
+        bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), substream, None).unwrap();
+        let grace = bench.grace();
+        let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
+        smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
+        let pages = Pages { first: BASE, count: 3 };
+        smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
+        let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
+        let device = smmu.invalidate_atc(cpu, &synced, profile.engine_stream(2), Some(substream), Some(pages));
+        let lacks = DriverError::NotSupported { stream: profile.engine_stream(2), what: "ATS" };
+        assert_eq!(device.err(), (!Ats.is_met(profile)).then_some(lacks));
+        bench.fill(2, BASE, 8, 1, Some(3));
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::ABORTED);
+        let beyond = SubstreamId::new(4).unwrap();
+        let out_of_range = DriverError::SubstreamOutOfRange { stream: profile.engine_stream(2), substream: beyond };
+        let result = bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), beyond, None);
+        assert_eq!(result, Err(out_of_range));
+    });
+}
