@@ -28,6 +28,11 @@ pub(crate) fn masked<R>(section: impl FnOnce(&Masked) -> R) -> R {
     cpu.masked(section)
 }
 
+/// Takes no interrupts from now on, for good: a section ends, and what is under it may use the core's [`Cpu`].
+pub(crate) fn mask() {
+    DAIF.write(DAIF::D::Masked + DAIF::I::Masked + DAIF::F::Masked);
+}
+
 /// Takes interrupts from now on.
 pub(crate) fn unmask() {
     DAIF.write(DAIF::D::Masked);

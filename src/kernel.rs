@@ -7,6 +7,7 @@ pub mod engine;
 pub mod fatal;
 pub mod interrupts;
 mod pace;
+pub mod power;
 pub mod report;
 pub mod runtime;
 pub mod workload;

@@ -74,12 +74,13 @@ pub unsafe extern "C" fn first_core<I: Image>(tree: u64) -> ! {
 ///
 /// # Safety
 ///
-/// For the entry code only: this is the core with the number `index`, for the first time.
+/// For the entry code only: this is the core with the number `index`, for the first time, or after CPU_OFF.
 pub unsafe extern "C" fn other_core<I: Image>(index: u64) -> ! {
     let Some(core) = CoreId::new(index as usize) else {
         semihosting::refuse("a core came up that nobody started");
     };
-    // SAFETY: this is core `core`, and its entry code calls here once.
+    // SAFETY: this is core `core`, and its entry code calls here once. If it was here before, what it ran then ended in CPU_OFF and
+    // never uses its `Cpu` again.
     let cpu = unsafe { Cpu::new(core) };
     I::other_core(cpu)
 }

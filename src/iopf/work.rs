@@ -110,13 +110,20 @@ struct List {
 
 impl List {
     fn push(&mut self, masked: &Masked, stream: Ref<FaultState>) {
-        self.lanes += 1;
+        self.append(masked, Self { first: Some(stream), lanes: 1, ..Self::default() });
+    }
+
+    /// Puts the lanes of `other` behind these.
+    fn append(&mut self, masked: &Masked, other: Self) {
+        let Some(first) = other.first else { return };
+        self.lanes += other.lanes;
         match self.last.as_ref().or(self.first.as_ref()) {
-            Some(last) => {
-                last.lane.waiting.lock(masked).next = Some(stream.clone());
-                self.last = Some(stream);
+            Some(before) => {
+                let last = other.last.unwrap_or_else(|| first.clone());
+                before.lane.waiting.lock(masked).next = Some(first);
+                self.last = Some(last);
             }
-            None => self.first = Some(stream),
+            None => (self.first, self.last) = (Some(first), other.last),
         }
     }
 
@@ -172,6 +179,7 @@ struct OfCore {
     turns: Count,
     stolen: Count,
     wakes: Count,
+    handed_over: Count,
 }
 
 /// What was done on all cores.
@@ -185,6 +193,8 @@ pub struct WorkCounts {
     pub stolen: u64,
     /// Sleeping cores woken.
     pub wakes: u64,
+    /// Streams with groups that a core that left had in its lists.
+    pub handed_over: u64,
 }
 
 /// Interrupts a core that rests, and does not wait for it. Stores before it have to be visible to that core (DSB ISHST before
@@ -209,6 +219,7 @@ impl WorkQueues {
             turns: Count::new(0),
             stolen: Count::new(0),
             wakes: Count::new(0),
+            handed_over: Count::new(0),
         });
         Self { cores, resting: AtomicU32::new(0), wake }
     }
@@ -279,6 +290,28 @@ impl WorkQueues {
         self.resting.fetch_and(!bit(masked.core()), Relaxed);
     }
 
+    /// This core leaves: what is in its lists goes behind what `to` has in its own. It neither pushes nor rests before it is back.
+    /// Who saw it rest may still put a lane into its lists; that is found as with a core that is busy.
+    pub fn hand_over(&self, masked: &Masked, to: CoreId) {
+        let here = self.cores.here(masked);
+        let mut ours = here.lists.lock(masked);
+        let Lists(lists) = core::mem::take(&mut *ours);
+        here.lanes.store(0, Relaxed);
+        // Nobody holds the lists of two cores.
+        drop(ours);
+        let of_core = self.cores.of(to);
+        let mut theirs = of_core.lists.lock(masked);
+        for (list, left) in theirs.0.iter_mut().zip(lists) {
+            count(&here.handed_over, left.lanes as u64);
+            list.append(masked, left);
+        }
+        of_core.lanes.store(theirs.lanes(), Relaxed);
+        drop(theirs);
+        if self.is_waiting() {
+            self.wake_one(masked, to);
+        }
+    }
+
     /// What was done until now.
     pub fn counts(&self) -> WorkCounts {
         self.cores.iter().fold(WorkCounts::default(), |sum, (_, of_core)| WorkCounts {
@@ -286,6 +319,7 @@ impl WorkQueues {
             turns: sum.turns + of_core.turns.load(Relaxed),
             stolen: sum.stolen + of_core.stolen.load(Relaxed),
             wakes: sum.wakes + of_core.wakes.load(Relaxed),
+            handed_over: sum.handed_over + of_core.handed_over.load(Relaxed),
         })
     }
 

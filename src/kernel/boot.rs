@@ -2,20 +2,18 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::time::Duration;
-
-use smccc::{Hvc, Smc, psci};
+use core::sync::atomic::Ordering::Relaxed;
 
 use super::devices::DRAINER;
 use super::interrupts::{ConnectError, Interrupts, Sgi, send};
 use super::pace::Pace;
+use super::power::Power;
 use super::runtime::Kernel;
-use crate::arch::entry::{Boot, other_cores_entry};
+use crate::arch::entry::Boot;
 use crate::arch::heap::Heap;
 use crate::arch::timer::Alarm;
 use crate::arch::{self, semihosting};
 use crate::iopf::WorkQueues;
-use crate::platform::board::PsciMethod;
 use crate::platform::boot::{Machine, MachineError};
 use crate::platform::console;
 use crate::sync::grace::Domain;
@@ -40,7 +38,7 @@ pub fn primary(boot: Boot, mut cpu: Cpu, heap: &'static Heap, main: Main) -> ! {
         Ok(kernel) => {
             kernel.domain.online(&mut cpu);
             arch::unmask();
-            start_secondaries(kernel, &mut cpu);
+            start_others(kernel, &mut cpu);
             semihosting::exit(main(kernel, cpu))
         }
         Err(error) => semihosting::refuse(error),
@@ -67,43 +65,36 @@ fn start(boot: Boot, heap: &'static Heap) -> Result<&'static Kernel, BootError> 
         interrupts,
         heap,
         work_queues: Arc::new(WorkQueues::new(Box::new(|_, core| send(Sgi::Wake, core)))),
-        online: 1.into(),
+        cores: 1.into(),
+        power: Power::new(),
         workers: IrqLock::new(heapless::Vec::new()),
         pace: Pace::new(),
     }
     .start())
 }
 
-/// Starts the other cores by PSCI. One that does not come is reported and done without.
-fn start_secondaries(kernel: &'static Kernel, cpu: &mut Cpu) {
-    let entry = other_cores_entry();
-    for (index, core) in kernel.board.cores.iter().enumerate().skip(1) {
-        let called = match kernel.board.psci {
-            PsciMethod::Hvc => psci::cpu_on::<Hvc>(core.0, entry, index as u64),
-            PsciMethod::Smc => psci::cpu_on::<Smc>(core.0, entry, index as u64),
-        };
-        if let Err(error) = called {
-            log::error!("core {index}: PSCI CPU_ON: {error}");
+/// Starts the other cores. One that does not come is reported, and done without as those after it are.
+fn start_others(kernel: &'static Kernel, cpu: &mut Cpu) {
+    for core in CoreId::all().take(kernel.board.cores.len()).skip(1) {
+        if let Err(error) = kernel.switch_on(cpu, core) {
+            log::error!("{error}");
             return;
         }
-        let up = || if kernel.cores() > index { Ok(()) } else { Err(()) };
-        if kernel.wait_until(cpu, Duration::from_secs(5), up).is_err() {
-            log::error!("core {index}: started and did not come up within 5 s");
-            return;
-        }
+        kernel.cores.store(core.index() + 1, Relaxed);
     }
 }
 
 /// The way in of the other cores.
 pub fn secondary(mut cpu: Cpu) -> ! {
     let Some(kernel) = Kernel::get() else { semihosting::refuse("a core came up before the kernel had booted") };
-    if let Err(error) = kernel.interrupts.start_core(cpu.core(), kernel.board.timer) {
+    if let Err(error) = kernel.come(&mut cpu) {
         semihosting::refuse(error);
     }
-    kernel.domain.online(&mut cpu);
-    arch::unmask();
-    kernel.online.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    kernel.announce(cpu.core());
     loop {
+        if let Err(error) = kernel.leave_if_asked(&mut cpu) {
+            semihosting::refuse(error);
+        }
         if !kernel.work(&mut cpu) {
             kernel.idle(&mut cpu);
         }

@@ -103,6 +103,13 @@ impl Interrupts {
         })
     }
 
+    /// Turns the interface of this core off. What is sent to it stays pending until [`start_core`](Self::start_core).
+    pub(super) fn stop_core(&self, masked: &Masked) {
+        GicCpuInterface::enable_group1(false);
+        // Refused where it sleeps already.
+        let _ = self.gic.lock(masked).redistributor_mark_core_asleep(masked.core().index());
+    }
+
     /// Gives an interrupt that needs nothing else here its handler: one that is sent by software or private to each core, or an
     /// LPI, which the [ITS](crate::platform::its) turns on.
     ///

@@ -14,6 +14,7 @@ use spin::Once;
 use super::devices::DRAINER;
 use super::interrupts::{Interrupts, Sgi, send};
 use super::pace::Pace;
+use super::power::Power;
 use crate::arch::heap::Heap;
 use crate::arch::timer::{self, Alarm};
 use crate::iopf::WorkQueues;
@@ -23,7 +24,7 @@ use crate::sva::frames::FramePool;
 use crate::sync::grace::Domain;
 use crate::sync::lock::IrqLock;
 use crate::sync::wait::{self, Expired};
-use crate::sync::{CoreId, Cpu, Masked};
+use crate::sync::{Cpu, Masked};
 
 /// A core that holds a grace period up for so long, in microseconds, is named in the log. No masked section is meant to
 /// take a thousandth of that.
@@ -62,7 +63,8 @@ pub struct Kernel {
     pub heap: &'static Heap,
     /// Groups that wait for a core with time.
     pub work_queues: Arc<WorkQueues>,
-    pub(super) online: AtomicUsize,
+    pub(super) cores: AtomicUsize,
+    pub(super) power: Power,
     pub(super) workers: IrqLock<heapless::Vec<Arc<dyn Work>, WORKERS>>,
     pub(super) pace: Pace,
 }
@@ -79,9 +81,9 @@ impl Kernel {
         KERNEL.call_once(|| self)
     }
 
-    /// How many cores run the kernel.
+    /// How many cores the kernel has: those below this number, whether they are [on](Self::online) or not.
     pub fn cores(&self) -> usize {
-        self.online.load(Relaxed)
+        self.cores.load(Relaxed)
     }
 
     /// From now on, cores with time do `work` too.
@@ -113,7 +115,7 @@ impl Kernel {
         // each core busy, and their time-outs, and the frames that they want zeroed, are in the rest.
         let served = match cpu.core() {
             // A storm of interrupts may keep it from what it took.
-            DRAINER if self.cores() > 1 => self.work_queues.work_one(cpu),
+            DRAINER if self.online().iter().any(|core| core != DRAINER) => self.work_queues.work_one(cpu),
             _ => self.work_queues.work(cpu),
         } > 0;
         let workers = cpu.masked(|masked| self.workers.lock(masked).clone());
@@ -169,7 +171,7 @@ impl Kernel {
 
     /// Wakes every core but this one to look for work.
     pub fn wake_others(&self, masked: &Masked) {
-        CoreId::all().take(self.cores()).filter(|&core| core != masked.core()).for_each(|core| send(Sgi::Wake, core));
+        self.online().iter().filter(|&core| core != masked.core()).for_each(|core| send(Sgi::Wake, core));
     }
 }
 

@@ -113,7 +113,7 @@ fn print_totals(bench: &Bench, heap_before: usize) {
             log::info!("SMMU {:#x}: records and answers hash to {hash:#018x}", unit.phandle.0);
         }
     }
-    let WorkCounts { groups, turns, stolen, wakes } = bench.kernel.work_queues.counts();
+    let WorkCounts { groups, turns, stolen, wakes, .. } = bench.kernel.work_queues.counts();
     log::info!(
         "work: {groups} groups in {turns} turns, {stolen} of them stolen; {wakes} cores woken; {} page-ins saved",
         bench.saved

@@ -266,6 +266,58 @@ fn work_of_a_core_that_never_gets_to_it_is_done_by_cores_that_are_never_idle() {
 }
 
 #[test]
+fn what_a_core_that_leaves_has_in_its_lists_goes_behind_what_another_one_has() {
+    let mut office = Office::new();
+    let [high, low] = [StreamId(9), StreamId(10)];
+    let priorities = [Priority::Normal, Priority::Normal, Priority::High, Priority::Low];
+    for (stream, priority) in [STREAM, OTHER, high, low].into_iter().zip(priorities) {
+        office.open(stream, priority);
+    }
+    office.report(0, STREAM, 0..1);
+    // Two behind each other in one list, and a list of which core 0 has none.
+    for stream in [OTHER, low, high] {
+        office.report(4, stream, 0..2);
+    }
+    cpu(4).masked(|masked| office.queues.hand_over(masked, CoreId::FIRST));
+    assert_eq!(office.queues.counts().handed_over, 3);
+    assert_eq!(office.turns(4), [high, STREAM, OTHER, low]);
+    assert!(!office.queues.is_waiting());
+    // It may come back and do as before.
+    office.report(4, OTHER, 2..3);
+    assert_eq!(office.queues.work(&cpu(4)), 1);
+    assert_eq!((office.queues.counts().stolen, office.bench.table.totals().slots_in_use), (0, 0));
+}
+
+#[test]
+fn lanes_that_are_handed_over_stand_in_one_list_with_those_that_come_later() {
+    let mut office = Office::new();
+    let streams = [STREAM, OTHER, StreamId(9), StreamId(10), StreamId(11)];
+    streams.into_iter().for_each(|stream| office.open(stream, Priority::Normal));
+    // Two of core 0, two of core 4, in this order, and one that comes afterwards.
+    for (core, stream) in [(0, STREAM), (0, OTHER), (4, StreamId(9)), (4, StreamId(10))] {
+        office.report(core, stream, 0..1);
+    }
+    cpu(4).masked(|masked| office.queues.hand_over(masked, CoreId::FIRST));
+    office.report(0, StreamId(11), 0..1);
+    assert_eq!(office.turns(5), streams);
+    assert!(!office.queues.is_waiting());
+}
+
+#[test]
+fn a_core_that_rests_is_woken_for_what_another_one_leaves_behind() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    // Whoever is woken first comes too late.
+    assert!(!office.begin_rest(4));
+    office.report(0, STREAM, 0..1);
+    assert_eq!(office.woken(), [4]);
+    assert!(office.begin_rest(3), "there is work");
+    cpu(4).masked(|masked| office.queues.hand_over(masked, CoreId::FIRST));
+    assert_eq!(office.woken(), [3]);
+    assert_eq!(office.queues.work(&cpu(3)), 1);
+}
+
+#[test]
 fn groups_of_a_stream_that_was_closed_meanwhile_are_let_go_and_not_served() {
     let mut office = Office::new();
     office.open(STREAM, Priority::Normal);

@@ -21,6 +21,8 @@ mod address_space;
 #[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
+mod cores;
+#[cfg(target_os = "none")]
 mod differential;
 #[cfg(target_os = "none")]
 mod faults;

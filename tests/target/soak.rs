@@ -2,8 +2,9 @@
 //!
 //! Of four engines two stall and two send page requests. Cores that come by end the life of one in the middle of its work and
 //! begin the next, while the others work. The last core goes offline and comes back, and stays masked for longer than a
-//! grace period takes. The first drains the queues and replaces what interrupt handlers read. Storms of interrupts go to
-//! all, whose handlers read under grace periods and keep references. In the end nothing may be left of it.
+//! grace period takes. The first drains the queues, replaces what interrupt handlers read, and has the others switched off and on,
+//! one at a time. Storms of interrupts go to all, whose handlers read under grace periods and keep references. In the end nothing
+//! may be left of it.
 
 mod lane;
 mod readers;
@@ -27,7 +28,7 @@ use smmu_iopf::kernel::devices::{Devices, Unit};
 use smmu_iopf::kernel::runtime::Work;
 use smmu_iopf::model::control::UNTIMED;
 use smmu_iopf::sva::frames::FramePool;
-use smmu_iopf::sync::{Cpu, Masked, wait};
+use smmu_iopf::sync::{CoreId, Cpu, Masked, wait};
 use spin::Mutex;
 
 use self::lane::{Lane, Sums};
@@ -88,6 +89,8 @@ struct Soak {
     end: AtomicU32,
     /// For the cycle in which the restless core did something last.
     restless: AtomicU32,
+    /// How often a core was switched off, and on again.
+    switched: AtomicU32,
     /// Something went wrong: no more cycles.
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
@@ -186,6 +189,12 @@ fn argument(kernel: &Kernel, name: &str, default: u32) -> Result<u32, Failure> {
     Ok(value.map(str::parse).transpose()?.unwrap_or(default))
 }
 
+/// A core that is off.
+struct Away {
+    core: CoreId,
+    until: Duration,
+}
+
 /// What has to be as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Memory {
@@ -216,10 +225,14 @@ impl Soak {
         self.end.store(end, Release);
         cpu.masked(|masked| self.kernel.wake_others(masked));
         let (mut last, mut moved) = (first, timer::now());
+        let mut away: Option<Away> = None;
         let at_rest = || self.next.load(Acquire) >= end && self.lanes.iter().all(|lanes| lanes.try_lock().is_some());
         while !at_rest() && !self.failed.load(Acquire) {
             let _ = self.kernel.wait_until(cpu, Duration::from_millis(2), || Err::<(), _>(()));
             let next = self.next.load(Relaxed);
+            if let Some(Away { core, .. }) = away.take_if(|away| timer::now() >= away.until) {
+                self.kernel.switch_on(cpu, core)?;
+            }
             if next == last {
                 if timer::now() - moved > 4 * LIMIT {
                     return Err(Failure::Wrong(format!("seed {}: cycle {next} stands still", self.seed)));
@@ -232,10 +245,20 @@ impl Soak {
                 // The drainer.
                 let _ = cpu.masked(|_| wait::until(&mut Timer, random.below(1_000), || Err::<(), _>(())));
             }
+            if away.is_none() && random.one_in(8) {
+                let core = 1 + random.below(self.kernel.cores() as u32 - 1);
+                let core = CoreId::new(core as usize).ok_or("no such core")?;
+                self.kernel.switch_off(cpu, core)?;
+                self.switched.fetch_add(1, Relaxed);
+                away = Some(Away { core, until: timer::now() + Duration::from_micros(random.below(8_000).into()) });
+            }
             if next / 1_000 != last / 1_000 {
                 log::info!("cycle {next}: {} s", (timer::now() - start).as_secs());
             }
             (last, moved) = (next, timer::now());
+        }
+        if let Some(Away { core, .. }) = away {
+            self.kernel.switch_on(cpu, core)?;
         }
         if let Some(failure) = self.failure.lock().take() {
             return Err(Failure::Wrong(failure));
@@ -301,6 +324,7 @@ test!(fn streams_come_and_go_while_engines_fault_and_nothing_is_left(kernel, cpu
         next: 0.into(),
         end: 0.into(),
         restless: 0.into(),
+        switched: 0.into(),
         failed: false.into(),
         failure: Mutex::new(None),
     });
@@ -324,6 +348,9 @@ test!(fn streams_come_and_go_while_engines_fault_and_nothing_is_left(kernel, cpu
     let late = soak.lanes.iter().map(|lanes| lanes.lock().iter().map(|lane| lane.late).sum::<u64>()).sum::<u64>();
     let lives = soak.lanes.iter().map(|lanes| lanes.lock().iter().map(|lane| lane.lives).sum::<u64>()).sum::<u64>();
     log::info!("{lives} lives, {late} late answers refused, {interrupts} reading interrupts, {:?}", kernel.domain.stats());
+    let switched = soak.switched.load(Relaxed);
+    log::info!("{switched} times a core was off; {:?}", kernel.work_queues.counts());
+    holds("cores were switched off", switched > 0)?;
     equal("lives", u64::from(WARM_UP + cycles), lives)?;
     holds("no handler found what was freed", !found_dead)?;
     equal("objects alive for ever", 0, kernel.domain.stats().leaked)?;

@@ -8,15 +8,14 @@ LONGEST = 10_000
 
 def lines():
     """The domain, each core, the period that runs, and what waits to be freed."""
-    kernel = machine.kernel()
-    domain = memory.arc(kernel["domain"])
+    domain = memory.arc(machine.kernel()["domain"])
     requested, done = memory.number(domain["requested"]), memory.number(domain["done"])
     yield f"period requested last: {requested}, done last: {done}"
     per_core = domain["cores"]["__0"]
-    for core in range(memory.number(kernel["online"])):
+    for core, is_on in machine.cores():
         of_core = per_core[core]["__0"]
         presence, acknowledged = memory.number(of_core["presence"]), memory.number(of_core["acknowledged"])
-        where = "present" if presence % 2 else "away (idle or offline)"
+        where = "present" if presence % 2 else "away (idle or offline)" if is_on else "off"
         behind = "" if acknowledged >= requested or presence % 2 == 0 else f", {requested - acknowledged} behind"
         yield f"  core {core}: {where} (presence {presence}), acknowledged {acknowledged}{behind}"
     keeper = memory.in_lock(domain["keeper"])

@@ -60,6 +60,12 @@ def kernel():
     return booted
 
 
+def cores():
+    """Every core of the kernel, and whether it is on: (core, on). It is off from when it leaves until it is back."""
+    states = kernel()["power"]["__0"]
+    return [(core, memory.number(states[core]) != 0) for core in range(memory.number(kernel()["cores"]))]
+
+
 def model_registers():
     """The model's register file."""
     machine = memory.static("smmu_iopf::model::el2::firmware::MACHINE")
