@@ -15,7 +15,7 @@ Commands:
   (none)            set up, build, boot, run the main job; exits 0 if all checks held
   test [FILTER]     set up, run every test (or those on the target whose name contains FILTER)
   gdb [GDB-OPTION...]
-                    boot the main job halted and attach GDB with the project's commands
+                    boot the main job (or --test) halted and attach GDB with the project's commands
   setup             only install what is missing, or say how
   ELF [ARGUMENT...] boot this kernel image with these arguments: how cargo runs bare-metal binaries
 
@@ -30,6 +30,7 @@ Options:
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
   --deterministic   count instructions instead of time: two runs with one seed are the same
   --seed S          seed of the main job (1)
+  --test NAME       gdb: this test on the target instead of the main job
   --timeout S       seconds until a run counts as hung (120)
   --qemu PATH       this QEMU
   --help            this text
@@ -47,13 +48,13 @@ is_between() { # VALUE LOW HIGH
     [[ $1 =~ ^[0-9]{1,9}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3))
 }
 
-smp=4 engines= smmu=both profile= device= strict=true its=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
+smp=4 engines= smmu=both profile= device= test= strict=true its=true deterministic=false seed=1 timeout=120 qemu=qemu-system-aarch64
 
 read -ra from_environment <<<"${RUN_QEMU_FLAGS:-}"
 set -- "${from_environment[@]}" "$@"
 while [[ ${1:-} == -* ]]; do
     case $1 in
-    --smp | --engines | --smmu | --profile | --seed | --timeout | --qemu | --device) (($# > 1)) || die "option $1 wants a value" ;;
+    --smp | --engines | --smmu | --profile | --seed | --test | --timeout | --qemu | --device) (($# > 1)) || die "option $1 wants a value" ;;
     esac
     case $1 in
     --smp) is_between "$2" 1 8 || die "--smp takes 1 to 8, not '$2'"; smp=$2; shift ;;
@@ -67,6 +68,7 @@ while [[ ${1:-} == -* ]]; do
         ;;
     --seed) is_between "$2" 0 999999999 || die "--seed takes 0 to 999999999, not '$2'"; seed=$2; shift ;;
     --timeout) is_between "$2" 1 86400 || die "--timeout takes 1 to 86400 seconds, not '$2'"; timeout=$2; shift ;;
+    --test) test=$2; shift ;;
     --qemu) qemu=$2; shift ;;
     --no-its) its=false ;;
     --device) [[ $2 =~ ^[a-z0-9-]+$ ]] || die "--device takes the name of a device, not '$2'"; device=$2; shift ;;
@@ -78,6 +80,7 @@ while [[ ${1:-} == -* ]]; do
     shift
 done
 
+[[ -z $test || ${1:-} == gdb ]] || die "--test is for gdb (\`test FILTER\` runs tests)"
 $its || [[ $smmu != qemu ]] || die "--no-its is about the modelled SMMU, which --smmu qemu leaves out"
 $its || smmu=model
 
@@ -226,11 +229,16 @@ host_tests() {
     ((passed += p, failed += f))
 }
 
+# The kernel image with the tests, built; nothing if it can't be.
+test_image() {
+    (cd "$root" && cargo test --locked --release --target "$target" --test target --no-run --message-format=json) |
+        sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p'
+}
+
 # One boot a test: a test that panics, faults or hangs fails by its name, and the rest go on.
 target_tests() { # FILTER
     local elf names name
-    elf=$(cd "$root" && cargo test --locked --release --target "$target" --test target --no-run --message-format=json |
-        sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p')
+    elf=$(test_image)
     if [[ -z $elf ]] || ! names=$(boot "$elf" --list --format terse); then
         printf 'test target ... FAILED (no list of tests)\n'
         ((failed += 1))
@@ -272,15 +280,21 @@ run_tests() {
 }
 
 run_gdb() { # GDB-OPTION...
-    local gdb
-    local -a command symbols=()
+    local gdb elf
+    local -a command symbols=() arguments=("${main_job[@]}")
     setup_rust
     setup_qemu
     setup_gdb
     gdb=$(gdb_for_aarch64) || die "no GDB that knows aarch64"
     build_for_boot
     place=$(mktemp -d) || die "no temporary directory"
-    compose "$(image smmu-iopf)" "${main_job[@]}"
+    elf=$(image smmu-iopf)
+    if [[ -n $test ]]; then
+        elf=$(test_image)
+        [[ -n $elf ]] || die "the build failed"
+        arguments=(--exact "$test")
+    fi
+    compose "$elf" "${arguments[@]}"
     # A session of its own: an interrupt from the terminal is for GDB.
     setsid "${command[@]}" -S -gdb "unix:${place//,/,,}/gdb,server=on,wait=off" </dev/null &
     machine=$!
@@ -290,7 +304,7 @@ run_gdb() { # GDB-OPTION...
         sleep 0.05
     done
     [[ $smmu == qemu ]] || symbols=(-ex "with confirm off -- add-symbol-file '$(image smmu-model)'")
-    "$gdb" -q -nx "$(image smmu-iopf)" "${symbols[@]}" -x "$root/tools/gdb/smmu_iopf.py" \
+    "$gdb" -q -nx "$elf" "${symbols[@]}" -x "$root/tools/gdb/smmu_iopf.py" \
         -ex "target remote $place/gdb" "$@"
 }
 

@@ -81,6 +81,8 @@ fn unknown_options_values_and_commands_are_named() {
         (&["--timeout", "0"], "'0'"),
         (&["--seed", "-1"], "'-1'"),
         (&["--smmu", "qemu", "--no-its"], "--no-its"),
+        (&["--test"], "--test"),
+        (&["--test", "boot::this_is_the_first_core"], "--test"),
         (&["frobnicate"], "'frobnicate'"),
     ] {
         let output = place.launch(arguments);
@@ -103,6 +105,7 @@ fn help_names_every_option() {
         "--lenient",
         "--deterministic",
         "--seed",
+        "--test",
         "--timeout",
         "--qemu",
         "test",

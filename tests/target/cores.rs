@@ -26,6 +26,7 @@ use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::grace::Ref;
+use smmu_iopf::sync::lock::IrqLock;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
 use crate::harness::{Failure, Outcome, equal, holds};
@@ -123,6 +124,63 @@ test!(fn groups_that_wait_at_a_core_that_is_switched_off_are_served_by_others(ke
     until(kernel, cpu, "a group is lost", || again.answers.load(Relaxed) == STREAMS as u32)?;
     holds("the core had groups in its lists when it left", kernel.work_queues.counts().handed_over > 0)?;
     equal("groups in storage", 0, table.totals().slots_in_use)
+});
+
+/// Leaves every group to a core with time, answers it there, and notes the order.
+struct InOrder {
+    kernel: &'static Kernel,
+    served: IrqLock<heapless::Vec<StreamId, 8>>,
+}
+
+impl PageResponder for InOrder {
+    fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+        Ok(())
+    }
+}
+
+impl FaultHandler for InOrder {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.kernel.work_queues.push(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+        cpu.masked(|masked| {
+            let _ = self.served.lock(masked).push(group.stream());
+            let _ = group.respond(masked, Success);
+        });
+    }
+}
+
+// `tools/gdb/test.sh` stops here too, where the counts are asked for.
+test!(fn with_every_other_core_off_the_first_serves_all_by_priority(kernel, cpu) {
+    last(kernel)?;
+    let others = || CoreId::all().take(kernel.cores()).skip(1);
+    others().try_for_each(|core| kernel.switch_off(cpu, core))?;
+    let handler = Arc::new(InOrder { kernel, served: IrqLock::new(heapless::Vec::new()) });
+    let table = FaultTable::new(kernel.domain.clone(), handler.clone(), 4, Limits { states: 4, groups: 8 })?;
+    let waiting = [(1, Priority::Low, 2), (2, Priority::Normal, 1), (3, Priority::High, 3), (4, Priority::Normal, 1)];
+    for (stream, priority, groups) in waiting {
+        let limits = StreamLimits { groups: 4, requests: 1, time_out_us: 60_000_000, priority };
+        let (streams, handler) = (&[StreamId(stream)], handler.clone());
+        table.open(cpu, &mut Timer, OpenRequest { streams, kind: Kind::Stall, handler, limits, since: 0 })?;
+        for tag in 0..groups {
+            let (address, request) = (u64::from(stream) << 12, Request::Stall(Stag(tag)));
+            let fault = Fault { stream: streams[0], substream: None, address, access: Access::READ, request };
+            equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
+        }
+    }
+    let before = kernel.work_queues.counts();
+    while kernel.work_queues.work(cpu) > 0 {}
+    let served = cpu.masked(|masked| handler.served.lock(masked).clone());
+    equal("the order", &[3, 3, 3, 2, 4, 1, 1].map(StreamId)[..], &served)?;
+    others().try_for_each(|core| kernel.switch_on(cpu, core))?;
+    let after = kernel.work_queues.counts();
+    equal("turns", 4, after.turns - before.turns)?;
+    equal("cores woken", before.wakes, after.wakes)
 });
 
 test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, cpu) {

@@ -11,7 +11,7 @@ import gdb
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from smmu_iopf import fault_core, grace, machine, memory, queues, registers, tables  # noqa: E402
+from smmu_iopf import fault_core, grace, lanes, machine, memory, queues, registers, tables  # noqa: E402
 
 
 class Prefix(gdb.Command):
@@ -67,7 +67,7 @@ def every_smmu(lines, *parsers):
 gdb.execute("maintenance expand-symtabs", to_string=True)
 
 Prefix("smmu", "What an SMMU has in its registers, its stream table and its queues.", ("regs", "ste SID", "queues"))
-Prefix("iopf", "What the fault core has in its table and its groups.", ("table", "groups", "latency"))
+Prefix("iopf", "What the fault core has in its table and its groups.", ("table", "groups", "latency", "lanes"))
 Command("smmu regs", "The registers of every SMMU, field by field.", every_smmu(registers.lines))
 Command(
     "smmu ste",
@@ -83,4 +83,5 @@ Command(
     every_smmu(fault_core.group_lines),
 )
 Command("iopf latency", "How long answers took, by stream and in total, in ticks.", every_smmu(fault_core.latency_lines))
+Command("iopf lanes", "The groups that wait for a core with time: by core, priority and stream.", lanes.lines)
 Command("grace", "The grace periods, what each core says of itself, and what waits to be freed.", grace.lines)

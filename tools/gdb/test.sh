@@ -200,7 +200,7 @@ expect "smmu ste" "error: usage: smmu ste SID"
 expect "smmu ste edu" "error: smmu ste: 'edu' is no StreamID; it wants a number, such as 0x100"
 expect "smmu ste -1" "error: smmu ste: -1 is no StreamID; they have 32 bits"
 expect "smmu ste 0x100000000" "error: smmu ste: 0x100000000 is no StreamID; they have 32 bits"
-expect "iopf" "error: iopf: incomplete; usage: iopf table | groups | latency"
+expect "iopf" "error: iopf: incomplete; usage: iopf table | groups | latency | lanes"
 expect "iopf latency" "StreamID 0x100: answers measured: 0" "all streams, ended ones too: answers measured: 0"
 expect "iopf groups 1" "error: usage: iopf groups"
 expect "grace 1" "error: usage: grace"
@@ -266,6 +266,46 @@ expect "grace" "core 0: present (presence 1), acknowledged ..." "no period runs"
 no_symbols="error: no symbols of the kernel: give GDB its image, as ./run-qemu.sh gdb does"
 expect "smmu regs#2" "$no_symbols"
 expect "grace#2" "$no_symbols"
+
+# --- Cores that are off, and groups that wait --------------------------------------------------------------------------
+
+start "a test on the target" --smmu qemu --smp 3 \
+    --test cores::with_every_other_core_off_the_first_serves_all_by_priority <<'COMMANDS'
+show iopf lanes
+# Cores 1 and 2 are off, and streams of three priorities have reported faults.
+tbreak smmu_iopf::iopf::work::WorkQueues::counts
+continue
+show iopf lanes
+show iopf lanes 1
+show grace
+# All were served, and both cores are back.
+tbreak smmu_iopf::iopf::work::WorkQueues::counts
+continue
+show iopf lanes
+show grace
+COMMANDS
+
+expect "iopf lanes" "error: the kernel has not booted yet: let it run, for instance to a breakpoint"
+expect "iopf lanes#2" \
+    "core 0: up; lanes: 4; groups taken: 0 in 0 turns, 0 of them stolen; lanes handed over: 0" \
+    "High: 1, passed over 0 times" \
+    "StreamID 0x3: 3 groups" \
+    "slot 0: Pending, held, generation 1, requests 1: StreamID 0x3 STAG 0x0 read at 0x3000" \
+    "Normal: 2, passed over 0 times" \
+    "StreamID 0x2: 1 group" \
+    "slot 0: Pending, held, generation 1, requests 1: StreamID 0x2 STAG 0x0 read at 0x2000" \
+    "StreamID 0x4: 1 group" \
+    "slot 0: Pending, held, generation 1, requests 1: StreamID 0x4 STAG 0x0 read at 0x4000" \
+    "Low: 1, passed over 0 times" \
+    "StreamID 0x1: 2 groups" \
+    "slot 0: Pending, held, generation 1, requests 1: StreamID 0x1 STAG 0x0 read at 0x1000" \
+    "core 1: off; lanes: 0; ..." "core 2: off; lanes: 0; ..."
+expect "iopf lanes 1" "error: usage: iopf lanes"
+expect "grace" "core 0: present (presence ...), acknowledged ..." \
+    "core 1: off (presence ...), acknowledged ..." "core 2: off (presence ...), acknowledged ..."
+expect "iopf lanes#3" "core 0: up; lanes: 0; groups taken: 7 in 4 turns, 0 of them stolen; lanes handed over: 0" \
+    "core 1: at rest; lanes: 0; groups taken: 0 in 0 turns, ..." "core 2: at rest; ..."
+expect "grace#2" "core 1: away (idle or offline) (presence ...), acknowledged ..."
 
 printf '\n%d passed, %d failed\n' "$passed" "$failed"
 ((failed == 0 && passed > 0))

@@ -36,6 +36,11 @@ def states(smmu):
             yield counted["value"], memory.number(counted["references"])
 
 
+def state_of(reference):
+    """The FaultState that a Ref<FaultState> is to."""
+    return memory.peel(reference).dereference()["value"]
+
+
 def pointer_type(slots):
     """*mut Counted<FaultState>, from the type of a leaf."""
     return memory.peel(slots["data_ptr"].dereference()["object"]).type
