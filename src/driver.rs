@@ -32,6 +32,7 @@ mod record_queue;
 pub mod registers;
 mod ring;
 mod smmu;
+mod sorted;
 mod stream;
 mod stream_table;
 mod structure;

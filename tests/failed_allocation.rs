@@ -9,12 +9,14 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
-use driver_bench::{Pager, Space, stream};
+use driver_bench::{Pager, Space, plain, stream};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::{DriverError, FaultMode};
+use smmu_iopf::driver::{DriverError, FaultMode, Options, Pages, StreamConfig, Walked};
 use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
+use smmu_iopf::model::engine::registers::status;
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::PageResponse::Invalid;
-use smmu_iopf::smmuv3::StreamId;
+use smmu_iopf::smmuv3::{Asid, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Ref;
 
 /// What happened in this thread.
@@ -170,6 +172,156 @@ fn a_heap_that_is_full_at_any_allocation_of_enable_leaves_the_stream_off() {
     // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the lane,
     // the statistics, the latencies, the state.
     assert_eq!(sites, 2 + 71);
+}
+
+/// Does `work` on what `prepare` made, with the heap full at each of its allocations in turn: it says so, `check` finds nothing half
+/// done, and then it is done. Returns how many allocations it makes.
+fn at_each_site<W>(
+    prepare: impl Fn() -> W,
+    work: impl Fn(&mut W) -> Result<(), DriverError>,
+    check: impl Fn(&mut W),
+) -> usize {
+    for site in 0.. {
+        let mut world = prepare();
+        let (done, failed) = with_full_heap(site, || work(&mut world));
+        if !failed {
+            assert_eq!(done, Ok(()));
+            return site;
+        }
+        assert_eq!(done, Err(DriverError::HeapFull), "allocation {site}");
+        check(&mut world);
+        assert_eq!(work(&mut world), Ok(()), "allocation {site}");
+    }
+    unreachable!()
+}
+
+/// A driver with a stream attached to a space, if it is to be.
+fn driver(engine: usize, attached: Option<FaultMode>) -> (driver_bench::Bench, Arc<Space>) {
+    let mut bench = driver_bench::Bench::new();
+    let space = Space::new(&bench, 1);
+    if let Some(faults) = attached {
+        let config = StreamConfig { context: Some(space.context()), substream_bits: 0, ..plain(faults) };
+        let config = if faults == FaultMode::PageRequest {
+            StreamConfig { context: None, substream_bits: 8, ..config }
+        } else {
+            config
+        };
+        bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();
+    }
+    (bench, space)
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_attach_leaves_the_stream_alone() {
+    let attach = |(bench, space): &mut (driver_bench::Bench, Arc<Space>)| bench.attach(0, FaultMode::Terminate, space);
+    let check = |(bench, space): &mut (driver_bench::Bench, Arc<Space>)| {
+        space.map(0x1000);
+        bench.fill(0, 0x1000, 8, 7, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(0x1000)), (status::ABORTED, 0));
+        assert_eq!(bench.smmu.detach(&mut bench.cpu, stream(0)), Err(DriverError::NotAttached(stream(0))));
+    };
+    // The address spaces, the streams, the second-level tables, the context tables of those detached.
+    assert_eq!(at_each_site(|| driver(0, None), attach, check), 4);
+}
+
+#[test]
+fn a_failed_attach_gives_back_every_byte() {
+    let bytes_after = |failures: usize| {
+        let (mut bench, space) = driver(0, None);
+        let before = HEAP.get().bytes;
+        for good in 0..failures {
+            assert!(with_full_heap(good.min(1), || bench.attach(0, FaultMode::Stall, &space)).0.is_err());
+        }
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.smmu.detach(&mut bench.cpu, stream(0)).unwrap();
+        HEAP.get().bytes - before
+    };
+    // The first asks for the address spaces in vain, the others get those and ask for the streams in vain.
+    assert_eq!(bytes_after(5), bytes_after(0));
+}
+
+#[test]
+fn a_heap_that_is_full_when_a_substream_is_attached_leaves_it_alone() {
+    let [first, second] = [1, 2].map(|substream| SubstreamId::new(substream).unwrap());
+    let prepare = || {
+        let (mut bench, space) = driver(2, Some(FaultMode::PageRequest));
+        space.map(0x1000);
+        bench.smmu.attach_substream(&mut bench.cpu, stream(2), first, Some(&space.context())).unwrap();
+        (bench, space)
+    };
+    let attach = |(bench, space): &mut (driver_bench::Bench, Arc<Space>)| {
+        bench.smmu.attach_substream(&mut bench.cpu, stream(2), second, Some(&space.context()))
+    };
+    let check = |(bench, space): &mut (driver_bench::Bench, Arc<Space>)| {
+        bench.fill(2, 0x1000, 8, 7, Some(second.get()));
+        bench.finish([2]);
+        assert_eq!((bench.state(2), space.word(0x1000)), (status::ABORTED, 0));
+        bench.fill(2, 0x1000, 8, 8, Some(first.get()));
+        bench.finish([2]);
+        assert_eq!((bench.state(2), space.word(0x1000)), (status::DONE, 8));
+    };
+    // The address spaces: there was room for one.
+    assert_eq!(at_each_site(prepare, attach, check), 1);
+}
+
+#[test]
+fn what_is_taken_away_asks_the_heap_for_nothing() {
+    let substream = SubstreamId::new(1).unwrap();
+    let (mut bench, space) = driver(2, Some(FaultMode::PageRequest));
+    let (smmu, id) = (bench.smmu.clone(), stream(2));
+    smmu.attach_substream(&mut bench.cpu, id, substream, Some(&space.context())).unwrap();
+    bench.enable(2, Pager::with([(Some(substream), space.clone())].into(), 0..1 << 30)).unwrap();
+    let grace = bench.grace();
+    let pages = Pages { first: 0x1000, count: 3 };
+    let ((), sizes) = allocations(|| {
+        let synced = smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(1), pages).unwrap();
+        let _ = smmu.invalidate_atc(&mut bench.cpu, &synced, id, Some(substream), Some(pages)).unwrap();
+        let _ = smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(1)).unwrap();
+        smmu.attach_substream(&mut bench.cpu, id, substream, None).unwrap();
+        let tables = Tables(Asid(1));
+        let _ = smmu.forget(&mut bench.cpu, tables).unwrap();
+    });
+    assert_eq!(sizes, []);
+    let (disabled, sizes) = allocations(|| bench.disable(2));
+    assert_eq!((disabled, sizes), (Ok(()), vec![]));
+    // Nor when it is refused, and put back.
+    bench.hold_commands(true);
+    let (refused, sizes) = allocations(|| smmu.detach(&mut bench.cpu, id));
+    assert!(matches!(refused, Err(DriverError::Timeout(_))), "{refused:?}");
+    assert_eq!(sizes, []);
+    bench.hold_commands(false);
+    let (detached, sizes) = allocations(|| smmu.detach(&mut bench.cpu, id));
+    assert_eq!((detached, sizes), (Ok(()), vec![]));
+}
+
+/// An address space by name.
+#[derive(Debug)]
+struct Tables(Asid);
+
+impl Walked for Tables {
+    fn asid(&self) -> Asid {
+        self.0
+    }
+}
+
+#[test]
+fn a_heap_that_is_full_at_a_recovery_leaves_it_to_be_done() {
+    // The event queue lies where there is no memory: no stall record can be written.
+    let options = Options { limit_us: driver_bench::LIMIT_US, ..Options::default() };
+    let mut bench = driver_bench::Bench::with_broken(Profile::Full, options, 2);
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, Pager::new(&space, 0..1 << 30)).unwrap();
+    bench.fill(0, 0x1000, 8, 1, None);
+    bench.host.run(100);
+    assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
+    let mut recover = || bench.smmu.recover(&mut bench.cpu);
+    assert_eq!(with_full_heap(0, &mut recover), (Err(DriverError::HeapFull), true));
+    assert_eq!(with_full_heap(1, &mut recover), (Ok(vec![stream(0)]), false));
+    assert_eq!(with_full_heap(0, &mut recover), (Ok(vec![]), false));
+    bench.finish([0]);
+    bench.disable(0).unwrap();
 }
 
 #[test]

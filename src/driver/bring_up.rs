@@ -1,6 +1,5 @@
 //! From an SMMU in any state to one that translates (3.11, 6.3).
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -16,6 +15,7 @@ use super::record_queue::{QueueRegisters, RecordQueue};
 use super::registers::Registers;
 use super::ring::Ring;
 use super::smmu::{Control, Hooks, Options, Smmu};
+use super::sorted::Sorted;
 use super::stream_table::StreamTable;
 use super::trace::Trace;
 use crate::iopf::FaultTable;
@@ -105,7 +105,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let control = Control { table, streams: BTreeMap::new(), lives: Vec::new(), spare: Vec::new(), memory };
+        let control = Control { table, streams: Sorted::new(), lives: Vec::new(), spare: Vec::new(), memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }

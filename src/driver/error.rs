@@ -1,5 +1,7 @@
 //! What can go wrong between the driver and its SMMU.
 
+use alloc::collections::TryReserveError;
+
 use super::dma::NoMemory;
 use super::hooks::OutputQueue;
 use crate::iopf::{CloseError, OpenError};
@@ -63,6 +65,9 @@ pub enum DriverError {
     /// No memory for a queue or a table.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+    /// The heap has no room for what is to be noted of a stream.
+    #[error("the heap is full")]
+    HeapFull,
     /// The SMMU refused a command (CERROR_ILL); a SYNC took its place.
     #[error("the SMMU refused the command {words:#x?} as illegal")]
     IllegalCommand {
@@ -157,4 +162,10 @@ pub enum DriverError {
     /// The fault core refused to close the stream.
     #[error(transparent)]
     Close(#[from] CloseError),
+}
+
+impl From<TryReserveError> for DriverError {
+    fn from(_: TryReserveError) -> Self {
+        Self::HeapFull
+    }
 }

@@ -1,6 +1,5 @@
 //! Giving a stream's page faults to a handler.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -8,6 +7,7 @@ use super::error::DriverError;
 use super::hooks::OutputQueue;
 use super::registers::Registers;
 use super::smmu::Control;
+use super::sorted::Sorted;
 use super::stream::{FaultMode, Stream};
 use super::structure::WORDS;
 use super::{Delay, Smmu};
@@ -86,7 +86,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub(super) fn change_entries(
         &self,
         cpu: &mut Cpu,
-        attached: &BTreeMap<StreamId, Stream>,
+        attached: &Sorted<StreamId, Stream>,
         streams: &[StreamId],
         entry: impl Fn(&Stream) -> &[u64; WORDS],
     ) -> Result<(), DriverError> {

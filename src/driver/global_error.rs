@@ -84,13 +84,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// That of the step that failed; the queue stays shut then, and the call may be repeated.
+    /// [`DriverError::HeapFull`], with nothing done, or that of the step that failed; the queue stays shut then, and the call may be repeated.
     pub fn recover(&self, cpu: &mut Cpu) -> Result<Vec<StreamId>, DriverError> {
         let control = self.control(cpu)?;
         if !Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR) {
             return Ok(Vec::new());
         }
         let mut stopped = Vec::new();
+        stopped.try_reserve_exact(control.lives.len())?;
         for life in control.lives.iter().filter(|life| life.mode == FaultMode::Stall) {
             if let Some(&stream) = life.streams.first() {
                 let (closing, grace) = self.terminate_stalls(cpu, &control.streams, stream, life)?;

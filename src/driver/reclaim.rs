@@ -145,7 +145,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     fn take_tables(&self, cpu: &mut Cpu, grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
         let mut control = self.control(cpu)?;
-        for (&stream, attached) in &control.streams {
+        for (&stream, attached) in control.streams.iter() {
             for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
                 let Some(descriptor) = attached.contexts.entry(substream) else { continue };
                 let mut target = structure::words(descriptor);

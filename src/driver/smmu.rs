@@ -1,6 +1,5 @@
 //! One SMMU.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -14,6 +13,7 @@ use super::hardware::Hardware;
 use super::hooks::{EventSink, OutputQueue, Wake};
 use super::record_queue::{RecordCounts, RecordQueue};
 use super::registers::Registers;
+use super::sorted::Sorted;
 use super::stream::Stream;
 use super::stream_table::StreamTable;
 use super::trace::Trace;
@@ -69,10 +69,10 @@ pub struct Hooks {
 /// What only one core at a time may change.
 pub(super) struct Control {
     pub(super) table: StreamTable,
-    pub(super) streams: BTreeMap<StreamId, Stream>,
+    pub(super) streams: Sorted<StreamId, Stream>,
     /// The streams whose faults are enabled, or whose end is not complete.
     pub(super) lives: Vec<Life>,
-    /// Context tables of detached streams.
+    /// Context tables of detached streams. There is room for that of each stream, so that detaching asks for no memory.
     pub(super) spare: Vec<ContextTable>,
     pub(super) memory: Arc<dyn DmaMemory>,
 }

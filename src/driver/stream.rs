@@ -1,6 +1,6 @@
 //! Streams: attaching them to address spaces, and detaching them.
 
-use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::command_queue::Synced;
@@ -79,7 +79,7 @@ pub(super) struct Stream {
     /// Substream 0's descriptor serves the transactions without a substream (S1DSS = 0b10, 5.2).
     pub(super) has_default: bool,
     /// The address spaces that a descriptor leads to, or that the device may still have translations of.
-    pub(super) spaces: BTreeSet<(SubstreamId, Asid)>,
+    pub(super) spaces: Vec<(SubstreamId, Asid)>,
 }
 
 impl Stream {
@@ -97,8 +97,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AlreadyAttached`], [`DriverError::StreamOutOfRange`], [`DriverError::NotSupported`] when the SMMU
-    /// cannot do what `config` asks for, [`DriverError::NoMemory`], [`DriverError::Timeout`], [`DriverError::Busy`]. The call
-    /// may be repeated.
+    /// cannot do what `config` asks for, [`DriverError::NoMemory`], [`DriverError::HeapFull`], [`DriverError::Timeout`],
+    /// [`DriverError::Busy`]. The call may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         self.supports(stream, config)?;
         let mut control = self.control(cpu)?;
@@ -107,23 +107,26 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             Some(_) => self.end(cpu, &mut control, stream)?,
             None => {}
         }
+        // The heap is asked before anything is done. What a step that finds it full leaves, the next call finds.
+        let mut spaces = Vec::new();
+        spaces.try_reserve_exact(1)?;
+        control.streams.try_reserve()?;
         let ste = control.table.entry(stream)?;
         let contexts = control.context_table(config.substream_bits)?;
-        let mut spaces = BTreeSet::new();
         if let (Some(context), Some(first)) = (config.context, contexts.entry(FIRST)) {
             // No invalidation: the SMMU cannot have seen the table through this stream (3.21.3.1).
             let words = self.descriptor(config.faults, &context).encode();
             first.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
-            spaces.insert((FIRST, context.asid));
+            spaces.push((FIRST, context.asid));
         }
         let [enabled, disabled] = self.entries(config, &contexts);
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
         let attached = Stream { complete: false, mode, ste, enabled, disabled, contexts, has_default, spaces };
-        let attached = control.streams.entry(stream).or_insert(attached);
+        control.streams.insert(stream, attached);
         self.change_entry(cpu, stream, ste, &disabled)?;
-        attached.complete = true;
+        control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?.complete = true;
         Ok(())
     }
 
@@ -136,7 +139,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
+    /// [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
+    /// may be repeated.
     pub fn attach_substream(
         &self,
         cpu: &mut Cpu,
@@ -158,7 +162,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
         }
         let target = context.map_or([0; WORDS], |context| self.descriptor(attached.mode, context).encode());
-        attached.spaces.extend(context.map(|context| (substream, context.asid)));
+        if let Some(space) = context.map(|context| (substream, context.asid))
+            && !attached.spaces.contains(&space)
+        {
+            attached.spaces.try_reserve(1)?;
+            attached.spaces.push(space);
+        }
         let synced = self.change_descriptor(cpu, stream, substream, entry, &target)?;
         if has_ats {
             self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
@@ -192,6 +201,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let Hardware { domain, limit_us, .. } = &*self.hardware;
         match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, attached, invalidate) {
             Ok(forgotten) => {
+                // Into the room that attaching made, as below.
                 control.spare.push(ContextTable::reclaim(forgotten));
                 Ok(())
             }
@@ -332,7 +342,11 @@ impl Control {
     fn context_table(&mut self, bits: u8) -> Result<ContextTable, DriverError> {
         match self.spare.iter().position(|table| table.bits() == bits) {
             Some(spare) => Ok(self.spare.swap_remove(spare)),
-            None => Ok(ContextTable::new(bits, &*self.memory)?),
+            None => {
+                // Also for those that are in use.
+                self.spare.try_reserve(self.streams.len() + 1)?;
+                Ok(ContextTable::new(bits, &*self.memory)?)
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The stream table: which structure says what becomes of a stream's transactions (3.3.1, 5.1, 5.2).
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::DriverError;
+use super::sorted::Sorted;
 use super::structure::{self, Structure};
 use crate::smmuv3::features::Features;
 use crate::smmuv3::ste::L1StreamTableDescriptor;
@@ -22,7 +22,7 @@ pub(super) struct StreamTable {
     bits: u8,
     first: DmaRegion,
     /// The second-level tables made so far, by the upper bits of the StreamID; `None` if the table is linear.
-    second: Option<BTreeMap<usize, DmaRegion>>,
+    second: Option<Sorted<usize, DmaRegion>>,
     memory: Arc<dyn DmaMemory>,
 }
 
@@ -33,7 +33,7 @@ impl StreamTable {
         let bits = features.sid_bits.min(bits);
         let two_level = features.two_level && bits > SPLIT;
         let (bytes, second) = if two_level {
-            (size_of::<u64>() << (bits - SPLIT), Some(BTreeMap::new()))
+            (size_of::<u64>() << (bits - SPLIT), Some(Sorted::new()))
         } else {
             (ENTRY_BYTES << bits, None)
         };
@@ -72,6 +72,7 @@ impl StreamTable {
         let table = match second.get(&upper) {
             Some(table) => *table,
             None => {
+                second.try_reserve()?;
                 let bytes = ENTRY_BYTES << SPLIT;
                 let table = self.memory.allocate(bytes, bytes)?;
                 let descriptor = L1StreamTableDescriptor { span: SPLIT + 1, table: table.phys };

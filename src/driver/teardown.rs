@@ -8,13 +8,12 @@
 //!
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 
-use alloc::collections::BTreeMap;
-
 use super::error::DriverError;
 use super::faults::Life;
 use super::hooks::{DeviceControl, OutputQueue};
 use super::registers::Registers;
 use super::smmu::Control;
+use super::sorted::Sorted;
 use super::stream::{FaultMode, Stream};
 use super::{Delay, Smmu};
 use crate::iopf::Closing;
@@ -44,7 +43,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams, lives, .. } = &mut *control;
-        if !streams.contains_key(&stream) {
+        if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
         let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
@@ -63,7 +62,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end_stalls(
         &self,
         cpu: &mut Cpu,
-        streams: &BTreeMap<StreamId, Stream>,
+        streams: &Sorted<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
         device: &dyn DeviceControl,
@@ -81,7 +80,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub(super) fn terminate_stalls(
         &self,
         cpu: &mut Cpu,
-        streams: &BTreeMap<StreamId, Stream>,
+        streams: &Sorted<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
@@ -102,7 +101,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end_page_requests(
         &self,
         cpu: &mut Cpu,
-        streams: &BTreeMap<StreamId, Stream>,
+        streams: &Sorted<StreamId, Stream>,
         stream: StreamId,
         life: &Life,
         device: &dyn DeviceControl,
