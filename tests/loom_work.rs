@@ -146,6 +146,25 @@ fn no_core_sleeps_over_work() {
 }
 
 #[test]
+fn no_core_sleeps_over_what_another_one_leaves_behind() {
+    explore(3, || {
+        let world = World::new();
+        world.report(&cpu(0), 7);
+        let worker = world.core(1, |world, cpu| {
+            while cpu.masked(|masked| world.queues.begin_rest(masked)) {
+                cpu.masked(|masked| world.queues.end_rest(masked));
+                world.queues.work(cpu);
+            }
+        });
+        cpu(0).masked(|masked| world.queues.hand_over(masked, cpu(1).core()));
+        worker.join().unwrap();
+        assert!(!world.queues.is_waiting() || world.woken.load(SeqCst) == 1 << 1);
+        while world.queues.work(&cpu(1)) > 0 {}
+        assert_eq!(*world.worker.served.lock().unwrap(), [7]);
+    });
+}
+
+#[test]
 fn of_two_resting_cores_one_is_woken_for_one_lane() {
     explore(2, || {
         let world = World::new();
