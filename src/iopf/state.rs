@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU16 as Hint, Ordering::Relaxed};
 use core::{fmt, slice};
 
+use super::batch::Moment;
 use super::fault::{Answer, Fault, Kind, Report, Request, Target};
 use super::group::FaultGroup;
 use super::latency::Histogram;
@@ -17,7 +18,7 @@ use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
 use crate::sync::atomic::AtomicBool;
-use crate::sync::grace::{Counted, ReadGuard};
+use crate::sync::grace::Counted;
 use crate::sync::mutant::mutant;
 
 /// One master's fault state: found under each of its StreamIDs, owned by the table's slots and by every deferred group.
@@ -93,90 +94,95 @@ impl FaultState {
         })
     }
 
-    /// Deals with one record of this stream.
+    /// Deals with one record of this stream. A group of one that is answered Success at once is added to `served`, for
+    /// [`count_served`](Self::count_served).
+    #[inline(always)]
     pub(super) fn report(
         this: &Counted<Self>,
-        section: &ReadGuard<'_>,
-        masked: &Masked,
+        moment: &Moment<'_>,
         record: u64,
         fault: &Fault,
+        served: &mut u64,
     ) -> Report {
-        let start = this.shared.now();
-        let report = Self::decide(this, section, masked, record, fault);
-        if matches!(report, Report::Answer(_)) {
-            this.measure(masked, start);
+        let is_live = record >= this.since && (!this.is_closed() || mutant!("report_after_close"));
+        match fault.request {
+            Request::Stall(_) if is_live => Self::complete(this, moment, fault, served),
+            _ => Self::decide(this, moment, record, fault, served),
         }
-        report
     }
 
-    fn decide(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, record: u64, fault: &Fault) -> Report {
+    /// What is no stall, or has come too early or too late.
+    #[inline(never)]
+    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u64) -> Report {
         if record < this.since {
-            return this.swallow(masked, Counter::Early);
+            return this.swallow(moment, Counter::Early);
         }
         if fault.is_stop_marker() {
-            return this.swallow(masked, Counter::StopMarkers);
+            return this.swallow(moment, Counter::StopMarkers);
         }
+        let Request::Page { last, .. } = fault.request else { return this.swallow(moment, Counter::Closed) };
         if this.is_closed() && !mutant!("report_after_close") {
-            return match fault.request {
-                Request::Page { last: true, .. } => {
-                    this.count(masked, [Counter::Records, Counter::Groups, Counter::Closed, Counter::Invalid]);
-                    Report::Answer(fault.answer(PageResponse::Invalid))
-                }
-                _ => this.swallow(masked, Counter::Closed),
-            };
-        }
-        let place = match fault.request {
-            Request::Page { last: false, .. } => {
-                this.count(masked, [Counter::Records]);
-                return this.hold(masked, fault);
+            if !last {
+                return this.swallow(moment, Counter::Closed);
             }
-            Request::Page { last: true, .. } => this.find(masked, fault),
-            Request::Stall(_) => Place::None,
-        };
-        this.count(masked, [Counter::Records, Counter::Groups]);
-        match place {
-            Place::None => Self::complete(this, section, masked, fault),
-            Place::Cut => this.refuse(masked, fault),
-            Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
+            let answer = fault.answer(PageResponse::Invalid);
+            return this.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::Closed]);
+        }
+        if !last {
+            return this.hold(moment, fault);
+        }
+        match this.find(moment, fault) {
+            Place::None => Self::complete(this, moment, fault, served),
+            Place::Cut => this.refuse(moment, fault),
+            Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot),
         }
     }
 
     /// A group of one.
-    fn complete(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, fault: &Fault) -> Report {
-        let special = this.specials.find(section, fault);
-        if let Verdict::Answer(response) = ask(this.handler(special), masked, slice::from_ref(fault)) {
-            return this.answer_inline(masked, fault.answer(response));
+    #[inline(always)]
+    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault, served: &mut u64) -> Report {
+        let special = this.specials.find(moment.section, fault);
+        match ask(this.handler(special), moment.masked, slice::from_ref(fault)) {
+            Verdict::Answer(PageResponse::Success) => {
+                *served += 1;
+                Report::Answer(fault.answer(PageResponse::Success))
+            }
+            Verdict::Answer(response) => this.answer_inline(moment, fault.answer(response)),
+            Verdict::Defer => Self::defer_one(this, special, moment, fault),
         }
-        let Some(mut slot) = this.take_slot() else { return this.refuse(masked, fault) };
+    }
+
+    #[inline(never)]
+    fn defer_one(
+        this: &Counted<Self>,
+        special: Option<&Counted<Special>>,
+        moment: &Moment<'_>,
+        fault: &Fault,
+    ) -> Report {
+        let Some(mut slot) = this.take_slot() else { return this.refuse(moment, fault) };
         if !slot.push(fault) {
             this.give_back(slot.free());
-            return this.refuse(masked, fault);
+            return this.refuse(moment, fault);
         }
         this.set_place(fault, slot.slot().index() + 1);
-        Self::defer(this, special, masked, fault, slot)
+        Self::defer(this, special, moment, fault, slot)
     }
 
     /// `last` ends the group in `slot`.
-    fn complete_partial(
-        this: &Counted<Self>,
-        section: &ReadGuard<'_>,
-        masked: &Masked,
-        last: &Fault,
-        mut slot: Filling<'_>,
-    ) -> Report {
+    fn complete_partial(this: &Counted<Self>, moment: &Moment<'_>, last: &Fault, mut slot: Filling<'_>) -> Report {
         if !slot.push(last) {
             this.give_back(slot.free());
-            return this.refuse(masked, last);
+            return this.refuse(moment, last);
         }
         let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
         faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
-        let special = this.specials.find(section, last);
-        match ask(this.handler(special), masked, &faults) {
+        let special = this.specials.find(moment.section, last);
+        match ask(this.handler(special), moment.masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
-                this.answer_inline(masked, last.answer(response))
+                this.answer_inline(moment, last.answer(response))
             }
-            Verdict::Defer => Self::defer(this, special, masked, last, slot),
+            Verdict::Defer => Self::defer(this, special, moment, last, slot),
         }
     }
 
@@ -184,7 +190,7 @@ impl FaultState {
     fn defer(
         this: &Counted<Self>,
         special: Option<&Counted<Special>>,
-        masked: &Masked,
+        moment: &Moment<'_>,
         last: &Fault,
         filling: Filling<'_>,
     ) -> Report {
@@ -193,16 +199,16 @@ impl FaultState {
         let Some(state) = state else {
             // Not while the table, or who removes a handler, has a reference: both keep theirs until this section has ended.
             this.give_back(filling.free());
-            return this.refuse(masked, last);
+            return this.refuse(moment, last);
         };
         if mutant!("reference_leaked") {
             core::mem::forget(state.clone());
         }
-        this.count(masked, [Counter::Deferred]);
+        this.count(moment.masked, [Counter::Records, Counter::Groups, Counter::Deferred]);
         let slot = filling.slot();
-        let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
+        let word = filling.defer(special.is_some(), moment.began.unwrap_or(0));
         let group = FaultGroup::new(state, slot.index(), word, own);
-        let _ = super::survive(|| this.handler(special).defer(masked, group));
+        let _ = super::survive(|| this.handler(special).defer(moment.masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();
         if now.state() == State::Unsent
@@ -211,8 +217,7 @@ impl FaultState {
         {
             let answer = claim.answer;
             this.give_back(claim.done());
-            this.count(masked, [answer.response.into()]);
-            return Report::Answer(answer);
+            return this.answer(moment, answer, []);
         }
         Report::Deferred
     }
@@ -223,8 +228,9 @@ impl FaultState {
     }
 
     /// Keeps a request until the last one of its group comes.
-    fn hold(&self, masked: &Masked, fault: &Fault) -> Report {
-        let slot = match self.find(masked, fault) {
+    fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Report {
+        self.count(moment.masked, [Counter::Records]);
+        let slot = match self.find(moment, fault) {
             Place::None => self.take_slot(),
             Place::Partial(slot) => Some(slot),
             Place::Cut => None,
@@ -238,12 +244,12 @@ impl FaultState {
             self.give_back(slot.free());
         }
         self.set_place(fault, CUT);
-        self.count(masked, [Counter::Cut]);
+        self.count(moment.masked, [Counter::Cut]);
         Report::Held
     }
 
     /// Where the earlier requests of `fault`'s group are.
-    fn find(&self, masked: &Masked, fault: &Fault) -> Place<'_> {
+    fn find(&self, moment: &Moment<'_>, fault: &Fault) -> Place<'_> {
         match self.place(fault).map_or(NOWHERE, |place| place.load(Relaxed)) {
             NOWHERE => Place::None,
             CUT => Place::Cut,
@@ -253,7 +259,7 @@ impl FaultState {
                     return Place::Partial(partial);
                 }
                 if slot.is_duplicate(fault) {
-                    self.count(masked, [Counter::Duplicates]);
+                    self.count(moment.masked, [Counter::Duplicates]);
                 }
                 Place::None
             }
@@ -294,28 +300,44 @@ impl FaultState {
     }
 
     /// A record that nothing is sent for.
-    fn swallow(&self, masked: &Masked, why: Counter) -> Report {
-        self.count(masked, [Counter::Records, why, Counter::Swallowed]);
+    fn swallow(&self, moment: &Moment<'_>, why: Counter) -> Report {
+        self.count(moment.masked, [Counter::Records, why, Counter::Swallowed]);
         Report::Swallowed
     }
 
     /// A limit was reached.
-    fn refuse(&self, masked: &Masked, last: &Fault) -> Report {
+    fn refuse(&self, moment: &Moment<'_>, last: &Fault) -> Report {
         self.set_place(last, NOWHERE);
-        self.count(masked, [Counter::OverLimit, Counter::Invalid]);
-        Report::Answer(last.answer(PageResponse::Invalid))
+        let answer = last.answer(PageResponse::Invalid);
+        self.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::OverLimit])
     }
 
-    fn answer_inline(&self, masked: &Masked, answer: Answer) -> Report {
-        self.count(masked, [Counter::Inline, answer.response.into()]);
+    fn answer_inline(&self, moment: &Moment<'_>, answer: Answer) -> Report {
+        self.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::Inline])
+    }
+
+    /// An answer that was decided in the report.
+    #[inline(never)]
+    fn answer<const N: usize>(&self, moment: &Moment<'_>, answer: Answer, counters: [Counter; N]) -> Report {
+        self.measure(moment.masked, moment.began, 1);
+        self.count(moment.masked, counters);
+        self.count(moment.masked, [answer.response.into()]);
         Report::Answer(answer)
+    }
+
+    /// Counts and measures groups of one that were answered Success at once.
+    pub(super) fn count_served(&self, moment: &Moment<'_>, served: u64) {
+        self.measure(moment.masked, moment.began, served);
+        let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
+        self.counters.add(moment.masked, counters, served);
+        self.shared.counters.add(moment.masked, counters, served);
     }
 
     /// Sends a claimed answer, and returns whether that worked; if not, it is kept to be tried again.
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
-            self.measure(masked, Some(claim.deferred_at()));
+            self.measure(masked, Some(claim.deferred_at()), 1);
             self.count(masked, [claim.answer.response.into()]);
             self.give_back(claim.done());
         } else {
@@ -380,17 +402,17 @@ impl FaultState {
         self.closed.store(true, Relaxed);
     }
 
-    /// Notes how long an answer took since `start`, if there is a clock.
-    fn measure(&self, masked: &Masked, start: Option<u64>) {
+    /// Notes how long `answers` took since `start`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>, answers: u64) {
         if let (Some(start), Some(now)) = (start, self.shared.now()) {
-            self.latencies.add(masked, now.saturating_sub(start));
-            self.shared.latencies.add(masked, now.saturating_sub(start));
+            self.latencies.add(masked, now.saturating_sub(start), answers);
+            self.shared.latencies.add(masked, now.saturating_sub(start), answers);
         }
     }
 
     pub(super) fn count<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
-        self.counters.add(masked, counters);
-        self.shared.counters.add(masked, counters);
+        self.counters.add(masked, counters, 1);
+        self.shared.counters.add(masked, counters, 1);
     }
 }
 

@@ -99,11 +99,12 @@ impl Counters {
         counters.try_into().ok().map(Self)
     }
 
-    pub(super) fn add<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
+    /// Adds `count` to each of `counters`.
+    pub(super) fn add<const N: usize>(&self, masked: &Masked, counters: [Counter; N], count: u64) {
         let of_core = self.0[0].here(masked);
         for counter in counters {
             let own = &of_core[counter as usize];
-            own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+            own.store(own.load(Relaxed).wrapping_add(count), Relaxed);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The words of an event record.
 
-use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, TranslationFault};
+use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, Stall, TranslationFault};
 use crate::smmuv3::bits::Field;
 use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 
@@ -208,6 +208,23 @@ impl TranslationFault {
     /// Whether the record has a valid `TTRnW` (7.3.16).
     const fn names_table_access(&self) -> bool {
         matches!((self.kind, self.class), (FaultKind::Permission, FaultClass::TableDescriptor))
+    }
+}
+
+impl Stall {
+    /// The stalled transaction of a record, or `None` for any other record and for what [`Event::decode`] refuses.
+    #[inline(always)]
+    pub const fn decode(words: [u64; 4]) -> Option<Self> {
+        let [first, second, address, _] = words;
+        let number = NUMBER.get(first) as u8;
+        if !matches!(number, F_TRANSLATION..=F_PERMISSION)
+            || !STALL.is_set(second)
+            || get_class(number, second).is_err()
+        {
+            return None;
+        }
+        let Origin { stream, substream } = Origin::get(first);
+        Some(Self { stream, substream, stag: Stag(STAG.get(second) as u16), access: get_access(second), address })
     }
 }
 

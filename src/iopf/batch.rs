@@ -1,0 +1,100 @@
+//! The records that are taken out of a queue together.
+
+use core::fmt;
+
+use super::fault::{Fault, Report};
+use super::state::FaultState;
+use super::table::FaultTable;
+use crate::smmuv3::StreamId;
+use crate::sync::Masked;
+use crate::sync::grace::{Counted, ReadGuard};
+
+/// How many streams' states are kept at hand. A power of two: streams with the same low bits take each other's place.
+const AT_HAND: usize = 4;
+
+/// Records of one queue that are reported together, in their order: see [`FaultTable::batch`].
+///
+/// All lie in one read section, so a stream's state is looked up once. What its handler answers Success at once leaves together,
+/// and is counted and measured together, at the end of the batch.
+pub struct Batch<'a> {
+    table: &'a FaultTable,
+    moment: Moment<'a>,
+    at_hand: [Option<AtHand<'a>>; AT_HAND],
+}
+
+/// Where and when a report comes from.
+pub(super) struct Moment<'a> {
+    pub(super) section: &'a ReadGuard<'a>,
+    pub(super) masked: &'a Masked,
+    /// When the batch began, if the table has a clock.
+    pub(super) began: Option<u64>,
+}
+
+/// A stream that the batch has met.
+struct AtHand<'a> {
+    stream: StreamId,
+    state: &'a Counted<FaultState>,
+    /// Stalls answered Success at once, and not counted yet.
+    served: u64,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(table: &'a FaultTable, section: &'a ReadGuard<'a>, masked: &'a Masked) -> Self {
+        let moment = Moment { section, masked, began: table.now() };
+        Self { table, moment, at_hand: [const { None }; AT_HAND] }
+    }
+
+    /// Deals with one record, the `record`th of its queue, from 0.
+    ///
+    /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
+    #[inline(always)]
+    pub fn report(&mut self, record: u64, fault: &Fault) -> Report {
+        let place = place(fault.stream);
+        if self.at_hand[place].as_ref().is_none_or(|at_hand| at_hand.stream != fault.stream) {
+            self.fetch(fault.stream);
+        }
+        match &mut self.at_hand[place] {
+            Some(AtHand { stream, state, served }) if *stream == fault.stream && state.serves(fault) => {
+                FaultState::report(state, &self.moment, record, fault, served)
+            }
+            _ => self.table.report_unknown(self.moment.masked, fault),
+        }
+    }
+
+    /// Puts the state of `stream`, if there is one, at hand.
+    ///
+    /// For the rest of the batch it is the right one: the queue's end was read before, so its records are older than this look.
+    #[cold]
+    fn fetch(&mut self, stream: StreamId) {
+        if let Some(state) = self.table.find(self.moment.section, stream) {
+            let before = self.at_hand[place(stream)].replace(AtHand { stream, state, served: 0 });
+            self.settle(before);
+        }
+    }
+
+    /// Counts what was served of a stream.
+    fn settle(&self, at_hand: Option<AtHand<'_>>) {
+        if let Some(AtHand { state, served: served @ 1.., .. }) = at_hand {
+            state.count_served(&self.moment, served);
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for place in 0..AT_HAND {
+            let at_hand = self.at_hand[place].take();
+            self.settle(at_hand);
+        }
+    }
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("table", self.table).field("began", &self.moment.began).finish_non_exhaustive()
+    }
+}
+
+const fn place(stream: StreamId) -> usize {
+    stream.0 as usize % AT_HAND
+}
