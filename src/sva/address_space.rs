@@ -142,6 +142,7 @@ impl AddressSpace {
     ///
     /// Any core may call it at any time; of two that race for a page, one maps it and the other finds it
     /// [`Resolution::Present`].
+    #[inline(always)]
     pub fn resolve(&self, address: u64, access: Access, effort: Effort) -> Resolution {
         let Some(region) = self.allowed(address, access) else { return Resolution::Refused };
         let page = match region.backing {

@@ -6,11 +6,11 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire},
+    Ordering::{AcqRel, Acquire, Release},
 };
 
 use super::address_space::Effort;
-use super::frames::{Frame, FramePool};
+use super::frames::{Frame, FramePool, FrameWords};
 use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
 use crate::smmuv3::{Access, PhysAddr, Shareability};
 
@@ -52,6 +52,9 @@ const _: () = assert!(PageTable::SIZE.start_level() as u8 == PageTable::TABLE_LE
 pub(super) struct PageTable {
     root: Frame,
     frames: Arc<FramePool>,
+    /// The last table that a walk came to at the end: the number of its frame in bits 31:0, the bits above
+    /// [`LAST_TABLE_SHIFT`](Self::LAST_TABLE_SHIFT) of the addresses that it is for above.
+    last_table: AtomicU64,
 }
 
 impl PageTable {
@@ -63,6 +66,9 @@ impl PageTable {
     /// The levels whose entries lead to tables.
     const TABLE_LEVELS: [Level; 2] = [Level::One, Level::Two];
 
+    /// A table at the end of a walk is for the addresses that have the bits from here on in common.
+    const LAST_TABLE_SHIFT: u32 = Level::Two.shift();
+
     /// Addresses below this can be mapped.
     pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
 
@@ -71,7 +77,7 @@ impl PageTable {
 
     /// A table that maps nothing, or `None` without a frame for it.
     pub(super) fn new(frames: Arc<FramePool>) -> Option<Self> {
-        Some(Self { root: frames.take()?, frames })
+        Some(Self { root: frames.take()?, frames, last_table: AtomicU64::new(u64::MAX) })
     }
 
     pub(super) fn root(&self) -> PhysAddr {
@@ -90,9 +96,7 @@ impl PageTable {
         if is_valid(entry.load(Acquire)) {
             return Ok(false);
         }
-        let frame = if page.is_none() { Some(self.take(effort)?) } else { None };
-        let Some(output) = page.or(frame.as_ref().map(Frame::phys)) else { return Err(MapError::NoFrame) };
-        let leaf = PageDescriptor {
+        let leaf = |output| PageDescriptor {
             output,
             attributes: super::ATTRIBUTE_INDEX,
             shareability: Shareability::InnerShareable,
@@ -103,7 +107,12 @@ impl PageTable {
             privileged_execute_never: true,
             unprivileged_execute_never: true,
         };
-        Ok(self.install(entry, frame, leaf.encode(Level::Three)))
+        if let Some(page) = page {
+            return Ok(self.install(entry, None, leaf(page).encode(Level::Three)));
+        }
+        let frame = self.take(effort)?;
+        let leaf = leaf(frame.phys());
+        Ok(self.install(entry, Some(frame), leaf.encode(Level::Three)))
     }
 
     /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not
@@ -162,16 +171,28 @@ impl PageTable {
     /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
     #[inline(always)]
     fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
+        let (memory, index) = (self.frames.memory(), Level::Three.index(address));
+        // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
+        let last = self.last_table.load(Acquire);
+        if last >> 32 == address >> Self::LAST_TABLE_SHIFT
+            && let Some(table) = memory.frame(last as u32 as usize)
+        {
+            return Ok(Some(&table[index]));
+        }
+        let table = self.walk(address, make)?;
+        Ok(table.map(|table| &table[index]))
+    }
+
+    /// The last table on the way to `address`, from the root on.
+    #[inline(never)]
+    fn walk(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static FrameWords>, MapError> {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);
         }
         let memory = self.frames.memory();
-        let entry = |table, level: Level| {
-            memory.words(table).map(|words| &words[level.index(address)]).ok_or(MapError::Corrupt)
-        };
         let mut table = self.root();
         for level in Self::TABLE_LEVELS {
-            let entry = entry(table, level)?;
+            let entry = &memory.words(table).ok_or(MapError::Corrupt)?[level.index(address)];
             let mut word = entry.load(Acquire);
             if !is_valid(word) {
                 let Some(effort) = make else { return Ok(None) };
@@ -183,7 +204,11 @@ impl PageTable {
             let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
             table = descriptor.table;
         }
-        entry(table, Level::Three).map(Some)
+        let last = memory.index_of(table).ok_or(MapError::Corrupt)?;
+        let words = memory.frame(last).ok_or(MapError::Corrupt)?;
+        // Release: what this walk acquired, the table's zeroes among it, before whoever takes the table from here.
+        self.last_table.store(address >> Self::LAST_TABLE_SHIFT << 32 | last as u64, Release);
+        Ok(Some(words))
     }
 
     fn take(&self, effort: Effort) -> Result<Frame, MapError> {

@@ -11,6 +11,8 @@ use crate::sync::{Cpu, Masked};
 
 /// Serves one stream's faults out of its address spaces: inline while zeroed frames are ready, by a worker otherwise.
 pub struct DemandPager {
+    /// What the stream uses without a substream.
+    own: Option<Arc<AddressSpace>>,
     spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
     work: Arc<WorkQueues>,
 }
@@ -19,13 +21,15 @@ impl DemandPager {
     /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. What it can't
     /// answer at once waits in `work`.
     pub fn new(spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>, work: Arc<WorkQueues>) -> Self {
-        Self { spaces, work }
+        let own = spaces.iter().find(|(substream, _)| substream.is_none()).map(|(_, space)| Arc::clone(space));
+        Self { own, spaces, work }
     }
 
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
     /// there already stays, and the next attempt finds it.
+    #[inline(never)]
     fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
-        if faults.len() > 1 && !self.allows(faults.iter().copied()) {
+        if !self.allows(faults.iter().copied()) {
             return Some(PageResponse::Invalid);
         }
         for fault in faults {
@@ -92,14 +96,30 @@ impl DemandPager {
         faults.all(|fault| self.space(&fault).is_some_and(|space| space.allows(fault.address, fault.access)))
     }
 
+    #[inline(always)]
     fn space(&self, fault: &Fault) -> Option<&AddressSpace> {
-        self.spaces.iter().find(|(substream, _)| *substream == fault.substream).map(|(_, space)| &**space)
+        match fault.substream {
+            None => self.own.as_deref(),
+            Some(substream) => self.space_of(substream),
+        }
+    }
+
+    #[inline(never)]
+    fn space_of(&self, substream: SubstreamId) -> Option<&AddressSpace> {
+        self.spaces.iter().find(|(of, _)| *of == Some(substream)).map(|(_, space)| &**space)
     }
 }
 
 impl FaultHandler for DemandPager {
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
-        self.answer_at_once(masked, faults).map_or(Verdict::Defer, Verdict::Answer)
+        let answer = match faults {
+            [fault] => self.come_at_once(masked, fault).map(|is_there| match is_there {
+                true => PageResponse::Success,
+                false => PageResponse::Invalid,
+            }),
+            _ => self.answer_at_once(masked, faults),
+        };
+        answer.map_or(Verdict::Defer, Verdict::Answer)
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {
