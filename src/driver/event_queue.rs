@@ -62,9 +62,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             for (number, words) in records {
                 if let Some(fault) = fault_of(words)
                     && let Report::Answer(answer) = batch.report(number, &fault)
+                    && let Some(command) = self.commands.command_for(&answer)
                 {
                     // There is room for an answer to each record.
-                    let _ = answers.push(answer);
+                    let _ = answers.push(command);
                 }
             }
         });

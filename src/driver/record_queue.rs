@@ -153,7 +153,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     pub(super) fn drop_unsent(&self, masked: &Masked, dropped: impl Fn(StreamId) -> bool) -> usize {
         let mut state = self.state.lock(masked);
         let before = state.unsent.len();
-        state.unsent.retain(|answer| !dropped(answer.stream));
+        state.unsent.retain(|answer| !answer.stream().is_some_and(&dropped));
         self.settle(&state);
         before - state.unsent.len()
     }
@@ -264,11 +264,12 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
+    use crate::driver::command_queue::AnswerCommand;
     use crate::driver::fake::{self, Fake, NoDelay};
-    use crate::iopf::{Answer, Target};
-    use crate::smmuv3::{PageResponse, PrgIndex};
     use alloc::sync::Arc;
 
+    /// CMD_PRI_RESP of StreamID 1, group 0, Success.
+    const ANSWER: AnswerCommand = AnswerCommand([0x1_0000_0041, 0x2000]);
     const REGISTERS: QueueRegisters = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
 
     struct Bench {
@@ -330,15 +331,13 @@ mod tests {
     fn cons_is_written_before_the_answers_go_out() {
         let bench = bench(2);
         bench.fake.set(Register::PriqProd, 1);
-        let to = Target::Group(PrgIndex::from_low_bits(0));
-        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
         let mut sent = Vec::new();
         fake::cpu().masked(|masked| {
             let send = |answers: &mut Answers| {
                 sent.push((answers.len(), bench.cons()));
                 answers.clear();
             };
-            let take = |_: Records<2>, answers: &mut Answers| answers.extend([answer]);
+            let take = |_: Records<2>, answers: &mut Answers| answers.extend([ANSWER]);
             bench.queue.drain(&bench.hardware, masked, take, || {}, send)
         });
         assert_eq!(sent, [(1, vec![1])]);
@@ -419,10 +418,8 @@ mod tests {
         let bench = bench(2);
         bench.drain(2);
         bench.fake.set(Register::PriqProd, 0b110);
-        let to = Target::Group(PrgIndex::from_low_bits(0));
-        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
         fake::cpu().masked(|masked| {
-            let take = |batch: Records<2>, answers: &mut Answers| answers.extend(batch.map(|_| answer));
+            let take = |batch: Records<2>, answers: &mut Answers| answers.extend(batch.map(|_| ANSWER));
             let drained = bench.queue.drain(&bench.hardware, masked, take, || {}, |_| {});
             assert_eq!(drained, Drained { records: 4, more: false });
             // The queue is full again.

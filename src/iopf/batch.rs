@@ -53,12 +53,13 @@ impl<'a> Batch<'a> {
         if self.at_hand[place].as_ref().is_none_or(|at_hand| at_hand.stream != fault.stream) {
             self.fetch(fault.stream);
         }
-        match &mut self.at_hand[place] {
+        let outcome = match &mut self.at_hand[place] {
             Some(AtHand { stream, state, served }) if *stream == fault.stream && state.serves(fault) => {
                 FaultState::report(state, &self.moment, record, fault, served)
             }
             _ => self.table.report_unknown(self.moment.masked, fault),
-        }
+        };
+        outcome.of(fault)
     }
 
     /// Puts the state of `stream`, if there is one, at hand.

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU16 as Hint, Ordering::Relaxed};
 use core::{fmt, slice};
 
 use super::batch::Moment;
-use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::fault::{Fault, Kind, Outcome, Request, Target};
 use super::group::FaultGroup;
 use super::latency::Histogram;
 use super::shared::Live;
@@ -103,7 +103,7 @@ impl FaultState {
         record: u64,
         fault: &Fault,
         served: &mut u64,
-    ) -> Report {
+    ) -> Outcome {
         let is_live = record >= this.since && (!this.is_closed() || mutant!("report_after_close"));
         match fault.request {
             Request::Stall(_) if is_live => Self::complete(this, moment, fault, served),
@@ -113,7 +113,7 @@ impl FaultState {
 
     /// What is no stall, or has come too early or too late.
     #[inline(never)]
-    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u64) -> Report {
+    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u64) -> Outcome {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
@@ -125,8 +125,8 @@ impl FaultState {
             if !last {
                 return this.swallow(moment, Counter::Closed);
             }
-            let answer = fault.answer(PageResponse::Invalid);
-            return this.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::Closed]);
+            let counters = [Counter::Records, Counter::Groups, Counter::Closed];
+            return this.answer(moment, PageResponse::Invalid, counters);
         }
         if !last {
             return this.hold(moment, fault);
@@ -140,14 +140,14 @@ impl FaultState {
 
     /// A group of one.
     #[inline(always)]
-    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault, served: &mut u64) -> Report {
+    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault, served: &mut u64) -> Outcome {
         let special = this.specials.find(moment.section, fault);
         match ask(this.handler(special), moment.masked, slice::from_ref(fault)) {
             Verdict::Answer(PageResponse::Success) => {
                 *served += 1;
-                Report::Answer(fault.answer(PageResponse::Success))
+                Outcome::Answer(PageResponse::Success)
             }
-            Verdict::Answer(response) => this.answer_inline(moment, fault.answer(response)),
+            Verdict::Answer(response) => this.answer_inline(moment, response),
             Verdict::Defer => Self::defer_one(this, special, moment, fault),
         }
     }
@@ -158,7 +158,7 @@ impl FaultState {
         special: Option<&Counted<Special>>,
         moment: &Moment<'_>,
         fault: &Fault,
-    ) -> Report {
+    ) -> Outcome {
         let Some(mut slot) = this.take_slot() else { return this.refuse(moment, fault) };
         if !slot.push(fault) {
             this.give_back(slot.free());
@@ -169,7 +169,7 @@ impl FaultState {
     }
 
     /// `last` ends the group in `slot`.
-    fn complete_partial(this: &Counted<Self>, moment: &Moment<'_>, last: &Fault, mut slot: Filling<'_>) -> Report {
+    fn complete_partial(this: &Counted<Self>, moment: &Moment<'_>, last: &Fault, mut slot: Filling<'_>) -> Outcome {
         if !slot.push(last) {
             this.give_back(slot.free());
             return this.refuse(moment, last);
@@ -180,7 +180,7 @@ impl FaultState {
         match ask(this.handler(special), moment.masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
-                this.answer_inline(moment, last.answer(response))
+                this.answer_inline(moment, response)
             }
             Verdict::Defer => Self::defer(this, special, moment, last, slot),
         }
@@ -193,7 +193,7 @@ impl FaultState {
         moment: &Moment<'_>,
         last: &Fault,
         filling: Filling<'_>,
-    ) -> Report {
+    ) -> Outcome {
         let own = special.and_then(Counted::try_ref);
         let state = this.try_ref().filter(|_| own.is_some() == special.is_some());
         let Some(state) = state else {
@@ -215,11 +215,11 @@ impl FaultState {
             && now.generation() == word.generation()
             && let Some(claim) = slot.claim(now, now.response(), false)
         {
-            let answer = claim.answer;
+            let response = claim.answer.response;
             this.give_back(claim.done());
-            return this.answer(moment, answer, []);
+            return this.answer(moment, response, []);
         }
-        Report::Deferred
+        Outcome::Deferred
     }
 
     /// Who decides: the substream's own handler or the stream's.
@@ -228,7 +228,7 @@ impl FaultState {
     }
 
     /// Keeps a request until the last one of its group comes.
-    fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Report {
+    fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Outcome {
         self.count(moment.masked, [Counter::Records]);
         let slot = match self.find(moment, fault) {
             Place::None => self.take_slot(),
@@ -239,13 +239,13 @@ impl FaultState {
             if slot.push(fault) {
                 self.set_place(fault, slot.slot().index() + 1);
                 slot.hold();
-                return Report::Held;
+                return Outcome::Held;
             }
             self.give_back(slot.free());
         }
         self.set_place(fault, CUT);
         self.count(moment.masked, [Counter::Cut]);
-        Report::Held
+        Outcome::Held
     }
 
     /// Where the earlier requests of `fault`'s group are.
@@ -300,29 +300,28 @@ impl FaultState {
     }
 
     /// A record that nothing is sent for.
-    fn swallow(&self, moment: &Moment<'_>, why: Counter) -> Report {
+    fn swallow(&self, moment: &Moment<'_>, why: Counter) -> Outcome {
         self.count(moment.masked, [Counter::Records, why, Counter::Swallowed]);
-        Report::Swallowed
+        Outcome::Swallowed
     }
 
     /// A limit was reached.
-    fn refuse(&self, moment: &Moment<'_>, last: &Fault) -> Report {
+    fn refuse(&self, moment: &Moment<'_>, last: &Fault) -> Outcome {
         self.set_place(last, NOWHERE);
-        let answer = last.answer(PageResponse::Invalid);
-        self.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::OverLimit])
+        self.answer(moment, PageResponse::Invalid, [Counter::Records, Counter::Groups, Counter::OverLimit])
     }
 
-    fn answer_inline(&self, moment: &Moment<'_>, answer: Answer) -> Report {
-        self.answer(moment, answer, [Counter::Records, Counter::Groups, Counter::Inline])
+    fn answer_inline(&self, moment: &Moment<'_>, response: PageResponse) -> Outcome {
+        self.answer(moment, response, [Counter::Records, Counter::Groups, Counter::Inline])
     }
 
     /// An answer that was decided in the report.
     #[inline(never)]
-    fn answer<const N: usize>(&self, moment: &Moment<'_>, answer: Answer, counters: [Counter; N]) -> Report {
+    fn answer<const N: usize>(&self, moment: &Moment<'_>, response: PageResponse, counters: [Counter; N]) -> Outcome {
         self.measure(moment.masked, moment.began, 1);
         self.count(moment.masked, counters);
-        self.count(moment.masked, [answer.response.into()]);
-        Report::Answer(answer)
+        self.count(moment.masked, [response.into()]);
+        Outcome::Answer(response)
     }
 
     /// Counts and measures groups of one that were answered Success at once.

@@ -10,7 +10,7 @@ use spin::Once;
 
 use super::batch::Batch;
 use super::closing::Closing;
-use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::fault::{Answer, Fault, Kind, Outcome, Report, Request, Target};
 use super::latency::Latencies;
 use super::shared::{Live, Shared};
 use super::slot::{GroupSlot, State};
@@ -219,7 +219,7 @@ impl FaultTable {
 
     /// No one serves the fault: a stall is refused, and PRI is down for the whole function.
     #[inline(never)]
-    pub(super) fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Report {
+    pub(super) fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Outcome {
         let count = |which: Counter| self.shared.counters.add(masked, [which], 1);
         count(Counter::Records);
         count(Counter::Unknown);
@@ -228,7 +228,7 @@ impl FaultTable {
                 count(Counter::StopMarkers);
             }
             count(Counter::Swallowed);
-            return Report::Swallowed;
+            return Outcome::Swallowed;
         }
         let response = match fault.request {
             Request::Stall(_) => PageResponse::Invalid,
@@ -236,7 +236,7 @@ impl FaultTable {
         };
         count(Counter::Groups);
         count(response.into());
-        Report::Answer(fault.answer(response))
+        Outcome::Answer(response)
     }
 
     /// Serves the faults of a master from now on.
