@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::FaultHandler;
 use super::fault::{Fault, Report};
 use super::state::FaultState;
 use super::table::FaultTable;
@@ -34,8 +35,9 @@ pub(super) struct Moment<'a> {
 struct AtHand<'a> {
     stream: StreamId,
     state: &'a Counted<FaultState>,
-    /// Stalls answered Success at once, and not counted yet.
-    served: u64,
+    handler: &'a dyn FaultHandler,
+    /// Groups answered Success at once, and not counted yet.
+    served: u32,
 }
 
 impl<'a> Batch<'a> {
@@ -54,8 +56,10 @@ impl<'a> Batch<'a> {
             self.fetch(fault.stream);
         }
         let outcome = match &mut self.at_hand[place] {
-            Some(AtHand { stream, state, served }) if *stream == fault.stream && state.serves(fault) => {
-                FaultState::report(state, &self.moment, record, fault, served)
+            Some(AtHand { stream, state, handler, served })
+                if *stream == fault.stream && state.serves(fault.request) =>
+            {
+                FaultState::report(state, *handler, &self.moment, record, fault, served)
             }
             _ => self.table.report_unknown(self.moment.masked, fault),
         };
@@ -68,7 +72,8 @@ impl<'a> Batch<'a> {
     #[cold]
     fn fetch(&mut self, stream: StreamId) {
         if let Some(state) = self.table.find(self.moment.section, stream) {
-            let before = self.at_hand[place(stream)].replace(AtHand { stream, state, served: 0 });
+            let before =
+                self.at_hand[place(stream)].replace(AtHand { stream, state, handler: &*state.handler, served: 0 });
             self.settle(before);
         }
     }

@@ -99,21 +99,22 @@ impl FaultState {
     #[inline(always)]
     pub(super) fn report(
         this: &Counted<Self>,
+        handler: &dyn FaultHandler,
         moment: &Moment<'_>,
         record: u64,
         fault: &Fault,
-        served: &mut u64,
+        served: &mut u32,
     ) -> Outcome {
         let is_live = record >= this.since && (!this.is_closed() || mutant!("report_after_close"));
         match fault.request {
-            Request::Stall(_) if is_live => Self::complete(this, moment, fault, served),
+            Request::Stall(_) if is_live => Self::complete(this, handler, moment, fault, served),
             _ => Self::decide(this, moment, record, fault, served),
         }
     }
 
     /// What is no stall, or has come too early or too late.
     #[inline(never)]
-    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u64) -> Outcome {
+    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u32) -> Outcome {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
@@ -132,17 +133,23 @@ impl FaultState {
             return this.hold(moment, fault);
         }
         match this.find(moment, fault) {
-            Place::None => Self::complete(this, moment, fault, served),
+            Place::None => Self::complete(this, &*this.handler, moment, fault, served),
             Place::Cut => this.refuse(moment, fault),
             Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot),
         }
     }
 
-    /// A group of one.
+    /// A group of one, for `handler` if its substream has none of its own.
     #[inline(always)]
-    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault, served: &mut u64) -> Outcome {
-        let special = this.specials.find(moment.section, fault);
-        match ask(this.handler(special), moment.masked, slice::from_ref(fault)) {
+    fn complete(
+        this: &Counted<Self>,
+        handler: &dyn FaultHandler,
+        moment: &Moment<'_>,
+        fault: &Fault,
+        served: &mut u32,
+    ) -> Outcome {
+        let special = this.specials.find(moment.section, fault.stream, fault.substream);
+        match ask(special.map_or(handler, |special| &*special.handler), moment.masked, slice::from_ref(fault)) {
             Verdict::Answer(PageResponse::Success) => {
                 *served += 1;
                 Outcome::Answer(PageResponse::Success)
@@ -176,7 +183,7 @@ impl FaultState {
         }
         let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
         faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
-        let special = this.specials.find(moment.section, last);
+        let special = this.specials.find(moment.section, last.stream, last.substream);
         match ask(this.handler(special), moment.masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
@@ -325,7 +332,8 @@ impl FaultState {
     }
 
     /// Counts and measures groups of one that were answered Success at once.
-    pub(super) fn count_served(&self, moment: &Moment<'_>, served: u64) {
+    pub(super) fn count_served(&self, moment: &Moment<'_>, served: u32) {
+        let served = u64::from(served);
         self.measure(moment.masked, moment.began, served);
         let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
         self.counters.add(moment.masked, counters, served);
@@ -375,8 +383,8 @@ impl FaultState {
     }
 
     /// Whether the stream serves faults of this kind.
-    pub(super) fn serves(&self, fault: &Fault) -> bool {
-        match fault.request {
+    pub(super) fn serves(&self, request: Request) -> bool {
+        match request {
             Request::Stall(_) => self.kind == Kind::Stall,
             Request::Page { .. } => self.kind == Kind::Page,
         }

@@ -92,27 +92,30 @@ impl PageTable {
         permissions: Permissions,
         effort: Effort,
     ) -> Result<bool, MapError> {
-        let entry = self.entry(address, Some(effort))?.ok_or(MapError::NoFrame)?;
+        let table = self.walk(address, Some(effort))?.ok_or(MapError::NoFrame)?;
+        let entry = &table[Level::Three.index(address)];
         if is_valid(entry.load(Acquire)) {
             return Ok(false);
         }
-        let leaf = |output| PageDescriptor {
-            output,
-            attributes: super::ATTRIBUTE_INDEX,
-            shareability: Shareability::InnerShareable,
-            accessed: true,
-            not_global: true,
-            unprivileged: true,
-            read_only: !permissions.write,
-            privileged_execute_never: true,
-            unprivileged_execute_never: true,
-        };
         if let Some(page) = page {
-            return Ok(self.install(entry, None, leaf(page).encode(Level::Three)));
+            return Ok(Self::exchange(entry, leaf(page, permissions)));
         }
         let frame = self.take(effort)?;
-        let leaf = leaf(frame.phys());
-        Ok(self.install(entry, Some(frame), leaf.encode(Level::Three)))
+        let leaf = leaf(frame.phys(), permissions);
+        Ok(self.install(entry, frame, leaf))
+    }
+
+    /// Maps `page` at `address` if that takes no walk. Returns whether a page is there now.
+    #[inline(always)]
+    pub(super) fn map_soon(&self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
+        // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
+        let last = self.last_table.load(Acquire);
+        if last >> 32 != address >> Self::LAST_TABLE_SHIFT {
+            return false;
+        }
+        let Some(table) = self.frames.memory().frame(last as u32 as usize) else { return false };
+        let entry = &table[Level::Three.index(address)];
+        is_valid(entry.load(Acquire)) || page.is_some_and(|page| Self::exchange(entry, leaf(page, permissions)))
     }
 
     /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not
@@ -155,8 +158,8 @@ impl PageTable {
 
     /// Where `address` is mapped to.
     pub(super) fn translate(&self, address: u64) -> Option<PhysAddr> {
-        let entry = self.entry(address, None).ok()??;
-        match Descriptor::decode(entry.load(Acquire), Level::Three) {
+        let table = self.walk(address, None).ok()??;
+        match Descriptor::decode(table[Level::Three.index(address)].load(Acquire), Level::Three) {
             Descriptor::Leaf(page) => Some(PhysAddr(page.output.0 | address & 0xfff)),
             _ => None,
         }
@@ -168,23 +171,7 @@ impl PageTable {
         self.frames.words(at)?.get((at.0 & 0xfff) as usize / 8)
     }
 
-    /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
-    #[inline(always)]
-    fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
-        let (memory, index) = (self.frames.memory(), Level::Three.index(address));
-        // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
-        let last = self.last_table.load(Acquire);
-        if last >> 32 == address >> Self::LAST_TABLE_SHIFT
-            && let Some(table) = memory.frame(last as u32 as usize)
-        {
-            return Ok(Some(&table[index]));
-        }
-        let table = self.walk(address, make)?;
-        Ok(table.map(|table| &table[index]))
-    }
-
-    /// The last table on the way to `address`, from the root on.
-    #[inline(never)]
+    /// The last table on the way to `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
     fn walk(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static FrameWords>, MapError> {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);
@@ -198,7 +185,7 @@ impl PageTable {
                 let Some(effort) = make else { return Ok(None) };
                 let frame = self.take(effort)?;
                 let new = TableDescriptor::new(frame.phys()).encode();
-                self.install(entry, Some(frame), new);
+                self.install(entry, frame, new);
                 word = entry.load(Acquire);
             }
             let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
@@ -219,16 +206,37 @@ impl PageTable {
         .ok_or(MapError::NoFrame)
     }
 
-    /// Puts `word`, which may lead to a new `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
+    /// Puts `word`, which leads to `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
     /// frame goes back.
-    fn install(&self, entry: &AtomicU64, frame: Option<Frame>, word: u64) -> bool {
-        // Release: what the frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
-        let installed = entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok();
-        if let Some(frame) = frame.filter(|_| !installed) {
+    fn install(&self, entry: &AtomicU64, frame: Frame, word: u64) -> bool {
+        let installed = Self::exchange(entry, word);
+        if !installed {
             self.frames.free(frame);
         }
         installed
     }
+
+    /// Puts `word` into `entry` if that is invalid.
+    fn exchange(entry: &AtomicU64, word: u64) -> bool {
+        // Release: what a frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
+        entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok()
+    }
+}
+
+/// The entry that maps `output`.
+fn leaf(output: PhysAddr, permissions: Permissions) -> u64 {
+    let page = PageDescriptor {
+        output,
+        attributes: super::ATTRIBUTE_INDEX,
+        shareability: Shareability::InnerShareable,
+        accessed: true,
+        not_global: true,
+        unprivileged: true,
+        read_only: !permissions.write,
+        privileged_execute_never: true,
+        unprivileged_execute_never: true,
+    };
+    page.encode(Level::Three)
 }
 
 fn is_valid(entry: u64) -> bool {

@@ -29,7 +29,7 @@ impl DemandPager {
     /// there already stays, and the next attempt finds it.
     #[inline(never)]
     fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
-        if !self.allows(faults.iter().copied()) {
+        if faults.len() > 1 && !self.allows(faults.iter().copied()) {
             return Some(PageResponse::Invalid);
         }
         for fault in faults {
@@ -40,8 +40,18 @@ impl DemandPager {
         Some(PageResponse::Success)
     }
 
-    /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
+    /// The way of most faults, without a call: whether `fault` is the whole group, and its page is there now. What this leaves is
+    /// for [`answer_at_once`](Self::answer_at_once).
     #[inline(always)]
+    fn is_soon_there(&self, faults: &[Fault]) -> bool {
+        let [fault] = faults else { return false };
+        fault.substream.is_none()
+            && self.own.as_deref().is_some_and(|space| {
+                !space.page_ins().are_under_way() && space.resolve_soon(fault.address, fault.access)
+            })
+    }
+
+    /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
     fn come_at_once(&self, masked: &Masked, fault: &Fault) -> Option<bool> {
         let Some(space) = self.space(fault) else { return Some(false) };
         if space.page_ins().is_under_way(masked, fault.address, fault.access) {
@@ -96,30 +106,17 @@ impl DemandPager {
         faults.all(|fault| self.space(&fault).is_some_and(|space| space.allows(fault.address, fault.access)))
     }
 
-    #[inline(always)]
     fn space(&self, fault: &Fault) -> Option<&AddressSpace> {
-        match fault.substream {
-            None => self.own.as_deref(),
-            Some(substream) => self.space_of(substream),
-        }
-    }
-
-    #[inline(never)]
-    fn space_of(&self, substream: SubstreamId) -> Option<&AddressSpace> {
-        self.spaces.iter().find(|(of, _)| *of == Some(substream)).map(|(_, space)| &**space)
+        self.spaces.iter().find(|(substream, _)| *substream == fault.substream).map(|(_, space)| &**space)
     }
 }
 
 impl FaultHandler for DemandPager {
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
-        let answer = match faults {
-            [fault] => self.come_at_once(masked, fault).map(|is_there| match is_there {
-                true => PageResponse::Success,
-                false => PageResponse::Invalid,
-            }),
-            _ => self.answer_at_once(masked, faults),
-        };
-        answer.map_or(Verdict::Defer, Verdict::Answer)
+        if self.is_soon_there(faults) {
+            return Verdict::Answer(PageResponse::Success);
+        }
+        self.answer_at_once(masked, faults).map_or(Verdict::Defer, Verdict::Answer)
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {

@@ -270,11 +270,15 @@ const fn put_access(access: Access) -> u64 {
     READ.flag(!access.write) | INSTRUCTION.flag(access.execute && !access.write) | PRIVILEGED.flag(access.privileged)
 }
 
-/// `InD` counts only for reads: it is 0 for writes (7.3.13).
+/// `InD` counts only for reads: it is 0 for writes (7.3.13). Without branches: what faults come next nobody can foresee.
 const fn get_access(second: u64) -> Access {
-    let read = READ.is_set(second);
-    let execute = read && INSTRUCTION.is_set(second);
-    Access { read: read && !execute, write: !read, execute, privileged: PRIVILEGED.is_set(second) }
+    let (read, instruction) = (READ.is_set(second), INSTRUCTION.is_set(second));
+    Access {
+        read: read & !instruction,
+        write: !read,
+        execute: read & instruction,
+        privileged: PRIVILEGED.is_set(second),
+    }
 }
 
 const fn get_class(number: u8, second: u64) -> Result<FaultClass, EventError> {
