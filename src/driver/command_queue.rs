@@ -197,8 +197,9 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             self.ring.reserve(count).ok_or(cons)
         })?;
         let end = start + count;
-        for (position, command) in (start..end).zip(commands) {
-            self.write(position, command);
+        let slots = self.slots();
+        for (slot, command) in self.ring.slots(start, count).zip(commands) {
+            write(slots.get(slot), command);
         }
         self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
         Ok(start..end)
@@ -299,7 +300,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
-                self.write(position, Command::Sync(SyncCompletion::None).encode());
+                write(self.slots().get(self.ring.slot(position)), Command::Sync(SyncCompletion::None).encode());
             }
             failures.write(failure);
             self.errors.fetch_add(1, Ordering::Release);
@@ -350,20 +351,20 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Some(AnswerCommand(command.encode()))
     }
 
-    /// Writes the slot of `position`. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
-    fn write(&self, position: u64, words: [u64; WORDS]) {
-        for (word, value) in self.words(position).into_iter().flatten().zip(words) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
     fn read(&self, position: u64) -> [u64; WORDS] {
-        self.words(position).map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
+        let words = self.slots().get(self.ring.slot(position));
+        words.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
-    fn words(&self, position: u64) -> Option<&'static [Word; WORDS]> {
-        let (slots, _) = self.memory.words.as_chunks();
-        slots.get(self.ring.slot(position))
+    fn slots(&self) -> &'static [[Word; WORDS]] {
+        self.memory.words.as_chunks().0
+    }
+}
+
+/// Writes a command into its slot. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
+fn write(slot: Option<&[Word; WORDS]>, words: [u64; WORDS]) {
+    for (word, value) in slot.into_iter().flatten().zip(words) {
+        word.store(value, Ordering::Relaxed);
     }
 }
 

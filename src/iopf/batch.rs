@@ -1,10 +1,11 @@
 //! The records that are taken out of a queue together.
 
-use core::fmt;
+use core::{array, fmt};
 
 use super::FaultHandler;
 use super::fault::{Fault, Report};
 use super::state::FaultState;
+use super::statistics::Counter;
 use super::table::FaultTable;
 use crate::smmuv3::StreamId;
 use crate::sync::Masked;
@@ -12,6 +13,9 @@ use crate::sync::grace::{Counted, ReadGuard};
 
 /// How many streams' states are kept at hand. A power of two: streams with the same low bits take each other's place.
 const AT_HAND: usize = 4;
+
+/// What a group of one that is answered Success at once is counted as.
+const SERVED: [Counter; 4] = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
 
 /// Records of one queue that are reported together, in their order: see [`FaultTable::batch`].
 ///
@@ -21,6 +25,8 @@ pub struct Batch<'a> {
     table: &'a FaultTable,
     moment: Moment<'a>,
     at_hand: [Option<AtHand<'a>>; AT_HAND],
+    /// Groups answered Success at once, of streams that have left, and not counted for all streams yet.
+    served: u64,
 }
 
 /// Where and when a report comes from.
@@ -42,8 +48,8 @@ struct AtHand<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(table: &'a FaultTable, section: &'a ReadGuard<'a>, masked: &'a Masked) -> Self {
-        let moment = Moment { section, masked, began: table.now() };
-        Self { table, moment, at_hand: [const { None }; AT_HAND] }
+        let moment = Moment { section, masked, began: table.shared.now() };
+        Self { table, moment, at_hand: array::from_fn(|_| None), served: 0 }
     }
 
     /// Deals with one record, the `record`th of its queue, from 0.
@@ -71,26 +77,44 @@ impl<'a> Batch<'a> {
     /// For the rest of the batch it is the right one: the queue's end was read before, so its records are older than this look.
     #[cold]
     fn fetch(&mut self, stream: StreamId) {
-        if let Some(state) = self.table.find(self.moment.section, stream) {
-            let before =
-                self.at_hand[place(stream)].replace(AtHand { stream, state, handler: &*state.handler, served: 0 });
-            self.settle(before);
+        let Some(state) = self.table.find(self.moment.section, stream) else { return };
+        let handler = &*state.handler;
+        let before = self.at_hand[place(stream)].replace(AtHand { stream, state, handler, served: 0 });
+        if let Some(before) = before {
+            self.settle(&before, self.ticks());
         }
     }
 
-    /// Counts what was served of a stream.
-    fn settle(&self, at_hand: Option<AtHand<'_>>) {
-        if let Some(AtHand { state, served: served @ 1.., .. }) = at_hand {
-            state.count_served(&self.moment, served);
+    /// How long the batch has taken by now, if the table has a clock.
+    fn ticks(&self) -> Option<u64> {
+        Some(self.table.shared.now()?.saturating_sub(self.moment.began?))
+    }
+
+    /// Counts what was served of a stream, at `ticks`.
+    fn settle(&mut self, at_hand: &AtHand<'_>, ticks: Option<u64>) {
+        let served = at_hand.served.into();
+        self.served += served;
+        at_hand.state.counters.add(self.moment.masked, SERVED, served);
+        if let Some(ticks) = ticks {
+            at_hand.state.latencies.add(self.moment.masked, ticks, served);
         }
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
+        let ticks = self.ticks();
         for place in 0..AT_HAND {
-            let at_hand = self.at_hand[place].take();
-            self.settle(at_hand);
+            if let Some(at_hand) = self.at_hand[place].take() {
+                self.settle(&at_hand, ticks);
+            }
+        }
+        if self.served > 0 {
+            let shared = &self.table.shared;
+            shared.counters.add(self.moment.masked, SERVED, self.served);
+            if let Some(ticks) = ticks {
+                shared.latencies.add(self.moment.masked, ticks, self.served);
+            }
         }
     }
 }

@@ -94,8 +94,8 @@ impl FaultState {
         })
     }
 
-    /// Deals with one record of this stream. A group of one that is answered Success at once is added to `served`, for
-    /// [`count_served`](Self::count_served).
+    /// Deals with one record of this stream. A group of one that is answered Success at once is added to `served`, for the batch
+    /// to count and measure.
     #[inline(always)]
     pub(super) fn report(
         this: &Counted<Self>,
@@ -325,26 +325,17 @@ impl FaultState {
     /// An answer that was decided in the report.
     #[inline(never)]
     fn answer<const N: usize>(&self, moment: &Moment<'_>, response: PageResponse, counters: [Counter; N]) -> Outcome {
-        self.measure(moment.masked, moment.began, 1);
+        self.measure(moment.masked, moment.began);
         self.count(moment.masked, counters);
         self.count(moment.masked, [response.into()]);
         Outcome::Answer(response)
-    }
-
-    /// Counts and measures groups of one that were answered Success at once.
-    pub(super) fn count_served(&self, moment: &Moment<'_>, served: u32) {
-        let served = u64::from(served);
-        self.measure(moment.masked, moment.began, served);
-        let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
-        self.counters.add(moment.masked, counters, served);
-        self.shared.counters.add(moment.masked, counters, served);
     }
 
     /// Sends a claimed answer, and returns whether that worked; if not, it is kept to be tried again.
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
-            self.measure(masked, Some(claim.deferred_at()), 1);
+            self.measure(masked, Some(claim.deferred_at()));
             self.count(masked, [claim.answer.response.into()]);
             self.give_back(claim.done());
         } else {
@@ -409,11 +400,11 @@ impl FaultState {
         self.closed.store(true, Relaxed);
     }
 
-    /// Notes how long `answers` took since `start`, if there is a clock.
-    fn measure(&self, masked: &Masked, start: Option<u64>, answers: u64) {
+    /// Notes how long an answer took since `start`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>) {
         if let (Some(start), Some(now)) = (start, self.shared.now()) {
-            self.latencies.add(masked, now.saturating_sub(start), answers);
-            self.shared.latencies.add(masked, now.saturating_sub(start), answers);
+            self.latencies.add(masked, now.saturating_sub(start), 1);
+            self.shared.latencies.add(masked, now.saturating_sub(start), 1);
         }
     }
 

@@ -37,7 +37,7 @@ type Leaf = Box<[Slot<FaultState>]>;
 /// The records of one queue are reported by one core at a time, in their order; everything else may be called by any
 /// core at any time.
 pub struct FaultTable {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     stream_bits: u32,
     /// Leaves are made when a stream in them is first opened, and stay.
     leaves: Box<[Once<Leaf>]>,
@@ -210,11 +210,6 @@ impl FaultTable {
     /// The state of a stream, kept for the section only.
     pub(super) fn find<'g>(&self, section: &'g ReadGuard<'_>, stream: StreamId) -> Option<&'g Counted<FaultState>> {
         self.slot(stream)?.load(section)
-    }
-
-    /// The time now, if there is a clock.
-    pub(super) fn now(&self) -> Option<u64> {
-        self.shared.now()
     }
 
     /// No one serves the fault: a stall is refused, and PRI is down for the whole function.
