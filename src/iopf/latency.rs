@@ -40,19 +40,19 @@ impl Latencies {
     }
 }
 
-/// The buckets, a set for each core, in memory of their own.
+/// The buckets, a set for each core, in memory of their own. Public so that what measuring costs can be measured.
 #[derive(Debug)]
-pub(super) struct Histogram(Box<[PerCore<[AtomicU64; BUCKETS]>; 1]>);
+pub struct Histogram(Box<[PerCore<[AtomicU64; BUCKETS]>; 1]>);
 
 impl Histogram {
     /// `None` without memory.
-    pub(super) fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let buckets = super::try_boxed(1, || Some(PerCore::new(|| [const { AtomicU64::new(0) }; BUCKETS])))?;
         buckets.try_into().ok().map(Self)
     }
 
     /// Counts `answers` that took `ticks`.
-    pub(super) fn add(&self, masked: &Masked, ticks: u64, answers: u64) {
+    pub fn add(&self, masked: &Masked, ticks: u64, answers: u64) {
         let bucket = (u64::BITS - ticks.leading_zeros()) as usize;
         if let Some(own) = self.0[0].here(masked).get(bucket.min(BUCKETS - 1)) {
             own.store(own.load(Relaxed).wrapping_add(answers), Relaxed);
@@ -60,7 +60,7 @@ impl Histogram {
     }
 
     /// The sums over all cores.
-    pub(super) fn read(&self) -> Latencies {
+    pub fn read(&self) -> Latencies {
         let mut buckets = [0; BUCKETS];
         for (_, of_core) in self.0[0].iter() {
             buckets.iter_mut().zip(of_core).for_each(|(sum, own)| *sum += own.load(Relaxed));

@@ -57,6 +57,9 @@ impl DemandPager {
         if space.page_ins().is_under_way(masked, fault.address, fault.access) {
             return None;
         }
+        if space.resolve_soon(fault.address, fault.access) {
+            return Some(true);
+        }
         match space.resolve(fault.address, fault.access, Effort::Ready) {
             Resolution::Mapped | Resolution::Present => Some(true),
             Resolution::NoFrame => None,
