@@ -4,13 +4,14 @@
 //!
 //! # The life of a stream
 //!
-//! [`FaultTable::open`] makes a fault state and publishes it under the master's StreamIDs. [`FaultTable::report`] finds it in
+//! [`FaultTable::open`] makes a fault state and publishes it under the master's StreamIDs. [`FaultTable::batch`] finds it in
 //! a read section and asks the handler. What the handler answers at once goes back to the caller, who sends it. Else the
 //! group moves to a slot of the state, and a [`FaultGroup`], which owns a reference to the state, to the handler.
 //! [`FaultGroup::respond`], the time-out ([`FaultTable::expire`]) and the disabler ([`Closing`]) claim the slot; one wins.
 //! After [`FaultTable::close`] and a grace period only the disabler is left, and [`Closing::finish`] takes the state
 //! out. Its last reference, which a group may hold for long, retires it, and it is freed a grace period later.
 
+mod batch;
 mod closing;
 pub mod fault;
 mod group;
@@ -26,11 +27,12 @@ mod work;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+pub use batch::Batch;
 pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
 pub use group::{FaultGroup, LateAnswer};
-pub use latency::{BUCKETS, Latencies};
-pub use statistics::Statistics;
+pub use latency::{BUCKETS, Histogram, Latencies};
+pub use statistics::{Counter, Counters, Statistics};
 pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
 pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};

@@ -21,7 +21,7 @@
 //!    ATS beforehand, got nothing, and sends a page request group, which the SMMU writes to its PRI queue.
 //! 2. The queue was empty, so the SMMU raises an interrupt. [`driver::Smmu::drain_events`] or
 //!    [`driver::Smmu::drain_page_requests`] reads PROD once and decodes at most [`driver::BATCH`] records.
-//! 3. [`iopf::FaultTable::report`] finds the stream's fault state in a read section of [`sync::grace`], without a lock.
+//! 3. [`iopf::FaultTable::batch`] finds their streams' fault states in a read section of [`sync::grace`], without a lock.
 //!    Page requests wait in a slot until the last of their group has come; a stall is a group by itself.
 //! 4. The stream's [`iopf::FaultHandler`] looks at the group. [`sva::pager::DemandPager`] maps the pages inline while zeroed
 //!    frames are ready. Else the group becomes an [`iopf::FaultGroup`], which owns a reference to the state and goes to a

@@ -5,7 +5,6 @@ mod failure;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::ops::Range;
-use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
@@ -35,8 +34,22 @@ pub(super) const COMMAND_BYTES: usize = 16;
 /// 64-bit words of a command.
 const WORDS: usize = 2;
 
+/// An answer as the command that carries it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AnswerCommand(pub(super) [u64; WORDS]);
+
+impl AnswerCommand {
+    /// Whose answer it is.
+    pub(super) fn stream(self) -> Option<StreamId> {
+        match Command::decode(self.0) {
+            Ok(Command::Resume { stream, .. } | Command::PriResp { stream, .. }) => Some(stream),
+            _ => None,
+        }
+    }
+}
+
 /// Answers on their way into the queue.
-pub(super) type Answers = heapless::Vec<Answer, BATCH>;
+pub(super) type Answers = heapless::Vec<AnswerCommand, BATCH>;
 
 /// Answers that found no room in the queue in time.
 #[derive(Debug)]
@@ -153,7 +166,9 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let mut first = None;
         let mut end = self.ring.consumed();
         for batch in commands.chunks(self.ring.size() as usize) {
-            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch.len(), batch.iter().copied()));
+            let look = |cpu: &Cpu| {
+                cpu.masked(|masked| self.try_submit(masked, batch.len(), batch.iter().map(Command::encode)))
+            };
             let positions = self
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
@@ -174,7 +189,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         &self,
         masked: &Masked,
         count: usize,
-        commands: impl Iterator<Item = Command>,
+        commands: impl Iterator<Item = [u64; WORDS]>,
     ) -> Result<Range<u64>, u32> {
         let count = count as u64;
         let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
@@ -182,8 +197,9 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             self.ring.reserve(count).ok_or(cons)
         })?;
         let end = start + count;
-        for (position, command) in (start..end).zip(commands) {
-            self.write(position, command.encode());
+        let slots = self.slots();
+        for (slot, command) in self.ring.slots(start, count).zip(commands) {
+            write(slots.get(slot), command);
         }
         self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
         Ok(start..end)
@@ -224,28 +240,22 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(Synced(()))
     }
 
-    /// Sends `answers` in this order, with one PROD write if they fit the queue at once. Answers that this SMMU has no command
-    /// for are counted instead. Waits, bounded, while the queue is full; after one wait in vain no further one, until there
-    /// is room again: this is a masked section.
+    /// Sends `answers` in this order, with one PROD write if they fit the queue at once. Waits, bounded, while the queue is full;
+    /// after one wait in vain no further one, until there is room again: this is a masked section.
     ///
     /// # Errors
     ///
     /// [`Unsent`] when the SMMU consumed nothing in time.
-    pub(super) fn answer(&self, masked: &Masked, answers: &[Answer]) -> Result<(), Unsent> {
+    pub(super) fn answer(&self, masked: &Masked, answers: &[AnswerCommand]) -> Result<(), Unsent> {
         let mut sent = 0;
         for batch in answers.chunks(self.ring.size() as usize) {
-            let commands = batch.iter().filter_map(|answer| self.command_for(answer));
-            let count = commands.clone().count();
             let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-            let submit = || self.try_submit(masked, count, commands.clone());
+            let submit = || self.try_submit(masked, batch.len(), batch.iter().map(|answer| answer.0));
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);
-            submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(count, expired) })?;
-            if count < batch.len() {
-                self.refused.fetch_add((batch.len() - count) as u64, Ordering::Relaxed);
-            }
+            submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), expired) })?;
             if let Some(trace) = &self.trace {
-                commands.for_each(|command| trace.add(masked, TRACE_ANSWER, &command.encode()));
+                batch.iter().for_each(|answer| trace.add(masked, TRACE_ANSWER, &answer.0));
             }
             sent += batch.len();
         }
@@ -290,7 +300,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
-                self.write(position, Command::Sync(SyncCompletion::None).encode());
+                write(self.slots().get(self.ring.slot(position)), Command::Sync(SyncCompletion::None).encode());
             }
             failures.write(failure);
             self.errors.fetch_add(1, Ordering::Release);
@@ -317,45 +327,51 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         cons
     }
 
-    /// The command that carries `answer`, if this SMMU has it.
-    fn command_for(&self, answer: &Answer) -> Option<Command> {
+    /// The command that carries `answer`. What this SMMU has no command for is counted instead.
+    #[inline(always)]
+    pub(super) fn command_for(&self, answer: &Answer) -> Option<AnswerCommand> {
         let &Answer { stream, substream, to, response } = answer;
-        match to {
+        let command = match to {
             Target::Stall(stag) if self.features.can_stall() => {
                 let action = match response {
                     PageResponse::Success => ResumeAction::Retry,
                     PageResponse::Invalid | PageResponse::Failure => ResumeAction::Abort,
                 };
-                Some(Command::Resume { stream, stag, action })
+                Command::Resume { stream, stag, action }
             }
             Target::Group(group) if self.features.pri => {
                 let substream = substream.filter(|_| self.response_carries_pasid(stream));
-                Some(Command::PriResp { stream, substream, group, response })
+                Command::PriResp { stream, substream, group, response }
             }
-            Target::Stall(_) | Target::Group(_) => None,
-        }
-    }
-
-    /// Writes the slot of `position`. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
-    fn write(&self, position: u64, words: [u64; WORDS]) {
-        for (word, value) in self.words(position).into_iter().flatten().zip(words) {
-            word.store(value, Ordering::Relaxed);
-        }
+            Target::Stall(_) | Target::Group(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        };
+        Some(AnswerCommand(command.encode()))
     }
 
     fn read(&self, position: u64) -> [u64; WORDS] {
-        self.words(position).map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
+        let words = self.slots().get(self.ring.slot(position));
+        words.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
-    fn words(&self, position: u64) -> Option<&'static [Word; WORDS]> {
-        let (slots, _) = self.memory.words.as_chunks();
-        slots.get(self.ring.slot(position))
+    fn slots(&self) -> &'static [[Word; WORDS]] {
+        self.memory.words.as_chunks().0
+    }
+}
+
+/// Writes a command into its slot. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
+fn write(slot: Option<&[Word; WORDS]>, words: [u64; WORDS]) {
+    for (word, value) in slot.into_iter().flatten().zip(words) {
+        word.store(value, Ordering::Relaxed);
     }
 }
 
 impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
     fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent> {
-        self.answer(masked, slice::from_ref(&answer)).map_err(|_| NotSent { answer })
+        let command = self.command_for(&answer);
+        self.answer(masked, command.as_slice()).map_err(|_| NotSent { answer })
     }
 }
 
@@ -412,6 +428,7 @@ mod tests {
 
     impl Bench {
         fn answer<const N: usize>(&self, answers: [Answer; N]) -> Result<(), Timeout> {
+            let answers = answers.iter().filter_map(|answer| self.queue.command_for(answer)).collect::<Answers>();
             fake::cpu().masked(|masked| self.queue.answer(masked, &answers)).map_err(|unsent| unsent.timeout)
         }
     }

@@ -1,11 +1,11 @@
 //! The event queue: stall records go to the fault core, the rest to the kernel's sink (7.2, 7.3).
 
 use super::command_queue::{Answers, Unsent};
-use super::record_queue::Drained;
+use super::record_queue::{Drained, Records};
 use super::registers::Registers;
 use super::{Delay, Smmu};
-use crate::iopf::{Answer, Fault, Report, Request};
-use crate::smmuv3::event::{Event, TranslationFault};
+use crate::iopf::{Fault, Report, Request};
+use crate::smmuv3::event::{Event, Stall};
 use crate::sync::Masked;
 
 /// Tag of an event record in the trace.
@@ -21,40 +21,54 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.events.drain(
             &self.hardware,
             masked,
-            |record, words| self.take_event(masked, record, words),
+            |records, answers| self.report(masked, records, answers, |words| self.take_event(masked, words)),
             || log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
             |answers| self.send(masked, answers),
         )
     }
 
-    fn take_event(&self, masked: &Masked, record: u64, words: [u64; 4]) -> Option<Answer> {
+    /// The fault in a record, if it is one to answer.
+    #[inline(always)]
+    fn take_event(&self, masked: &Masked, words: [u64; 4]) -> Option<Fault> {
         if let Some(trace) = &self.trace {
             trace.add(masked, TRACE_EVENT, &words);
         }
+        let Some(Stall { stream, substream, stag, access, address }) = Stall::decode(words) else {
+            self.pass_on(masked, words);
+            return None;
+        };
+        Some(Fault { stream, substream, address, access, request: Request::Stall(stag) })
+    }
+
+    /// Gives a record that is nobody's page fault to the kernel.
+    #[cold]
+    fn pass_on(&self, masked: &Masked, words: [u64; 4]) {
         match Event::decode(words) {
-            Ok(Event::Fault(fault)) => match request(&fault) {
-                Some(request) => self.report(masked, record, request),
-                None => {
-                    self.hooks.events.event(masked, &Event::Fault(fault));
-                    None
-                }
-            },
-            Ok(event) => {
-                self.hooks.events.event(masked, &event);
-                None
-            }
-            Err(error) => {
-                self.hooks.events.undecodable(masked, words, error);
-                None
-            }
+            Ok(event) => self.hooks.events.event(masked, &event),
+            Err(error) => self.hooks.events.undecodable(masked, words, error),
         }
     }
 
-    pub(super) fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Option<Answer> {
-        match self.faults.report(masked, record, fault) {
-            Report::Answer(answer) => Some(answer),
-            Report::Held | Report::Deferred | Report::Swallowed => None,
-        }
+    /// Reports the faults that `fault_of` finds in `records`.
+    #[inline(always)]
+    pub(super) fn report<const WORDS: usize>(
+        &self,
+        masked: &Masked,
+        records: Records<'_, WORDS>,
+        answers: &mut Answers,
+        fault_of: impl Fn([u64; WORDS]) -> Option<Fault>,
+    ) {
+        self.faults.batch(masked, |batch| {
+            for (number, words) in records {
+                if let Some(fault) = fault_of(words)
+                    && let Report::Answer(answer) = batch.report(number, &fault)
+                    && let Some(command) = self.commands.command_for(&answer)
+                {
+                    // There is room for an answer to each record.
+                    let _ = answers.push(command);
+                }
+            }
+        });
     }
 
     /// Sends the answers of a batch; what finds no room is sent before more is taken out of the queue.
@@ -66,16 +80,4 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             log::error!("{} of {all} answers wait to be sent: {timeout}", answers.len());
         }
     }
-}
-
-/// The fault to answer, if the record stands for a stalled transaction (3.12: a stream set to stall may terminate too).
-fn request(fault: &TranslationFault) -> Option<Fault> {
-    let stag = fault.stag?;
-    Some(Fault {
-        stream: fault.stream,
-        substream: fault.substream,
-        address: fault.address,
-        access: fault.access,
-        request: Request::Stall(stag),
-    })
 }

@@ -3,7 +3,7 @@
 use super::record_queue::Drained;
 use super::registers::Registers;
 use super::{Delay, Smmu};
-use crate::iopf::{Answer, Fault, Partials, Request};
+use crate::iopf::{Fault, Partials, Request};
 use crate::smmuv3::page_request::PageRequest;
 use crate::sync::Masked;
 
@@ -22,7 +22,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         page_requests.drain(
             &self.hardware,
             masked,
-            |record, words| self.take_page_request(masked, record, words),
+            |records, answers| {
+                self.report(masked, records, answers, |words| Some(self.take_page_request(masked, words)))
+            },
             || {
                 // The SMMU has answered the Last of these groups itself, or will get no Last for them (8.1.1).
                 log::warn!("the PRI queue overflowed: groups without a Last are dropped");
@@ -32,18 +34,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         )
     }
 
-    fn take_page_request(&self, masked: &Masked, record: u64, words: [u64; 2]) -> Option<Answer> {
+    fn take_page_request(&self, masked: &Masked, words: [u64; 2]) -> Fault {
         if let Some(trace) = &self.trace {
             trace.add(masked, TRACE_PAGE_REQUEST, &words);
         }
         let request = PageRequest::decode(words);
-        let fault = Fault {
+        Fault {
             stream: request.stream,
             substream: request.substream,
             address: request.address,
             access: request.access,
             request: Request::Page { group: request.group, last: request.last },
-        };
-        self.report(masked, record, fault)
+        }
     }
 }

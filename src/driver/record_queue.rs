@@ -1,13 +1,13 @@
 //! A queue that the SMMU fills and the driver empties: the event queue and the PRI queue (3.5, 7.4, 8.1).
 
-use core::sync::atomic::Ordering;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64 as Word, Ordering};
 
 use super::command_queue::Answers;
 use super::dma::DmaRegion;
 use super::hardware::Hardware;
 use super::registers::Registers;
 use super::{BATCH, Delay};
-use crate::iopf::Answer;
 use crate::smmuv3::StreamId;
 use crate::smmuv3::queue::{QueueIndex, QueuePointer, QueueSize};
 use crate::smmuv3::registers::Register;
@@ -89,7 +89,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         }
     }
 
-    /// Takes out one batch: `take` gets each record with its number and returns the answer, if there is one by now;
+    /// Takes out one batch: `take` gets the records, and adds the answers that there are by now, one a record at most;
     /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken;
     /// `send` gets the answers, after CONS was written, and takes out those that it has sent.
     ///
@@ -99,7 +99,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         &self,
         hardware: &Hardware<R, D>,
         masked: &Masked,
-        mut take: impl FnMut(u64, [u64; WORDS]) -> Option<Answer>,
+        take: impl FnOnce(Records<'_, WORDS>, &mut Answers),
         overflowed: impl FnOnce(),
         mut send: impl FnMut(&mut Answers),
     ) -> Drained {
@@ -120,12 +120,8 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             return Drained { records: 0, more: false };
         };
         let count = pending.min(BATCH as u64);
-        for number in state.next..state.next + count {
-            if let Some(answer) = take(number, self.record(number)) {
-                // A batch has no more records than there is room, and the rest of the last one is gone.
-                let _ = state.unsent.push(answer);
-            }
-        }
+        // A batch has no more records than there is room for answers, and the rest of the last one is gone.
+        take(self.records(state.next, count), &mut state.unsent);
         state.next += count;
         // A PRI queue in overflow takes no records, so everything up to PROD is what there was before it (8.1.1).
         let acknowledge = prod.overflow != state.acknowledged && count == pending;
@@ -157,7 +153,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     pub(super) fn drop_unsent(&self, masked: &Masked, dropped: impl Fn(StreamId) -> bool) -> usize {
         let mut state = self.state.lock(masked);
         let before = state.unsent.len();
-        state.unsent.retain(|answer| !dropped(answer.stream));
+        state.unsent.retain(|answer| !answer.stream().is_some_and(&dropped));
         self.settle(&state);
         before - state.unsent.len()
     }
@@ -238,11 +234,27 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.size.index(number as u32)
     }
 
+    fn records(&self, first: u64, count: u64) -> Records<'_, WORDS> {
+        Records { memory: self.memory.words.as_chunks().0, size: self.size, numbers: first..first + count }
+    }
+}
+
+/// Records that are in the queue, each with its number.
+pub(super) struct Records<'a, const WORDS: usize> {
+    memory: &'a [[Word; WORDS]],
+    size: QueueSize,
+    numbers: Range<u64>,
+}
+
+impl<const WORDS: usize> Iterator for Records<'_, WORDS> {
+    type Item = (u64, [u64; WORDS]);
+
     /// Relaxed: the PROD read before orders it after the SMMU's writes.
-    fn record(&self, number: u64) -> [u64; WORDS] {
-        let (records, _) = self.memory.words.as_chunks::<WORDS>();
-        let record = records.get(self.size.slot(self.index(number)) as usize);
-        record.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let number = self.numbers.next()?;
+        let record = self.memory.get(self.size.slot(self.size.index(number as u32)) as usize)?;
+        Some((number, record.each_ref().map(|word| word.load(Ordering::Relaxed))))
     }
 }
 
@@ -252,11 +264,12 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
+    use crate::driver::command_queue::AnswerCommand;
     use crate::driver::fake::{self, Fake, NoDelay};
-    use crate::iopf::Target;
-    use crate::smmuv3::{PageResponse, PrgIndex};
     use alloc::sync::Arc;
 
+    /// CMD_PRI_RESP of StreamID 1, group 0, Success.
+    const ANSWER: AnswerCommand = AnswerCommand([0x1_0000_0041, 0x2000]);
     const REGISTERS: QueueRegisters = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
 
     struct Bench {
@@ -283,10 +296,7 @@ mod tests {
                 self.queue.drain(
                     &self.hardware,
                     masked,
-                    |number, words| {
-                        records.push((number, words[0]));
-                        None
-                    },
+                    |batch, _| records.extend(batch.map(|(number, words)| (number, words[0]))),
                     || overflowed = true,
                     |_| {},
                 )
@@ -321,15 +331,14 @@ mod tests {
     fn cons_is_written_before_the_answers_go_out() {
         let bench = bench(2);
         bench.fake.set(Register::PriqProd, 1);
-        let to = Target::Group(PrgIndex::from_low_bits(0));
-        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
         let mut sent = Vec::new();
         fake::cpu().masked(|masked| {
             let send = |answers: &mut Answers| {
                 sent.push((answers.len(), bench.cons()));
                 answers.clear();
             };
-            bench.queue.drain(&bench.hardware, masked, |_, _| Some(answer), || {}, send)
+            let take = |_: Records<2>, answers: &mut Answers| answers.extend([ANSWER]);
+            bench.queue.drain(&bench.hardware, masked, take, || {}, send)
         });
         assert_eq!(sent, [(1, vec![1])]);
     }
@@ -409,10 +418,9 @@ mod tests {
         let bench = bench(2);
         bench.drain(2);
         bench.fake.set(Register::PriqProd, 0b110);
-        let to = Target::Group(PrgIndex::from_low_bits(0));
-        let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
         fake::cpu().masked(|masked| {
-            let drained = bench.queue.drain(&bench.hardware, masked, |_, _| Some(answer), || {}, |_| {});
+            let take = |batch: Records<2>, answers: &mut Answers| answers.extend(batch.map(|_| ANSWER));
+            let drained = bench.queue.drain(&bench.hardware, masked, take, || {}, |_| {});
             assert_eq!(drained, Drained { records: 4, more: false });
             // The queue is full again.
             bench.fake.set(Register::PriqProd, 0b010);
@@ -494,7 +502,7 @@ mod loom_tests {
             });
             let cpu = Cpu::of_test(0);
             let interrupt = || {
-                let drain = |masked: &Masked| queue.drain(&hardware, masked, |_, _| None, || {}, |_| {});
+                let drain = |masked: &Masked| queue.drain(&hardware, masked, |_, _| {}, || {}, |_| {});
                 if wire.take_interrupt() {
                     while cpu.masked(drain).more {}
                 }

@@ -52,6 +52,12 @@ impl Ring {
         (position & (self.size - 1)) as usize
     }
 
+    /// The slots of `count` positions from `start` on.
+    pub(super) fn slots(&self, start: u64, count: u64) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.size - 1;
+        (start..start + count).map(move |position| (position & mask) as usize)
+    }
+
     /// A position as PROD or CONS hold it: the index, and the wrap bit above it.
     pub(super) const fn index(&self, position: u64) -> u32 {
         (position & (2 * self.size - 1)) as u32

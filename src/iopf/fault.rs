@@ -109,6 +109,28 @@ pub enum Report {
     Swallowed,
 }
 
+/// A [`Report`] without what its caller knows: small enough for a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Answer(PageResponse),
+    Held,
+    Deferred,
+    Swallowed,
+}
+
+impl Outcome {
+    /// The report of `fault`.
+    #[inline(always)]
+    pub(super) const fn of(self, fault: &Fault) -> Report {
+        match self {
+            Self::Answer(response) => Report::Answer(fault.answer(response)),
+            Self::Held => Report::Held,
+            Self::Deferred => Report::Deferred,
+            Self::Swallowed => Report::Swallowed,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

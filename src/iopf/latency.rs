@@ -1,7 +1,8 @@
 //! How long answers took.
 //!
-//! Measured if the table has a clock, from a group's report, or from when it was deferred, until its answer was decided and, if it
-//! was deferred, sent. Each core adds to its own copy, as for the counters.
+//! Measured if the table has a clock, from the beginning of the batch in which a group was reported complete, until its answer was
+//! decided or, if it was deferred, sent. What was answered Success at once leaves with its batch, and is measured until its end. Each
+//! core adds to its own copy, as for the counters.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -39,26 +40,27 @@ impl Latencies {
     }
 }
 
-/// The buckets, a set for each core, in memory of their own.
+/// The buckets, a set for each core, in memory of their own. Public so that what measuring costs can be measured.
 #[derive(Debug)]
-pub(super) struct Histogram(Box<[PerCore<[AtomicU64; BUCKETS]>; 1]>);
+pub struct Histogram(Box<[PerCore<[AtomicU64; BUCKETS]>; 1]>);
 
 impl Histogram {
     /// `None` without memory.
-    pub(super) fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let buckets = super::try_boxed(1, || Some(PerCore::new(|| [const { AtomicU64::new(0) }; BUCKETS])))?;
         buckets.try_into().ok().map(Self)
     }
 
-    pub(super) fn add(&self, masked: &Masked, ticks: u64) {
+    /// Counts `answers` that took `ticks`.
+    pub fn add(&self, masked: &Masked, ticks: u64, answers: u64) {
         let bucket = (u64::BITS - ticks.leading_zeros()) as usize;
         if let Some(own) = self.0[0].here(masked).get(bucket.min(BUCKETS - 1)) {
-            own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+            own.store(own.load(Relaxed).wrapping_add(answers), Relaxed);
         }
     }
 
     /// The sums over all cores.
-    pub(super) fn read(&self) -> Latencies {
+    pub fn read(&self) -> Latencies {
         let mut buckets = [0; BUCKETS];
         for (_, of_core) in self.0[0].iter() {
             buckets.iter_mut().zip(of_core).for_each(|(sum, own)| *sum += own.load(Relaxed));
@@ -77,7 +79,9 @@ mod tests {
         let histogram = Histogram::new().unwrap();
         for core in 0..2 {
             Cpu::of_test(core).masked(|masked| {
-                [0, 1, 2, 3, 4, 1 << 30, 1 << 31, u64::MAX].into_iter().for_each(|ticks| histogram.add(masked, ticks));
+                [0, 1, 2, 3, 4, 1 << 30, 1 << 31, u64::MAX]
+                    .into_iter()
+                    .for_each(|ticks| histogram.add(masked, ticks, 1));
             });
         }
         let mut expected = [0; BUCKETS];

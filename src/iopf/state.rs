@@ -5,7 +5,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU16 as Hint, Ordering::Relaxed};
 use core::{fmt, slice};
 
-use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::batch::Moment;
+use super::fault::{Fault, Kind, Outcome, Request, Target};
 use super::group::FaultGroup;
 use super::latency::Histogram;
 use super::shared::Live;
@@ -17,7 +18,7 @@ use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
 use crate::sync::atomic::AtomicBool;
-use crate::sync::grace::{Counted, ReadGuard};
+use crate::sync::grace::Counted;
 use crate::sync::mutant::mutant;
 
 /// One master's fault state: found under each of its StreamIDs, owned by the table's slots and by every deferred group.
@@ -93,90 +94,102 @@ impl FaultState {
         })
     }
 
-    /// Deals with one record of this stream.
+    /// Deals with one record of this stream. A group of one that is answered Success at once is added to `served`, for the batch
+    /// to count and measure.
+    #[inline(always)]
     pub(super) fn report(
         this: &Counted<Self>,
-        section: &ReadGuard<'_>,
-        masked: &Masked,
+        handler: &dyn FaultHandler,
+        moment: &Moment<'_>,
         record: u64,
         fault: &Fault,
-    ) -> Report {
-        let start = this.shared.now();
-        let report = Self::decide(this, section, masked, record, fault);
-        if matches!(report, Report::Answer(_)) {
-            this.measure(masked, start);
+        served: &mut u32,
+    ) -> Outcome {
+        let is_live = record >= this.since && (!this.is_closed() || mutant!("report_after_close"));
+        match fault.request {
+            Request::Stall(_) if is_live => Self::complete(this, handler, moment, fault, served),
+            _ => Self::decide(this, moment, record, fault, served),
         }
-        report
     }
 
-    fn decide(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, record: u64, fault: &Fault) -> Report {
+    /// What is no stall, or has come too early or too late.
+    #[inline(never)]
+    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u32) -> Outcome {
         if record < this.since {
-            return this.swallow(masked, Counter::Early);
+            return this.swallow(moment, Counter::Early);
         }
         if fault.is_stop_marker() {
-            return this.swallow(masked, Counter::StopMarkers);
+            return this.swallow(moment, Counter::StopMarkers);
         }
+        let Request::Page { last, .. } = fault.request else { return this.swallow(moment, Counter::Closed) };
         if this.is_closed() && !mutant!("report_after_close") {
-            return match fault.request {
-                Request::Page { last: true, .. } => {
-                    this.count(masked, [Counter::Records, Counter::Groups, Counter::Closed, Counter::Invalid]);
-                    Report::Answer(fault.answer(PageResponse::Invalid))
-                }
-                _ => this.swallow(masked, Counter::Closed),
-            };
-        }
-        let place = match fault.request {
-            Request::Page { last: false, .. } => {
-                this.count(masked, [Counter::Records]);
-                return this.hold(masked, fault);
+            if !last {
+                return this.swallow(moment, Counter::Closed);
             }
-            Request::Page { last: true, .. } => this.find(masked, fault),
-            Request::Stall(_) => Place::None,
-        };
-        this.count(masked, [Counter::Records, Counter::Groups]);
-        match place {
-            Place::None => Self::complete(this, section, masked, fault),
-            Place::Cut => this.refuse(masked, fault),
-            Place::Partial(slot) => Self::complete_partial(this, section, masked, fault, slot),
+            let counters = [Counter::Records, Counter::Groups, Counter::Closed];
+            return this.answer(moment, PageResponse::Invalid, counters);
+        }
+        if !last {
+            return this.hold(moment, fault);
+        }
+        match this.find(moment, fault) {
+            Place::None => Self::complete(this, &*this.handler, moment, fault, served),
+            Place::Cut => this.refuse(moment, fault),
+            Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot),
         }
     }
 
-    /// A group of one.
-    fn complete(this: &Counted<Self>, section: &ReadGuard<'_>, masked: &Masked, fault: &Fault) -> Report {
-        let special = this.specials.find(section, fault);
-        if let Verdict::Answer(response) = ask(this.handler(special), masked, slice::from_ref(fault)) {
-            return this.answer_inline(masked, fault.answer(response));
+    /// A group of one, for `handler` if its substream has none of its own.
+    #[inline(always)]
+    fn complete(
+        this: &Counted<Self>,
+        handler: &dyn FaultHandler,
+        moment: &Moment<'_>,
+        fault: &Fault,
+        served: &mut u32,
+    ) -> Outcome {
+        let special = this.specials.find(moment.section, fault.stream, fault.substream);
+        match ask(special.map_or(handler, |special| &*special.handler), moment.masked, slice::from_ref(fault)) {
+            Verdict::Answer(PageResponse::Success) => {
+                *served += 1;
+                Outcome::Answer(PageResponse::Success)
+            }
+            Verdict::Answer(response) => this.answer_inline(moment, response),
+            Verdict::Defer => Self::defer_one(this, special, moment, fault),
         }
-        let Some(mut slot) = this.take_slot() else { return this.refuse(masked, fault) };
+    }
+
+    #[inline(never)]
+    fn defer_one(
+        this: &Counted<Self>,
+        special: Option<&Counted<Special>>,
+        moment: &Moment<'_>,
+        fault: &Fault,
+    ) -> Outcome {
+        let Some(mut slot) = this.take_slot() else { return this.refuse(moment, fault) };
         if !slot.push(fault) {
             this.give_back(slot.free());
-            return this.refuse(masked, fault);
+            return this.refuse(moment, fault);
         }
         this.set_place(fault, slot.slot().index() + 1);
-        Self::defer(this, special, masked, fault, slot)
+        Self::defer(this, special, moment, fault, slot)
     }
 
     /// `last` ends the group in `slot`.
-    fn complete_partial(
-        this: &Counted<Self>,
-        section: &ReadGuard<'_>,
-        masked: &Masked,
-        last: &Fault,
-        mut slot: Filling<'_>,
-    ) -> Report {
+    fn complete_partial(this: &Counted<Self>, moment: &Moment<'_>, last: &Fault, mut slot: Filling<'_>) -> Outcome {
         if !slot.push(last) {
             this.give_back(slot.free());
-            return this.refuse(masked, last);
+            return this.refuse(moment, last);
         }
         let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
         faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
-        let special = this.specials.find(section, last);
-        match ask(this.handler(special), masked, &faults) {
+        let special = this.specials.find(moment.section, last.stream, last.substream);
+        match ask(this.handler(special), moment.masked, &faults) {
             Verdict::Answer(response) => {
                 this.give_back(slot.free());
-                this.answer_inline(masked, last.answer(response))
+                this.answer_inline(moment, response)
             }
-            Verdict::Defer => Self::defer(this, special, masked, last, slot),
+            Verdict::Defer => Self::defer(this, special, moment, last, slot),
         }
     }
 
@@ -184,37 +197,36 @@ impl FaultState {
     fn defer(
         this: &Counted<Self>,
         special: Option<&Counted<Special>>,
-        masked: &Masked,
+        moment: &Moment<'_>,
         last: &Fault,
         filling: Filling<'_>,
-    ) -> Report {
+    ) -> Outcome {
         let own = special.and_then(Counted::try_ref);
         let state = this.try_ref().filter(|_| own.is_some() == special.is_some());
         let Some(state) = state else {
             // Not while the table, or who removes a handler, has a reference: both keep theirs until this section has ended.
             this.give_back(filling.free());
-            return this.refuse(masked, last);
+            return this.refuse(moment, last);
         };
         if mutant!("reference_leaked") {
             core::mem::forget(state.clone());
         }
-        this.count(masked, [Counter::Deferred]);
+        this.count(moment.masked, [Counter::Records, Counter::Groups, Counter::Deferred]);
         let slot = filling.slot();
-        let word = filling.defer(special.is_some(), this.shared.now().unwrap_or(0));
+        let word = filling.defer(special.is_some(), moment.began.unwrap_or(0));
         let group = FaultGroup::new(state, slot.index(), word, own);
-        let _ = super::survive(|| this.handler(special).defer(masked, group));
+        let _ = super::survive(|| this.handler(special).defer(moment.masked, group));
         // A handler that had no room has dropped the group by now: its answer need not wait for the time-out pass.
         let now = slot.word();
         if now.state() == State::Unsent
             && now.generation() == word.generation()
             && let Some(claim) = slot.claim(now, now.response(), false)
         {
-            let answer = claim.answer;
+            let response = claim.answer.response;
             this.give_back(claim.done());
-            this.count(masked, [answer.response.into()]);
-            return Report::Answer(answer);
+            return this.answer(moment, response, []);
         }
-        Report::Deferred
+        Outcome::Deferred
     }
 
     /// Who decides: the substream's own handler or the stream's.
@@ -223,8 +235,9 @@ impl FaultState {
     }
 
     /// Keeps a request until the last one of its group comes.
-    fn hold(&self, masked: &Masked, fault: &Fault) -> Report {
-        let slot = match self.find(masked, fault) {
+    fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Outcome {
+        self.count(moment.masked, [Counter::Records]);
+        let slot = match self.find(moment, fault) {
             Place::None => self.take_slot(),
             Place::Partial(slot) => Some(slot),
             Place::Cut => None,
@@ -233,17 +246,17 @@ impl FaultState {
             if slot.push(fault) {
                 self.set_place(fault, slot.slot().index() + 1);
                 slot.hold();
-                return Report::Held;
+                return Outcome::Held;
             }
             self.give_back(slot.free());
         }
         self.set_place(fault, CUT);
-        self.count(masked, [Counter::Cut]);
-        Report::Held
+        self.count(moment.masked, [Counter::Cut]);
+        Outcome::Held
     }
 
     /// Where the earlier requests of `fault`'s group are.
-    fn find(&self, masked: &Masked, fault: &Fault) -> Place<'_> {
+    fn find(&self, moment: &Moment<'_>, fault: &Fault) -> Place<'_> {
         match self.place(fault).map_or(NOWHERE, |place| place.load(Relaxed)) {
             NOWHERE => Place::None,
             CUT => Place::Cut,
@@ -253,7 +266,7 @@ impl FaultState {
                     return Place::Partial(partial);
                 }
                 if slot.is_duplicate(fault) {
-                    self.count(masked, [Counter::Duplicates]);
+                    self.count(moment.masked, [Counter::Duplicates]);
                 }
                 Place::None
             }
@@ -294,21 +307,28 @@ impl FaultState {
     }
 
     /// A record that nothing is sent for.
-    fn swallow(&self, masked: &Masked, why: Counter) -> Report {
-        self.count(masked, [Counter::Records, why, Counter::Swallowed]);
-        Report::Swallowed
+    fn swallow(&self, moment: &Moment<'_>, why: Counter) -> Outcome {
+        self.count(moment.masked, [Counter::Records, why, Counter::Swallowed]);
+        Outcome::Swallowed
     }
 
     /// A limit was reached.
-    fn refuse(&self, masked: &Masked, last: &Fault) -> Report {
+    fn refuse(&self, moment: &Moment<'_>, last: &Fault) -> Outcome {
         self.set_place(last, NOWHERE);
-        self.count(masked, [Counter::OverLimit, Counter::Invalid]);
-        Report::Answer(last.answer(PageResponse::Invalid))
+        self.answer(moment, PageResponse::Invalid, [Counter::Records, Counter::Groups, Counter::OverLimit])
     }
 
-    fn answer_inline(&self, masked: &Masked, answer: Answer) -> Report {
-        self.count(masked, [Counter::Inline, answer.response.into()]);
-        Report::Answer(answer)
+    fn answer_inline(&self, moment: &Moment<'_>, response: PageResponse) -> Outcome {
+        self.answer(moment, response, [Counter::Records, Counter::Groups, Counter::Inline])
+    }
+
+    /// An answer that was decided in the report.
+    #[inline(never)]
+    fn answer<const N: usize>(&self, moment: &Moment<'_>, response: PageResponse, counters: [Counter; N]) -> Outcome {
+        self.measure(moment.masked, moment.began);
+        self.count(moment.masked, counters);
+        self.count(moment.masked, [response.into()]);
+        Outcome::Answer(response)
     }
 
     /// Sends a claimed answer, and returns whether that worked; if not, it is kept to be tried again.
@@ -354,8 +374,8 @@ impl FaultState {
     }
 
     /// Whether the stream serves faults of this kind.
-    pub(super) fn serves(&self, fault: &Fault) -> bool {
-        match fault.request {
+    pub(super) fn serves(&self, request: Request) -> bool {
+        match request {
             Request::Stall(_) => self.kind == Kind::Stall,
             Request::Page { .. } => self.kind == Kind::Page,
         }
@@ -383,14 +403,14 @@ impl FaultState {
     /// Notes how long an answer took since `start`, if there is a clock.
     fn measure(&self, masked: &Masked, start: Option<u64>) {
         if let (Some(start), Some(now)) = (start, self.shared.now()) {
-            self.latencies.add(masked, now.saturating_sub(start));
-            self.shared.latencies.add(masked, now.saturating_sub(start));
+            self.latencies.add(masked, now.saturating_sub(start), 1);
+            self.shared.latencies.add(masked, now.saturating_sub(start), 1);
         }
     }
 
     pub(super) fn count<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
-        self.counters.add(masked, counters);
-        self.shared.counters.add(masked, counters);
+        self.counters.add(masked, counters, 1);
+        self.shared.counters.add(masked, counters, 1);
     }
 }
 

@@ -20,17 +20,17 @@ macro_rules! counters {
             $($(#[doc = $doc])+ pub $field: u64,)+
         }
 
-        /// One of the counters.
+        /// One of the counters: [`Statistics`] says which.
         #[derive(Clone, Copy, Debug)]
-        pub(super) enum Counter {
-            $($counter,)+
+        pub enum Counter {
+            $($(#[doc = $doc])+ $counter,)+
         }
 
         const COUNTERS: usize = [$(Counter::$counter),+].len();
 
         impl Counters {
             /// The sums over all cores.
-            pub(super) fn read(&self) -> Statistics {
+            pub fn read(&self) -> Statistics {
                 Statistics { $($field: self.sum(Counter::$counter),)+ }
             }
         }
@@ -88,22 +88,23 @@ impl Statistics {
     }
 }
 
-/// Counters, a set for each core, in memory of their own.
+/// Counters, a set for each core, in memory of their own. Public so that what counting costs can be measured.
 #[derive(Debug)]
-pub(super) struct Counters(Box<[PerCore<[AtomicU64; COUNTERS]>; 1]>);
+pub struct Counters(Box<[PerCore<[AtomicU64; COUNTERS]>; 1]>);
 
 impl Counters {
     /// `None` without memory.
-    pub(super) fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         let counters = super::try_boxed(1, || Some(PerCore::new(|| [const { AtomicU64::new(0) }; COUNTERS])))?;
         counters.try_into().ok().map(Self)
     }
 
-    pub(super) fn add<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
+    /// Adds `count` to each of `counters`.
+    pub fn add<const N: usize>(&self, masked: &Masked, counters: [Counter; N], count: u64) {
         let of_core = self.0[0].here(masked);
         for counter in counters {
             let own = &of_core[counter as usize];
-            own.store(own.load(Relaxed).wrapping_add(1), Relaxed);
+            own.store(own.load(Relaxed).wrapping_add(count), Relaxed);
         }
     }
 

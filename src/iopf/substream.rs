@@ -7,7 +7,6 @@ use core::fmt;
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
-use super::fault::Fault;
 use super::slot::{GroupSlot, State};
 use super::state::FaultState;
 use super::table::FaultTable;
@@ -78,11 +77,18 @@ impl Specials {
         Self { slots: Once::new(), changing: AtomicBool::new(false) }
     }
 
-    /// The substream's own handler for `fault`, if it has one.
-    pub(super) fn find<'g>(&self, section: &'g ReadGuard<'_>, fault: &Fault) -> Option<&'g Counted<Special>> {
-        self.find_slot(section, fault.stream, fault.substream?).map(|(_, special)| special)
+    /// The own handler of a substream, if there is one.
+    #[inline(always)]
+    pub(super) fn find<'g>(
+        &self,
+        section: &'g ReadGuard<'_>,
+        stream: StreamId,
+        substream: Option<SubstreamId>,
+    ) -> Option<&'g Counted<Special>> {
+        self.find_slot(section, stream, substream?).map(|(_, special)| special)
     }
 
+    #[inline(never)]
     fn find_slot<'g>(
         &self,
         section: &'g ReadGuard<'_>,

@@ -8,8 +8,9 @@ use core::fmt;
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
+use super::batch::Batch;
 use super::closing::Closing;
-use super::fault::{Answer, Fault, Kind, Report, Request, Target};
+use super::fault::{Answer, Fault, Kind, Outcome, Report, Request, Target};
 use super::latency::Latencies;
 use super::shared::{Live, Shared};
 use super::slot::{GroupSlot, State};
@@ -18,7 +19,7 @@ use super::statistics::{Counter, Statistics};
 use super::{FaultHandler, Limits, MAX_GROUP_REQUESTS, MAX_MASTER_STREAMS, PageResponder, StreamLimits, try_boxed};
 use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use crate::sync::grace::{Domain, GraceTimeout, Ref, Slot};
+use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
 use crate::sync::lock::IrqLock;
 use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked, wait};
@@ -36,7 +37,7 @@ type Leaf = Box<[Slot<FaultState>]>;
 /// The records of one queue are reported by one core at a time, in their order; everything else may be called by any
 /// core at any time.
 pub struct FaultTable {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     stream_bits: u32,
     /// Leaves are made when a stream in them is first opened, and stay.
     leaves: Box<[Once<Leaf>]>,
@@ -194,34 +195,43 @@ impl FaultTable {
         self.shared.clock.call_once(|| clock);
     }
 
-    /// Deals with one record, the `record`th of its queue, from 0.
-    ///
-    /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
-    pub fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Report {
+    /// Reports records that were in their queue before this call: `report_all` gives them to the [`Batch`] in their order.
+    #[inline(always)]
+    pub fn batch<T>(&self, masked: &Masked, report_all: impl FnOnce(&mut Batch<'_>) -> T) -> T {
         let section = self.shared.domain.read(masked);
-        match self.slot(fault.stream).and_then(|slot| slot.load(&section)) {
-            Some(state) if state.serves(&fault) => FaultState::report(state, &section, masked, record, &fault),
-            _ => self.report_unknown(masked, &fault),
-        }
+        report_all(&mut Batch::new(self, &section, masked))
+    }
+
+    /// Reports one record: a batch of one.
+    pub fn report(&self, masked: &Masked, record: u64, fault: Fault) -> Report {
+        self.batch(masked, |batch| batch.report(record, &fault))
+    }
+
+    /// The state of a stream, kept for the section only.
+    pub(super) fn find<'g>(&self, section: &'g ReadGuard<'_>, stream: StreamId) -> Option<&'g Counted<FaultState>> {
+        self.slot(stream)?.load(section)
     }
 
     /// No one serves the fault: a stall is refused, and PRI is down for the whole function.
-    fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Report {
-        let counters = &self.shared.counters;
-        counters.add(masked, [Counter::Records, Counter::Unknown]);
+    #[inline(never)]
+    pub(super) fn report_unknown(&self, masked: &Masked, fault: &Fault) -> Outcome {
+        let count = |which: Counter| self.shared.counters.add(masked, [which], 1);
+        count(Counter::Records);
+        count(Counter::Unknown);
         if !fault.wants_answer() {
             if fault.is_stop_marker() {
-                counters.add(masked, [Counter::StopMarkers]);
+                count(Counter::StopMarkers);
             }
-            counters.add(masked, [Counter::Swallowed]);
-            return Report::Swallowed;
+            count(Counter::Swallowed);
+            return Outcome::Swallowed;
         }
         let response = match fault.request {
             Request::Stall(_) => PageResponse::Invalid,
             Request::Page { .. } => PageResponse::Failure,
         };
-        counters.add(masked, [Counter::Groups, response.into()]);
-        Report::Answer(fault.answer(response))
+        count(Counter::Groups);
+        count(response.into());
+        Outcome::Answer(response)
     }
 
     /// Serves the faults of a master from now on.

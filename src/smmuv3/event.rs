@@ -190,6 +190,21 @@ pub struct TranslationFault {
     pub address: u64,
 }
 
+/// What an answer to a stalled transaction takes, of the record that tells of it: [`TranslationFault`] has the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stall {
+    /// Whose transaction.
+    pub stream: StreamId,
+    /// In which of its address spaces.
+    pub substream: Option<SubstreamId>,
+    /// The tag that it waits under.
+    pub stag: Stag,
+    /// What it wanted.
+    pub access: Access,
+    /// Its address, as it came.
+    pub address: u64,
+}
+
 /// What is wrong with a translation. Numbered as the events are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_in::PageIns;
@@ -49,6 +49,18 @@ impl Region {
     fn end(&self) -> Option<u64> {
         self.start.checked_add(self.bytes)
     }
+
+    fn contains(&self, address: u64) -> bool {
+        address.wrapping_sub(self.start) < self.bytes
+    }
+
+    /// What is mapped at an `address` in it: a page of its memory, or `None` for a new one.
+    fn page(&self, address: u64) -> Option<PhysAddr> {
+        match self.backing {
+            Backing::Anonymous => None,
+            Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - self.start) / PAGE * PAGE)),
+        }
+    }
 }
 
 /// Why an address space could not be made.
@@ -91,6 +103,8 @@ pub enum Effort {
 pub struct AddressSpace {
     asid: Asid,
     regions: Box<[Region]>,
+    /// The index of the region that was last found.
+    last_region: AtomicUsize,
     table: PageTable,
     page_ins: PageIns,
 }
@@ -119,7 +133,7 @@ impl AddressSpace {
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
-        Ok(Self { asid, regions: sorted.into(), table, page_ins: PageIns::new() })
+        Ok(Self { asid, regions: sorted.into(), last_region: AtomicUsize::new(0), table, page_ins: PageIns::new() })
     }
 
     /// Where its root table is.
@@ -143,17 +157,28 @@ impl AddressSpace {
     /// Any core may call it at any time; of two that race for a page, one maps it and the other finds it
     /// [`Resolution::Present`].
     pub fn resolve(&self, address: u64, access: Access, effort: Effort) -> Resolution {
-        let Some(region) = self.allowed(address, access) else { return Resolution::Refused };
-        let page = match region.backing {
-            Backing::Anonymous => None,
-            Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - region.start) / PAGE * PAGE)),
-        };
-        match self.table.map(address, page, region.permissions, effort) {
+        let Some((index, region)) = region_of(&self.regions, address) else { return Resolution::Refused };
+        if !region.permissions.allow(access) {
+            return Resolution::Refused;
+        }
+        self.last_region.store(index, Relaxed);
+        match self.table.map(address, region.page(address), region.permissions, effort) {
             Ok(true) => Resolution::Mapped,
             Ok(false) => Resolution::Present,
             Err(MapError::NoFrame) => Resolution::NoFrame,
             Err(MapError::OutOfReach | MapError::Corrupt) => Resolution::Refused,
         }
+    }
+
+    /// Brings in the page at `address`, like [`resolve`](Self::resolve), if it lies in the region and behind the table that the last
+    /// call found, and needs no frame. Returns whether it is there now; what this can't do, [`resolve`](Self::resolve) can, or
+    /// refuses.
+    #[inline(always)]
+    pub fn resolve_soon(&self, address: u64, access: Access) -> bool {
+        self.regions
+            .get(self.last_region.load(Relaxed))
+            .filter(|region| region.contains(address) && region.permissions.allow(access))
+            .is_some_and(|region| self.table.map_soon(address, region.page(address), region.permissions))
     }
 
     /// Where `address` is mapped to, as a device would find it.
@@ -168,7 +193,7 @@ impl AddressSpace {
 
     /// Whether a region allows `access` at `address`.
     pub fn allows(&self, address: u64, access: Access) -> bool {
-        self.allowed(address, access).is_some()
+        region_of(&self.regions, address).is_some_and(|(_, region)| region.permissions.allow(access))
     }
 
     /// Gives the tables and the pages that were its own back to the pool: for that every core, the SMMU and its devices have
@@ -182,17 +207,14 @@ impl AddressSpace {
     /// ```
     pub fn reclaim(forgotten: Forgotten<Self>) {
         let Self { table, regions, .. } = forgotten.into_inner();
-        table.free(|address| region_of(&regions, address).is_some_and(|region| region.backing == Backing::Anonymous));
-    }
-
-    fn allowed(&self, address: u64, access: Access) -> Option<&Region> {
-        region_of(&self.regions, address).filter(|region| region.permissions.allow(access))
+        table.free(|address| {
+            region_of(&regions, address).is_some_and(|(_, region)| region.backing == Backing::Anonymous)
+        });
     }
 }
 
-/// The one of `regions`, which are in order, that `address` is in.
-fn region_of(regions: &[Region], address: u64) -> Option<&Region> {
-    let after = regions.partition_point(|region| region.start <= address);
-    let region = regions.get(after.checked_sub(1)?)?;
-    (address - region.start < region.bytes).then_some(region)
+/// The one of `regions`, which are in order, that `address` is in, and its index.
+fn region_of(regions: &[Region], address: u64) -> Option<(usize, &Region)> {
+    let index = regions.partition_point(|region| region.start <= address).checked_sub(1)?;
+    regions.get(index).filter(|region| region.contains(address)).map(|region| (index, region))
 }

@@ -62,10 +62,16 @@ pub(super) struct Memory {
 impl Memory {
     /// The words of the frame at `phys`, or `None` if it is none of these.
     pub(super) fn words(self, phys: PhysAddr) -> Option<&'static FrameWords> {
-        self.frames.get(self.index_of(phys)?)
+        self.frame(self.index_of(phys)?)
     }
 
-    fn index_of(self, phys: PhysAddr) -> Option<usize> {
+    /// The words of frame number `index`.
+    pub(super) fn frame(self, index: usize) -> Option<&'static FrameWords> {
+        self.frames.get(index)
+    }
+
+    /// The number of the frame at `phys`, if it is one of these.
+    pub(super) fn index_of(self, phys: PhysAddr) -> Option<usize> {
         Some((phys.0.checked_sub(self.phys.0)? / FRAME_BYTES as u64) as usize)
     }
 }

@@ -106,9 +106,14 @@ impl PageIns {
         }
     }
 
+    /// Whether any page-in is under way.
+    pub fn are_under_way(&self) -> bool {
+        self.under_way.load(Relaxed) > 0
+    }
+
     /// Whether a page-in of the page at `address` is under way that covers `access`.
     pub fn is_under_way(&self, masked: &Masked, address: u64, access: Access) -> bool {
-        self.under_way.load(Relaxed) > 0 && self.inside.lock(masked).is_covered(page_of(address), access)
+        self.are_under_way() && self.inside.lock(masked).is_covered(page_of(address), access)
     }
 
     /// How many groups found a page there because they had waited for another's page-in.

@@ -6,11 +6,11 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire},
+    Ordering::{AcqRel, Acquire, Release},
 };
 
 use super::address_space::Effort;
-use super::frames::{Frame, FramePool};
+use super::frames::{Frame, FramePool, FrameWords};
 use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
 use crate::smmuv3::{Access, PhysAddr, Shareability};
 
@@ -52,6 +52,9 @@ const _: () = assert!(PageTable::SIZE.start_level() as u8 == PageTable::TABLE_LE
 pub(super) struct PageTable {
     root: Frame,
     frames: Arc<FramePool>,
+    /// The last table that a walk came to at the end: the number of its frame in bits 31:0, the bits above
+    /// [`LAST_TABLE_SHIFT`](Self::LAST_TABLE_SHIFT) of the addresses that it is for above.
+    last_table: AtomicU64,
 }
 
 impl PageTable {
@@ -63,6 +66,9 @@ impl PageTable {
     /// The levels whose entries lead to tables.
     const TABLE_LEVELS: [Level; 2] = [Level::One, Level::Two];
 
+    /// A table at the end of a walk is for the addresses that have the bits from here on in common.
+    const LAST_TABLE_SHIFT: u32 = Level::Two.shift();
+
     /// Addresses below this can be mapped.
     pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
 
@@ -71,7 +77,7 @@ impl PageTable {
 
     /// A table that maps nothing, or `None` without a frame for it.
     pub(super) fn new(frames: Arc<FramePool>) -> Option<Self> {
-        Some(Self { root: frames.take()?, frames })
+        Some(Self { root: frames.take()?, frames, last_table: AtomicU64::new(u64::MAX) })
     }
 
     pub(super) fn root(&self) -> PhysAddr {
@@ -86,24 +92,30 @@ impl PageTable {
         permissions: Permissions,
         effort: Effort,
     ) -> Result<bool, MapError> {
-        let entry = self.entry(address, Some(effort))?.ok_or(MapError::NoFrame)?;
+        let table = self.walk(address, Some(effort))?.ok_or(MapError::NoFrame)?;
+        let entry = &table[Level::Three.index(address)];
         if is_valid(entry.load(Acquire)) {
             return Ok(false);
         }
-        let frame = if page.is_none() { Some(self.take(effort)?) } else { None };
-        let Some(output) = page.or(frame.as_ref().map(Frame::phys)) else { return Err(MapError::NoFrame) };
-        let leaf = PageDescriptor {
-            output,
-            attributes: super::ATTRIBUTE_INDEX,
-            shareability: Shareability::InnerShareable,
-            accessed: true,
-            not_global: true,
-            unprivileged: true,
-            read_only: !permissions.write,
-            privileged_execute_never: true,
-            unprivileged_execute_never: true,
-        };
-        Ok(self.install(entry, frame, leaf.encode(Level::Three)))
+        if let Some(page) = page {
+            return Ok(Self::exchange(entry, leaf(page, permissions)));
+        }
+        let frame = self.take(effort)?;
+        let leaf = leaf(frame.phys(), permissions);
+        Ok(self.install(entry, frame, leaf))
+    }
+
+    /// Maps `page` at `address` if that takes no walk. Returns whether a page is there now.
+    #[inline(always)]
+    pub(super) fn map_soon(&self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
+        // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
+        let last = self.last_table.load(Acquire);
+        if last >> 32 != address >> Self::LAST_TABLE_SHIFT {
+            return false;
+        }
+        let Some(table) = self.frames.memory().frame(last as u32 as usize) else { return false };
+        let entry = &table[Level::Three.index(address)];
+        is_valid(entry.load(Acquire)) || page.is_some_and(|page| Self::exchange(entry, leaf(page, permissions)))
     }
 
     /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not
@@ -146,8 +158,8 @@ impl PageTable {
 
     /// Where `address` is mapped to.
     pub(super) fn translate(&self, address: u64) -> Option<PhysAddr> {
-        let entry = self.entry(address, None).ok()??;
-        match Descriptor::decode(entry.load(Acquire), Level::Three) {
+        let table = self.walk(address, None).ok()??;
+        match Descriptor::decode(table[Level::Three.index(address)].load(Acquire), Level::Three) {
             Descriptor::Leaf(page) => Some(PhysAddr(page.output.0 | address & 0xfff)),
             _ => None,
         }
@@ -159,31 +171,31 @@ impl PageTable {
         self.frames.words(at)?.get((at.0 & 0xfff) as usize / 8)
     }
 
-    /// The last-level entry for `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
-    #[inline(always)]
-    fn entry(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static AtomicU64>, MapError> {
+    /// The last table on the way to `address`. Missing tables are made with the `effort` given, or end the walk with `None`.
+    fn walk(&self, address: u64, make: Option<Effort>) -> Result<Option<&'static FrameWords>, MapError> {
         if !Self::SIZE.contains(address) {
             return Err(MapError::OutOfReach);
         }
         let memory = self.frames.memory();
-        let entry = |table, level: Level| {
-            memory.words(table).map(|words| &words[level.index(address)]).ok_or(MapError::Corrupt)
-        };
         let mut table = self.root();
         for level in Self::TABLE_LEVELS {
-            let entry = entry(table, level)?;
+            let entry = &memory.words(table).ok_or(MapError::Corrupt)?[level.index(address)];
             let mut word = entry.load(Acquire);
             if !is_valid(word) {
                 let Some(effort) = make else { return Ok(None) };
                 let frame = self.take(effort)?;
                 let new = TableDescriptor::new(frame.phys()).encode();
-                self.install(entry, Some(frame), new);
+                self.install(entry, frame, new);
                 word = entry.load(Acquire);
             }
             let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
             table = descriptor.table;
         }
-        entry(table, Level::Three).map(Some)
+        let last = memory.index_of(table).ok_or(MapError::Corrupt)?;
+        let words = memory.frame(last).ok_or(MapError::Corrupt)?;
+        // Release: what this walk acquired, the table's zeroes among it, before whoever takes the table from here.
+        self.last_table.store(address >> Self::LAST_TABLE_SHIFT << 32 | last as u64, Release);
+        Ok(Some(words))
     }
 
     fn take(&self, effort: Effort) -> Result<Frame, MapError> {
@@ -194,16 +206,37 @@ impl PageTable {
         .ok_or(MapError::NoFrame)
     }
 
-    /// Puts `word`, which may lead to a new `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
+    /// Puts `word`, which leads to `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
     /// frame goes back.
-    fn install(&self, entry: &AtomicU64, frame: Option<Frame>, word: u64) -> bool {
-        // Release: what the frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
-        let installed = entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok();
-        if let Some(frame) = frame.filter(|_| !installed) {
+    fn install(&self, entry: &AtomicU64, frame: Frame, word: u64) -> bool {
+        let installed = Self::exchange(entry, word);
+        if !installed {
             self.frames.free(frame);
         }
         installed
     }
+
+    /// Puts `word` into `entry` if that is invalid.
+    fn exchange(entry: &AtomicU64, word: u64) -> bool {
+        // Release: what a frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
+        entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok()
+    }
+}
+
+/// The entry that maps `output`.
+fn leaf(output: PhysAddr, permissions: Permissions) -> u64 {
+    let page = PageDescriptor {
+        output,
+        attributes: super::ATTRIBUTE_INDEX,
+        shareability: Shareability::InnerShareable,
+        accessed: true,
+        not_global: true,
+        unprivileged: true,
+        read_only: !permissions.write,
+        privileged_execute_never: true,
+        unprivileged_execute_never: true,
+    };
+    page.encode(Level::Three)
 }
 
 fn is_valid(entry: u64) -> bool {

@@ -11,6 +11,8 @@ use crate::sync::{Cpu, Masked};
 
 /// Serves one stream's faults out of its address spaces: inline while zeroed frames are ready, by a worker otherwise.
 pub struct DemandPager {
+    /// What the stream uses without a substream.
+    own: Option<Arc<AddressSpace>>,
     spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
     work: Arc<WorkQueues>,
 }
@@ -19,11 +21,13 @@ impl DemandPager {
     /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. What it can't
     /// answer at once waits in `work`.
     pub fn new(spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>, work: Arc<WorkQueues>) -> Self {
-        Self { spaces, work }
+        let own = spaces.iter().find(|(substream, _)| substream.is_none()).map(|(_, space)| Arc::clone(space));
+        Self { own, spaces, work }
     }
 
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
     /// there already stays, and the next attempt finds it.
+    #[inline(never)]
     fn answer_at_once(&self, masked: &Masked, faults: &[Fault]) -> Option<PageResponse> {
         if faults.len() > 1 && !self.allows(faults.iter().copied()) {
             return Some(PageResponse::Invalid);
@@ -36,12 +40,25 @@ impl DemandPager {
         Some(PageResponse::Success)
     }
 
-    /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
+    /// The way of most faults, without a call: whether `fault` is the whole group, and its page is there now. What this leaves is
+    /// for [`answer_at_once`](Self::answer_at_once).
     #[inline(always)]
+    fn is_soon_there(&self, faults: &[Fault]) -> bool {
+        let [fault] = faults else { return false };
+        fault.substream.is_none()
+            && self.own.as_deref().is_some_and(|space| {
+                !space.page_ins().are_under_way() && space.resolve_soon(fault.address, fault.access)
+            })
+    }
+
+    /// Whether the page that `fault` wants is there now, or is refused; `None` when it is on its way, or no frame is ready.
     fn come_at_once(&self, masked: &Masked, fault: &Fault) -> Option<bool> {
         let Some(space) = self.space(fault) else { return Some(false) };
         if space.page_ins().is_under_way(masked, fault.address, fault.access) {
             return None;
+        }
+        if space.resolve_soon(fault.address, fault.access) {
+            return Some(true);
         }
         match space.resolve(fault.address, fault.access, Effort::Ready) {
             Resolution::Mapped | Resolution::Present => Some(true),
@@ -99,6 +116,9 @@ impl DemandPager {
 
 impl FaultHandler for DemandPager {
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict {
+        if self.is_soon_there(faults) {
+            return Verdict::Answer(PageResponse::Success);
+        }
         self.answer_at_once(masked, faults).map_or(Verdict::Defer, Verdict::Answer)
     }
 

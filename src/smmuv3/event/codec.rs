@@ -1,6 +1,6 @@
 //! The words of an event record.
 
-use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, TranslationFault};
+use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, Stall, TranslationFault};
 use crate::smmuv3::bits::Field;
 use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 
@@ -211,6 +211,23 @@ impl TranslationFault {
     }
 }
 
+impl Stall {
+    /// The stalled transaction of a record, or `None` for any other record and for what [`Event::decode`] refuses.
+    #[inline(always)]
+    pub const fn decode(words: [u64; 4]) -> Option<Self> {
+        let [first, second, address, _] = words;
+        let number = NUMBER.get(first) as u8;
+        if !matches!(number, F_TRANSLATION..=F_PERMISSION)
+            || !STALL.is_set(second)
+            || get_class(number, second).is_err()
+        {
+            return None;
+        }
+        let Origin { stream, substream } = Origin::get(first);
+        Some(Self { stream, substream, stag: Stag(STAG.get(second) as u16), access: get_access(second), address })
+    }
+}
+
 impl Origin {
     /// Word 0 of event `number`.
     const fn put(self, number: u8) -> u64 {
@@ -253,11 +270,15 @@ const fn put_access(access: Access) -> u64 {
     READ.flag(!access.write) | INSTRUCTION.flag(access.execute && !access.write) | PRIVILEGED.flag(access.privileged)
 }
 
-/// `InD` counts only for reads: it is 0 for writes (7.3.13).
+/// `InD` counts only for reads: it is 0 for writes (7.3.13). Without branches: what faults come next nobody can foresee.
 const fn get_access(second: u64) -> Access {
-    let read = READ.is_set(second);
-    let execute = read && INSTRUCTION.is_set(second);
-    Access { read: read && !execute, write: !read, execute, privileged: PRIVILEGED.is_set(second) }
+    let (read, instruction) = (READ.is_set(second), INSTRUCTION.is_set(second));
+    Access {
+        read: read & !instruction,
+        write: !read,
+        execute: read & instruction,
+        privileged: PRIVILEGED.is_set(second),
+    }
 }
 
 const fn get_class(number: u8, second: u64) -> Result<FaultClass, EventError> {

@@ -1,5 +1,7 @@
 //! Words of event records, written by hand from 7.3.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const SSID: fn(u32) -> SubstreamId = |value| SubstreamId::new(value).unwrap();
@@ -302,5 +304,39 @@ fn each_number_has_its_name_in_7_3() {
         (0xef, "IMPDEF_EVENT"),
     ] {
         assert_eq!(Event::decode([number, 0, 0, 0]).unwrap().name(), name);
+    }
+}
+
+#[test]
+fn a_stalled_read_has_its_stream_substream_tag_and_address() {
+    assert_eq!(
+        Stall::decode([0x0000_0100_0000_2810, 0x0000_0208_8000_1234, 0x4000_5678, 0]),
+        Some(Stall {
+            stream: StreamId(0x100),
+            substream: SubstreamId::new(2),
+            stag: Stag(0x1234),
+            access: Access::READ,
+            address: 0x4000_5678
+        })
+    );
+    // Terminated, another event, a reserved class.
+    assert_eq!(Stall::decode([0x0000_0100_0000_2810, 0x0000_0208_0000_1234, 0x4000_5678, 0]), None);
+    assert_eq!(Stall::decode([0x0000_0100_0000_2820, 0x0000_0208_8000_1234, 0x4000_5678, 0]), None);
+    assert_eq!(Stall::decode([0x0000_0100_0000_2810, 0x0000_0308_8000_1234, 0x4000_5678, 0]), None);
+}
+
+proptest! {
+    #[test]
+    fn a_record_is_a_stall_where_the_event_has_a_tag(
+        first: u64, number in prop_oneof![0x0f_u64..=0x14, any::<u64>()], second: u64, address: u64, fourth: u64,
+    ) {
+        let words = [first & !0xff | number & 0xff, second, address, fourth];
+        let expected = match Event::decode(words) {
+            Ok(Event::Fault(TranslationFault { stream, substream, stag: Some(stag), access, address, .. })) => {
+                Some(Stall { stream, substream, stag, access, address })
+            }
+            _ => None,
+        };
+        prop_assert_eq!(Stall::decode(words), expected);
     }
 }
