@@ -51,7 +51,8 @@ test!(fn a_storm_that_is_answered_at_once_leaves_the_drainer_time(kernel, cpu) {
     let stormy = rounds();
     let groups = handler.0.load(Relaxed);
     log::info!("{calm} rounds without a storm, {stormy} in one of {groups} groups");
-    holds("a storm is no storm", groups > 1000)?;
+    // More than it could have outstanding, also on a slow host.
+    holds("a storm is no storm", groups > 64)?;
     holds("the storm leaves less than an eighth", stormy > calm / 8)?;
     Ok(smmu.disable_faults(cpu, stream, &unit.engine)?)
 });
