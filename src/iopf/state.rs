@@ -159,6 +159,7 @@ impl FaultState {
         }
     }
 
+    /// Puts a group of one into a slot for its handler.
     #[inline(never)]
     fn defer_one(
         this: &Counted<Self>,

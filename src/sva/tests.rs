@@ -53,6 +53,34 @@ fn a_page_comes_with_the_first_touch_and_is_there_at_the_second() {
 }
 
 #[test]
+fn a_page_comes_without_a_walk_in_the_region_and_behind_the_table_that_were_found_last() {
+    let frames = pool(8);
+    let memory = |start, permissions| Region {
+        permissions,
+        backing: Backing::Memory(PhysAddr(0x4000_0000 + start)),
+        ..region(start, 0x40_0000)
+    };
+    let read_only = memory(0x80_0000, Permissions::READ);
+    let space = space(&[memory(0, Permissions::READ_WRITE), read_only, region(0xc0_0000, 0x2000)], &frames);
+    assert!(!space.resolve_soon(0x1000, Access::WRITE), "no table yet");
+    assert_eq!(space.resolve(0x1000, Access::WRITE, Effort::Ready), Resolution::Mapped);
+    assert!(space.resolve_soon(0x1000, Access::READ), "it is there");
+    assert!(space.resolve_soon(0x1f_f123, Access::WRITE));
+    assert_eq!(space.translate(0x1f_f123), Some(PhysAddr(0x401f_f123)));
+    assert!(!space.resolve_soon(0x2000, EXECUTE));
+    assert!(!space.resolve_soon(0x20_0000, Access::READ), "another table");
+    assert!(!space.resolve_soon(0x80_0000, Access::READ), "another region");
+    assert!(!space.resolve_soon(u64::MAX, Access::READ));
+    assert_eq!(space.resolve(0x80_0000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert!(!space.resolve_soon(0x80_1000, Access::WRITE), "read only");
+    assert!(space.resolve_soon(0x80_1000, Access::READ));
+    assert_eq!(space.resolve(0xc0_0000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert!(!space.resolve_soon(0xc0_1000, Access::READ), "it takes a frame");
+    assert!(space.resolve_soon(0xc0_0fff, Access::WRITE));
+    assert_eq!(space.pages(), 5);
+}
+
+#[test]
 fn what_no_region_allows_is_refused_and_maps_nothing() {
     let frames = pool(8);
     let read_only = Region { permissions: Permissions::READ, ..region(0x20_0000, 0x1000) };

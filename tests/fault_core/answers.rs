@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Report, Target};
+use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Limits, Report, Statistics, Target};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 
@@ -247,4 +247,31 @@ fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_s
     bench.close(STREAM);
     assert_eq!(bench.table.totals().latencies.buckets, expected);
     drop(bench.handler.take());
+}
+
+#[test]
+fn in_a_batch_each_stream_has_its_state_and_its_counts_whatever_streams_come_between() {
+    let mut bench = Bench::with_limits(Limits { states: 8, groups: 8 });
+    // Two of them with the same low bits.
+    let streams = [StreamId(1), StreamId(5), StreamId(2)];
+    for stream in streams {
+        bench.open_stream(stream, Kind::Stall).unwrap();
+    }
+    let unknown = StreamId(9);
+    let order = [streams[0], streams[1], streams[0], streams[2], unknown, streams[1], streams[0], streams[2]];
+    bench.cpu.masked(|masked| {
+        bench.table.batch(masked, |batch| {
+            for (tag, stream) in (0..).zip(order) {
+                let response = if stream == unknown { Invalid } else { Success };
+                let report = batch.report(tag.into(), &stall(stream, tag, 0x1000));
+                assert_eq!(report, Report::Answer(to_stall(stream, tag, response)));
+            }
+        });
+    });
+    let of = |stream| bench.cpu.masked(|masked| bench.table.statistics(masked, stream)).unwrap();
+    let counts =
+        |statistics: Statistics| [statistics.records, statistics.groups, statistics.inline, statistics.success];
+    assert_eq!(streams.map(|stream| counts(of(stream))), [[3; 4], [2; 4], [2; 4]]);
+    let all = bench.table.totals().statistics;
+    assert_eq!((counts(all), all.unknown, all.invalid), ([8, 8, 7, 7], 1, 1));
 }
