@@ -28,7 +28,8 @@ Options:
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
   --device NAME     one more of QEMU's PCI devices, behind QEMU's SMMU
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
-  --deterministic   count instructions instead of time: two runs with one seed are the same
+  --deterministic   count instructions instead of time: two runs with one seed are the same. No disk, which QEMU serves by
+                    threads of its own
   --seed S          seed of the main job (1)
   --test NAME       gdb: this test on the target instead of the main job
   --timeout S       seconds until a run counts as hung (120)
@@ -87,6 +88,11 @@ $its || smmu=model
 # The main job's arguments. The hash over records and answers is kept only where it can be the same again.
 main_job=("seed=$seed" "smmu=$smmu")
 $deterministic && main_job+=(trace)
+
+# For what a run leaves behind.
+place=$(mktemp -d) || die "no temporary directory"
+trap 'rm -rf "$place"' EXIT
+log=$place/log
 
 # --- Set-up --------------------------------------------------------------------------------------------------------
 
@@ -175,6 +181,12 @@ compose() {
     else
         machine+=,its=off
     fi
+    # A new disk for each boot: several may run at a time.
+    if [[ $smmu != model ]] && ! $deterministic; then
+        rm -f "$place/disk" && truncate -s 16M "$place/disk" || die "no disk image in $place"
+        devices+=(-drive "if=none,id=disk,format=raw,file=${place//,/,,}/disk"
+            -device virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on)
+    fi
     if [[ $smmu != qemu ]]; then
         machine+=,virtualization=on
         images=(-kernel "$(image smmu-model)" -device "loader,file=${elf//,/,,}")
@@ -214,7 +226,6 @@ run_main_job() {
 }
 
 passed=0 failed=0
-log=$(mktemp) && trap 'rm -f "$log"' EXIT
 
 # host_tests COMMAND...: runs a host test suite and counts what it says it ran.
 host_tests() {
@@ -287,7 +298,6 @@ run_gdb() { # GDB-OPTION...
     setup_gdb
     gdb=$(gdb_for_aarch64) || die "no GDB that knows aarch64"
     build_for_boot
-    place=$(mktemp -d) || die "no temporary directory"
     elf=$(image smmu-iopf)
     if [[ -n $test ]]; then
         elf=$(test_image)
@@ -298,7 +308,7 @@ run_gdb() { # GDB-OPTION...
     # A session of its own: an interrupt from the terminal is for GDB.
     setsid "${command[@]}" -S -gdb "unix:${place//,/,,}/gdb,server=on,wait=off" </dev/null &
     machine=$!
-    trap 'kill "$machine" 2>/dev/null; rm -rf "$log" "$place"' EXIT
+    trap 'kill "$machine" 2>/dev/null; rm -rf "$place"' EXIT
     until [[ -S $place/gdb ]]; do
         kill -0 "$machine" 2>/dev/null || die "QEMU ended before GDB could attach"
         sleep 0.05

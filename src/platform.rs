@@ -14,3 +14,4 @@ pub mod its;
 pub mod pci;
 #[cfg(target_os = "none")]
 pub mod smmu_registers;
+pub mod virtio;

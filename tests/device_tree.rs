@@ -90,6 +90,12 @@ fn qemus_tree_gives_the_pcie_host_bridge() {
     let all = StreamMap { first_requester: 0, length: 0x1_0000, smmu: Phandle(0x8007), first_stream: StreamId(0) };
     assert_eq!(pcie.streams, [all]);
     assert_eq!(pcie.stream(0x0008), Some((Phandle(0x8007), StreamId(8))));
+    // In one window of memory as a whole; a window of I/O is none.
+    assert_eq!(pcie.cpu_address(0x1000_4000, 0x1000), Some(0x1000_4000));
+    assert_eq!(pcie.cpu_address(0x3efe_f000, 0x1000), Some(0x3efe_f000));
+    assert_eq!(pcie.cpu_address(0x3efe_f001, 0x1000), None);
+    assert_eq!(pcie.cpu_address(u64::MAX, 2), None);
+    assert_eq!(pcie.cpu_address(0x1000, 4), None);
 }
 
 #[test]

@@ -10,6 +10,11 @@ use std::process::{Command, Output};
 const QEMU: &str = r#"#!/bin/sh
 [ "$1" = --version ] && echo "QEMU emulator version ${VERSION:-7.2.22} (stand-in)" && exit
 printf '%s\n' "$@"
+for argument; do
+    case $argument in
+    if=none,*,file=*) echo "a disk of $(stat -c %s "${argument#*,file=}") bytes" ;;
+    esac
+done
 case "$*" in
 *arg=hang*) exec sleep 60 ;;
 *arg=fail*) exit 3 ;;
@@ -187,6 +192,34 @@ fn options_reach_qemu() {
     assert!(is_argument(&output, "virt,gic-version=3,iommu=smmuv3"), "{}", stdout(&output));
     assert!(is_argument(&output, "edu,dma_mask=0xffffffffffffffff"), "{}", stdout(&output));
     assert!(is_argument(&output, "iommu-testdev"), "{}", stdout(&output));
+}
+
+/// The image of the disk that QEMU got.
+fn disk(output: &Output) -> Option<&str> {
+    stdout(output).lines().find_map(|line| line.strip_prefix("if=none,id=disk,format=raw,file="))
+}
+
+#[test]
+fn each_run_has_a_disk_of_its_own_behind_qemus_smmu_and_leaves_none_behind() {
+    let place = Place::new("disk");
+    let outputs = [(); 2].map(|()| place.launch(&[&place.image()]));
+    let disks: Vec<_> = outputs.iter().map(|output| disk(output).unwrap()).collect();
+    assert_ne!(disks[0], disks[1]);
+    for (output, disk) in outputs.iter().zip(disks) {
+        assert!(is_argument(output, "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on"));
+        assert!(is_argument(output, "a disk of 16777216 bytes"), "{}", stdout(output));
+        assert!(!Path::new(disk).exists(), "{disk}");
+    }
+}
+
+#[test]
+fn there_is_no_disk_where_nothing_translates_for_it_or_its_time_would_count() {
+    let place = Place::new("no disk");
+    for options in [&["--smmu", "model"][..], &["--no-its", "--smmu", "both"], &["--deterministic"]] {
+        let output = launch_with_model(&place, &[options, &[&place.image()]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(disk(&output), None, "{options:?}");
+    }
 }
 
 #[test]

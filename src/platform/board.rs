@@ -159,6 +159,14 @@ impl Pcie {
             Some((map.smmu, StreamId(map.first_stream.0.checked_add(offset)?)))
         })
     }
+
+    /// Where the CPU reaches `size` bytes at `pci` in PCI's memory, if they are all in one window.
+    pub fn cpu_address(&self, pci: u64, size: u64) -> Option<u64> {
+        self.windows.iter().filter(|window| window.space != PcieSpace::Io).find_map(|window| {
+            let start = window.cpu.start.checked_add(pci.checked_sub(window.pci)?)?;
+            start.checked_add(size).filter(|&end| end <= window.cpu.end).map(|_| start)
+        })
+    }
 }
 
 /// A window through which the CPU reaches one of PCI's address spaces.

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::boot::MappedBoard;
 use crate::arch;
@@ -29,11 +29,15 @@ pub fn start(board: &MappedBoard) {
 }
 
 impl Log for Console {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
+    /// What a dependency has to say is of interest if something is wrong.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Warn || !metadata.target().starts_with("virtio_drivers")
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         arch::masked(|masked: &Masked| {
             let _line = LINE.lock(masked);
             print_unlocked(*record.args());

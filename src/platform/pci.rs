@@ -9,6 +9,11 @@ use heapless::Vec;
 use virtio_drivers::transport::pci::bus::{
     BarInfo, Command, ConfigurationAccess, DeviceFunction, HeaderType, MemoryBarType, PciRoot,
 };
+#[cfg(target_os = "none")]
+use virtio_drivers::{
+    Hal,
+    transport::pci::{PciTransport, VirtioPciError},
+};
 
 use super::board::{Pcie, PcieSpace, PcieWindow};
 
@@ -109,6 +114,12 @@ impl<C: ConfigurationAccess> RootBus<C> {
         let mut command = Command::MEMORY_SPACE;
         command.set(Command::BUS_MASTER, allowed);
         self.root.set_command(function, command);
+    }
+
+    /// The registers of the virtio device `function`.
+    #[cfg(target_os = "none")]
+    pub(super) fn virtio<H: Hal>(&mut self, function: &Function) -> Result<PciTransport, VirtioPciError> {
+        PciTransport::new::<H, C>(&mut self.root, function.address)
     }
 }
 

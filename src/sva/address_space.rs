@@ -181,6 +181,16 @@ impl AddressSpace {
             .is_some_and(|region| self.table.map_soon(address, region.page(address), region.permissions))
     }
 
+    /// Takes the page at `address` away, which is its owner's ([`Backing::Memory`]), and returns whether one was there. The region
+    /// stays: what resolves a fault there maps the page again.
+    ///
+    /// The SMMU and devices may go on with the page until they were told to forget it:
+    /// [`Smmu::invalidate_pages`](crate::driver::Smmu::invalidate_pages), and `invalidate_atc` for a device with ATS.
+    pub fn unmap(&self, address: u64) -> bool {
+        let region = region_of(&self.regions, address);
+        region.is_some_and(|(_, region)| region.backing != Backing::Anonymous) && self.table.unmap(address)
+    }
+
     /// Where `address` is mapped to, as a device would find it.
     pub fn translate(&self, address: u64) -> Option<PhysAddr> {
         self.table.translate(address)

@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use super::address_space::Effort;
@@ -116,6 +116,13 @@ impl PageTable {
         let Some(table) = self.frames.memory().frame(last as u32 as usize) else { return false };
         let entry = &table[Level::Three.index(address)];
         is_valid(entry.load(Acquire)) || page.is_some_and(|page| Self::exchange(entry, leaf(page, permissions)))
+    }
+
+    /// Takes the page at `address` out of the table, and returns whether one was there.
+    pub(super) fn unmap(&self, address: u64) -> bool {
+        // Relaxed: whoever finds the entry invalid reads nothing by it.
+        let table = self.walk(address, None).ok().flatten();
+        table.is_some_and(|table| is_valid(table[Level::Three.index(address)].swap(Descriptor::INVALID, Relaxed)))
     }
 
     /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not

@@ -162,6 +162,26 @@ fn a_backed_region_maps_its_owners_memory() {
 }
 
 #[test]
+fn a_backed_page_is_taken_away_and_comes_back_and_a_page_of_the_pools_is_not_taken() {
+    let frames = pool(8);
+    let backed = Region { backing: Backing::Memory(PhysAddr(0x4242_0000)), ..region(0x10_0000, 0x2000) };
+    let space = space(&[backed, region(0x18_0000, 0x1000)], &frames);
+    assert!(!space.unmap(0x10_1000));
+    for address in [0x10_0000, 0x10_1000, 0x18_0000] {
+        assert_eq!(space.resolve(address, Access::WRITE, Effort::Ready), Resolution::Mapped);
+    }
+    assert!(space.unmap(0x10_1008));
+    assert_eq!(space.translate(0x10_1000), None);
+    assert_eq!(space.translate(0x10_0000), Some(PhysAddr(0x4242_0000)));
+    assert!(!space.unmap(0x10_1000));
+    assert_eq!(space.resolve(0x10_1000, Access::WRITE, Effort::Ready), Resolution::Mapped);
+    assert_eq!(space.translate(0x10_1000), Some(PhysAddr(0x4242_1000)));
+    assert!(!space.unmap(0x18_0000));
+    assert!(space.translate(0x18_0000).is_some());
+    assert!(!space.unmap(0x19_0000));
+}
+
+#[test]
 fn without_a_frame_the_fault_waits_and_later_succeeds() {
     let frames = pool(5);
     let first = space(&[region(0, 0x1000)], &frames);

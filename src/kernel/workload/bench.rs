@@ -1,5 +1,6 @@
 //! What the parts of the main job share: address spaces, streams, engines, and waiting for them.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,6 +17,7 @@ use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
 use crate::kernel::engine::{Job, Status};
 use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
+use crate::platform::pci::{Ecam, RootBus};
 use crate::smmuv3::{Asid, StreamId, SubstreamId};
 use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
 use crate::sva::frames::{FRAME_BYTES, FramePool};
@@ -59,6 +61,8 @@ impl Failure {
 pub(super) struct Expected {
     pub(super) qemu: bool,
     pub(super) model: bool,
+    /// The launcher has put disks behind QEMU's SMMU.
+    pub(super) disks: bool,
 }
 
 /// Why a part of the main job has no engine to work with.
@@ -76,6 +80,8 @@ pub(super) struct Bench {
     pub(super) devices: &'static Devices,
     pub(super) cpu: Cpu,
     pub(super) frames: Arc<FramePool>,
+    /// The PCIe bus, if there is one.
+    pub(super) bus: Option<Box<RootBus<Ecam>>>,
     /// The model's, if it is there.
     pub(super) control_page: Option<ControlPage>,
     pub(super) expected: Expected,
@@ -105,7 +111,8 @@ impl Bench {
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
         let board = &kernel.board;
         let control_page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ControlPage::new);
-        Ok(Self { kernel, devices, cpu, frames, control_page, expected, saved: 0, random: seed, next_asid: 1 })
+        let bus = super::pci::bring_up(board)?;
+        Ok(Self { kernel, devices, cpu, frames, bus, control_page, expected, saved: 0, random: seed, next_asid: 1 })
     }
 
     /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
@@ -121,13 +128,9 @@ impl Bench {
         }
     }
 
-    /// The next number of the seed's sequence (SplitMix64).
+    /// The next number of the seed's sequence.
     pub(super) fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        split_mix(&mut self.random)
     }
 
     /// A seed for an engine's order of pages, never 0.
@@ -309,6 +312,15 @@ impl Bench {
             .wait_until(&mut self.cpu, limit, || if reached() { Ok(()) } else { Err(()) })
             .map_err(|expired| Failure::new(format_args!("{what} did not come within {} us", expired.waited_us)))
     }
+}
+
+/// The next number of the sequence that begins with `state` (SplitMix64).
+pub(super) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 /// A number of hundredths, as a decimal.
