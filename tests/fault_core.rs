@@ -15,6 +15,8 @@ mod groups;
 mod limits;
 #[path = "fault_core/random.rs"]
 mod random;
+#[path = "fault_core/reference.rs"]
+mod reference;
 #[path = "fault_core/substreams.rs"]
 mod substreams;
 #[path = "fault_core/work.rs"]

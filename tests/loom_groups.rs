@@ -11,13 +11,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use embedded_hal::delay::DelayNs;
-use fault_bench::{Handler, cpu, page, stall, to_group, to_stall};
+use fault_bench::{Handler, cpu, in_substream, page, stall, to_group, to_stall};
 use loom::thread::{self, JoinHandle};
 use smmu_iopf::iopf::{
-    Answer, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Partials, Priority, Report, StreamLimits,
+    Answer, FaultTable, FlushError, Kind, Leftover, Limits, NotSent, OpenRequest, PageResponder, Partials, Priority,
+    Report, StreamLimits,
 };
-use smmu_iopf::smmuv3::PageResponse::{self, Invalid, Success};
-use smmu_iopf::smmuv3::StreamId;
+use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
+use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{Cpu, Masked};
 
@@ -117,6 +118,22 @@ impl World {
     fn respond(&self, cpu: &Cpu, response: PageResponse) -> bool {
         let group = self.handler.take_one();
         cpu.masked(|masked| group.respond(masked, response)).is_ok()
+    }
+
+    /// One page request of group 3.
+    fn request(&self, cpu: &Cpu, last: bool) -> Report {
+        let fault = in_substream(page(STREAM, 3, last, 0), 5);
+        cpu.masked(|masked| self.table.report(masked, 0, fault))
+    }
+
+    /// What disabling does. `None` if the grace period does not end within one look: those orders are not of interest.
+    fn end(&self, cpu: &mut Cpu) -> Option<Leftover> {
+        let closing = cpu.masked(|masked| self.table.close(masked, STREAM)).unwrap();
+        let grace = self.domain.synchronize(cpu, &mut Yield, 1).ok()?;
+        self.smmu.terminated.store(closing.kind() == Kind::Stall, SeqCst);
+        let leftover = closing.answer_pending(cpu, &grace);
+        cpu.masked(|masked| closing.finish(masked)).unwrap();
+        Some(leftover)
     }
 
     fn sent(&self) -> Vec<Answer> {
@@ -276,5 +293,210 @@ fn a_report_that_races_with_close_is_in_a_group_or_swallowed() {
             let _ = drainer.join().unwrap();
         }
         drop(world.handler.take());
+    });
+}
+
+/// A partial group, and those who may drop it.
+const DROPS: [Partials; 2] = [Partials::All, Partials::Substream(STREAM, SubstreamId::from_low_bits(5))];
+
+#[test]
+fn a_partial_group_that_an_overflow_or_a_pasid_stop_drops_while_its_stream_ends_is_dropped_once() {
+    for which in DROPS {
+        explore(3, move || {
+            let world = World::of(Kind::Page, 2);
+            let mut here = cpu(0);
+            assert_eq!(world.request(&here, false), Report::Held);
+            let dropper = world.core(1, move |world, cpu| {
+                world.domain.poll(cpu);
+                cpu.masked(|masked| world.table.discard_partials(masked, which));
+            });
+            let leftover = world.end(&mut here);
+            dropper.join().unwrap();
+            assert!(leftover.is_none_or(|leftover| leftover == Leftover::default()));
+            let totals = world.table.totals();
+            assert_eq!((totals.slots_in_use, totals.statistics.discarded), (0, 1));
+            assert_eq!(world.sent(), []);
+        });
+    }
+}
+
+#[test]
+fn a_partial_group_is_not_flushed_and_is_dropped_once() {
+    for which in DROPS {
+        explore(3, move || {
+            let world = World::of(Kind::Page, 2);
+            let mut here = cpu(0);
+            assert_eq!(world.request(&here, false), Report::Held);
+            let dropper = world.core(1, move |world, cpu| {
+                world.domain.poll(cpu);
+                cpu.masked(|masked| world.table.discard_partials(masked, which));
+            });
+            let flushed = world.table.flush(&mut here, &mut Yield, STREAM, 1);
+            assert!(matches!(flushed, Ok(()) | Err(FlushError::Grace(_))));
+            dropper.join().unwrap();
+            assert_eq!((world.table.totals().slots_in_use, world.sent()), (0, vec![]));
+        });
+    }
+}
+
+#[test]
+fn a_group_that_is_completed_dropped_and_ended_at_once_has_one_answer_and_one_slot() {
+    explore(2, || {
+        let world = World::of(Kind::Page, 2);
+        let mut here = cpu(0);
+        assert_eq!(world.request(&here, false), Report::Held);
+        let drainer = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            world.request(cpu, true)
+        });
+        let dropper = world.core(2, |world, cpu| {
+            world.domain.poll(cpu);
+            cpu.masked(|masked| world.table.discard_partials(masked, Partials::All));
+        });
+        let leftover = world.end(&mut here);
+        let report = drainer.join().unwrap();
+        dropper.join().unwrap();
+        drop(world.handler.take());
+        if let Some(leftover) = leftover {
+            let deferred = usize::from(report == Report::Deferred);
+            // Refused by the closed stream, or for want of room; or nobody's, when the stream is out of the table.
+            assert!(deferred == 1 || matches!(report, Report::Answer(Answer { response: Invalid | Failure, .. })));
+            assert_eq!(leftover, Leftover { answered: deferred, ..Leftover::default() });
+            assert_eq!(world.sent().len(), deferred);
+            assert_eq!(world.table.totals().slots_in_use, 0);
+        }
+    });
+}
+
+#[test]
+fn a_time_out_while_the_stream_ends_answers_before_stall_term_or_not_at_all() {
+    explore(3, || {
+        let world = World::with_group(7);
+        let pass = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            world.table.expire(cpu, LATE_US) == 1
+        });
+        let leftover = world.end(&mut cpu(0));
+        let timed_out = pass.join().unwrap();
+        drop(world.handler.take());
+        if let Some(leftover) = leftover {
+            assert!(timed_out ^ (leftover.terminated == 1));
+            assert_eq!(world.sent().len(), usize::from(timed_out));
+            assert_eq!(world.table.totals().slots_in_use, 0);
+        }
+    });
+}
+
+#[test]
+fn what_its_holder_drops_while_the_stream_ends_is_sent_before_stall_term_or_not_at_all() {
+    explore(3, || {
+        let world = World::with_group(7);
+        let holder = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            drop(world.handler.take_one());
+            world.table.expire(cpu, 0);
+        });
+        let leftover = world.end(&mut cpu(0));
+        holder.join().unwrap();
+        if let Some(leftover) = leftover {
+            assert_eq!(world.sent().len() + leftover.terminated, 1);
+            assert_eq!(world.table.totals().slots_in_use, 0);
+        }
+    });
+}
+
+#[test]
+fn a_flush_while_the_stream_ends_sends_before_stall_term_or_not_at_all() {
+    explore(2, || {
+        let world = World::with_group(7);
+        drop(world.handler.take_one());
+        let flusher = world.core(1, |world, cpu| world.table.flush(cpu, &mut Yield, STREAM, 1));
+        let leftover = world.end(&mut cpu(0));
+        let flushed = flusher.join().unwrap();
+        if let Some(leftover) = leftover {
+            assert_eq!(world.sent().len() + leftover.terminated, 1);
+            assert_eq!(world.table.totals().slots_in_use, 0);
+            if leftover.terminated == 0 {
+                assert!(!matches!(flushed, Err(FlushError::Outstanding { .. })));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_flush_that_succeeds_comes_after_the_answer_of_a_time_out() {
+    explore(None, || {
+        let world = World::with_group(7);
+        let pass = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            world.table.expire(cpu, LATE_US);
+        });
+        let answer = [to_stall(STREAM, 7, Invalid)];
+        if world.table.flush(&mut cpu(0), &mut Yield, STREAM, 1).is_ok() {
+            assert_eq!(world.sent(), answer);
+        }
+        pass.join().unwrap();
+        assert_eq!(world.sent(), answer);
+        drop(world.handler.take());
+        assert_eq!(world.table.totals().slots_in_use, 0);
+    });
+}
+
+#[test]
+fn a_flush_that_succeeds_comes_after_the_answers_to_reports_that_had_begun() {
+    explore(3, || {
+        let world = World::new();
+        let begun = Arc::new(AtomicBool::new(false));
+        let drainer = {
+            let begun = begun.clone();
+            world.core(1, move |world, cpu| {
+                cpu.masked(|masked| {
+                    begun.store(true, SeqCst);
+                    thread::yield_now();
+                    assert_eq!(world.table.report(masked, 0, stall(STREAM, 7, 0)), Report::Deferred);
+                });
+                world.domain.poll(cpu);
+                world.respond(cpu, Success);
+            })
+        };
+        thread::yield_now();
+        if begun.load(SeqCst) && world.table.flush(&mut cpu(0), &mut Yield, STREAM, 1).is_ok() {
+            assert_eq!(world.sent(), [to_stall(STREAM, 7, Success)]);
+        }
+        drainer.join().unwrap();
+    });
+}
+
+#[test]
+fn who_may_close_next_finds_what_the_last_one_answered() {
+    explore(None, || {
+        let world = World::with_group(7);
+        let mut here = cpu(0);
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        let grace = world.domain.synchronize(&mut here, &mut Yield, 1).unwrap();
+        let other = world.core(1, |world, cpu| {
+            cpu.masked(|masked| world.table.close(masked, STREAM).is_ok_and(|closing| closing.finish(masked).is_err()))
+        });
+        assert_eq!(closing.answer_pending(&here, &grace).terminated, 1);
+        drop(closing);
+        assert!(!other.join().unwrap(), "the answered group is waited for");
+        drop(world.handler.take());
+    });
+}
+
+#[test]
+fn of_two_that_give_a_substream_a_handler_one_does() {
+    explore(2, || {
+        let world = World::of(Kind::Page, 1);
+        let set = |world: &World, cpu: &mut Cpu, substream| {
+            let substream = SubstreamId::from_low_bits(substream);
+            world.table.set_substream_handler(cpu, STREAM, substream, world.handler.clone()).is_ok()
+        };
+        let mut here = cpu(0);
+        // Makes the room.
+        assert!(set(&world, &mut here, 4));
+        let other = world.core(1, move |world, cpu| set(world, cpu, 5));
+        let done = set(&world, &mut here, 5);
+        assert!(!(other.join().unwrap() && done), "the second handler is lost");
     });
 }

@@ -39,6 +39,17 @@ loom_groups   group_unread                a_pass_that_sees_a_group_sees_what_is_
 loom_groups   discard_unchecked           a_group_that_is_dropped_while_its_last_request_comes_has_one_answer_and_one_slot
 loom_groups   respond_after_close         nothing_is_sent_after_stall_term
 loom_groups   report_after_close          a_report_that_races_with_close_is_in_a_group_or_swallowed
+loom_groups   discard_unchecked           a_partial_group_that_an_overflow_or_a_pasid_stop_drops_while_its_stream_ends_is_dropped_once
+loom_groups   expire_after_close          a_time_out_while_the_stream_ends_answers_before_stall_term_or_not_at_all
+loom_groups   resend_after_close          what_its_holder_drops_while_the_stream_ends_is_sent_before_stall_term_or_not_at_all
+loom_groups   resend_after_close          a_flush_while_the_stream_ends_sends_before_stall_term_or_not_at_all
+loom_groups   report_after_close          a_group_that_is_completed_dropped_and_ended_at_once_has_one_answer_and_one_slot
+loom_groups   claimed_is_answered         a_flush_that_succeeds_comes_after_the_answer_of_a_time_out
+loom_groups   grace_not_waited_for        a_flush_that_succeeds_comes_after_the_answers_to_reports_that_had_begun
+loom_groups   closing_unread              who_may_close_next_finds_what_the_last_one_answered
+loom_groups   closing_relaxed             who_may_close_next_finds_what_the_last_one_answered
+loom_groups   changing_unread             of_two_that_give_a_substream_a_handler_one_does
+loom_groups   changing_relaxed            of_two_that_give_a_substream_a_handler_one_does
 loom_work     wake_without_fence          no_core_sleeps_over_work
 loom_work     rest_without_fence          no_core_sleeps_over_work
 lib           mark_relaxed                driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
@@ -51,6 +62,11 @@ lib           consumed_unread             driver::ring::loom_tests::a_slot_is_wr
 lib           observe_relaxed             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed
 lib           sync_before_grace           driver::reclaim::loom_tests::nothing_is_mapped_again_behind_the_invalidation
 lib           reclaim_before_sync         driver::reclaim::loom_tests::an_access_under_way_ends_before_the_page_is_used_again
+lib           records_done_relaxed        driver::record_queue::loom_tests::who_sees_that_a_record_is_dealt_with_sees_its_answer_sent
+lib           records_done_unread         driver::record_queue::loom_tests::who_sees_that_a_record_is_dealt_with_sees_its_answer_sent
+lib           frame_pushed_relaxed        sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
+lib           frames_unread               sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
+lib           frames_unread_again         sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
 lib           prod_read_once              driver::record_queue::loom_tests::a_record_that_comes_while_the_queue_is_drained_is_not_slept_over
 "
 

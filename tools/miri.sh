@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # `sync` and `iopf` under Miri, each test once for each seed: threads are switched, weak memory answers and compare-exchanges
-# fail as the seed has it. `tools/miri.sh [SEEDS]`, with the nightly toolchain; the last line counts the seeds that passed.
+# fail as the seed has it. `tools/miri.sh [SEEDS [FIRST]]`, with the nightly toolchain; the last line counts the seeds that passed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
-seeds=${1:-16}
+seeds=${1:-16} first=${2:-0}
 cargo +nightly miri --version >/dev/null 2>&1 || rustup toolchain install nightly --component miri,rust-src || exit 2
-export CARGO_TARGET_DIR=target/miri MIRIFLAGS="-Zmiri-many-seeds=0..$seeds"
+export CARGO_TARGET_DIR=target/miri MIRIFLAGS="-Zmiri-many-seeds=$first..$((first + seeds))"
 
 passed=0 failed=0
 run() { # CARGO-ARGUMENT...

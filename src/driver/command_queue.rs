@@ -214,7 +214,9 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed,
     /// [`DriverError::ManyErrors`] when there were more errors meanwhile than are kept.
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
-        let errors = self.errors.load(Ordering::Acquire);
+        // Relaxed: the failures themselves are under a lock. That the count has those that came before the SYNC was consumed is
+        // by the read of CONS, whose position a core noted with release if another one read it.
+        let errors = self.errors.load(Ordering::Relaxed);
         let own = self.submit(cpu, commands)?;
         let end = self.submit(cpu, &[Command::Sync(SyncCompletion::None)])?.end;
         let consumed = |cpu: &Cpu| match cpu.masked(|masked| self.progress(masked)) {
@@ -227,7 +229,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             actual: last,
             waited_us,
         })?;
-        if self.errors.load(Ordering::Acquire) == errors {
+        if self.errors.load(Ordering::Relaxed) == errors {
             return Ok(Synced(()));
         }
         let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
@@ -303,7 +305,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
                 write(self.slots().get(self.ring.slot(position)), Command::Sync(SyncCompletion::None).encode());
             }
             failures.write(failure);
-            self.errors.fetch_add(1, Ordering::Release);
+            // Before the acknowledgement, with which consumption goes on.
+            self.errors.fetch_add(1, Ordering::Relaxed);
         });
         repaired != 0
     }

@@ -162,7 +162,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     fn settle(&self, state: &State) -> bool {
         self.unsent.store(state.unsent.len() as u64, Ordering::Relaxed);
         if state.unsent.is_empty() {
-            self.done.store(state.next, Ordering::Release);
+            // Pairs with `done`: the answers before are in the command queue.
+            let order = if mutant!("records_done_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            self.done.store(state.next, order);
         }
         state.unsent.is_empty()
     }
@@ -194,7 +196,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     /// The number of records dealt with or skipped so far.
     pub(super) fn done(&self) -> u64 {
-        self.done.load(Ordering::Acquire)
+        self.done.load(if mutant!("records_done_unread") { Ordering::Relaxed } else { Ordering::Acquire })
     }
 
     pub(super) fn counts(&self) -> RecordCounts {
@@ -487,15 +489,46 @@ mod loom_tests {
         fn delay_ns(&mut self, _: u32) {}
     }
 
+    /// A queue of 8 records and its hardware.
+    fn queue(wire: &Arc<Wire>) -> (RecordQueue<4>, Hardware<Arc<Wire>, NoDelay>) {
+        let words = (0..8 * 4).map(|_| core::sync::atomic::AtomicU64::new(0)).collect::<alloc::vec::Vec<_>>();
+        let memory = DmaRegion { phys: crate::smmuv3::PhysAddr(0), words: words.leak() };
+        let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
+        let queue = RecordQueue::new(registers, memory, QueueSize::new(3).unwrap());
+        (queue, Hardware::new(wire.clone(), NoDelay, Arc::new(Domain::new()), 1))
+    }
+
+    #[test]
+    fn who_sees_that_a_record_is_dealt_with_sees_its_answer_sent() {
+        loom::model(|| {
+            let wire = Arc::new(Wire::default());
+            wire.record();
+            let (queue, hardware) = queue(&wire);
+            let (queue, sent) = (Arc::new(queue), Arc::new(AtomicBool::new(false)));
+            let waiter = thread::spawn({
+                let (queue, sent) = (queue.clone(), sent.clone());
+                move || assert!(queue.done() == 0 || sent.load(Ordering::Relaxed))
+            });
+            let to = crate::iopf::Target::Stall(crate::smmuv3::Stag(7));
+            let response = crate::smmuv3::PageResponse::Success;
+            let answer = Answer { stream: StreamId(1), substream: None, to, response };
+            Cpu::of_test(0).masked(|masked| {
+                let send = |answers: &mut Answers| {
+                    sent.store(true, Ordering::Relaxed);
+                    answers.clear();
+                };
+                queue.drain(&hardware, masked, |_, _| Some(answer), || {}, send)
+            });
+            assert_eq!(queue.done(), 1);
+            waiter.join().unwrap();
+        });
+    }
+
     #[test]
     fn a_record_that_comes_while_the_queue_is_drained_is_not_slept_over() {
         loom::model(|| {
             let wire = Arc::new(Wire::default());
-            let words = (0..8 * 4).map(|_| core::sync::atomic::AtomicU64::new(0)).collect::<alloc::vec::Vec<_>>();
-            let memory = DmaRegion { phys: crate::smmuv3::PhysAddr(0), words: words.leak() };
-            let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
-            let queue = RecordQueue::<4>::new(registers, memory, QueueSize::new(3).unwrap());
-            let hardware = Hardware::new(wire.clone(), NoDelay, Arc::new(Domain::new()), 1);
+            let (queue, hardware) = queue(&wire);
             let smmu = thread::spawn({
                 let wire = wire.clone();
                 move || (0..2).for_each(|_| wire.record())

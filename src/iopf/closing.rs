@@ -6,8 +6,9 @@ use super::state::FaultState;
 use super::statistics::{Counter, Statistics};
 use super::table::FaultTable;
 use crate::smmuv3::{PageResponse, StreamId};
-use crate::sync::atomic::Ordering::{AcqRel, Release};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::grace::{Grace, Ref};
+use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked};
 
 /// The right to answer for a closed master, and to end its fault state.
@@ -47,7 +48,9 @@ pub struct Unfinished<'t> {
 impl<'t> Closing<'t> {
     /// Closes `state`, unless someone else has the right to, or it is out of the table already.
     pub(super) fn begin(table: &'t FaultTable, state: Ref<FaultState>) -> Option<Self> {
-        if state.closing.swap(true, AcqRel) {
+        // A lock: pairs with the store in `drop`.
+        let order = if mutant!("closing_unread") { Relaxed } else { Acquire };
+        if state.closing.swap(true, order) {
             return None;
         }
         state.close();
@@ -122,7 +125,7 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         // Never again after the end: the StreamIDs may be another state's by then. Pairs with the swap in `begin`.
         if !self.finished {
-            self.state.closing.store(false, Release);
+            self.state.closing.store(false, if mutant!("closing_relaxed") { Relaxed } else { Release });
         }
     }
 }

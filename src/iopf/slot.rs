@@ -26,7 +26,7 @@ use super::fault::{Answer, Fault, Request};
 use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use crate::sync::atomic::{
     AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 use crate::sync::mutant::mutant;
 
@@ -100,7 +100,7 @@ impl Word {
 
     /// Whether the device waits for an answer that is not published yet.
     pub(super) fn wants_answer(self) -> bool {
-        self.is_unanswered() || self.state() == State::Sending
+        self.is_unanswered() || self.state() == State::Sending && !mutant!("claimed_is_answered")
     }
 
     fn with_state(self, state: State) -> Self {
@@ -241,10 +241,10 @@ impl GroupSlot {
         Word(self.word.load(if mutant!("group_unread") { Relaxed } else { Acquire }))
     }
 
-    /// AcqRel: a winner acquires what all earlier owners stored and releases what it read, so that the stores of a
-    /// later owner can't reach its earlier loads.
+    /// Release: what a winner read of the slot it has read before a later owner stores. No acquire: whoever has `from`
+    /// acquired what it stands for by [`word`](Self::word), or was given it with the group.
     fn exchange(&self, from: Word, to: Word) -> bool {
-        self.word.compare_exchange(from.0, to.0, AcqRel, Acquire).is_ok()
+        self.word.compare_exchange(from.0, to.0, Release, Relaxed).is_ok()
     }
 
     /// Takes the slot if it is free.
@@ -331,11 +331,14 @@ impl GroupSlot {
     }
 
     /// Few rounds: each that fails saw another owner's step, and a group has few.
+    ///
+    /// Release as in [`exchange`](Self::exchange), for the next owner of a slot that this frees; what the owners before released
+    /// goes on with it, since this is a read-modify-write. No acquire: nothing in the slot is read afterwards.
     fn update(&self, step: impl Fn(Word) -> Word) -> Freed {
         let mut from = self.word();
         loop {
             let to = step(from);
-            match self.word.compare_exchange(from.0, to.0, AcqRel, Acquire) {
+            match self.word.compare_exchange(from.0, to.0, Release, Relaxed) {
                 Ok(_) => return Freed(to.state() == State::Free),
                 Err(now) => from = Word(now),
             }
@@ -383,7 +386,7 @@ impl<'a> Filling<'a> {
         Freed(true)
     }
 
-    // Release pairs with the acquire of `word` and of `exchange`.
+    // Release pairs with the acquire of `word`.
     fn pass_on(self, word: Word) -> Word {
         let order = if mutant!("group_passed_on_relaxed") { Relaxed } else { Release };
         self.slot.word.store(word.0, order);

@@ -14,9 +14,10 @@ use super::{FaultHandler, try_boxed};
 use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{
     AtomicBool,
-    Ordering::{AcqRel, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
+use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked};
 
 /// The most substreams of one master that have handlers of their own.
@@ -106,11 +107,12 @@ impl Specials {
         change: impl FnOnce() -> Result<T, SubstreamError>,
     ) -> Result<T, SubstreamError> {
         // A lock: pairs with the store below.
-        if self.changing.swap(true, AcqRel) {
+        let order = if mutant!("changing_unread") { Relaxed } else { Acquire };
+        if self.changing.swap(true, order) {
             return Err(SubstreamError::Busy(stream));
         }
         let changed = change();
-        self.changing.store(false, Release);
+        self.changing.store(false, if mutant!("changing_relaxed") { Relaxed } else { Release });
         changed
     }
 

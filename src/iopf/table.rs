@@ -403,7 +403,7 @@ impl FaultTable {
         let word = slot.word();
         let due = word.state() == State::Pending
             && slot.is_overdue(word, now_ms, state.limits.time_out_us.div_ceil(1000))
-            && !state.is_closed();
+            && (!state.is_closed() || mutant!("expire_after_close"));
         let claim = due.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten()?;
         let answer = claim.answer;
         state.count(masked, [Counter::TimeOuts]);

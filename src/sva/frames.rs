@@ -1,15 +1,17 @@
 //! A pool of page frames that the fault path takes from without a lock and without zeroing.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use core::sync::atomic::AtomicU64;
 
 use embedded_hal::delay::DelayNs;
 
 use crate::driver::dma::{DmaMemory, NoMemory};
 use crate::smmuv3::PhysAddr;
+use crate::sync::atomic::{
+    AtomicU32, AtomicU64 as Head,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use crate::sync::mutant::mutant;
 use crate::sync::{pause, wait};
 
 /// The size of a page frame in bytes.
@@ -184,14 +186,14 @@ impl DelayNs for Pause {
 /// A lock-free list of frame numbers. Its head carries a tag that every change counts up, so that a head which went and
 /// came back between a look and an exchange is not taken for the same.
 #[derive(Debug)]
-struct Stack(AtomicU64);
+struct Stack(Head);
 
 impl Stack {
     /// No frame.
     const NONE: u32 = u32::MAX;
 
     fn new() -> Self {
-        Self(AtomicU64::new(u64::from(Self::NONE)))
+        Self(Head::new(u64::from(Self::NONE)))
     }
 
     fn push(&self, next: &[AtomicU32], index: u32) {
@@ -199,7 +201,8 @@ impl Stack {
         loop {
             next[index as usize].store(head as u32, Relaxed);
             // Release: the link, and zeroes in the frame, before the frame can be taken.
-            match self.0.compare_exchange_weak(head, Self::successor(head, index), Release, Relaxed) {
+            let order = if mutant!("frame_pushed_relaxed") { Relaxed } else { Release };
+            match self.0.compare_exchange_weak(head, Self::successor(head, index), order, Relaxed) {
                 Ok(_) => return,
                 Err(seen) => head = seen,
             }
@@ -207,11 +210,14 @@ impl Stack {
     }
 
     fn pop(&self, next: &[AtomicU32]) -> Option<u32> {
-        // Acquire: pairs with the Release in `push`.
-        let mut head = self.0.load(Acquire);
+        // Acquire, here and where the exchange fails: pairs with the Release in `push`. The exchange that succeeds replaces what
+        // was read so: no other push has the same tag.
+        let order = if mutant!("frames_unread") { Relaxed } else { Acquire };
+        let mut head = self.0.load(order);
         loop {
             let link = next.get(head as u32 as usize)?.load(Relaxed);
-            match self.0.compare_exchange_weak(head, Self::successor(head, link), Acquire, Acquire) {
+            let order = if mutant!("frames_unread_again") { Relaxed } else { Acquire };
+            match self.0.compare_exchange_weak(head, Self::successor(head, link), Relaxed, order) {
                 Ok(_) => return Some(head as u32),
                 Err(seen) => head = seen,
             }
@@ -223,7 +229,7 @@ impl Stack {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
     use std::thread;
@@ -324,5 +330,62 @@ mod tests {
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(pool.in_use(), 0);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::vec::Vec;
+
+    use loom::cell::Cell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// A list of frames, with a word in each. Loom reports accesses to it that no order keeps apart.
+    struct List {
+        stack: Stack,
+        next: [AtomicU32; 2],
+        words: [Cell<u32>; 2],
+    }
+
+    impl List {
+        fn push(&self, frame: u32) {
+            self.words[frame as usize].set(frame + 1);
+            self.stack.push(&self.next, frame);
+        }
+
+        fn pop(&self) -> Option<u32> {
+            let frame = self.stack.pop(&self.next)?;
+            // Taken once, and as it was when it was put there.
+            assert_eq!(self.words[frame as usize].replace(0), frame + 1);
+            Some(frame)
+        }
+    }
+
+    #[test]
+    fn a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there() {
+        loom::model(|| {
+            let list = Arc::new(List {
+                stack: Stack::new(),
+                next: [0, 1].map(|_| AtomicU32::new(Stack::NONE)),
+                words: [0, 1].map(|_| Cell::new(0)),
+            });
+            let pusher = thread::spawn({
+                let list = list.clone();
+                move || [0, 1].map(|frame| list.push(frame))
+            });
+            let taken = [0, 1].map(|_| {
+                // Offers loom the schedules in which something is there.
+                thread::yield_now();
+                list.pop()
+            });
+            let mut taken: Vec<_> = taken.into_iter().flatten().collect();
+            pusher.join().unwrap();
+            taken.extend(core::iter::from_fn(|| list.pop()));
+            taken.sort_unstable();
+            assert_eq!(taken, [0, 1]);
+        });
     }
 }
