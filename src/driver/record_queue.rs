@@ -440,6 +440,7 @@ mod loom_tests {
     use loom::thread;
 
     use super::*;
+    use crate::driver::command_queue::AnswerCommand;
     use crate::sync::Cpu;
     use crate::sync::grace::Domain;
 
@@ -509,15 +510,15 @@ mod loom_tests {
                 let (queue, sent) = (queue.clone(), sent.clone());
                 move || assert!(queue.done() == 0 || sent.load(Ordering::Relaxed))
             });
-            let to = crate::iopf::Target::Stall(crate::smmuv3::Stag(7));
-            let response = crate::smmuv3::PageResponse::Success;
-            let answer = Answer { stream: StreamId(1), substream: None, to, response };
+            // CMD_RESUME of StreamID 1, STAG 7, retry.
+            let answer = AnswerCommand([0x1_0000_1044, 7]);
             Cpu::of_test(0).masked(|masked| {
                 let send = |answers: &mut Answers| {
                     sent.store(true, Ordering::Relaxed);
                     answers.clear();
                 };
-                queue.drain(&hardware, masked, |_, _| Some(answer), || {}, send)
+                let take = |batch: Records<4>, answers: &mut Answers| answers.extend(batch.map(|_| answer));
+                queue.drain(&hardware, masked, take, || {}, send)
             });
             assert_eq!(queue.done(), 1);
             waiter.join().unwrap();
