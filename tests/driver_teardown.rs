@@ -417,6 +417,8 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
             bench.host.run(100);
         }
         assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
+        // An interrupt from before.
+        bench.drain();
         assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![profile.engine_stream(0)]));
         bench.finish([0]);
         assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
@@ -452,6 +454,32 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
         bench.disable(2).unwrap();
         assert_eq!(bench.live(), 0);
     });
+}
+
+/// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
+#[test]
+fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
+    let mut bench = Bench::of(Profile::ForcedStall);
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Terminate, &space).unwrap();
+    bench.host.write_control(control::EVENT_WRITE, 1);
+    bench.fill(0, BASE, 8, 1, None);
+    bench.host.run(100);
+    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+    assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
+    let stream = bench.stream(0);
+    assert_eq!(bench.smmu.recover(&mut bench.cpu), Ok(vec![stream]));
+    bench.finish([0]);
+    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+    // It is aborted until it is attached anew.
+    space.map(BASE);
+    for state in [status::ABORTED, status::DONE] {
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), state);
+        bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+    }
 }
 
 #[test]

@@ -6,10 +6,12 @@ use tock_registers::LocalRegisterCopy;
 
 use super::error::DriverError;
 use super::registers::Registers;
-use super::stream::FaultMode;
+use super::stream::{self, FaultMode, Stream};
 use super::{Delay, Smmu};
 use crate::iopf::Partials;
 use crate::smmuv3::StreamId;
+use crate::smmuv3::command::Command;
+use crate::smmuv3::features::StallModel;
 use crate::smmuv3::registers::fields::GERROR;
 use crate::sync::{Cpu, Masked};
 
@@ -48,6 +50,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         // Without stalls the event queue holds reports alone: what aborted is lost, and nobody waits for it.
         let recover = event_queue_abort && self.features.can_stall();
+        if recover {
+            self.events.shut(masked);
+        }
         let mut simple = GERROR::PRIQ_ABT_ERR::SET
             + GERROR::MSI_CMDQ_ABT_ERR::SET
             + GERROR::MSI_EVENTQ_ABT_ERR::SET
@@ -80,7 +85,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// ever. So every stream that stalls is aborted, its stalls are terminated, and it is closed in the fault core. The
     /// queue starts anew; streams with page requests and those that terminate go on undisturbed (7.2.2).
     ///
-    /// Returns one StreamID of each device that was stopped, which [`Smmu::disable_faults`] brings to its end.
+    /// Returns one StreamID of each device that was stopped, which [`Smmu::disable_faults`] brings to its end, and, where every
+    /// fault stalls, each stream of [`FaultMode::Terminate`], which is aborted until it is detached and attached anew.
     ///
     /// # Errors
     ///
@@ -91,13 +97,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             return Ok(Vec::new());
         }
         let mut stopped = Vec::new();
-        stopped.try_reserve_exact(control.lives.len())?;
+        stopped.try_reserve_exact(control.lives.len() + control.streams.len())?;
         for life in control.lives.iter().filter(|life| life.mode == FaultMode::Stall) {
             if let Some(&stream) = life.streams.first() {
                 let (closing, grace) = self.terminate_stalls(cpu, &control.streams, stream, life)?;
                 closing.answer_pending(cpu, &grace);
                 stopped.push(stream);
             }
+        }
+        let stalls_unasked =
+            |own: &Stream| own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced;
+        for (&stream, own) in control.streams.iter().filter(|(_, own)| stalls_unasked(own)) {
+            self.change_entry(cpu, stream, own.ste, &stream::aborted(own.disabled))?;
+            self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
+            stopped.push(stream);
         }
         cpu.masked(|masked| {
             self.events.discard(&self.hardware, masked);

@@ -55,6 +55,8 @@ struct State {
     acknowledged: bool,
     /// Answers of the last batch that found no room in the command queue.
     unsent: Answers,
+    /// What the queue holds is not to be believed.
+    shut: bool,
 }
 
 /// An output queue with records of `WORDS` 64-bit words.
@@ -80,7 +82,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             registers,
             memory,
             size,
-            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new() }),
+            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false }),
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
@@ -106,6 +108,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let Some(mut state) = self.state.try_lock(masked) else {
             return Drained { records: 0, more: true };
         };
+        if state.shut {
+            let prod = self.prod(hardware);
+            self.skip(hardware, &mut state, prod);
+            return Drained::default();
+        }
         if !state.unsent.is_empty() {
             send(&mut state.unsent);
             if !self.settle(&state) {
@@ -187,9 +194,16 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             || self.unsent.load(Ordering::Relaxed) > 0
     }
 
-    /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2).
+    /// From now on no record is believed, as after an abort (7.2.2): who drains throws away what there is, until
+    /// [`discard`](Self::discard).
+    pub(super) fn shut(&self, masked: &Masked) {
+        self.state.lock(masked).shut = true;
+    }
+
+    /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2). Those behind it are believed.
     pub(super) fn discard<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) {
         let mut state = self.state.lock(masked);
+        state.shut = false;
         let prod = self.prod(hardware);
         self.skip(hardware, &mut state, prod);
     }

@@ -274,11 +274,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         match config.faults {
             FaultMode::Terminate => [off.encode(); 2],
             FaultMode::PageRequest => [Ste { ats: AtsMode::Full, ..off }.encode(), off.encode()],
-            FaultMode::Stall => {
-                let mut aborted = off.encode();
-                aborted[0] = Ste::new(ste::StreamConfig::Abort).encode()[0];
-                [off.encode(), aborted]
-            }
+            FaultMode::Stall => [off.encode(), aborted(off.encode())],
         }
     }
 
@@ -349,4 +345,10 @@ impl Control {
             }
         }
     }
+}
+
+/// The entry that aborts and differs from `entry` in one word.
+pub(super) fn aborted(mut entry: [u64; WORDS]) -> [u64; WORDS] {
+    entry[0] = Ste::new(ste::StreamConfig::Abort).encode()[0];
+    entry
 }
