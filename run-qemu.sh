@@ -28,8 +28,8 @@ Options:
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
   --device NAME     one more of QEMU's PCI devices, behind QEMU's SMMU
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
-  --deterministic   count instructions instead of time: two runs with one seed are the same. No disk, which QEMU serves by
-                    threads of its own
+  --deterministic   count instructions instead of time: two runs with one seed are the same. No virtio devices,
+                    which QEMU serves in its own time
   --seed S          seed of the main job (1)
   --test NAME       gdb: this test on the target instead of the main job
   --timeout S       seconds until a run counts as hung (120)
@@ -185,7 +185,8 @@ compose() {
     if [[ $smmu != model ]] && ! $deterministic; then
         rm -f "$place/disk" && truncate -s 16M "$place/disk" || die "no disk image in $place"
         devices+=(-drive "if=none,id=disk,format=raw,file=${place//,/,,}/disk"
-            -device virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on)
+            -device virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on
+            -device virtio-rng-pci,disable-legacy=on,iommu_platform=on)
     fi
     if [[ $smmu != qemu ]]; then
         machine+=,virtualization=on

@@ -207,6 +207,7 @@ fn each_run_has_a_disk_of_its_own_behind_qemus_smmu_and_leaves_none_behind() {
     assert_ne!(disks[0], disks[1]);
     for (output, disk) in outputs.iter().zip(disks) {
         assert!(is_argument(output, "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on"));
+        assert!(is_argument(output, "virtio-rng-pci,disable-legacy=on,iommu_platform=on"));
         assert!(is_argument(output, "a disk of 16777216 bytes"), "{}", stdout(output));
         assert!(!Path::new(disk).exists(), "{disk}");
     }
@@ -219,6 +220,7 @@ fn there_is_no_disk_where_nothing_translates_for_it_or_its_time_would_count() {
         let output = launch_with_model(&place, &[options, &[&place.image()]].concat());
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         assert_eq!(disk(&output), None, "{options:?}");
+        assert!(!stdout(&output).contains("virtio"), "{options:?}");
     }
 }
 

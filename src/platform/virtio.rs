@@ -23,6 +23,7 @@ mod target {
     use spin::Once;
     use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
     use virtio_drivers::device::common::Feature;
+    use virtio_drivers::queue::VirtQueue;
     use virtio_drivers::transport::pci::{PciTransport, VirtioPciError};
     use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
     use virtio_drivers::{BufferDirection, Hal, PhysAddr};
@@ -39,6 +40,8 @@ mod target {
     pub const VENDOR: u16 = 0x1af4;
     /// The PCI device ID of a disk without the legacy interface.
     pub const DISK: u16 = 0x1042;
+    /// The PCI device ID of a source of random bytes without the legacy interface.
+    pub const ENTROPY: u16 = 0x1044;
 
     /// How long a device may take for a reset.
     const RESET_US: u32 = 2_000_000;
@@ -97,7 +100,7 @@ mod target {
     #[derive(Debug)]
     pub struct DeviceMemory<const INDEX: usize>;
 
-    static SHARED: [Once<Shared>; 1] = [const { Once::new() }; 1];
+    static SHARED: [Once<Shared>; 2] = [const { Once::new() }; 2];
 
     impl<const INDEX: usize> DeviceMemory<INDEX> {
         fn shared() -> Option<&'static Shared> {
@@ -325,7 +328,11 @@ mod target {
             let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
             // SAFETY: the three are borrowed until the request is completed, or the device reset and its queue gone: below.
             let token = unsafe { device.read_blocks_nb(first, &mut request, data, &mut response) }?;
-            if let Err(error) = wait_for(device, token, self.limit_us) {
+            let ended = wait_for(self.limit_us, |look| match look {
+                Look::Queue => device.peek_used() == Some(token),
+                Look::Registers => gave_up(device.ack_interrupt()),
+            });
+            if let Err(error) = ended {
                 self.device = None;
                 return Err(error);
             }
@@ -347,7 +354,11 @@ mod target {
             let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
             // SAFETY: as in `read`.
             let token = unsafe { device.write_blocks_nb(first, &mut request, data, &mut response) }?;
-            if let Err(error) = wait_for(device, token, self.limit_us) {
+            let ended = wait_for(self.limit_us, |look| match look {
+                Look::Queue => device.peek_used() == Some(token),
+                Look::Registers => gave_up(device.ack_interrupt()),
+            });
+            if let Err(error) = ended {
                 self.device = None;
                 return Err(error);
             }
@@ -356,19 +367,94 @@ mod target {
         }
     }
 
+    type EntropyMemory = DeviceMemory<1>;
+
+    /// The one queue of a source of random bytes.
+    const ENTROPY_QUEUE: u16 = 0;
+
+    /// A source of random bytes, polled. The crate's own waits without a bound.
+    #[derive(Debug)]
+    pub struct Entropy {
+        /// `None` as in [`Disk`]. In this order they are dropped: the queue's memory is free after the reset.
+        device: Option<(Translated, VirtQueue<EntropyMemory, 8>)>,
+        limit_us: u32,
+    }
+
+    impl Entropy {
+        /// As [`Disk::share`].
+        ///
+        /// # Errors
+        ///
+        /// [`VirtioError::Taken`] for a second one.
+        pub fn share(shared: Shared) -> Result<(), VirtioError> {
+            EntropyMemory::share_with_device(shared)
+        }
+
+        /// As [`Disk::start`].
+        ///
+        /// # Errors
+        ///
+        /// [`VirtioError::Pci`] or [`VirtioError::Device`] if it is not as it should be.
+        pub fn start(bus: &mut RootBus<Ecam>, function: &Function, limit_us: u32) -> Result<Self, VirtioError> {
+            let mut transport = Translated::new(bus.virtio::<EntropyMemory>(function)?);
+            transport.begin_init(Feature::VERSION_1);
+            let queue = VirtQueue::new(&mut transport, ENTROPY_QUEUE, false, false)?;
+            transport.finish_init();
+            Ok(Self { device: Some((transport, queue)), limit_us })
+        }
+
+        /// Asks for as many random bytes as `bytes` has room for, and returns how many the device says it wrote.
+        ///
+        /// # Errors
+        ///
+        /// As [`Disk::read`].
+        ///
+        /// # Panics
+        ///
+        /// If there is no room at all.
+        pub fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, VirtioError> {
+            let (transport, queue) = self.device.as_mut().ok_or(VirtioError::Lost)?;
+            // SAFETY: borrowed until the request is completed, or the device reset and its queue gone: below.
+            let token = unsafe { queue.add(&[], &mut [bytes]) }?;
+            if queue.should_notify() {
+                transport.notify(ENTROPY_QUEUE);
+            }
+            let ended = wait_for(self.limit_us, |look| match look {
+                Look::Queue => queue.peek_used() == Some(token),
+                Look::Registers => gave_up(transport.ack_interrupt()),
+            });
+            if let Err(error) = ended {
+                self.device = None;
+                return Err(error);
+            }
+            // SAFETY: the same buffer.
+            Ok(unsafe { queue.pop_used(token, &[], &mut [bytes]) }? as usize)
+        }
+    }
+
+    /// What a look at a device is at.
+    enum Look {
+        /// Whether the request has ended.
+        Queue,
+        /// Whether the device can't go on.
+        Registers,
+    }
+
     /// Waits for the one request that is under way.
-    fn wait_for(device: &mut Block, token: u16, limit_us: u32) -> Result<(), VirtioError> {
+    fn wait_for(limit_us: u32, mut look: impl FnMut(Look) -> bool) -> Result<(), VirtioError> {
         let mut looks = 0;
         let ended = wait::until(&mut Timer, limit_us, || {
             looks += 1;
-            if device.peek_used() == Some(token) {
+            if look(Look::Queue) {
                 return Ok(Ok(()));
             }
-            // A device that can't go on says so by a change of its configuration (virtio 1.2, 2.1.2).
-            let gave_up =
-                looks % LOOKS == 0 && device.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT);
-            if gave_up { Ok(Err(VirtioError::NeedsReset)) } else { Err(()) }
+            if looks % LOOKS == 0 && look(Look::Registers) { Ok(Err(VirtioError::NeedsReset)) } else { Err(()) }
         });
         ended.unwrap_or_else(|expired| Err(VirtioError::Timeout { waited_us: expired.waited_us }))
+    }
+
+    /// A device that can't go on says so by a change of its configuration (virtio 1.2, 2.1.2).
+    fn gave_up(interrupts: InterruptStatus) -> bool {
+        interrupts.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
     }
 }

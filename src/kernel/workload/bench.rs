@@ -61,8 +61,8 @@ impl Failure {
 pub(super) struct Expected {
     pub(super) qemu: bool,
     pub(super) model: bool,
-    /// The launcher has put disks behind QEMU's SMMU.
-    pub(super) disks: bool,
+    /// The launcher has put virtio devices behind QEMU's SMMU.
+    pub(super) virtio: bool,
 }
 
 /// Why a part of the main job has no engine to work with.
