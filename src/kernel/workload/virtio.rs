@@ -56,7 +56,7 @@ impl Reach {
     }
 
     /// Has the device do a `request` while `page`, which it writes for that, is not mapped, and says how the request ended. What
-    /// is looked at is the first record: QEMU 7.2 and 10.0 report the second half of a queue's entry at its offset in the queue.
+    /// is looked at is the first record: QEMU 7.2 reports the second half of a queue's entry at its offset in the queue.
     pub(super) fn without_page<T>(
         &self,
         bench: &mut Bench,
