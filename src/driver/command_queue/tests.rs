@@ -1,0 +1,222 @@
+use alloc::collections::BTreeMap;
+
+use super::*;
+use crate::driver::fake::{self, Fake, NoDelay};
+use crate::smmuv3::features::IdRegisters;
+use crate::smmuv3::queue::QueueSize;
+use crate::smmuv3::{PrgIndex, Stag, StreamId, SubstreamId};
+
+const SYNC: [u64; 2] = [0x46, 0];
+const CFGI_STE_0X10_LEAF: [u64; 2] = [0x10_0000_0003, 1];
+
+struct Bench {
+    fake: Arc<Fake>,
+    queue: CommandQueue<Arc<Fake>, NoDelay>,
+}
+
+/// S1P, AArch64 tables, COHACC, ATS, PRI, little-endian tables, and stalls.
+const IDS: IdRegisters = IdRegisters {
+    idr0: 1 << 1 | 2 << 2 | 1 << 4 | 1 << 10 | 1 << 16 | 2 << 21,
+    idr1: 0x1084_1210,
+    idr3: 0,
+    idr5: 0x0040_0015,
+    iidr: 0,
+    aidr: 0,
+};
+
+/// A queue of 2^`log2` commands on an SMMU with stall, ATS and PRI.
+fn bench(log2: u8, on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static) -> Bench {
+    bench_of(IDS, log2, on_write)
+}
+
+fn bench_of(
+    id: IdRegisters,
+    log2: u8,
+    on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
+) -> Bench {
+    let fake = Fake::new(on_write);
+    let features = Features::decode(id).unwrap();
+    let ring = Ring::new(QueueSize::new(log2).unwrap());
+    let region = fake::region(COMMAND_BYTES << log2);
+    let queue = CommandQueue::new(Arc::new(fake::hardware(&fake)), features, 8, region, ring, None);
+    Bench { fake, queue }
+}
+
+impl Bench {
+    fn answer<const N: usize>(&self, answers: [Answer; N]) -> Result<(), Timeout> {
+        let answers = answers.iter().filter_map(|answer| self.queue.command_for(answer)).collect::<Answers>();
+        fake::cpu().masked(|masked| self.queue.answer(masked, &answers)).map_err(|unsent| unsent.timeout)
+    }
+}
+
+/// Consumes whatever is published.
+fn consume(values: &mut BTreeMap<usize, u64>, register: Register, value: u64) {
+    if register == Register::CmdqProd {
+        values.insert(Register::CmdqCons.offset(), value);
+    }
+}
+
+/// Stops once at the first command with `error`, and goes on when it is acknowledged.
+fn stop_once(error: u64) -> impl Fn(&mut BTreeMap<usize, u64>, Register, u64) {
+    move |values, register, value| match register {
+        Register::CmdqProd if !values.contains_key(&Register::Gerror.offset()) => {
+            values.insert(Register::CmdqCons.offset(), error << 24);
+            values.insert(Register::Gerror.offset(), 1);
+        }
+        Register::Gerrorn => {
+            assert_eq!(value, 1);
+            let prod = values[&Register::CmdqProd.offset()];
+            values.insert(Register::CmdqCons.offset(), error << 24 | prod);
+        }
+        Register::CmdqProd if values.contains_key(&Register::Gerrorn.offset()) => consume(values, register, value),
+        _ => {}
+    }
+}
+
+fn cfgi() -> Command {
+    Command::CfgiSte { stream: StreamId(0x10), leaf: true }
+}
+
+#[test]
+fn a_batch_is_written_whole_before_one_prod_write() {
+    let bench = bench(3, consume);
+    let retry = Command::Resume { stream: StreamId(2), stag: Stag(7), action: ResumeAction::Retry };
+    bench.queue.submit(&mut fake::cpu(), &[cfgi(), retry, cfgi()]).unwrap();
+    assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
+    assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+    assert_eq!(bench.queue.read(1), [0x2_0000_1044, 7]);
+    assert_eq!(bench.queue.read(2), CFGI_STE_0X10_LEAF);
+}
+
+#[test]
+fn execute_returns_when_the_sync_behind_the_commands_is_consumed() {
+    let bench = bench(3, consume);
+    bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+    assert_eq!((bench.queue.read(0), bench.queue.read(1)), (CFGI_STE_0X10_LEAF, SYNC));
+}
+
+#[test]
+fn a_batch_longer_than_the_queue_goes_through_it_in_parts() {
+    let bench = bench(1, consume);
+    bench.queue.execute(&mut fake::cpu(), &[cfgi(); 5]).unwrap();
+    assert_eq!(bench.fake.written(Register::CmdqProd), [2, 0, 1, 2]);
+}
+
+#[test]
+fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
+    let bench = bench(1, |_, _, _| {});
+    let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
+    assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(timeout.into()));
+    // Two slots are taken; one more is free when the SMMU has consumed the first, two when it has consumed both.
+    for count in [1, 2] {
+        let full = Timeout { expected: count as u32, ..timeout };
+        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]).map(drop), Err(full));
+    }
+}
+
+#[test]
+fn an_illegal_command_is_replaced_by_a_sync_and_reported_to_who_sent_it() {
+    let bench = bench(3, stop_once(1));
+    let mut cpu = fake::cpu();
+    let result = bench.queue.execute(&mut cpu, &[cfgi()]).map(drop);
+    assert_eq!(result, Err(DriverError::IllegalCommand { words: CFGI_STE_0X10_LEAF }));
+    assert_eq!(bench.queue.read(0), SYNC);
+    let failure = cpu.masked(|masked| bench.queue.last_failure(masked));
+    let words = CFGI_STE_0X10_LEAF;
+    assert_eq!(failure, Some(CommandFailure { error: CommandError::Illegal, words, position: 0 }));
+    assert_eq!(bench.queue.execute(&mut cpu, &[cfgi()]).map(drop), Ok(()), "others are not blamed");
+}
+
+#[test]
+fn an_answer_that_is_refused_is_fetched_once_more_before_it_is_replaced() {
+    let bench = bench(3, |_, _, _| {});
+    let mut cpu = fake::cpu();
+    let retry = |stag| Command::Resume { stream: StreamId(2), stag: Stag(stag), action: ResumeAction::Retry };
+    bench.queue.submit(&mut cpu, &[retry(7), retry(8)]).unwrap();
+    for (gerror, left) in [(1, [0x2_0000_1044, 7]), (0, SYNC)] {
+        bench.fake.set(Register::CmdqCons, 1 << 24);
+        bench.fake.set(Register::Gerror, gerror);
+        assert!(cpu.masked(|masked| bench.queue.repair(masked)));
+        assert_eq!(bench.queue.read(0), left);
+    }
+    // The next one is another command.
+    bench.fake.set(Register::CmdqCons, 1 << 24 | 1);
+    bench.fake.set(Register::Gerror, 1);
+    assert!(cpu.masked(|masked| bench.queue.repair(masked)));
+    assert_eq!(bench.queue.read(1), [0x2_0000_1044, 8]);
+    assert_eq!(bench.queue.counts().errors, 3);
+}
+
+#[test]
+fn a_command_whose_fetch_aborted_is_innocent_and_fetched_again() {
+    let bench = bench(3, stop_once(2));
+    bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+    assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
+    assert_eq!(bench.queue.counts().errors, 1);
+}
+
+#[test]
+fn an_atc_invalidation_that_timed_out_fails_its_sync() {
+    let invalidation = Command::AtcInv { stream: StreamId(0x10), substream: None, global: false, address: 0, size: 52 };
+    let words = [0x10_0000_0040, 52];
+    for (commands, result) in [
+        (&[invalidation][..], Err(DriverError::AtcInvalidationTimeout)),
+        (&[cfgi(), invalidation], Err(DriverError::AtcInvalidationTimeout)),
+        // Somebody else's.
+        (&[cfgi()], Ok(())),
+    ] {
+        let bench = bench(3, stop_once(3));
+        assert_eq!(bench.queue.execute(&mut fake::cpu(), commands).map(drop), result);
+        let last = bench.queue.read(commands.len() as u64 - 1);
+        assert_eq!(last, if result.is_err() { words } else { CFGI_STE_0X10_LEAF }, "nothing is replaced");
+    }
+}
+
+#[test]
+fn answers_wait_in_vain_once_until_there_is_room_again() {
+    let bench = bench(0, |_, _, _| {});
+    let to = Target::Stall(Stag(1));
+    let answer = Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Success };
+    let waited = || bench.answer([answer]).map_err(|timeout| timeout.waited_us);
+    assert_eq!([waited(), waited(), waited()], [Ok(()), Err(10), Err(0)]);
+    bench.fake.set(Register::CmdqCons, 1);
+    assert_eq!([waited(), waited(), waited()], [Ok(()), Err(10), Err(0)]);
+}
+
+#[test]
+fn answers_without_a_command_are_counted_and_leave_the_queue_alone() {
+    let id = IdRegisters { idr0: 1 << 1 | 2 << 2 | 1 << 4 | 1 << 24 | 2 << 21, ..IDS };
+    let bench = bench_of(id, 3, consume);
+    let to = [Target::Stall(Stag(1)), Target::Group(PrgIndex::new(1).unwrap())];
+    let answers = to.map(|to| Answer { stream: StreamId(1), substream: None, to, response: PageResponse::Invalid });
+    bench.answer(answers).unwrap();
+    assert_eq!(bench.fake.written(Register::CmdqProd), []);
+    assert_eq!(bench.queue.counts(), CommandCounts { refused: 2, ..CommandCounts::default() });
+}
+
+#[test]
+fn a_response_carries_the_pasid_unless_the_endpoint_wants_none() {
+    let bench = bench(3, consume);
+    let answer = |stream| Answer {
+        stream: StreamId(stream),
+        substream: SubstreamId::new(5),
+        to: Target::Group(PrgIndex::new(9).unwrap()),
+        response: PageResponse::Success,
+    };
+    bench.queue.set_response_pasid(StreamId(0x43), false);
+    bench.answer([answer(0x42), answer(0x43)]).unwrap();
+    assert_eq!(bench.queue.read(0), [0x42_0000_5841, 0x2009]);
+    assert_eq!(bench.queue.read(1), [0x43_0000_0041, 0x2009]);
+    assert_eq!(bench.queue.counts().answers, 2);
+}
+
+#[test]
+fn stalls_are_retried_or_aborted_never_completed_with_zeros() {
+    let bench = bench(3, consume);
+    let answer = |response| Answer { stream: StreamId(1), substream: None, to: Target::Stall(Stag(0x1234)), response };
+    let answers = [PageResponse::Success, PageResponse::Invalid, PageResponse::Failure].map(answer);
+    bench.answer(answers).unwrap();
+    assert_eq!(bench.queue.read(0), [0x1_0000_1044, 0x1234]);
+    assert_eq!(bench.queue.read(1), [0x1_0000_2044, 0x1234]);
+    assert_eq!(bench.queue.read(2), [0x1_0000_2044, 0x1234]);
+}
