@@ -326,16 +326,9 @@ mod target {
         pub fn read(&mut self, first: usize, data: &mut [u8]) -> Result<(), VirtioError> {
             let device = self.device.as_mut().ok_or(VirtioError::Lost)?;
             let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
-            // SAFETY: the three are borrowed until the request is completed, or the device reset and its queue gone: below.
+            // SAFETY: the three are borrowed until the request is completed, or the device reset and its queue gone: in `wait`.
             let token = unsafe { device.read_blocks_nb(first, &mut request, data, &mut response) }?;
-            let ended = wait_for(self.limit_us, |look| match look {
-                Look::Queue => device.peek_used() == Some(token),
-                Look::Registers => gave_up(device.ack_interrupt()),
-            });
-            if let Err(error) = ended {
-                self.device = None;
-                return Err(error);
-            }
+            let device = self.wait(token)?;
             // SAFETY: the same three.
             Ok(unsafe { device.complete_read_blocks(token, &request, data, &mut response) }?)
         }
@@ -354,16 +347,22 @@ mod target {
             let (mut request, mut response) = (BlkReq::default(), BlkResp::default());
             // SAFETY: as in `read`.
             let token = unsafe { device.write_blocks_nb(first, &mut request, data, &mut response) }?;
+            let device = self.wait(token)?;
+            // SAFETY: the same three.
+            Ok(unsafe { device.complete_write_blocks(token, &request, data, &mut response) }?)
+        }
+
+        /// Waits until request `token` is completed. A device that does not complete it is reset.
+        fn wait(&mut self, token: u16) -> Result<&mut Block, VirtioError> {
+            let device = self.device.as_mut().ok_or(VirtioError::Lost)?;
             let ended = wait_for(self.limit_us, |look| match look {
                 Look::Queue => device.peek_used() == Some(token),
                 Look::Registers => gave_up(device.ack_interrupt()),
             });
-            if let Err(error) = ended {
+            if ended.is_err() {
                 self.device = None;
-                return Err(error);
             }
-            // SAFETY: the same three.
-            Ok(unsafe { device.complete_write_blocks(token, &request, data, &mut response) }?)
+            ended.and(self.device.as_mut().ok_or(VirtioError::Lost))
         }
     }
 
