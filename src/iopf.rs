@@ -18,6 +18,7 @@ mod group;
 mod latency;
 mod shared;
 mod slot;
+mod stalls;
 mod state;
 mod statistics;
 mod substream;
@@ -32,12 +33,14 @@ pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
 pub use group::{FaultGroup, LateAnswer};
 pub use latency::{BUCKETS, Histogram, Latencies};
+pub use stalls::Stalls;
 pub use statistics::{Counter, Counters, Statistics};
 pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
 pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};
 
 use crate::smmuv3::PageResponse;
+use crate::smmuv3::event::Stall;
 use crate::sync::{Cpu, Masked};
 
 /// An answer that could not be queued; nothing of it reached the SMMU.
@@ -70,14 +73,23 @@ pub enum Verdict {
 
 /// Decides about a stream's faults.
 ///
-/// [`handle`](Self::handle) and [`defer`](Self::defer) run in the masked section of the report, often in an interrupt: they
-/// neither wait nor allocate. On the host a group whose handler panics is answered Invalid.
+/// [`handle`](Self::handle), [`serve_at_once`](Self::serve_at_once) and [`defer`](Self::defer) run in the masked section of the
+/// report, often in an interrupt: they neither wait nor allocate. On the host a group whose handler panics is answered Invalid.
 pub trait FaultHandler: Send + Sync {
     /// Looks at a complete group: one stall, or the requests of a page request group in their order, at least one.
     ///
     /// Success says that every page is there with the access asked for. Invalid refuses. Failure says that PRI is down
     /// for the whole function.
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict;
+
+    /// Looks at stalls of one stream and substream, in their order, each a group of its own. Returns how many of the first ones are
+    /// to be answered Success at once.
+    ///
+    /// [`handle`](Self::handle) is asked about the next one. Unless this is overridden, that is asked about each.
+    fn serve_at_once(&self, masked: &Masked, stalls: &[Stall]) -> usize {
+        let _ = (masked, stalls);
+        0
+    }
 
     /// Takes over a group that [`handle`](Self::handle) deferred. It only puts it where someone will work on it; where
     /// there is no room, dropping it answers Invalid.

@@ -11,7 +11,7 @@ use super::command_queue::{COMMAND_BYTES, CommandQueue};
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
-use super::record_queue::{QueueRegisters, RecordQueue};
+use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::ring::Ring;
 use super::smmu::{Control, Hooks, Options, Smmu};
@@ -80,19 +80,17 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let forget = if features.hyp { &forget[..] } else { &forget[..2] };
         commands.execute(cpu, forget)?;
 
-        let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
         let region = queue_memory(&*memory, event_size, EVENT_BYTES)?;
-        hardware.set_queue(Register::EventqBase, registers.prod, registers.cons, region.phys, event_size);
-        let events = RecordQueue::new(registers, region, event_size);
+        hardware.set_queue(Register::EventqBase, Register::EventqProd, Register::EventqCons, region.phys, event_size);
+        let events = RecordQueue::new(region, event_size);
         hardware.enable(cpu, CR0::EVENTQEN::SET)?;
 
         let mut page_requests = None;
         if let Some(limit) = features.pri_queue {
             let request_size = queue_size(options.page_request_queue_log2, limit);
-            let registers = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
             let region = queue_memory(&*memory, request_size, PAGE_REQUEST_BYTES)?;
-            hardware.set_queue(Register::PriqBase, registers.prod, registers.cons, region.phys, request_size);
-            page_requests = Some(RecordQueue::new(registers, region, request_size));
+            hardware.set_queue(Register::PriqBase, Register::PriqProd, Register::PriqCons, region.phys, request_size);
+            page_requests = Some(RecordQueue::new(region, request_size));
             hardware.enable(cpu, CR0::PRIQEN::SET)?;
         }
         hardware.enable_interrupts(cpu, &features)?;

@@ -20,6 +20,7 @@ use super::trace::Trace;
 use super::{BATCH, Delay};
 use crate::iopf::{Answer, NotSent, PageResponder, Target};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
+use crate::smmuv3::event::Stall;
 use crate::smmuv3::features::Features;
 use crate::smmuv3::registers::Register;
 use crate::smmuv3::registers::fields::{CMDQ_CONS, GERROR};
@@ -166,9 +167,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let mut first = None;
         let mut end = self.ring.consumed();
         for batch in commands.chunks(self.ring.size() as usize) {
-            let look = |cpu: &Cpu| {
-                cpu.masked(|masked| self.try_submit(masked, batch.len(), batch.iter().map(Command::encode)))
-            };
+            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch, Command::encode));
             let positions = self
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
@@ -180,29 +179,65 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Ok(first.unwrap_or(end)..end)
     }
 
-    /// Puts `commands`, which are `count` and fit the queue, into it with one PROD write, or nothing.
+    /// Puts `commands`, which fit the queue, into it with one PROD write, or nothing.
     ///
     /// # Errors
     ///
     /// CONS, when there is no room.
-    fn try_submit(
+    fn try_submit<T>(
         &self,
         masked: &Masked,
-        count: usize,
-        commands: impl Iterator<Item = [u64; WORDS]>,
+        commands: &[T],
+        encode: impl Fn(&T) -> [u64; WORDS],
     ) -> Result<Range<u64>, u32> {
-        let count = count as u64;
+        let positions = self.fill(masked, commands, encode)?;
+        self.publish();
+        Ok(positions)
+    }
+
+    /// Puts `commands` into the queue, or nothing. [`publish`](Self::publish) follows in the same masked section.
+    ///
+    /// # Errors
+    ///
+    /// CONS, when there is no room.
+    #[inline(always)]
+    fn fill<T>(&self, masked: &Masked, commands: &[T], encode: impl Fn(&T) -> [u64; WORDS]) -> Result<Range<u64>, u32> {
+        let count = commands.len() as u64;
         let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
             let cons = self.progress(masked);
             self.ring.reserve(count).ok_or(cons)
         })?;
-        let end = start + count;
         let slots = self.slots();
-        for (slot, command) in self.ring.slots(start, count).zip(commands) {
-            write(slots.get(slot), command);
+        let (before, from_start) = slots.split_at_checked(self.ring.slot(start)).unwrap_or((slots, &[]));
+        let (until_end, wrapped) = commands.split_at_checked(from_start.len()).unwrap_or((commands, &[]));
+        for (slots, commands) in [(from_start, until_end), (before, wrapped)] {
+            slots.iter().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
         }
-        self.ring.publish(start, end, |end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
-        Ok(start..end)
+        self.ring.mark(start, start + count);
+        Ok(start..start + count)
+    }
+
+    /// Publishes the commands that were put into the queue.
+    pub(super) fn publish(&self) {
+        self.ring.publish(|end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
+    }
+
+    /// Puts answers to `stalls`, which fit `unsent`, into the queue, or into `unsent` where there is no room now.
+    /// [`publish`](Self::publish) follows in the same masked section.
+    #[inline(always)]
+    pub(super) fn resume(&self, masked: &Masked, stalls: &[Stall], response: PageResponse, unsent: &mut Answers) {
+        if !self.features.can_stall() {
+            self.refused.fetch_add(stalls.len() as u64, Ordering::Relaxed);
+            return;
+        }
+        let action = action(response);
+        let command = |stall: &Stall| Command::Resume { stream: stall.stream(), stag: stall.stag(), action }.encode();
+        if !unsent.is_empty() || self.fill(masked, stalls, command).is_err() {
+            // Where there is no room, they are tried again.
+            stalls.iter().for_each(|stall| unsent.push(AnswerCommand(command(stall))).unwrap_or(()));
+        } else if let Some(trace) = &self.trace {
+            stalls.iter().for_each(|stall| trace.add(masked, TRACE_ANSWER, &command(stall)));
+        }
     }
 
     /// Puts `commands` and a SYNC into the queue, and returns when the SYNC is complete.
@@ -252,7 +287,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let mut sent = 0;
         for batch in answers.chunks(self.ring.size() as usize) {
             let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-            let submit = || self.try_submit(masked, batch.len(), batch.iter().map(|answer| answer.0));
+            let submit = || self.try_submit(masked, batch, |answer| answer.0);
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);
             submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), expired) })?;
@@ -302,7 +337,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
-                write(self.slots().get(self.ring.slot(position)), Command::Sync(SyncCompletion::None).encode());
+                let slot = self.slots().get(self.ring.slot(position));
+                slot.into_iter().for_each(|slot| write(slot, Command::Sync(SyncCompletion::None).encode()));
             }
             failures.write(failure);
             // Before the acknowledgement, with which consumption goes on.
@@ -336,11 +372,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let &Answer { stream, substream, to, response } = answer;
         let command = match to {
             Target::Stall(stag) if self.features.can_stall() => {
-                let action = match response {
-                    PageResponse::Success => ResumeAction::Retry,
-                    PageResponse::Invalid | PageResponse::Failure => ResumeAction::Abort,
-                };
-                Command::Resume { stream, stag, action }
+                Command::Resume { stream, stag, action: action(response) }
             }
             Target::Group(group) if self.features.pri => {
                 let substream = substream.filter(|_| self.response_carries_pasid(stream));
@@ -364,11 +396,17 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     }
 }
 
-/// Writes a command into its slot. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
-fn write(slot: Option<&[Word; WORDS]>, words: [u64; WORDS]) {
-    for (word, value) in slot.into_iter().flatten().zip(words) {
-        word.store(value, Ordering::Relaxed);
+/// How a stalled transaction goes on.
+const fn action(response: PageResponse) -> ResumeAction {
+    match response {
+        PageResponse::Success => ResumeAction::Retry,
+        PageResponse::Invalid | PageResponse::Failure => ResumeAction::Abort,
     }
+}
+
+/// Writes a command into its slot. Relaxed: the ring's mark and the PROD write order it before the SMMU reads it.
+fn write(slot: &[Word; WORDS], words: [u64; WORDS]) {
+    slot.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
 }
 
 impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {

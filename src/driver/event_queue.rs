@@ -1,10 +1,11 @@
 //! The event queue: stall records go to the fault core, the rest to the kernel's sink (7.2, 7.3).
 
+use core::cell::Cell;
+
 use super::command_queue::{Answers, Unsent};
-use super::record_queue::{Drained, Records};
+use super::record_queue::{Drained, Records, first_words, words};
 use super::registers::Registers;
 use super::{Delay, Smmu};
-use crate::iopf::{Fault, Report, Request};
 use crate::smmuv3::event::{Event, Stall};
 use crate::sync::Masked;
 
@@ -18,26 +19,37 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// caller comes again: no further interrupt announces what is in the queue already. While answers wait for room in
     /// the command queue nothing is taken out; [`Smmu::expire`] wakes the drainer to try again.
     pub fn drain_events(&self, masked: &Masked) -> Drained {
+        let resumed = Cell::new(false);
         self.events.drain(
             &self.hardware,
             masked,
-            |records, answers| self.report(masked, records, answers, |words| self.take_event(masked, words)),
+            |records, answers| self.take_events(masked, records, answers, &resumed),
             || log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
-            |answers| self.send(masked, answers),
+            |answers| {
+                if resumed.take() {
+                    self.commands.publish();
+                }
+                self.send(masked, answers);
+            },
         )
     }
 
-    /// The fault in a record, if it is one to answer.
-    #[inline(always)]
-    fn take_event(&self, masked: &Masked, words: [u64; 4]) -> Option<Fault> {
+    /// Reports the stalls among `records`, and puts the answers that there are into the command queue, which is noted in `resumed`, or
+    /// else into `answers`.
+    fn take_events(&self, masked: &Masked, records: Records<'_, 4>, answers: &mut Answers, resumed: &Cell<bool>) {
         if let Some(trace) = &self.trace {
-            trace.add(masked, TRACE_EVENT, &words);
+            records.for_each(|_, record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
-        let Some(Stall { stream, substream, stag, access, address }) = Stall::decode(words) else {
-            self.pass_on(masked, words);
-            return None;
+        let answer = |stalls: &[Stall], response| {
+            self.commands.resume(masked, stalls, response, answers);
+            resumed.set(true);
         };
-        Some(Fault { stream, substream, address, access, request: Request::Stall(stag) })
+        self.faults.stalls(masked, answer, |stalls| {
+            records.for_each(|number, record| match Stall::decode(first_words(record)) {
+                Some(stall) => stalls.report(number, stall),
+                None => self.pass_on(masked, words(record)),
+            });
+        });
     }
 
     /// Gives a record that is nobody's page fault to the kernel.
@@ -49,30 +61,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Reports the faults that `fault_of` finds in `records`.
-    #[inline(always)]
-    pub(super) fn report<const WORDS: usize>(
-        &self,
-        masked: &Masked,
-        records: Records<'_, WORDS>,
-        answers: &mut Answers,
-        fault_of: impl Fn([u64; WORDS]) -> Option<Fault>,
-    ) {
-        self.faults.batch(masked, |batch| {
-            for (number, words) in records {
-                if let Some(fault) = fault_of(words)
-                    && let Report::Answer(answer) = batch.report(number, &fault)
-                    && let Some(command) = self.commands.command_for(&answer)
-                {
-                    // There is room for an answer to each record.
-                    let _ = answers.push(command);
-                }
-            }
-        });
-    }
-
     /// Sends the answers of a batch; what finds no room is sent before more is taken out of the queue.
     pub(super) fn send(&self, masked: &Masked, answers: &mut Answers) {
+        if answers.is_empty() {
+            return;
+        }
         let all = answers.len();
         let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
         answers.drain(..sent);

@@ -1,9 +1,10 @@
 //! The PRI queue: page requests become groups in the fault core (8).
 
-use super::record_queue::Drained;
+use super::command_queue::Answers;
+use super::record_queue::{Drained, Records, words};
 use super::registers::Registers;
 use super::{Delay, Smmu};
-use crate::iopf::{Fault, Partials, Request};
+use crate::iopf::{Fault, Partials, Report, Request};
 use crate::smmuv3::page_request::PageRequest;
 use crate::sync::Masked;
 
@@ -22,9 +23,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         page_requests.drain(
             &self.hardware,
             masked,
-            |records, answers| {
-                self.report(masked, records, answers, |words| Some(self.take_page_request(masked, words)))
-            },
+            |records, answers| self.take_page_requests(masked, records, answers),
             || {
                 // The SMMU has answered the Last of these groups itself, or will get no Last for them (8.1.1).
                 log::warn!("the PRI queue overflowed: groups without a Last are dropped");
@@ -32,6 +31,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             },
             |answers| self.send(masked, answers),
         )
+    }
+
+    /// Reports the page requests in `records`.
+    fn take_page_requests(&self, masked: &Masked, records: Records<'_, 2>, answers: &mut Answers) {
+        self.faults.batch(masked, |batch| {
+            records.for_each(|number, record| {
+                if let Report::Answer(answer) = batch.report(number, &self.take_page_request(masked, words(record)))
+                    && let Some(command) = self.commands.command_for(&answer)
+                {
+                    // There is room for an answer to each record.
+                    let _ = answers.push(command);
+                }
+            });
+        });
     }
 
     fn take_page_request(&self, masked: &Masked, words: [u64; 2]) -> Fault {

@@ -1,6 +1,6 @@
 //! A queue that the SMMU fills and the driver empties: the event queue and the PRI queue (3.5, 7.4, 8.1).
 
-use core::ops::Range;
+use core::array;
 use core::sync::atomic::{AtomicU64 as Word, Ordering};
 
 use super::command_queue::Answers;
@@ -39,13 +39,6 @@ pub struct RecordCounts {
     pub unsent: u64,
 }
 
-/// The registers of an output queue.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct QueueRegisters {
-    pub(super) prod: Register,
-    pub(super) cons: Register,
-}
-
 /// How far the driver has come. Records are counted from the start of the queue's life in 64 bits; CONS is the low bits.
 #[derive(Debug)]
 struct State {
@@ -62,7 +55,6 @@ struct State {
 /// An output queue with records of `WORDS` 64-bit words.
 #[derive(Debug)]
 pub(super) struct RecordQueue<const WORDS: usize> {
-    registers: QueueRegisters,
     memory: DmaRegion,
     size: QueueSize,
     state: IrqLock<State>,
@@ -76,10 +68,18 @@ pub(super) struct RecordQueue<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> RecordQueue<WORDS> {
+    /// The registers of the event queue, whose records have 4 words (7.3), or of the PRI queue, where they have 2 (8.1).
+    const REGISTERS: [Register; 2] = match WORDS {
+        4 => [Register::EventqProd, Register::EventqCons],
+        2 => [Register::PriqProd, Register::PriqCons],
+        _ => panic!("there is no such queue"),
+    };
+    const PROD: Register = Self::REGISTERS[0];
+    const CONS: Register = Self::REGISTERS[1];
+
     /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
-    pub(super) fn new(registers: QueueRegisters, memory: DmaRegion, size: QueueSize) -> Self {
+    pub(super) fn new(memory: DmaRegion, size: QueueSize) -> Self {
         Self {
-            registers,
             memory,
             size,
             state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false }),
@@ -93,7 +93,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     /// Takes out one batch: `take` gets the records, and adds the answers that there are by now, one a record at most;
     /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken;
-    /// `send` gets the answers, after CONS was written, and takes out those that it has sent.
+    /// `send` gets the answers, if there are any, after CONS was written, and takes out those that it has sent.
     ///
     /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
     /// batch, and none is lost. CONS is written once. One core drains at a time; another gets `more` at once.
@@ -122,7 +122,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let prod = self.prod(hardware);
         let Some(pending) = self.pending(prod, state.next) else {
             self.nonsense.fetch_add(1, Ordering::Relaxed);
-            log::error!("{} is {:#x}: more than the whole queue ahead", self.registers.prod.name(), prod.raw());
+            log::error!("{} is {:#x}: more than the whole queue ahead", Self::PROD.name(), prod.raw());
             self.skip(hardware, &mut state, prod);
             return Drained { records: 0, more: false };
         };
@@ -140,9 +140,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         if count > 0 || acknowledge {
             self.write_cons(hardware, &state);
         }
-        if !state.unsent.is_empty() {
-            send(&mut state.unsent);
-        }
+        send(&mut state.unsent);
         if !self.settle(&state) {
             return Drained { records: count as usize, more: false };
         }
@@ -231,13 +229,13 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     fn prod<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> QueuePointer {
-        self.size.pointer(hardware.read(self.registers.prod))
+        self.size.pointer(hardware.read(Self::PROD))
     }
 
     fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) {
         self.acknowledged.store(state.acknowledged, Ordering::Relaxed);
         let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged };
-        hardware.write(self.registers.cons, cons.raw());
+        hardware.write(Self::CONS, cons.raw());
     }
 
     /// How many records wait from `next` on, or `None` if PROD makes no sense.
@@ -250,28 +248,54 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.size.index(number as u32)
     }
 
+    /// The `count` records from number `first` on.
     fn records(&self, first: u64, count: u64) -> Records<'_, WORDS> {
-        Records { memory: self.memory.words.as_chunks().0, size: self.size, numbers: first..first + count }
+        let (memory, _) = self.memory.words.as_chunks();
+        let (before, from_first) = split(memory, self.size.slot(self.index(first)).into());
+        let (until_end, _) = split(from_first, count);
+        let (wrapped, _) = split(before, count - until_end.len() as u64);
+        Records { first, parts: [until_end, wrapped] }
     }
 }
 
-/// Records that are in the queue, each with its number.
+/// The first `count` of `all`, or all, and the others.
+fn split<T>(all: &[T], count: u64) -> (&[T], &[T]) {
+    all.split_at_checked(count as usize).unwrap_or((all, &[]))
+}
+
+/// Records that are in the queue, numbered one after the other.
+#[derive(Clone, Copy)]
 pub(super) struct Records<'a, const WORDS: usize> {
-    memory: &'a [[Word; WORDS]],
-    size: QueueSize,
-    numbers: Range<u64>,
+    first: u64,
+    /// Those up to the end of the memory, and those from its start on.
+    parts: [&'a [[Word; WORDS]]; 2],
 }
 
-impl<const WORDS: usize> Iterator for Records<'_, WORDS> {
-    type Item = (u64, [u64; WORDS]);
-
-    /// Relaxed: the PROD read before orders it after the SMMU's writes.
+impl<const WORDS: usize> Records<'_, WORDS> {
+    /// Has `take` look at each record and its number, in their order.
     #[inline(always)]
-    fn next(&mut self) -> Option<Self::Item> {
-        let number = self.numbers.next()?;
-        let record = self.memory.get(self.size.slot(self.size.index(number as u32)) as usize)?;
-        Some((number, record.each_ref().map(|word| word.load(Ordering::Relaxed))))
+    pub(super) fn for_each(&self, mut take: impl FnMut(u64, &[Word; WORDS])) {
+        let mut number = self.first;
+        for part in self.parts {
+            for record in part {
+                take(number, record);
+                number += 1;
+            }
+        }
     }
+}
+
+/// The words of a record, which the SMMU leaves alone until CONS has passed it.
+///
+/// Relaxed: the PROD read before orders it after the SMMU's writes.
+pub(super) fn words<const WORDS: usize>(record: &[Word; WORDS]) -> [u64; WORDS] {
+    record.each_ref().map(|word| word.load(Ordering::Relaxed))
+}
+
+/// The first words of a record.
+#[inline(always)]
+pub(super) fn first_words<const WORDS: usize>(record: &[Word; 4]) -> [u64; WORDS] {
+    array::from_fn(|n| record[n].load(Ordering::Relaxed))
 }
 
 #[cfg(all(test, not(loom)))]
@@ -286,7 +310,6 @@ mod tests {
 
     /// CMD_PRI_RESP of StreamID 1, group 0, Success.
     const ANSWER: AnswerCommand = AnswerCommand([0x1_0000_0041, 0x2000]);
-    const REGISTERS: QueueRegisters = QueueRegisters { prod: Register::PriqProd, cons: Register::PriqCons };
 
     struct Bench {
         fake: Arc<Fake>,
@@ -299,7 +322,7 @@ mod tests {
     fn bench(log2: u8) -> Bench {
         let fake = Fake::new(|_, _, _| {});
         let region = fake::region(16 << log2);
-        let queue = RecordQueue::new(REGISTERS, region, QueueSize::new(log2).unwrap());
+        let queue = RecordQueue::new(region, QueueSize::new(log2).unwrap());
         Bench { hardware: fake::hardware(&fake), fake, queue, region }
     }
 
@@ -312,7 +335,7 @@ mod tests {
                 self.queue.drain(
                     &self.hardware,
                     masked,
-                    |batch, _| records.extend(batch.map(|(number, words)| (number, words[0]))),
+                    |batch, _| batch.for_each(|number, record| records.push((number, words(record)[0]))),
                     || overflowed = true,
                     |_| {},
                 )
@@ -435,7 +458,7 @@ mod tests {
         bench.drain(2);
         bench.fake.set(Register::PriqProd, 0b110);
         fake::cpu().masked(|masked| {
-            let take = |batch: Records<2>, answers: &mut Answers| answers.extend(batch.map(|_| ANSWER));
+            let take = |batch: Records<2>, answers: &mut Answers| batch.for_each(|_, _| answers.push(ANSWER).unwrap());
             let drained = bench.queue.drain(&bench.hardware, masked, take, || {}, |_| {});
             assert_eq!(drained, Drained { records: 4, more: false });
             // The queue is full again.
@@ -508,8 +531,7 @@ mod loom_tests {
     fn queue(wire: &Arc<Wire>) -> (RecordQueue<4>, Hardware<Arc<Wire>, NoDelay>) {
         let words = (0..8 * 4).map(|_| core::sync::atomic::AtomicU64::new(0)).collect::<alloc::vec::Vec<_>>();
         let memory = DmaRegion { phys: crate::smmuv3::PhysAddr(0), words: words.leak() };
-        let registers = QueueRegisters { prod: Register::EventqProd, cons: Register::EventqCons };
-        let queue = RecordQueue::new(registers, memory, QueueSize::new(3).unwrap());
+        let queue = RecordQueue::new(memory, QueueSize::new(3).unwrap());
         (queue, Hardware::new(wire.clone(), NoDelay, Arc::new(Domain::new()), 1))
     }
 
@@ -531,7 +553,8 @@ mod loom_tests {
                     sent.store(true, Ordering::Relaxed);
                     answers.clear();
                 };
-                let take = |batch: Records<4>, answers: &mut Answers| answers.extend(batch.map(|_| answer));
+                let take =
+                    |batch: Records<4>, answers: &mut Answers| batch.for_each(|_, _| answers.push(answer).unwrap());
                 queue.drain(&hardware, masked, take, || {}, send)
             });
             assert_eq!(queue.done(), 1);

@@ -52,12 +52,6 @@ impl Ring {
         (position & (self.size - 1)) as usize
     }
 
-    /// The slots of `count` positions from `start` on.
-    pub(super) fn slots(&self, start: u64, count: u64) -> impl Iterator<Item = usize> + use<> {
-        let mask = self.size - 1;
-        (start..start + count).map(move |position| (position & mask) as usize)
-    }
-
     /// A position as PROD or CONS hold it: the index, and the wrap bit above it.
     pub(super) const fn index(&self, position: u64) -> u32 {
         (position & (2 * self.size - 1)) as u32
@@ -96,9 +90,8 @@ impl Ring {
         }
     }
 
-    /// Publishes the filled slots from `start` up to `end`: `write` gets the position behind what is published and
-    /// writes PROD. If another core is publishing, it publishes these as well.
-    pub(super) fn publish(&self, start: u64, end: u64, mut write: impl FnMut(u64)) {
+    /// Marks the slots from `start` up to `end` as filled. [`publish`](Self::publish) follows in the same masked section.
+    pub(super) fn mark(&self, start: u64, end: u64) {
         // Where an empty batch begins, another one begins too: its mark is not to be overwritten.
         if start == end {
             return;
@@ -106,6 +99,11 @@ impl Ring {
         // Release: whoever sees the mark sees the commands (pairs with the Acquire loads in `filled`).
         let order = if mutant!("mark_relaxed") { Ordering::Relaxed } else { Ordering::Release };
         self.ends[self.slot(start)].store(end, order);
+    }
+
+    /// Publishes what is marked: `write` gets the position behind what is published and writes PROD. If another core is
+    /// publishing, it publishes this as well.
+    pub(super) fn publish(&self, mut write: impl FnMut(u64)) {
         loop {
             // Store the mark, then look at the flag; the publisher clears the flag, then looks at the mark. With the
             // fences at least one of the two sees the other.
@@ -203,9 +201,12 @@ mod tests {
         let ring = ring(3);
         let (first, second, third) = (ring.reserve(2).unwrap(), ring.reserve(1).unwrap(), ring.reserve(3).unwrap());
         let mut written = Vec::new();
-        ring.publish(second, 3, |end| written.push(end));
-        ring.publish(first, 2, |end| written.push(end));
-        ring.publish(third, 6, |end| written.push(end));
+        ring.mark(second, 3);
+        ring.publish(|end| written.push(end));
+        ring.mark(first, 2);
+        ring.publish(|end| written.push(end));
+        ring.mark(third, 6);
+        ring.publish(|end| written.push(end));
         assert_eq!(written, [3, 6]);
     }
 
@@ -214,13 +215,16 @@ mod tests {
         let ring = ring(3);
         ring.reserve(1).unwrap();
         let mut written = Vec::new();
-        ring.publish(0, 1, |end| {
+        ring.mark(0, 1);
+        ring.publish(|end| {
             written.push(end);
             if end == 1 {
                 // While one core publishes, two others have batches that begin at the same position.
                 let (empty, other) = (ring.reserve(0).unwrap(), ring.reserve(1).unwrap());
-                ring.publish(other, 2, |_| unreachable!());
-                ring.publish(empty, 1, |_| unreachable!());
+                ring.mark(other, 2);
+                ring.publish(|_| unreachable!());
+                ring.mark(empty, 1);
+                ring.publish(|_| unreachable!());
             }
         });
         assert_eq!(written, [1, 2]);
@@ -233,7 +237,8 @@ mod tests {
         for lap in 0..9_u64 {
             let start = ring.reserve(1).unwrap();
             assert_eq!(start, lap);
-            ring.publish(start, start + 1, |end| written.push(end));
+            ring.mark(start, start + 1);
+            ring.publish(|end| written.push(end));
             ring.observe(|| ring.index(start + 1));
         }
         assert_eq!(written, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -306,7 +311,8 @@ mod loom_tests {
         fn produce(&self, count: u64) {
             let start = self.ring.reserve(count).unwrap();
             (start..start + count).for_each(|position| self.write(position));
-            self.ring.publish(start, start + count, |end| {
+            self.ring.mark(start, start + count);
+            ring.publish(|end| {
                 (0..end).for_each(|position| assert_eq!(self.read(position), position + 1));
                 assert!(self.prod.swap(end, Ordering::Release) < end);
             });

@@ -1,32 +1,16 @@
 //! The records that are taken out of a queue together.
 
-use core::{array, fmt};
+use core::fmt;
 
-use super::FaultHandler;
 use super::fault::{Fault, Report};
-use super::state::FaultState;
-use super::statistics::Counter;
 use super::table::FaultTable;
-use crate::smmuv3::StreamId;
 use crate::sync::Masked;
-use crate::sync::grace::{Counted, ReadGuard};
-
-/// How many streams' states are kept at hand. A power of two: streams with the same low bits take each other's place.
-const AT_HAND: usize = 4;
-
-/// What a group of one that is answered Success at once is counted as.
-const SERVED: [Counter; 4] = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
+use crate::sync::grace::ReadGuard;
 
 /// Records of one queue that are reported together, in their order: see [`FaultTable::batch`].
-///
-/// All lie in one read section, so a stream's state is looked up once. What its handler answers Success at once leaves together,
-/// and is counted and measured together, at the end of the batch.
 pub struct Batch<'a> {
     table: &'a FaultTable,
     moment: Moment<'a>,
-    at_hand: [Option<AtHand<'a>>; AT_HAND],
-    /// Groups answered Success at once, of streams that have left, and not counted for all streams yet.
-    served: u64,
 }
 
 /// Where and when a report comes from.
@@ -37,85 +21,17 @@ pub(super) struct Moment<'a> {
     pub(super) began: Option<u64>,
 }
 
-/// A stream that the batch has met.
-struct AtHand<'a> {
-    stream: StreamId,
-    state: &'a Counted<FaultState>,
-    handler: &'a dyn FaultHandler,
-    /// Groups answered Success at once, and not counted yet.
-    served: u32,
-}
-
 impl<'a> Batch<'a> {
-    pub(super) fn new(table: &'a FaultTable, section: &'a ReadGuard<'a>, masked: &'a Masked) -> Self {
-        let moment = Moment { section, masked, began: table.shared.now() };
-        Self { table, moment, at_hand: array::from_fn(|_| None), served: 0 }
+    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>) -> Self {
+        Self { table, moment }
     }
 
     /// Deals with one record, the `record`th of its queue, from 0.
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
-    #[inline(always)]
-    pub fn report(&mut self, record: u64, fault: &Fault) -> Report {
-        let place = place(fault.stream);
-        if self.at_hand[place].as_ref().is_none_or(|at_hand| at_hand.stream != fault.stream) {
-            self.fetch(fault.stream);
-        }
-        let outcome = match &mut self.at_hand[place] {
-            Some(AtHand { stream, state, handler, served })
-                if *stream == fault.stream && state.serves(fault.request) =>
-            {
-                FaultState::report(state, *handler, &self.moment, record, fault, served)
-            }
-            _ => self.table.report_unknown(self.moment.masked, fault),
-        };
-        outcome.of(fault)
-    }
-
-    /// Puts the state of `stream`, if there is one, at hand.
-    ///
-    /// For the rest of the batch it is the right one: the queue's end was read before, so its records are older than this look.
-    #[cold]
-    fn fetch(&mut self, stream: StreamId) {
-        let Some(state) = self.table.find(self.moment.section, stream) else { return };
-        let handler = &*state.handler;
-        let before = self.at_hand[place(stream)].replace(AtHand { stream, state, handler, served: 0 });
-        if let Some(before) = before {
-            self.settle(&before, self.ticks());
-        }
-    }
-
-    /// How long the batch has taken by now, if the table has a clock.
-    fn ticks(&self) -> Option<u64> {
-        Some(self.table.shared.now()?.saturating_sub(self.moment.began?))
-    }
-
-    /// Counts what was served of a stream, at `ticks`.
-    fn settle(&mut self, at_hand: &AtHand<'_>, ticks: Option<u64>) {
-        let served = at_hand.served.into();
-        self.served += served;
-        at_hand.state.counters.add(self.moment.masked, SERVED, served);
-        if let Some(ticks) = ticks {
-            at_hand.state.latencies.add(self.moment.masked, ticks, served);
-        }
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        let ticks = self.ticks();
-        for place in 0..AT_HAND {
-            if let Some(at_hand) = self.at_hand[place].take() {
-                self.settle(&at_hand, ticks);
-            }
-        }
-        if self.served > 0 {
-            let shared = &self.table.shared;
-            shared.counters.add(self.moment.masked, SERVED, self.served);
-            if let Some(ticks) = ticks {
-                shared.latencies.add(self.moment.masked, ticks, self.served);
-            }
-        }
+    pub fn report(&self, record: u64, fault: &Fault) -> Report {
+        let state = self.table.find(self.moment.section, fault.stream);
+        self.table.report_in(&self.moment, state, record, fault).of(fault)
     }
 }
 
@@ -123,8 +39,4 @@ impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch").field("table", self.table).field("began", &self.moment.began).finish_non_exhaustive()
     }
-}
-
-const fn place(stream: StreamId) -> usize {
-    stream.0 as usize % AT_HAND
 }

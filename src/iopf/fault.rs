@@ -1,5 +1,6 @@
 //! One fault, and the answer to it.
 
+use crate::smmuv3::event::Stall;
 use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
 /// One access that a device could not complete, as its queue recorded it.
@@ -29,6 +30,19 @@ pub enum Request {
         /// It ends the group, which wants one answer.
         last: bool,
     },
+}
+
+impl From<&Stall> for Fault {
+    #[inline(always)]
+    fn from(stall: &Stall) -> Self {
+        Self {
+            stream: stall.stream(),
+            substream: stall.substream(),
+            address: stall.address(),
+            access: stall.access(),
+            request: Request::Stall(stall.stag()),
+        }
+    }
 }
 
 impl Fault {

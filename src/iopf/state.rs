@@ -15,6 +15,7 @@ use super::statistics::{Counter, Counters};
 use super::substream::{Special, Specials};
 use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
+use crate::smmuv3::event::Stall;
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
 use crate::sync::atomic::AtomicBool;
@@ -94,73 +95,56 @@ impl FaultState {
         })
     }
 
-    /// Deals with one record of this stream. A group of one that is answered Success at once is added to `served`, for the batch
-    /// to count and measure.
-    #[inline(always)]
-    pub(super) fn report(
-        this: &Counted<Self>,
-        handler: &dyn FaultHandler,
-        moment: &Moment<'_>,
-        record: u64,
-        fault: &Fault,
-        served: &mut u32,
-    ) -> Outcome {
-        let is_live = record >= this.since && (!this.is_closed() || mutant!("report_after_close"));
-        match fault.request {
-            Request::Stall(_) if is_live => Self::complete(this, handler, moment, fault, served),
-            _ => Self::decide(this, moment, record, fault, served),
-        }
-    }
-
-    /// What is no stall, or has come too early or too late.
-    #[inline(never)]
-    fn decide(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault, served: &mut u32) -> Outcome {
+    /// Deals with one record of this stream.
+    pub(super) fn report(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault) -> Outcome {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
         if fault.is_stop_marker() {
             return this.swallow(moment, Counter::StopMarkers);
         }
-        let Request::Page { last, .. } = fault.request else { return this.swallow(moment, Counter::Closed) };
         if this.is_closed() && !mutant!("report_after_close") {
-            if !last {
+            if !fault.wants_answer() || matches!(fault.request, Request::Stall(_)) {
                 return this.swallow(moment, Counter::Closed);
             }
             let counters = [Counter::Records, Counter::Groups, Counter::Closed];
             return this.answer(moment, PageResponse::Invalid, counters);
         }
-        if !last {
+        if !fault.wants_answer() {
             return this.hold(moment, fault);
         }
         match this.find(moment, fault) {
-            Place::None => Self::complete(this, &*this.handler, moment, fault, served),
+            Place::None => Self::complete(this, moment, fault),
             Place::Cut => this.refuse(moment, fault),
             Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot),
         }
     }
 
-    /// A group of one, for `handler` if its substream has none of its own.
-    #[inline(always)]
-    fn complete(
-        this: &Counted<Self>,
-        handler: &dyn FaultHandler,
-        moment: &Moment<'_>,
-        fault: &Fault,
-        served: &mut u32,
-    ) -> Outcome {
+    /// Who is to be asked about `stall`, of the `record`th record, and those of its substream that follow. `None` where each is to be reported by itself.
+    pub(super) fn handler_of_run<'a>(
+        &'a self,
+        moment: &Moment<'a>,
+        record: u64,
+        stall: &Stall,
+    ) -> Option<&'a dyn FaultHandler> {
+        let is_live = record >= self.since && (!self.is_closed() || mutant!("report_after_close"));
+        if !is_live || self.kind != Kind::Stall {
+            return None;
+        }
+        let special = self.specials.find(moment.section, stall.stream(), stall.substream());
+        Some(self.handler(special))
+    }
+
+    /// A group of one.
+    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault) -> Outcome {
         let special = this.specials.find(moment.section, fault.stream, fault.substream);
-        match ask(special.map_or(handler, |special| &*special.handler), moment.masked, slice::from_ref(fault)) {
-            Verdict::Answer(PageResponse::Success) => {
-                *served += 1;
-                Outcome::Answer(PageResponse::Success)
-            }
+        match ask(this.handler(special), moment.masked, slice::from_ref(fault)) {
             Verdict::Answer(response) => this.answer_inline(moment, response),
             Verdict::Defer => Self::defer_one(this, special, moment, fault),
         }
     }
 
     /// Puts a group of one into a slot for its handler.
-    #[inline(never)]
     fn defer_one(
         this: &Counted<Self>,
         special: Option<&Counted<Special>>,
@@ -324,9 +308,8 @@ impl FaultState {
     }
 
     /// An answer that was decided in the report.
-    #[inline(never)]
     fn answer<const N: usize>(&self, moment: &Moment<'_>, response: PageResponse, counters: [Counter; N]) -> Outcome {
-        self.measure(moment.masked, moment.began);
+        self.measure(moment.masked, moment.began, 1);
         self.count(moment.masked, counters);
         self.count(moment.masked, [response.into()]);
         Outcome::Answer(response)
@@ -336,7 +319,7 @@ impl FaultState {
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
         let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
         if sent {
-            self.measure(masked, Some(claim.deferred_at()));
+            self.measure(masked, Some(claim.deferred_at()), 1);
             self.count(masked, [claim.answer.response.into()]);
             self.give_back(claim.done());
         } else {
@@ -401,11 +384,20 @@ impl FaultState {
         self.closed.store(true, Relaxed);
     }
 
-    /// Notes how long an answer took since `start`, if there is a clock.
-    fn measure(&self, masked: &Masked, start: Option<u64>) {
+    /// Counts and measures `groups` that were answered Success at once.
+    pub(super) fn count_served(&self, moment: &Moment<'_>, groups: u64) {
+        let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
+        self.counters.add(moment.masked, counters, groups);
+        self.shared.counters.add(moment.masked, counters, groups);
+        self.measure(moment.masked, moment.began, groups);
+    }
+
+    /// Notes how long `answers` took since `start`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>, answers: u64) {
         if let (Some(start), Some(now)) = (start, self.shared.now()) {
-            self.latencies.add(masked, now.saturating_sub(start), 1);
-            self.shared.latencies.add(masked, now.saturating_sub(start), 1);
+            let ticks = now.saturating_sub(start);
+            self.latencies.add(masked, ticks, answers);
+            self.shared.latencies.add(masked, ticks, answers);
         }
     }
 

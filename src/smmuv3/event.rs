@@ -2,6 +2,8 @@
 
 mod codec;
 
+use core::fmt;
+
 use thiserror::Error;
 
 use super::{Access, Stag, StreamId, SubstreamId};
@@ -190,19 +192,25 @@ pub struct TranslationFault {
     pub address: u64,
 }
 
-/// What an answer to a stalled transaction takes, of the record that tells of it: [`TranslationFault`] has the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A stalled transaction, as its record tells of it: what an answer to it takes. [`TranslationFault`] has the rest.
+///
+/// Nothing of it is taken apart before someone asks: a batch of records is read faster than its faults are dealt with.
+#[derive(Clone, Copy)]
 pub struct Stall {
-    /// Whose transaction.
-    pub stream: StreamId,
-    /// In which of its address spaces.
-    pub substream: Option<SubstreamId>,
-    /// The tag that it waits under.
-    pub stag: Stag,
-    /// What it wanted.
-    pub access: Access,
-    /// Its address, as it came.
-    pub address: u64,
+    /// Words 0 to 2 of the record.
+    words: [u64; 3],
+}
+
+impl fmt::Debug for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stall")
+            .field("stream", &self.stream())
+            .field("substream", &self.substream())
+            .field("stag", &self.stag())
+            .field("access", &self.access())
+            .field("address", &self.address())
+            .finish()
+    }
 }
 
 /// What is wrong with a translation. Numbered as the events are.

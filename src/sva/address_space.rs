@@ -54,11 +54,11 @@ impl Region {
         address.wrapping_sub(self.start) < self.bytes
     }
 
-    /// What is mapped at an `address` in it: a page of its memory, or `None` for a new one.
-    fn page(&self, address: u64) -> Option<PhysAddr> {
+    /// What is mapped at an `address` in it: that of its memory, or `None` for a new page.
+    fn output(&self, address: u64) -> Option<PhysAddr> {
         match self.backing {
             Backing::Anonymous => None,
-            Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - self.start) / PAGE * PAGE)),
+            Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - self.start))),
         }
     }
 }
@@ -162,7 +162,7 @@ impl AddressSpace {
             return Resolution::Refused;
         }
         self.last_region.store(index, Relaxed);
-        match self.table.map(address, region.page(address), region.permissions, effort) {
+        match self.table.map(address, region.output(address), region.permissions, effort) {
             Ok(true) => Resolution::Mapped,
             Ok(false) => Resolution::Present,
             Err(MapError::NoFrame) => Resolution::NoFrame,
@@ -170,15 +170,22 @@ impl AddressSpace {
         }
     }
 
-    /// Brings in the page at `address`, like [`resolve`](Self::resolve), if it lies in the region and behind the table that the last
-    /// call found, and needs no frame. Returns whether it is there now; what this can't do, [`resolve`](Self::resolve) can, or
-    /// refuses.
+    /// Brings in the pages of the first of `accesses`, like [`resolve`](Self::resolve), as long as they lie in the region and behind
+    /// the table that the last call found, and need no frame. Returns how many are there now; what this can't do,
+    /// [`resolve`](Self::resolve) can, or refuses.
     #[inline(always)]
-    pub fn resolve_soon(&self, address: u64, access: Access) -> bool {
-        self.regions
-            .get(self.last_region.load(Relaxed))
-            .filter(|region| region.contains(address) && region.permissions.allow(access))
-            .is_some_and(|region| self.table.map_soon(address, region.page(address), region.permissions))
+    pub fn resolve_soon(&self, accesses: impl IntoIterator<Item = (u64, Access)>) -> usize {
+        // By value, for all accesses.
+        let region = self.regions.get(self.last_region.load(Relaxed)).copied();
+        let (Some(region), Some(table)) = (region, self.table.last_table()) else { return 0 };
+        accesses
+            .into_iter()
+            .take_while(|&(address, access)| {
+                region.contains(address)
+                    && region.permissions.allow(access)
+                    && table.map(address, region.output(address), region.permissions)
+            })
+            .count()
     }
 
     /// Takes the page at `address` away, which is its owner's ([`Backing::Memory`]), and returns whether one was there. The region

@@ -105,17 +105,13 @@ impl PageTable {
         Ok(self.install(entry, frame, leaf))
     }
 
-    /// Maps `page` at `address` if that takes no walk. Returns whether a page is there now.
+    /// The table that the last walk came to, if there was one.
     #[inline(always)]
-    pub(super) fn map_soon(&self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
+    pub(super) fn last_table(&self) -> Option<LastTable> {
         // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
         let last = self.last_table.load(Acquire);
-        if last >> 32 != address >> Self::LAST_TABLE_SHIFT {
-            return false;
-        }
-        let Some(table) = self.frames.memory().frame(last as u32 as usize) else { return false };
-        let entry = &table[Level::Three.index(address)];
-        is_valid(entry.load(Acquire)) || page.is_some_and(|page| Self::exchange(entry, leaf(page, permissions)))
+        let entries = self.frames.memory().frame(last as u32 as usize)?;
+        Some(LastTable { prefix: last >> 32, entries })
     }
 
     /// Takes the page at `address` out of the table, and returns whether one was there.
@@ -227,6 +223,29 @@ impl PageTable {
     fn exchange(entry: &AtomicU64, word: u64) -> bool {
         // Release: what a frame holds, before whoever finds it by this entry. Pairs with the Acquire loads of `entry`.
         entry.compare_exchange(Descriptor::INVALID, word, AcqRel, Acquire).is_ok()
+    }
+}
+
+/// A table at the end of a walk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastTable {
+    /// The bits from [`PageTable::LAST_TABLE_SHIFT`] on of the addresses that it is for.
+    prefix: u64,
+    entries: &'static FrameWords,
+}
+
+impl LastTable {
+    /// Maps `page` at `address` if that lies behind this table. Returns whether a page is there now.
+    #[inline(always)]
+    pub(super) fn map(self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
+        if address >> PageTable::LAST_TABLE_SHIFT != self.prefix {
+            return false;
+        }
+        let entry = &self.entries[Level::Three.index(address)];
+        let Some(page) = page else { return is_valid(entry.load(Acquire)) };
+        // Where this fails, a page is there already.
+        PageTable::exchange(entry, leaf(page, permissions));
+        true
     }
 }
 

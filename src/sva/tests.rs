@@ -62,22 +62,35 @@ fn a_page_comes_without_a_walk_in_the_region_and_behind_the_table_that_were_foun
     };
     let read_only = memory(0x80_0000, Permissions::READ);
     let space = space(&[memory(0, Permissions::READ_WRITE), read_only, region(0xc0_0000, 0x2000)], &frames);
-    assert!(!space.resolve_soon(0x1000, Access::WRITE), "no table yet");
+    let soon = |address, access| space.resolve_soon([(address, access)]) == 1;
+    assert!(!soon(0x1000, Access::WRITE), "no table yet");
     assert_eq!(space.resolve(0x1000, Access::WRITE, Effort::Ready), Resolution::Mapped);
-    assert!(space.resolve_soon(0x1000, Access::READ), "it is there");
-    assert!(space.resolve_soon(0x1f_f123, Access::WRITE));
+    assert!(soon(0x1000, Access::READ), "it is there");
+    assert!(soon(0x1f_f123, Access::WRITE));
     assert_eq!(space.translate(0x1f_f123), Some(PhysAddr(0x401f_f123)));
-    assert!(!space.resolve_soon(0x2000, EXECUTE));
-    assert!(!space.resolve_soon(0x20_0000, Access::READ), "another table");
-    assert!(!space.resolve_soon(0x80_0000, Access::READ), "another region");
-    assert!(!space.resolve_soon(u64::MAX, Access::READ));
+    assert!(!soon(0x2000, EXECUTE));
+    assert!(!soon(0x20_0000, Access::READ), "another table");
+    assert!(!soon(0x80_0000, Access::READ), "another region");
+    assert!(!soon(u64::MAX, Access::READ));
     assert_eq!(space.resolve(0x80_0000, Access::READ, Effort::Ready), Resolution::Mapped);
-    assert!(!space.resolve_soon(0x80_1000, Access::WRITE), "read only");
-    assert!(space.resolve_soon(0x80_1000, Access::READ));
+    assert!(!soon(0x80_1000, Access::WRITE), "read only");
+    assert!(soon(0x80_1000, Access::READ));
     assert_eq!(space.resolve(0xc0_0000, Access::READ, Effort::Ready), Resolution::Mapped);
-    assert!(!space.resolve_soon(0xc0_1000, Access::READ), "it takes a frame");
-    assert!(space.resolve_soon(0xc0_0fff, Access::WRITE));
+    assert!(!soon(0xc0_1000, Access::READ), "it takes a frame");
+    assert!(soon(0xc0_0fff, Access::WRITE));
     assert_eq!(space.pages(), 5);
+}
+
+#[test]
+fn pages_of_several_accesses_come_up_to_the_first_that_takes_more() {
+    let frames = pool(8);
+    let backing = Backing::Memory(PhysAddr(0x4000_0000));
+    let space = space(&[Region { backing, ..region(0, 0x40_0000) }], &frames);
+    assert_eq!(space.resolve(0, Access::READ, Effort::Ready), Resolution::Mapped);
+    let accesses = [0x1000, 0x3000, 0x1000, 0x20_0000, 0x5000].map(|address| (address, Access::WRITE));
+    assert_eq!(space.resolve_soon(accesses), 3);
+    assert_eq!((space.pages(), space.translate(0x5000)), (3, None));
+    assert_eq!(space.translate(0x3000), Some(PhysAddr(0x4000_3000)));
 }
 
 #[test]

@@ -9,6 +9,8 @@ const NUMBER: Field = Field::new(7, 0);
 const SUBSTREAM_VALID: Field = Field::bit(11);
 const SUBSTREAM: Field = Field::new(31, 12);
 const STREAM: Field = Field::new(63, 32);
+/// The three above.
+const ORIGIN: Field = Field::new(63, 11);
 // Word 1.
 const REASON: Field = Field::new(15, 0);
 const GRANULE_PROTECTION: Field = Field::bit(16);
@@ -212,19 +214,51 @@ impl TranslationFault {
 }
 
 impl Stall {
-    /// The stalled transaction of a record, or `None` for any other record and for what [`Event::decode`] refuses.
+    /// The stalled transaction of the record that begins with `words`, or `None` for any other record.
+    ///
+    /// It waits for its answer whatever else the record says: also with a `CLASS` that [`Event::decode`] refuses.
     #[inline(always)]
-    pub const fn decode(words: [u64; 4]) -> Option<Self> {
-        let [first, second, address, _] = words;
-        let number = NUMBER.get(first) as u8;
-        if !matches!(number, F_TRANSLATION..=F_PERMISSION)
-            || !STALL.is_set(second)
-            || get_class(number, second).is_err()
-        {
-            return None;
-        }
-        let Origin { stream, substream } = Origin::get(first);
-        Some(Self { stream, substream, stag: Stag(STAG.get(second) as u16), access: get_access(second), address })
+    pub const fn decode(words: [u64; 3]) -> Option<Self> {
+        const { assert!(F_TRANSLATION == 0x10 && F_PERMISSION == 0x13) };
+        let is_fault = NUMBER.get(words[0]) & !3 == F_TRANSLATION as u64;
+        if is_fault && STALL.is_set(words[1]) { Some(Self { words }) } else { None }
+    }
+
+    /// Whose transaction it is.
+    #[inline(always)]
+    pub const fn stream(&self) -> StreamId {
+        Origin::get(self.words[0]).stream
+    }
+
+    /// In which of its address spaces it is.
+    #[inline(always)]
+    pub const fn substream(&self) -> Option<SubstreamId> {
+        Origin::get(self.words[0]).substream
+    }
+
+    /// The tag that it waits under.
+    #[inline(always)]
+    pub const fn stag(&self) -> Stag {
+        Stag(STAG.get(self.words[1]) as u16)
+    }
+
+    /// What it wanted.
+    #[inline(always)]
+    pub const fn access(&self) -> Access {
+        get_access(self.words[1])
+    }
+
+    /// Its address, as it came.
+    #[inline(always)]
+    pub const fn address(&self) -> u64 {
+        self.words[2]
+    }
+
+    /// Whether it is of the same stream and address space as `other`. Two of one stream without a SubstreamID may not seem to be,
+    /// since there the field is UNKNOWN.
+    #[inline(always)]
+    pub const fn is_beside(&self, other: &Self) -> bool {
+        (self.words[0] ^ other.words[0]) & ORIGIN.mask() == 0
     }
 }
 

@@ -1,0 +1,121 @@
+//! The stalls of a batch, by address space.
+
+use core::{fmt, slice};
+
+use super::FaultHandler;
+use super::batch::Moment;
+use super::fault::{Fault, Outcome};
+use super::state::FaultState;
+use super::table::FaultTable;
+use crate::smmuv3::PageResponse;
+use crate::smmuv3::event::Stall;
+use crate::sync::grace::Counted;
+
+/// How many runs are gathered at a time. A power of two: streams with the same low bits take each other's place.
+const RUNS: usize = 4;
+
+/// The most stalls of a run.
+const RUN: usize = 32;
+
+/// Stalls that are reported together: see [`FaultTable::stalls`].
+pub struct Stalls<'a, A: FnMut(&[Stall], PageResponse)> {
+    table: &'a FaultTable,
+    moment: Moment<'a>,
+    runs: [Option<Run<'a>>; RUNS],
+    answer: A,
+}
+
+/// Stalls of one address space, of which nobody has been asked about the last ones yet.
+struct Run<'a> {
+    state: &'a Counted<FaultState>,
+    handler: &'a dyn FaultHandler,
+    /// The record of the first.
+    record: u64,
+    first: Stall,
+    stalls: heapless::Vec<Stall, RUN>,
+}
+
+impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
+    #[inline(always)]
+    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, answer: A) -> Self {
+        Self { table, moment, runs: [None, None, None, None], answer }
+    }
+
+    /// Deals with the stall in the `record`th record of its queue, from 0, now or with others.
+    ///
+    /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
+    #[inline(always)]
+    pub fn report(&mut self, record: u64, stall: Stall) {
+        let run = self.runs[place(&stall)].as_mut().filter(|run| run.first.is_beside(&stall));
+        if run.is_none_or(|run| run.stalls.push(stall).is_err()) {
+            self.begin(record, stall);
+        }
+    }
+
+    /// Begins another run in place of the one that `stall` does not go on.
+    #[inline(never)]
+    fn begin(&mut self, record: u64, stall: Stall) {
+        let Self { table, moment, runs, answer } = self;
+        let run = &mut runs[place(&stall)];
+        if let Some(run) = run {
+            run.end(table, moment, answer);
+        }
+        // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
+        let state = table.find(moment.section, stall.stream());
+        let handler = state.and_then(|state| state.handler_of_run(moment, record, &stall));
+        if let (Some(state), Some(handler)) = (state, handler) {
+            let new = Run { state, handler, record, first: stall, stalls: heapless::Vec::new() };
+            // There is room for one.
+            let _ = run.insert(new).stalls.push(stall);
+        } else {
+            *run = None;
+            answer_one(answer, &stall, table.report_in(moment, state, record, &Fault::from(&stall)));
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Has everything answered that can be at once, and what is between reported by itself.
+    #[inline(never)]
+    fn end(&self, table: &FaultTable, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
+        let (mut rest, mut served) = (&self.stalls[..], 0);
+        loop {
+            let count = super::survive(|| self.handler.serve_at_once(moment.masked, rest)).unwrap_or(0);
+            let (at_once, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            if !at_once.is_empty() {
+                answer(at_once, PageResponse::Success);
+                served += count as u64;
+            }
+            let Some((next, behind)) = behind.split_first() else { break };
+            // The record of the first: none of them is of an earlier life of the stream.
+            answer_one(answer, next, table.report_in(moment, Some(self.state), self.record, &Fault::from(next)));
+            rest = behind;
+        }
+        if served > 0 {
+            self.state.count_served(moment, served);
+        }
+    }
+}
+
+fn answer_one(answer: &mut impl FnMut(&[Stall], PageResponse), stall: &Stall, outcome: Outcome) {
+    if let Outcome::Answer(response) = outcome {
+        answer(slice::from_ref(stall), response);
+    }
+}
+
+impl<A: FnMut(&[Stall], PageResponse)> Drop for Stalls<'_, A> {
+    fn drop(&mut self) {
+        self.runs.iter().flatten().for_each(|run| run.end(self.table, &self.moment, &mut self.answer));
+    }
+}
+
+impl<A: FnMut(&[Stall], PageResponse)> fmt::Debug for Stalls<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stalls").field("table", self.table).finish_non_exhaustive()
+    }
+}
+
+#[inline(always)]
+const fn place(stall: &Stall) -> usize {
+    stall.stream().0 as usize % RUNS
+}
