@@ -17,6 +17,8 @@ mod limits;
 mod random;
 #[path = "fault_core/reference.rs"]
 mod reference;
+#[path = "fault_core/stalls.rs"]
+mod stalls;
 #[path = "fault_core/substreams.rs"]
 mod substreams;
 #[path = "fault_core/work.rs"]

@@ -79,12 +79,12 @@ impl Run<'_> {
     #[inline(never)]
     fn end(&self, table: &FaultTable, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
         let (mut rest, mut served) = (&self.stalls[..], 0);
-        loop {
+        while !rest.is_empty() {
             let count = super::survive(|| self.handler.serve_at_once(moment.masked, rest)).unwrap_or(0);
             let (at_once, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             if !at_once.is_empty() {
                 answer(at_once, PageResponse::Success);
-                served += count as u64;
+                served += at_once.len() as u64;
             }
             let Some((next, behind)) = behind.split_first() else { break };
             // The record of the first: none of them is of an earlier life of the stream.

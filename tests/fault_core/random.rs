@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use smmu_iopf::iopf::{
-    Answer, CloseError, Fault, FaultGroup, FlushError, Kind, Limits, OpenError, Partials, Report, Statistics, Target,
+    Answer, CloseError, Fault, FaultGroup, FlushError, Kind, Limits, OpenError, Partials, Report, Request, Statistics,
+    Target,
 };
 use smmu_iopf::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
@@ -163,7 +164,18 @@ impl World {
         let record = if early { 0 } else { self.record };
         self.record += 1;
         let (expected, id) = self.reference.report(record, fault);
-        assert_eq!(self.bench.report_record(record, fault), expected);
+        // Every other stall by the way of many.
+        let reported = match fault.request {
+            Request::Stall(Stag(tag)) if tag % 2 == 0 => self.bench.report_stalls(record, &[fault]),
+            _ => match self.bench.report_record(record, fault) {
+                Report::Answer(answer) => vec![answer],
+                other => {
+                    assert_eq!(other, expected);
+                    vec![]
+                }
+            },
+        };
+        assert_eq!(reported, if let Report::Answer(answer) = expected { vec![answer] } else { vec![] });
         let groups = self.bench.handler.take().into_iter().chain(self.own.take());
         self.held.extend(groups.map(|group| (group, id.unwrap())));
     }
@@ -187,8 +199,10 @@ impl World {
                 self.report(fault, early);
             }
             Step::Handlers { defers, drops } => {
-                bench.handler.defers.store(defers[0], SeqCst);
-                self.own.defers.store(defers[1], SeqCst);
+                for (handler, defers) in [(&bench.handler, defers[0]), (&self.own, defers[1])] {
+                    handler.defers.store(defers, SeqCst);
+                    handler.at_once.store((!defers).into(), SeqCst);
+                }
                 bench.handler.drops.store(drops, SeqCst);
                 (self.reference.defers, self.reference.drops) = (defers, drops);
             }

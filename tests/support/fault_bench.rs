@@ -1,7 +1,7 @@
 //! A fault table with a responder that records and a handler that does as it is told.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use embedded_hal::delay::DelayNs;
@@ -9,6 +9,7 @@ use smmu_iopf::iopf::{
     Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenError, OpenRequest, PageResponder,
     Priority, Report, Request, StreamLimits, Target, Verdict,
 };
+use smmu_iopf::smmuv3::event::{Event, FaultClass, FaultKind, Stall, TranslationFault};
 use smmu_iopf::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
@@ -30,6 +31,18 @@ pub fn cpu(index: usize) -> Cpu {
 
 pub fn stall(stream: StreamId, tag: u16, address: u64) -> Fault {
     Fault { stream, substream: None, address, access: Access::READ, request: Request::Stall(Stag(tag)) }
+}
+
+/// The stall in the record of `fault`.
+pub fn recorded(fault: &Fault) -> Stall {
+    let Request::Stall(stag) = fault.request else { panic!("a page request") };
+    let &Fault { stream, substream, address, access, .. } = fault;
+    let (kind, class) = (FaultKind::Translation, FaultClass::Input);
+    let stag = Some(stag);
+    let event =
+        TranslationFault { kind, stream, substream, stag, access, class, ipa: None, table_write: false, address };
+    let [first, second, third, _] = Event::Fault(event).encode();
+    Stall::decode([first, second, third]).unwrap()
 }
 
 pub fn page(stream: StreamId, group: u16, last: bool, address: u64) -> Fault {
@@ -79,8 +92,12 @@ pub struct Handler {
     pub defers: AtomicBool,
     /// Has no room for deferred groups.
     pub drops: AtomicBool,
-    /// Panics in both its methods.
+    /// Panics in each of its methods.
     pub panics: AtomicBool,
+    /// How many stalls it answers at once in one call.
+    pub at_once: AtomicUsize,
+    /// The tags of the stalls that each call of `serve_at_once` got.
+    pub asked: Mutex<Vec<Vec<u16>>>,
     pub seen: Mutex<Vec<Vec<Fault>>>,
     groups: Mutex<Vec<FaultGroup>>,
 }
@@ -109,6 +126,16 @@ impl FaultHandler for Handler {
         }
         let wild = faults.iter().any(|fault| fault.address >= WILD);
         Verdict::Answer(if wild { PageResponse::Invalid } else { PageResponse::Success })
+    }
+
+    fn serve_at_once(&self, _: &Masked, stalls: &[Stall]) -> usize {
+        self.asked.lock().unwrap().push(stalls.iter().map(|stall| stall.stag().0).collect());
+        assert!(!self.panics.load(SeqCst), "as it must");
+        let tame = stalls.iter().take_while(|stall| stall.address() < WILD);
+        let at_once = tame.take(self.at_once.load(SeqCst)).map(|stall| vec![Fault::from(stall)]).collect::<Vec<_>>();
+        let count = at_once.len();
+        self.seen.lock().unwrap().extend(at_once);
+        count
     }
 
     fn defer(&self, _: &Masked, group: FaultGroup) {
@@ -189,6 +216,20 @@ impl Bench {
 
     pub fn report_record(&self, record: u64, fault: Fault) -> Report {
         self.cpu.masked(|masked| self.table.report(masked, record, fault))
+    }
+
+    /// Reports stalls together, the first in record `record`: what is to be answered at once.
+    pub fn report_stalls(&self, record: u64, stalls: &[Fault]) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let answer = |stalls: &[Stall], response| {
+            answers.extend(stalls.iter().map(|stall| Fault::from(stall).answer(response)));
+        };
+        self.cpu.masked(|masked| {
+            self.table.stalls(masked, answer, |batch| {
+                (record..).zip(stalls).for_each(|(record, fault)| batch.report(record, recorded(fault)));
+            });
+        });
+        answers
     }
 
     /// Everything that disabling does, without hardware.

@@ -1,0 +1,162 @@
+//! Stalls that are reported together.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use smmu_iopf::iopf::{Answer, FaultHandler, Kind, StreamLimits, Verdict};
+use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
+use smmu_iopf::smmuv3::event::Stall;
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
+use smmu_iopf::sync::Masked;
+
+use super::fault_bench::*;
+
+/// Not in the place of [`STREAM`], whose runs would end where one of its begins.
+const OTHER: StreamId = StreamId(0x102);
+
+fn bench() -> Bench {
+    let mut bench = Bench::open(Kind::Stall);
+    bench.open_stream(OTHER, Kind::Stall).unwrap();
+    bench.handler.at_once.store(100, SeqCst);
+    bench
+}
+
+impl Bench {
+    fn asked(&self) -> Vec<Vec<u16>> {
+        std::mem::take(&mut self.handler.asked.lock().unwrap())
+    }
+}
+
+fn success(stream: StreamId, tags: impl IntoIterator<Item = u16>) -> Vec<Answer> {
+    tags.into_iter().map(|tag| to_stall(stream, tag, Success)).collect()
+}
+
+#[test]
+fn stalls_of_two_streams_that_take_turns_are_asked_about_by_stream() {
+    let bench = bench();
+    let stalls = [1, 2, 3, 4, 5].map(|tag| stall(if tag % 2 == 1 { STREAM } else { OTHER }, tag, 0x1000));
+    let answers = bench.report_stalls(0, &stalls);
+    assert_eq!(answers, [success(STREAM, [1, 3, 5]), success(OTHER, [2, 4])].concat());
+    assert_eq!(bench.asked(), [vec![1, 3, 5], vec![2, 4]]);
+    let totals = bench.table.totals();
+    assert_eq!(totals.statistics.records, 5);
+    assert_eq!((totals.statistics.groups, totals.statistics.inline, totals.statistics.success), (5, 5, 5));
+    let other = bench.cpu.masked(|masked| bench.table.statistics(masked, OTHER)).unwrap();
+    assert_eq!((other.records, other.groups, other.inline, other.success), (2, 2, 2, 2));
+}
+
+#[test]
+fn what_is_between_those_answered_at_once_is_asked_about_by_itself() {
+    let bench = bench();
+    let addresses = [(1, 0x1000), (2, 0x2000), (3, WILD), (4, 0x3000), (5, WILD)];
+    let stalls = addresses.map(|(tag, address)| stall(STREAM, tag, address));
+    let answers = bench.report_stalls(0, &stalls);
+    let responses = [Success, Success, Invalid, Success, Invalid];
+    assert_eq!(answers, responses.into_iter().zip(1..).map(|(r, tag)| to_stall(STREAM, tag, r)).collect::<Vec<_>>());
+    assert_eq!(bench.asked(), [vec![1, 2, 3, 4, 5], vec![4, 5]]);
+    let seen = bench.handler.seen.lock().unwrap();
+    assert_eq!(*seen, [0, 1, 2, 3, 4].map(|n| vec![stalls[n]]), "each once");
+    drop(seen);
+    let statistics = bench.table.totals().statistics;
+    assert_eq!((statistics.records, statistics.success, statistics.invalid), (5, 3, 2));
+}
+
+#[test]
+fn a_handler_that_answers_none_at_once_is_asked_about_each_and_may_defer() {
+    let bench = bench();
+    bench.handler.at_once.store(0, SeqCst);
+    bench.handler.defers.store(true, SeqCst);
+    assert_eq!(bench.report_stalls(0, &[stall(STREAM, 1, 0x1000), stall(STREAM, 2, 0x2000)]), []);
+    let groups = bench.handler.take();
+    assert_eq!(groups.len(), 2);
+    for group in groups {
+        bench.cpu.masked(|masked| group.respond(masked, Success)).unwrap();
+    }
+    assert_eq!(bench.responder.take(), success(STREAM, [1, 2]));
+}
+
+#[test]
+fn a_run_ends_when_it_is_long_and_when_another_stream_wants_its_place() {
+    let mut bench = bench();
+    let neighbour = StreamId(STREAM.0 + 4);
+    bench.open_stream(neighbour, Kind::Stall).unwrap();
+    let mut stalls = (0..40).map(|tag| stall(STREAM, tag, 0x1000)).collect::<Vec<_>>();
+    stalls.push(stall(neighbour, 40, 0x1000));
+    stalls.push(stall(STREAM, 41, 0x1000));
+    let answers = bench.report_stalls(0, &stalls);
+    assert_eq!(answers, [success(STREAM, 0..40), success(neighbour, [40]), success(STREAM, [41])].concat());
+    assert_eq!(bench.asked(), [(0..32).collect(), (32..40).collect(), vec![40], vec![41]]);
+    assert_eq!(bench.table.totals().statistics.success, 42);
+}
+
+#[test]
+fn each_substream_is_asked_about_for_itself_and_with_its_own_handler() {
+    let mut bench = bench();
+    let own = Arc::new(Handler::default());
+    own.at_once.store(100, SeqCst);
+    let five = SubstreamId::new(5).unwrap();
+    bench.table.set_substream_handler(&mut bench.cpu, STREAM, five, own.clone()).unwrap();
+    let stalls = [
+        in_substream(stall(STREAM, 1, 0x1000), 5),
+        in_substream(stall(STREAM, 2, 0x1000), 5),
+        in_substream(stall(STREAM, 3, 0x1000), 6),
+        stall(STREAM, 4, 0x1000),
+    ];
+    let answers = bench.report_stalls(0, &stalls);
+    assert_eq!(answers, stalls.map(|stall| stall.answer(Success)));
+    assert_eq!(*own.asked.lock().unwrap(), [[1, 2]]);
+    assert_eq!(bench.asked(), [[3], [4]]);
+}
+
+#[test]
+fn early_and_unknown_ones_and_those_after_close_are_no_run() {
+    let mut bench = bench();
+    let late = StreamId(0x104);
+    bench.open_with(&[late], Kind::Stall, STREAM_LIMITS, 2).unwrap();
+    let unknown = StreamId(0x107);
+    let stalls = [stall(late, 1, 0x1000), stall(unknown, 2, 0x1000), stall(late, 3, 0x1000)];
+    assert_eq!(bench.report_stalls(0, &stalls), [to_stall(unknown, 2, Invalid), to_stall(late, 3, Success)]);
+    assert_eq!(bench.asked(), [[3]]);
+    let _closing = bench.cpu.masked(|masked| bench.table.close(masked, late)).unwrap();
+    assert_eq!(bench.report_stalls(3, &[stall(late, 4, 0x1000), stall(late, 5, 0x1000)]), []);
+    assert!(bench.asked().is_empty());
+    let statistics = bench.table.totals().statistics;
+    assert_eq!((statistics.early, statistics.unknown, statistics.closed, statistics.success), (1, 1, 2, 1));
+    assert_eq!(statistics.records, 5);
+}
+
+#[test]
+fn a_stream_of_page_requests_has_no_stalls_answered() {
+    let bench = Bench::open(Kind::Page);
+    bench.handler.at_once.store(100, SeqCst);
+    assert_eq!(bench.report_stalls(0, &[stall(STREAM, 1, 0x1000)]), [to_stall(STREAM, 1, Invalid)]);
+    assert!(bench.asked().is_empty());
+}
+
+#[test]
+fn a_handler_that_panics_has_answered_none_at_once() {
+    let bench = bench();
+    bench.handler.panics.store(true, SeqCst);
+    assert_eq!(
+        bench.report_stalls(0, &[stall(STREAM, 1, 0x1000), stall(STREAM, 2, 0x1000)]),
+        [1, 2].map(|tag| to_stall(STREAM, tag, Invalid))
+    );
+}
+
+#[test]
+fn a_handler_that_claims_more_than_it_was_asked_about_has_answered_all() {
+    struct Boastful;
+    impl FaultHandler for Boastful {
+        fn handle(&self, _: &Masked, _: &[smmu_iopf::iopf::Fault]) -> Verdict {
+            Verdict::Answer(PageResponse::Failure)
+        }
+        fn serve_at_once(&self, _: &Masked, stalls: &[Stall]) -> usize {
+            stalls.len() + 1
+        }
+        fn defer(&self, _: &Masked, _: smmu_iopf::iopf::FaultGroup) {}
+    }
+    let mut bench = Bench::new();
+    bench.open_to(STREAM, Kind::Stall, Arc::new(Boastful), StreamLimits { groups: 1, ..STREAM_LIMITS });
+    assert_eq!(bench.report_stalls(0, &[stall(STREAM, 1, 0)]), success(STREAM, [1]));
+    assert_eq!(bench.table.totals().statistics.success, 1);
+}
