@@ -82,10 +82,10 @@ pub trait FaultHandler: Send + Sync {
     /// for the whole function.
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict;
 
-    /// Looks at stalls of one stream and substream, in their order, each a group of its own. Returns how many of the first ones are
-    /// to be answered Success at once.
+    /// Looks at stalls of one stream and substream, at least one, in their order, each a group of its own. Returns how many of the
+    /// first ones are to be answered Success at once; with 0, [`handle`](Self::handle) is asked about the first.
     ///
-    /// [`handle`](Self::handle) is asked about the next one. Unless this is overridden, that is asked about each.
+    /// Unless this is overridden, that is asked about each.
     fn serve_at_once(&self, masked: &Masked, stalls: &[Stall]) -> usize {
         let _ = (masked, stalls);
         0

@@ -207,10 +207,11 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let cons = self.progress(masked);
             self.ring.reserve(count).ok_or(cons)
         })?;
-        let slots = self.slots();
-        let (before, from_start) = slots.split_at_checked(self.ring.slot(start)).unwrap_or((slots, &[]));
-        let (until_end, wrapped) = commands.split_at_checked(from_start.len()).unwrap_or((commands, &[]));
-        for (slots, commands) in [(from_start, until_end), (before, wrapped)] {
+        let first = self.ring.slot(start);
+        let until_end = commands.len().min((self.ring.size() as usize).saturating_sub(first));
+        let (until_end, wrapped) = commands.split_at(until_end);
+        for (first, commands) in [(first, until_end), (0, wrapped)] {
+            let slots = self.slots().get(first..first + commands.len()).unwrap_or_default();
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
         }
         self.ring.mark(start, start + count);

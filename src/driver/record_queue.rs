@@ -276,8 +276,8 @@ impl<const WORDS: usize> Records<'_, WORDS> {
     #[inline(always)]
     pub(super) fn for_each(&self, mut take: impl FnMut(u64, &[Word; WORDS])) {
         let mut number = self.first;
-        for part in self.parts {
-            for record in part {
+        for part in &self.parts {
+            for record in *part {
                 take(number, record);
                 number += 1;
             }

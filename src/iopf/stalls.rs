@@ -69,37 +69,38 @@ impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
             let _ = run.insert(new).stalls.push(stall);
         } else {
             *run = None;
-            answer_one(answer, &stall, table.report_in(moment, state, record, &Fault::from(&stall)));
+            if let Outcome::Answer(response) = table.report_in(moment, state, record, &Fault::from(&stall)) {
+                answer(slice::from_ref(&stall), response);
+            }
         }
     }
 }
 
 impl Run<'_> {
-    /// Has everything answered that can be at once, and what is between reported by itself.
+    /// Has those answered that can be at once, and the others reported by themselves, in their order.
     #[inline(never)]
     fn end(&self, table: &FaultTable, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
         let (mut rest, mut served) = (&self.stalls[..], 0);
-        while !rest.is_empty() {
+        while let Some(first) = rest.first() {
             let count = super::survive(|| self.handler.serve_at_once(moment.masked, rest)).unwrap_or(0);
-            let (at_once, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-            if !at_once.is_empty() {
-                answer(at_once, PageResponse::Success);
-                served += at_once.len() as u64;
+            let outcome = if count > 0 {
+                Outcome::Answer(PageResponse::Success)
+            } else {
+                // The record of the run's first: none of it is of an earlier life of the stream.
+                table.report_in(moment, Some(self.state), self.record, &Fault::from(first))
+            };
+            let (dealt_with, behind) = rest.split_at_checked(count.max(1)).unwrap_or((rest, &[]));
+            if let Outcome::Answer(response) = outcome {
+                answer(dealt_with, response);
             }
-            let Some((next, behind)) = behind.split_first() else { break };
-            // The record of the first: none of them is of an earlier life of the stream.
-            answer_one(answer, next, table.report_in(moment, Some(self.state), self.record, &Fault::from(next)));
+            if count > 0 {
+                served += dealt_with.len() as u64;
+            }
             rest = behind;
         }
         if served > 0 {
             self.state.count_served(moment, served);
         }
-    }
-}
-
-fn answer_one(answer: &mut impl FnMut(&[Stall], PageResponse), stall: &Stall, outcome: Outcome) {
-    if let Outcome::Answer(response) = outcome {
-        answer(slice::from_ref(stall), response);
     }
 }
 

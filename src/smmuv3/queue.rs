@@ -10,7 +10,9 @@ const OVERFLOW: u32 = 1 << 31;
 
 /// The size of a queue, a power of two from 1 to 2^19 entries (6.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueSize(u8);
+pub struct QueueSize {
+    entries: u32,
+}
 
 /// An index with its wrap bit, without flags. Only [`QueueSize`] makes and moves one, and only forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,26 +44,26 @@ impl QueueSize {
     pub const MAX_LOG2: u8 = 19;
 
     /// A queue of one entry.
-    pub const ONE: Self = Self(0);
+    pub const ONE: Self = Self { entries: 1 };
 
     /// A queue of 2^`log2` entries, or `None` if `log2` is over [`QueueSize::MAX_LOG2`].
     pub const fn new(log2: u8) -> Option<Self> {
-        if log2 <= Self::MAX_LOG2 { Some(Self(log2)) } else { None }
+        if log2 <= Self::MAX_LOG2 { Some(Self { entries: 1 << log2 }) } else { None }
     }
 
     /// log2 of the number of entries, for `LOG2SIZE`.
     pub const fn log2(self) -> u8 {
-        self.0
+        self.entries.trailing_zeros() as u8
     }
 
     /// The number of entries.
     pub const fn entries(self) -> u32 {
-        1 << self.0
+        self.entries
     }
 
     /// The bits of an index and its wrap bit.
     const fn mask(self) -> u32 {
-        (2 << self.0) - 1
+        2 * self.entries - 1
     }
 
     /// The index in a raw PROD or CONS; flags and reserved bits are dropped.
@@ -76,7 +78,7 @@ impl QueueSize {
 
     /// The slot of the entry at `index`, below [`QueueSize::entries`].
     pub const fn slot(self, index: QueueIndex) -> u32 {
-        index.0 & (self.entries() - 1)
+        index.0 & (self.entries - 1)
     }
 
     /// `index` moved forward by `count` entries.

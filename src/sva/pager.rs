@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
@@ -12,7 +13,9 @@ use crate::sync::{Cpu, Masked};
 
 /// Serves one stream's faults out of its address spaces: inline while zeroed frames are ready, by a worker otherwise.
 pub struct DemandPager {
-    spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
+    /// What the stream uses without a substream.
+    own: Option<Arc<AddressSpace>>,
+    spaces: Box<[(SubstreamId, Arc<AddressSpace>)]>,
     work: Arc<WorkQueues>,
 }
 
@@ -20,7 +23,9 @@ impl DemandPager {
     /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. What it can't
     /// answer at once waits in `work`.
     pub fn new(spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>, work: Arc<WorkQueues>) -> Self {
-        Self { spaces, work }
+        let (own, others) = spaces.into_iter().partition::<Vec<_>, _>(|(substream, _)| substream.is_none());
+        let spaces = others.into_iter().filter_map(|(substream, space)| Some((substream?, space))).collect();
+        Self { own: own.into_iter().next().map(|(_, space)| space), spaces, work }
     }
 
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
@@ -93,6 +98,7 @@ impl DemandPager {
     }
 
     fn space(&self, of: Option<SubstreamId>) -> Option<&AddressSpace> {
+        let Some(of) = of else { return self.own.as_deref() };
         self.spaces.iter().find(|(substream, _)| *substream == of).map(|(_, space)| &**space)
     }
 }
