@@ -405,7 +405,7 @@ impl FaultTable {
             && slot.is_overdue(word, now_ms, state.limits.time_out_us.div_ceil(1000))
             && (!state.is_closed() || mutant!("expire_after_close"));
         let claim = due.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten()?;
-        let answer = claim.answer;
+        let answer = claim.answer();
         state.count(masked, [Counter::TimeOuts]);
         state.send(masked, claim);
         Some(answer)
