@@ -14,7 +14,7 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
 };
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict, WorkQueues};
+use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict, WorkQueues};
 use smmu_iopf::model::board::{self, SMMU_BASE};
 use smmu_iopf::model::engine::registers::{self as engine, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
@@ -171,13 +171,10 @@ impl FaultHandler for Space {
         self.work.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, _: &Cpu, group: FaultGroup) -> Option<Decided> {
         let refused = group.faults().any(|fault| self.map(fault.address) != PageResponse::Success);
-        let response = if refused { PageResponse::Invalid } else { PageResponse::Success };
-        // An answer may come too late: then the time-out or the disabler has given another.
-        if let Err(late) = cpu.masked(|masked| group.respond(masked, response)) {
-            println!("{late}");
-        }
+        // It may come too late: then the time-out or the disabler has given another answer.
+        Some(group.decide(if refused { PageResponse::Invalid } else { PageResponse::Success }))
     }
 }
 

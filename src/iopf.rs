@@ -31,7 +31,7 @@ use alloc::vec::Vec;
 pub use batch::Batch;
 pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Target};
-pub use group::{FaultGroup, LateAnswer};
+pub use group::{Decided, FaultGroup, LateAnswer};
 pub use latency::{BUCKETS, Histogram, Latencies};
 pub use stalls::Stalls;
 pub use statistics::{Counter, Counters, Statistics};
@@ -43,23 +43,23 @@ use crate::smmuv3::PageResponse;
 use crate::smmuv3::event::Stall;
 use crate::sync::{Cpu, Masked};
 
-/// An answer that could not be queued; nothing of it reached the SMMU.
+/// Answers that could not be queued; nothing of them reached the SMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{answer:?} could not be queued")]
+#[error("of the answers only {sent} could be queued")]
 pub struct NotSent {
-    /// The answer.
-    pub answer: Answer,
+    /// How many could be: the first ones.
+    pub sent: usize,
 }
 
 /// The way answers leave: on an SMMU its command queue.
 pub trait PageResponder: Send + Sync {
-    /// Publishes `answer` before it returns. The caller has claimed the answer in this same masked section, so a grace
-    /// period that ends later finds it published.
+    /// Publishes `answers`, [`BUDGET`] at most, in this order before it returns. The caller has claimed them in this same masked
+    /// section, so a grace period that ends later finds them published.
     ///
     /// # Errors
     ///
-    /// [`NotSent`] when the answer could not be published; it is then kept and tried again by [`FaultTable::expire`].
-    fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent>;
+    /// [`NotSent`] when some could not be published; those are then kept and tried again by [`FaultTable::expire`].
+    fn respond(&self, masked: &Masked, answers: &[Answer]) -> Result<(), NotSent>;
 }
 
 /// What a handler decides about a group at once.
@@ -95,12 +95,15 @@ pub trait FaultHandler: Send + Sync {
     /// there is no room, dropping it answers Invalid.
     fn defer(&self, masked: &Masked, group: FaultGroup);
 
-    /// Answers a group that [`defer`](Self::defer) put into [`WorkQueues`], at thread level on a core that has time. It may take
-    /// long. It is not called for a group that has been refused or whose stream is closed by then. Unless it is overridden, the
-    /// group is dropped, and so answered Invalid.
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        let _ = cpu;
-        drop(group);
+    /// Decides about a group that [`defer`](Self::defer) put into [`WorkQueues`], at thread level on a core that has time. Returns it
+    /// with its answer, which leaves together with those of the other groups of its turn, [`BUDGET`] at most, when the last of them
+    /// was served: with less work than [`FaultGroup::respond`] for each. Or `None`, when it has answered it itself, or passed it on.
+    ///
+    /// It may take long. It is not called for a group that has been refused or whose stream is closed by then. Unless it is
+    /// overridden, the group is dropped, and so answered Invalid.
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        let _ = (cpu, group);
+        None
     }
 }
 

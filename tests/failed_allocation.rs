@@ -364,6 +364,6 @@ fn an_enabled_stream_takes_what_the_documents_say() {
     // The leaf of the first: a pointer and its domain for each of 1,024 StreamIDs.
     assert_eq!(of(1, Kind::Stall)[0], 16_384);
     // Its StreamIDs; the slots; the requests of each; where its groups are; the lane; the statistics; the latencies; the state.
-    assert_eq!(of(2, Kind::Stall), [4, 96, 24, 24, 64, 2048, 2048, 248]);
-    assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024, 64, 2048, 2048, 248]);
+    assert_eq!(of(2, Kind::Stall), [4, 96, 24, 24, 64, 2048, 2048, 216]);
+    assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024, 64, 2048, 2048, 216]);
 }

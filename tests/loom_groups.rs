@@ -36,11 +36,11 @@ struct Smmu {
 }
 
 impl PageResponder for Smmu {
-    fn respond(&self, _: &Masked, answer: Answer) -> Result<(), NotSent> {
+    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
         // Publication is a step of its own, which others may come before.
         thread::yield_now();
-        assert!(!self.terminated.load(SeqCst), "{answer:?} after STALL_TERM");
-        self.sent.lock().unwrap().push(answer);
+        assert!(!self.terminated.load(SeqCst), "{answers:?} after STALL_TERM");
+        self.sent.lock().unwrap().extend(answers);
         Ok(())
     }
 }

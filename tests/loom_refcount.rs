@@ -30,7 +30,7 @@ impl Shared {
 
     /// Gives a reference back, and ends the object with the last. Returns whether it was that.
     fn put(&self) -> bool {
-        let last = self.references.put();
+        let last = self.references.put(1);
         if last {
             // SAFETY: loom reports a conflicting access.
             self.object.with_mut(|object| assert_eq!(unsafe { object.replace(0) }, 1, "ended twice"));
@@ -60,7 +60,7 @@ fn none_left_is_never_taken() {
         let shared = shared(1);
         let other = Arc::clone(&shared);
         let other = thread::spawn(move || {
-            if other.references.try_get() == Get::Gone {
+            if other.references.try_get(1) == Get::Gone {
                 return false;
             }
             other.read();
@@ -78,10 +78,10 @@ fn a_saturated_count_never_ends() {
         let shared = shared(RefCount::SATURATED - 1);
         let other = Arc::clone(&shared);
         let other = thread::spawn(move || {
-            assert_ne!(other.references.try_get(), Get::Gone);
-            assert_eq!(other.references.try_get(), Get::Taken);
+            assert_ne!(other.references.try_get(1), Get::Gone);
+            assert_eq!(other.references.try_get(1), Get::Taken);
         });
-        assert_ne!(shared.references.try_get(), Get::Gone);
+        assert_ne!(shared.references.try_get(1), Get::Gone);
         other.join().unwrap();
         assert!(!shared.put());
         assert_eq!(shared.references.count(), RefCount::SATURATED);

@@ -7,15 +7,15 @@
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use embedded_hal::delay::DelayNs;
-use fault_bench::{Recorder, cpu, stall};
+use fault_bench::{cpu, stall};
 use loom::thread::{self, JoinHandle};
 use smmu_iopf::iopf::{
-    Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, OpenRequest, Priority, Report, StreamLimits, Target,
-    Verdict, WorkQueues,
+    Answer, Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
+    Priority, Report, StreamLimits, Target, Verdict, WorkQueues,
 };
 use smmu_iopf::smmuv3::PageResponse::Success;
 use smmu_iopf::smmuv3::{Stag, StreamId};
@@ -39,23 +39,43 @@ impl FaultHandler for Worker {
         self.queues.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, _: &Cpu, group: FaultGroup) -> Option<Decided> {
         let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
         self.served.lock().unwrap().push(tag);
-        cpu.masked(|masked| group.respond(masked, Success)).unwrap();
+        Some(group.decide(Success))
+    }
+}
+
+/// The SMMU: what it was sent.
+#[derive(Default)]
+struct Smmu {
+    sent: Mutex<Vec<Answer>>,
+    terminated: AtomicBool,
+}
+
+impl PageResponder for Smmu {
+    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
+        // Publication is a step of its own, which others may come before.
+        thread::yield_now();
+        assert!(!self.terminated.load(SeqCst), "{answers:?} after STALL_TERM");
+        self.sent.lock().unwrap().extend(answers);
+        Ok(())
     }
 }
 
 struct NoDelay;
 
 impl DelayNs for NoDelay {
-    fn delay_ns(&mut self, _: u32) {}
+    fn delay_ns(&mut self, _: u32) {
+        thread::yield_now();
+    }
 }
 
 struct World {
     domain: Arc<Domain>,
     queues: Arc<WorkQueues>,
     worker: Arc<Worker>,
+    smmu: Arc<Smmu>,
     table: FaultTable,
     /// The cores that were interrupted.
     woken: Arc<AtomicUsize>,
@@ -71,15 +91,15 @@ impl World {
         };
         let queues = Arc::new(WorkQueues::new(Box::new(wake)));
         let worker = Arc::new(Worker { queues: queues.clone(), served: Mutex::default() });
-        let responder = Arc::new(Recorder::default());
-        let table = FaultTable::new(domain.clone(), responder, 0, Limits { states: 1, groups: 2 }).unwrap();
+        let smmu = Arc::new(Smmu::default());
+        let table = FaultTable::new(domain.clone(), smmu.clone(), 0, Limits { states: 1, groups: 2 }).unwrap();
         let limits = StreamLimits { groups: 2, requests: 1, time_out_us: 1000, priority: Priority::Normal };
         let handler = worker.clone();
         let request = OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits, since: 0 };
         let mut here = cpu(0);
         domain.online(&mut here);
         table.open(&mut here, &mut NoDelay, request).unwrap();
-        Arc::new(Self { domain, queues, worker, table, woken })
+        Arc::new(Self { domain, queues, worker, smmu, table, woken })
     }
 
     /// Runs `life` as core `core`.
@@ -176,5 +196,30 @@ fn of_two_resting_cores_one_is_woken_for_one_lane() {
         assert!(woken.count_ones() <= 1);
         assert!(woken != 0 || saw == [true, true], "a core that slept was not woken");
         while world.queues.work(&cpu(0)) > 0 {}
+    });
+}
+
+#[test]
+fn the_answers_of_a_turn_are_sent_before_stall_term_or_not_at_all() {
+    explore(2, || {
+        let world = World::new();
+        world.report(&cpu(0), 7);
+        world.report(&cpu(0), 8);
+        let worker = world.core(1, |world, cpu| {
+            // Quiescent here, so that the period may end before the turn as well as after it.
+            world.domain.poll(cpu);
+            world.queues.work(cpu);
+            world.domain.offline(cpu);
+        });
+        let mut here = cpu(0);
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        // One look is enough: the orders in which the period does not end in time are not of interest.
+        let Ok(grace) = world.domain.synchronize(&mut here, &mut NoDelay, 1) else { return worker.join().unwrap() };
+        world.smmu.terminated.store(true, SeqCst);
+        let leftover = closing.answer_pending(&here, &grace);
+        here.masked(|masked| closing.finish(masked)).unwrap();
+        worker.join().unwrap();
+        assert_eq!(world.smmu.sent.lock().unwrap().len() + leftover.terminated, 2);
+        assert_eq!(world.table.totals().slots_in_use, 0);
     });
 }

@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use fault_bench::*;
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Kind, Limits, Report, StreamLimits, Verdict, WorkQueues};
+use smmu_iopf::iopf::{
+    Decided, Fault, FaultGroup, FaultHandler, Kind, Limits, Report, StreamLimits, Verdict, WorkQueues,
+};
 use smmu_iopf::model::host::HostMemory;
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::{Access, Asid, StreamId};
@@ -250,8 +252,8 @@ fn workers_that_race_for_pages_answer_every_record_once() {
             self.0.defer(masked, group);
         }
 
-        fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-            self.0.serve(cpu, group);
+        fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+            self.0.serve(cpu, group)
         }
     }
     let mut world = World::new(Kind::Stall);

@@ -50,6 +50,7 @@ loom_groups   closing_unread              who_may_close_next_finds_what_the_last
 loom_groups   closing_relaxed             who_may_close_next_finds_what_the_last_one_answered
 loom_groups   changing_unread             of_two_that_give_a_substream_a_handler_one_does
 loom_groups   changing_relaxed            of_two_that_give_a_substream_a_handler_one_does
+loom_work     respond_after_close         the_answers_of_a_turn_are_sent_before_stall_term_or_not_at_all
 loom_work     wake_without_fence          no_core_sleeps_over_work
 loom_work     rest_without_fence          no_core_sleeps_over_work
 lib           mark_relaxed                driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
@@ -67,6 +68,13 @@ lib           records_done_unread         driver::record_queue::loom_tests::who_
 lib           frame_pushed_relaxed        sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
 lib           frames_unread               sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
 lib           frames_unread_again         sva::frames::loom_tests::a_frame_is_taken_once_and_with_what_was_written_before_it_was_put_there
+lib           frame_not_waited_for        sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
+lib           frame_kept_relaxed          sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
+lib           frames_kept_unread          sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
+lib           page_not_looked_at_again    sva::page_table::loom_tests::of_two_that_race_for_the_last_frame_for_one_page_none_refuses
+lib           table_not_looked_at_again   sva::page_table::loom_tests::of_two_that_race_for_the_last_frames_for_one_table_and_its_page_none_refuses
+lib           last_table_relaxed          sva::page_table::loom_tests::who_takes_a_table_from_the_last_walk_finds_it_as_that_walk_did
+lib           last_table_unread           sva::page_table::loom_tests::who_takes_a_table_from_the_last_walk_finds_it_as_that_walk_did
 lib           prod_read_once              driver::record_queue::loom_tests::a_record_that_comes_while_the_queue_is_drained_is_not_slept_over
 "
 

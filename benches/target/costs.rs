@@ -13,8 +13,8 @@ use smmu_iopf::arch::timer::{self, Timer};
 use smmu_iopf::driver::dma::DmaMemory;
 use smmu_iopf::driver::{Context, FaultMode, Options, OutputQueue, StreamConfig, Walked};
 use smmu_iopf::iopf::{
-    Counter, Counters, Fault, FaultGroup, FaultHandler, Histogram, Kind, Limits, MAX_MASTER_STREAMS, OpenRequest,
-    Priority, StreamLimits, Verdict,
+    Counter, Counters, Decided, Fault, FaultGroup, FaultHandler, Histogram, Kind, Limits, MAX_MASTER_STREAMS,
+    OpenRequest, Priority, StreamLimits, Verdict,
 };
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::{Devices, EngineUnit, Unit};
@@ -103,8 +103,8 @@ impl FaultHandler for Deferring {
         self.0.defer(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        self.0.serve(cpu, group);
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.0.serve(cpu, group)
     }
 }
 

@@ -18,7 +18,7 @@ use super::registers::Registers;
 use super::ring::Ring;
 use super::trace::Trace;
 use super::{BATCH, Delay};
-use crate::iopf::{Answer, NotSent, PageResponder, Target};
+use crate::iopf::{Answer, BUDGET, NotSent, PageResponder, Target};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
 use crate::smmuv3::event::Stall;
 use crate::smmuv3::features::Features;
@@ -387,6 +387,14 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Some(AnswerCommand(command.encode()))
     }
 
+    /// Whether this SMMU has a command for answers to `target`.
+    fn has_command(&self, target: Target) -> bool {
+        match target {
+            Target::Stall(_) => self.features.can_stall(),
+            Target::Group(_) => self.features.pri,
+        }
+    }
+
     fn read(&self, position: u64) -> [u64; WORDS] {
         let words = self.slots().get(self.ring.slot(position));
         words.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
@@ -411,9 +419,18 @@ fn write(slot: &[Word; WORDS], words: [u64; WORDS]) {
 }
 
 impl<R: Registers, D: Delay> PageResponder for CommandQueue<R, D> {
-    fn respond(&self, masked: &Masked, answer: Answer) -> Result<(), NotSent> {
-        let command = self.command_for(&answer);
-        self.answer(masked, command.as_slice()).map_err(|_| NotSent { answer })
+    fn respond(&self, masked: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
+        let mut sent = 0;
+        for batch in answers.chunks(BUDGET) {
+            let mut commands = heapless::Vec::<_, BUDGET>::new();
+            commands.extend(batch.iter().filter_map(|answer| self.command_for(answer)));
+            self.answer(masked, &commands).map_err(|unsent| {
+                let mut with_command = (sent..).zip(batch).filter(|(_, answer)| self.has_command(answer.to));
+                NotSent { sent: with_command.nth(unsent.sent).map_or(sent, |(first_unsent, _)| first_unsent) }
+            })?;
+            sent += batch.len();
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Giving a stream's page faults to a handler.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -18,8 +19,12 @@ use crate::sync::Cpu;
 /// Streams whose faults are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
 pub(super) struct Life {
     pub(super) mode: FaultMode,
-    pub(super) streams: Vec<StreamId>,
+    pub(super) streams: Box<[StreamId]>,
 }
+
+// `docs/performance.md` has this number.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Life>() == 24);
 
 impl Life {
     /// Whether `stream` is one of these.
@@ -78,7 +83,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
         self.faults.open(cpu, &mut self.hardware.delay(), request)?;
-        lives.push(Life { mode, streams: life });
+        lives.push(Life { mode, streams: life.into_boxed_slice() });
         self.change_entries(cpu, attached, streams, |own| &own.enabled)
     }
 

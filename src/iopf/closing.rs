@@ -146,7 +146,7 @@ mod tests {
     struct Nobody;
 
     impl PageResponder for Nobody {
-        fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+        fn respond(&self, _: &Masked, _: &[Answer]) -> Result<(), NotSent> {
             Ok(())
         }
     }

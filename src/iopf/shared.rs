@@ -11,6 +11,9 @@ use super::{Limits, PageResponder};
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::sync::grace::Domain;
 
+/// How many slots a drain counts, and references it takes, at once when it defers several groups.
+pub(super) const AT_ONCE: usize = 8;
+
 /// The part of a table that outlives it as long as a group does.
 pub(super) struct Shared {
     pub(super) domain: Arc<Domain>,
@@ -44,17 +47,23 @@ impl Shared {
     }
 
     // Both counts are relaxed: they bound, and order nothing.
-    fn add_below(count: &AtomicUsize, limit: usize) -> bool {
-        count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).is_ok()
+
+    /// Counts slots in use, unless the limit over all streams is reached: up to `most` as long as four times [`AT_ONCE`] are left,
+    /// else one. Returns how many.
+    pub(super) fn reserve_slots(&self, most: usize) -> usize {
+        let allowed = |n| match self.limits.groups.saturating_sub(n) {
+            0 => 0,
+            left if left < 4 * AT_ONCE => 1,
+            _ => most,
+        };
+        let more = |n| Some(n + allowed(n)).filter(|&sum| sum > n);
+        self.slots_in_use.fetch_update(Relaxed, Relaxed, more).map_or(0, allowed)
     }
 
-    /// Counts one more slot in use, unless the limit over all streams is reached.
-    pub(super) fn reserve_slot(&self) -> bool {
-        Self::add_below(&self.slots_in_use, self.limits.groups)
-    }
-
-    pub(super) fn release_slot(&self) {
-        self.slots_in_use.fetch_sub(1, Relaxed);
+    pub(super) fn release_slots(&self, count: usize) {
+        if count > 0 {
+            self.slots_in_use.fetch_sub(count, Relaxed);
+        }
     }
 
     pub(super) fn slots_in_use(&self) -> usize {
@@ -72,7 +81,8 @@ pub(super) struct Live(Arc<Shared>);
 impl Live {
     /// `None` if as many states are live as may be.
     pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
-        Shared::add_below(&shared.live, shared.limits.states).then(|| Self(Arc::clone(shared)))
+        let more = |n| (n < shared.limits.states).then_some(n + 1);
+        shared.live.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(Arc::clone(shared)))
     }
 }
 

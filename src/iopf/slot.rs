@@ -5,11 +5,11 @@
 //!
 //! | from | to | by |
 //! |---|---|---|
-//! | `Free` | `Filling`, next generation | the reporter, who then owns the slot |
-//! | `Filling` | `Partial` | the reporter: the group waits for its last request |
+//! | `Free` | `Partial`, next generation | the reporter: the group waits for its last request |
+//! | `Free` | `Pending`, held, next generation | the reporter: the handler deferred it |
 //! | `Partial` | `Filling` | the reporter: the next request came |
 //! | `Partial` | `Free` | who discards partial groups |
-//! | `Filling` | `Pending`, held | the reporter: the handler deferred it |
+//! | `Filling` | `Partial`, or `Pending`, held | the reporter: as from `Free` |
 //! | `Filling` | `Free` | the reporter: answered at once |
 //! | `Pending` | `Sending` | who answers: holder, time-out, disable |
 //! | `Pending` | `Unsent` | the holder drops it |
@@ -19,6 +19,9 @@
 //!
 //! `held` falls, in any state, when the holder lets go; `Answered` then becomes `Free`. So no slot is used again while
 //! someone holds its group.
+//!
+//! A free slot is the reporter's alone: one core at a time drains the queue of a stream, and no one else changes the word of a
+//! free slot. So it is filled as it is, and used from the store on that passes the group on.
 
 use alloc::boxed::Box;
 
@@ -42,8 +45,8 @@ pub(super) enum State {
     Answered,
 }
 
-/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4, special in bit 6, count in bits 15:8, generation
-/// above.
+/// A slot's word: state in bits 2:0, held in bit 3, response in bits 5:4 (0 until one is decided), special in bit 6, count in
+/// bits 15:8, generation above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
@@ -84,7 +87,7 @@ impl Word {
         self.0 >> Self::GENERATION_SHIFT
     }
 
-    /// The answer that an `Unsent` group got.
+    /// The answer that a `Sending` or `Unsent` group got.
     pub(super) fn response(self) -> PageResponse {
         match self.0 >> 4 & 3 {
             0 => PageResponse::Failure,
@@ -115,8 +118,13 @@ impl Word {
         Self(self.0 & !(0xff << Self::COUNT_SHIFT) | (count as u64 & 0xff) << Self::COUNT_SHIFT)
     }
 
-    fn with_response(self, response: PageResponse) -> Self {
-        Self(self.0 & !(3 << 4) | (response as u64) << 4)
+    /// The word as long as no answer is decided.
+    pub(super) fn undecided(self) -> Self {
+        Self(self.0 & !(3 << 4))
+    }
+
+    pub(super) fn with_response(self, response: PageResponse) -> Self {
+        Self(self.undecided().0 | (response as u64) << 4)
     }
 
     fn with_special(self, special: bool) -> Self {
@@ -124,7 +132,7 @@ impl Word {
     }
 
     fn free(self) -> Self {
-        self.with_state(State::Free).with_held(false).with_special(false).with_count(0)
+        self.with_state(State::Free).with_held(false).with_special(false).with_count(0).undecided()
     }
 
     fn next_generation(self) -> Self {
@@ -200,6 +208,7 @@ pub(super) struct GroupSlot {
 #[must_use = "a slot that is not passed on is lost"]
 pub(super) struct Filling<'a> {
     slot: &'a GroupSlot,
+    /// What the slot's word is to be next, but for the state.
     word: Word,
 }
 
@@ -208,9 +217,8 @@ pub(super) struct Filling<'a> {
 #[must_use = "a claim is for sending an answer"]
 pub(super) struct Claim<'a> {
     slot: &'a GroupSlot,
+    /// The slot's, with the answer in it; only the holder changes it, who lets go.
     word: Word,
-    /// What to send.
-    pub(super) answer: Answer,
 }
 
 /// Whether a transition made its slot free, so that the limit gets it back.
@@ -247,11 +255,12 @@ impl GroupSlot {
         self.word.compare_exchange(from.0, to.0, Release, Relaxed).is_ok()
     }
 
-    /// Takes the slot if it is free.
+    /// The slot if it is free, for the drainer of its stream's queue, who passes it on before anything else is reported.
+    ///
+    /// Nothing is written: the word is the latest, since after a slot became free its drainers alone write it, one after the other.
     pub(super) fn take(&self) -> Option<Filling<'_>> {
-        let from = self.word();
-        let to = from.next_generation().with_state(State::Filling);
-        (from.state() == State::Free && self.exchange(from, to)).then_some(Filling { slot: self, word: to })
+        let free = self.word();
+        (free.state() == State::Free).then(|| Filling { slot: self, word: free.next_generation() })
     }
 
     /// Takes the slot back if it holds the partial group that `fault` belongs to.
@@ -297,10 +306,9 @@ impl GroupSlot {
         if !word.is_unanswered() {
             return None;
         }
-        let answer = self.answer(word, response)?;
-        let to = word.with_state(State::Sending).with_held(word.is_held() && !let_go);
+        let to = word.with_state(State::Sending).with_response(response).with_held(word.is_held() && !let_go);
         let won = self.exchange(word, to) || mutant!("claim_unchecked");
-        won.then_some(Claim { slot: self, word: to, answer })
+        won.then_some(Claim { slot: self, word: to })
     }
 
     /// Drops the partial group that `word` was read for.
@@ -395,9 +403,14 @@ impl<'a> Filling<'a> {
 }
 
 impl Claim<'_> {
-    /// When the group was deferred.
-    pub(super) fn deferred_at(&self) -> u64 {
-        self.slot.deferred_at.load(Relaxed)
+    /// What to send. The request is there until the claim ends.
+    pub(super) fn answer(&self) -> Answer {
+        self.slot.last(self.word).answer(self.word.response())
+    }
+
+    /// What is counted and measured of the answer: how it is answered, and when its group was deferred.
+    pub(super) fn kind(&self) -> (PageResponse, u64) {
+        (self.word.response(), self.slot.deferred_at.load(Relaxed))
     }
 
     /// The answer is published, or the device needs none any more.
@@ -412,8 +425,7 @@ impl Claim<'_> {
 
     /// The answer could not be published; it stays to be tried again.
     pub(super) fn unsent(self) {
-        let response = self.answer.response;
-        let freed = self.slot.update(|word| word.with_state(State::Unsent).with_response(response));
+        let freed = self.slot.update(|word| word.with_state(State::Unsent));
         debug_assert_eq!(freed, Freed(false));
     }
 }

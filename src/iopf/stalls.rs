@@ -3,7 +3,7 @@
 use core::{fmt, slice};
 
 use super::FaultHandler;
-use super::batch::Moment;
+use super::batch::{Moment, Tally};
 use super::fault::{Fault, Outcome};
 use super::state::FaultState;
 use super::table::FaultTable;
@@ -58,7 +58,7 @@ impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
         let Self { table, moment, runs, answer } = self;
         let run = &mut runs[place(&stall)];
         if let Some(run) = run {
-            run.end(table, moment, answer);
+            run.end(moment, answer);
         }
         // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
         let state = table.find(moment.section, stall.stream());
@@ -79,22 +79,22 @@ impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
 impl Run<'_> {
     /// Has those answered that can be at once, and the others reported by themselves, in their order.
     #[inline(never)]
-    fn end(&self, table: &FaultTable, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
-        let (mut rest, mut served) = (&self.stalls[..], 0);
+    fn end(&self, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
+        let (mut rest, mut served, mut tally) = (&self.stalls[..], 0, Tally::new(self.state, moment.masked));
         while let Some(first) = rest.first() {
             let count = super::survive(|| self.handler.serve_at_once(moment.masked, rest)).unwrap_or(0);
             let outcome = if count > 0 {
                 Outcome::Answer(PageResponse::Success)
             } else {
                 // The record of the run's first: none of it is of an earlier life of the stream.
-                table.report_in(moment, Some(self.state), self.record, &Fault::from(first))
+                FaultState::report(self.state, moment, self.record, &Fault::from(first), &mut tally)
             };
             let (dealt_with, behind) = rest.split_at_checked(count.max(1)).unwrap_or((rest, &[]));
             if let Outcome::Answer(response) = outcome {
                 answer(dealt_with, response);
             }
             if count > 0 {
-                served += dealt_with.len() as u64;
+                served += dealt_with.len();
             }
             rest = behind;
         }
@@ -106,7 +106,8 @@ impl Run<'_> {
 
 impl<A: FnMut(&[Stall], PageResponse)> Drop for Stalls<'_, A> {
     fn drop(&mut self) {
-        self.runs.iter().flatten().for_each(|run| run.end(self.table, &self.moment, &mut self.answer));
+        self.runs.iter().flatten().for_each(|run| run.end(&self.moment, &mut self.answer));
+        self.table.shared.release_slots(self.moment.aside.get());
     }
 }
 

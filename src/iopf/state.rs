@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU16 as Hint, Ordering::Relaxed};
 use core::{fmt, slice};
 
-use super::batch::Moment;
+use super::batch::{Moment, Tally};
 use super::fault::{Fault, Kind, Outcome, Request, Target};
 use super::group::FaultGroup;
 use super::latency::Histogram;
@@ -14,7 +14,7 @@ use super::slot::{Claim, Filling, Freed, GroupSlot, State};
 use super::statistics::{Counter, Counters};
 use super::substream::{Special, Specials};
 use super::work::Lane;
-use super::{FaultHandler, MAX_GROUP_REQUESTS, StreamLimits, Verdict};
+use super::{FaultHandler, MAX_GROUP_REQUESTS, NotSent, StreamLimits, Verdict};
 use crate::smmuv3::event::Stall;
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
@@ -89,14 +89,20 @@ impl FaultState {
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
             places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
             next: Hint::new(0),
-            lane: Lane::new(limits.priority, limits.groups)?,
+            lane: Lane::new(limits.groups)?,
             counters: Counters::new()?,
             latencies: Histogram::new()?,
         })
     }
 
     /// Deals with one record of this stream.
-    pub(super) fn report(this: &Counted<Self>, moment: &Moment<'_>, record: u64, fault: &Fault) -> Outcome {
+    pub(super) fn report<'a>(
+        this: &'a Counted<Self>,
+        moment: &Moment<'_>,
+        record: u64,
+        fault: &Fault,
+        tally: &mut Tally<'a>,
+    ) -> Outcome {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
@@ -114,9 +120,9 @@ impl FaultState {
             return this.hold(moment, fault);
         }
         match this.find(moment, fault) {
-            Place::None => Self::complete(this, moment, fault),
+            Place::None => Self::complete(this, moment, fault, tally),
             Place::Cut => this.refuse(moment, fault),
-            Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot),
+            Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot, tally),
         }
     }
 
@@ -136,32 +142,39 @@ impl FaultState {
     }
 
     /// A group of one.
-    fn complete(this: &Counted<Self>, moment: &Moment<'_>, fault: &Fault) -> Outcome {
+    fn complete<'a>(this: &'a Counted<Self>, moment: &Moment<'_>, fault: &Fault, tally: &mut Tally<'a>) -> Outcome {
         let special = this.specials.find(moment.section, fault.stream, fault.substream);
         match ask(this.handler(special), moment.masked, slice::from_ref(fault)) {
             Verdict::Answer(response) => this.answer_inline(moment, response),
-            Verdict::Defer => Self::defer_one(this, special, moment, fault),
+            Verdict::Defer => Self::defer_one(this, special, moment, fault, tally),
         }
     }
 
     /// Puts a group of one into a slot for its handler.
-    fn defer_one(
-        this: &Counted<Self>,
+    fn defer_one<'a>(
+        this: &'a Counted<Self>,
         special: Option<&Counted<Special>>,
         moment: &Moment<'_>,
         fault: &Fault,
+        tally: &mut Tally<'a>,
     ) -> Outcome {
-        let Some(mut slot) = this.take_slot() else { return this.refuse(moment, fault) };
+        let Some(mut slot) = this.take_slot(moment, tally.at_once()) else { return this.refuse(moment, fault) };
         if !slot.push(fault) {
             this.give_back(slot.free());
             return this.refuse(moment, fault);
         }
         this.set_place(fault, slot.slot().index() + 1);
-        Self::defer(this, special, moment, fault, slot)
+        Self::defer(this, special, moment, fault, slot, tally)
     }
 
     /// `last` ends the group in `slot`.
-    fn complete_partial(this: &Counted<Self>, moment: &Moment<'_>, last: &Fault, mut slot: Filling<'_>) -> Outcome {
+    fn complete_partial<'a>(
+        this: &'a Counted<Self>,
+        moment: &Moment<'_>,
+        last: &Fault,
+        mut slot: Filling<'_>,
+        tally: &mut Tally<'a>,
+    ) -> Outcome {
         if !slot.push(last) {
             this.give_back(slot.free());
             return this.refuse(moment, last);
@@ -174,7 +187,7 @@ impl FaultState {
                 this.give_back(slot.free());
                 this.answer_inline(moment, response)
             }
-            Verdict::Defer => Self::defer(this, special, moment, last, slot),
+            Verdict::Defer => Self::defer(this, special, moment, last, slot, tally),
         }
     }
 
@@ -185,9 +198,11 @@ impl FaultState {
         moment: &Moment<'_>,
         last: &Fault,
         filling: Filling<'_>,
+        tally: &mut Tally<'_>,
     ) -> Outcome {
         let own = special.and_then(Counted::try_ref);
-        let state = this.try_ref().filter(|_| own.is_some() == special.is_some());
+        let at_once = tally.at_once();
+        let state = tally.references.take(at_once as u32).filter(|_| own.is_some() == special.is_some());
         let Some(state) = state else {
             // Not while the table, or who removes a handler, has a reference: both keep theirs until this section has ended.
             this.give_back(filling.free());
@@ -196,7 +211,7 @@ impl FaultState {
         if mutant!("reference_leaked") {
             core::mem::forget(state.clone());
         }
-        this.count(moment.masked, [Counter::Records, Counter::Groups, Counter::Deferred]);
+        tally.deferred += 1;
         let slot = filling.slot();
         let word = filling.defer(special.is_some(), moment.began.unwrap_or(0));
         let group = FaultGroup::new(state, slot.index(), word, own);
@@ -207,7 +222,7 @@ impl FaultState {
             && now.generation() == word.generation()
             && let Some(claim) = slot.claim(now, now.response(), false)
         {
-            let response = claim.answer.response;
+            let (response, _) = claim.kind();
             this.give_back(claim.done());
             return this.answer(moment, response, []);
         }
@@ -223,7 +238,7 @@ impl FaultState {
     fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Outcome {
         self.count(moment.masked, [Counter::Records]);
         let slot = match self.find(moment, fault) {
-            Place::None => self.take_slot(),
+            Place::None => self.take_slot(moment, 1),
             Place::Partial(slot) => Some(slot),
             Place::Cut => None,
         };
@@ -270,25 +285,22 @@ impl FaultState {
         }
     }
 
-    /// A free slot, if neither limit is reached.
-    fn take_slot(&self) -> Option<Filling<'_>> {
-        if !self.shared.reserve_slot() {
-            return None;
+    /// A free slot, if neither limit is reached. For the limit over all streams the batch has some aside, or puts `at_once` there.
+    fn take_slot(&self, moment: &Moment<'_>, at_once: usize) -> Option<Filling<'_>> {
+        if moment.aside.get() == 0 {
+            moment.aside.set(self.shared.reserve_slots(at_once));
         }
+        let rest = moment.aside.get().checked_sub(1)?;
         let behind = self.slots.get(self.next.load(Relaxed).into()..).unwrap_or_default();
-        let slot = behind.iter().chain(&self.slots).find_map(GroupSlot::take);
-        match &slot {
-            Some(filling) => self.next.store(filling.slot().index() + 1, Relaxed),
-            None => self.shared.release_slot(),
-        }
-        slot
+        let slot = behind.iter().chain(&self.slots).find_map(GroupSlot::take)?;
+        moment.aside.set(rest);
+        self.next.store(slot.slot().index() + 1, Relaxed);
+        Some(slot)
     }
 
     /// Gives a slot that became free back to the limit.
     pub(super) fn give_back(&self, Freed(freed): Freed) {
-        if freed {
-            self.shared.release_slot();
-        }
+        self.shared.release_slots(freed.into());
     }
 
     /// A record that nothing is sent for.
@@ -309,7 +321,7 @@ impl FaultState {
 
     /// An answer that was decided in the report.
     fn answer<const N: usize>(&self, moment: &Moment<'_>, response: PageResponse, counters: [Counter; N]) -> Outcome {
-        self.measure(moment.masked, moment.began, 1);
+        self.measure(moment.masked, moment.began, self.shared.now(), 1);
         self.count(moment.masked, counters);
         self.count(moment.masked, [response.into()]);
         Outcome::Answer(response)
@@ -317,16 +329,28 @@ impl FaultState {
 
     /// Sends a claimed answer, and returns whether that worked; if not, it is kept to be tried again.
     pub(super) fn send(&self, masked: &Masked, claim: Claim<'_>) -> bool {
-        let sent = self.shared.responder.respond(masked, claim.answer).is_ok();
-        if sent {
-            self.measure(masked, Some(claim.deferred_at()), 1);
-            self.count(masked, [claim.answer.response.into()]);
-            self.give_back(claim.done());
-        } else {
-            self.count(masked, [Counter::NotSent]);
-            claim.unsent();
+        self.send_all(masked, &mut heapless::Vec::<_, 1>::from_array([claim]))
+    }
+
+    /// Sends claimed answers, and returns whether that worked for all; those for which not are kept to be tried again.
+    pub(super) fn send_all<const N: usize>(&self, masked: &Masked, claims: &mut heapless::Vec<Claim<'_>, N>) -> bool {
+        let mut answers = heapless::Vec::<_, N>::new();
+        answers.extend(claims.iter().map(Claim::answer));
+        let outcome = self.shared.responder.respond(masked, &answers);
+        let sent = outcome.map_or_else(|NotSent { sent }| sent.min(claims.len()), |()| claims.len());
+        let now = self.shared.now();
+        for same in claims[..sent].chunk_by(|one, other| one.kind() == other.kind()) {
+            let Some((response, start)) = same.first().map(Claim::kind) else { continue };
+            self.measure(masked, Some(start), now, same.len());
+            self.count_many(masked, [response.into()], same.len());
         }
-        sent
+        self.count_many(masked, [Counter::NotSent], claims.len() - sent);
+        let mut freed = 0;
+        for (index, claim) in claims.drain(..).enumerate() {
+            if index < sent { freed += usize::from(claim.done().0) } else { claim.unsent() }
+        }
+        self.shared.release_slots(freed);
+        outcome.is_ok()
     }
 
     /// Tries an answer again that could not be sent, or that a dropped group owes.
@@ -385,25 +409,30 @@ impl FaultState {
     }
 
     /// Counts and measures `groups` that were answered Success at once.
-    pub(super) fn count_served(&self, moment: &Moment<'_>, groups: u64) {
+    pub(super) fn count_served(&self, moment: &Moment<'_>, groups: usize) {
         let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
-        self.counters.add(moment.masked, counters, groups);
-        self.shared.counters.add(moment.masked, counters, groups);
-        self.measure(moment.masked, moment.began, groups);
+        self.count_many(moment.masked, counters, groups);
+        self.measure(moment.masked, moment.began, self.shared.now(), groups);
     }
 
-    /// Notes how long `answers` took since `start`, if there is a clock.
-    fn measure(&self, masked: &Masked, start: Option<u64>, answers: u64) {
-        if let (Some(start), Some(now)) = (start, self.shared.now()) {
+    /// Notes how long `answers` took from `start` until `now`, if there is a clock.
+    fn measure(&self, masked: &Masked, start: Option<u64>, now: Option<u64>, answers: usize) {
+        if let (Some(start), Some(now)) = (start, now) {
             let ticks = now.saturating_sub(start);
-            self.latencies.add(masked, ticks, answers);
-            self.shared.latencies.add(masked, ticks, answers);
+            self.latencies.add(masked, ticks, answers as u64);
+            self.shared.latencies.add(masked, ticks, answers as u64);
         }
     }
 
     pub(super) fn count<const N: usize>(&self, masked: &Masked, counters: [Counter; N]) {
-        self.counters.add(masked, counters, 1);
-        self.shared.counters.add(masked, counters, 1);
+        self.count_many(masked, counters, 1);
+    }
+
+    pub(super) fn count_many<const N: usize>(&self, masked: &Masked, counters: [Counter; N], count: usize) {
+        if count > 0 {
+            self.counters.add(masked, counters, count as u64);
+            self.shared.counters.add(masked, counters, count as u64);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl fmt::Debug for Special {
 /// The substreams of one master that have handlers of their own.
 pub(super) struct Specials {
     /// Made for the first of them.
-    slots: Once<Box<[Slot<Special>]>>,
+    slots: Once<Box<[Slot<Special>; MAX_SUBSTREAM_HANDLERS]>>,
     /// Someone sets or removes one.
     changing: AtomicBool,
 }
@@ -120,7 +120,8 @@ impl Specials {
         let Special { stream, substream, .. } = special;
         let no_memory = SubstreamError::NoMemory(stream);
         let slots = self.slots.try_call_once(|| {
-            try_boxed(MAX_SUBSTREAM_HANDLERS, || Some(Slot::new(Arc::clone(domain)))).ok_or(no_memory)
+            let slots = try_boxed(MAX_SUBSTREAM_HANDLERS, || Some(Slot::new(Arc::clone(domain))));
+            slots.and_then(|slots| slots.try_into().ok()).ok_or(no_memory)
         })?;
         let section = domain.read(masked);
         if self.find_slot(&section, stream, substream).is_some() {

@@ -3,12 +3,13 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
-use super::batch::{Batch, Moment};
+use super::batch::{Batch, Moment, Tally};
 use super::closing::Closing;
 use super::fault::{Answer, Fault, Kind, Outcome, Report, Request, Target};
 use super::latency::Latencies;
@@ -200,7 +201,10 @@ impl FaultTable {
     /// Reports records that were in their queue before this call: `report_all` gives them to the [`Batch`] in their order.
     pub fn batch<T>(&self, masked: &Masked, report_all: impl FnOnce(&Batch<'_>) -> T) -> T {
         let section = self.shared.domain.read(masked);
-        report_all(&Batch::new(self, Moment { section: &section, masked, began: self.shared.now() }))
+        report_all(&Batch::new(
+            self,
+            Moment { section: &section, masked, began: self.shared.now(), aside: Cell::new(0) },
+        ))
     }
 
     /// Reports stalls whose records were in their queue before this call: `report_all` gives them to the [`Stalls`] in their order.
@@ -215,7 +219,7 @@ impl FaultTable {
         report_all: impl FnOnce(&mut Stalls<'_, A>),
     ) {
         let section = self.shared.domain.read(masked);
-        let moment = Moment { section: &section, masked, began: self.shared.now() };
+        let moment = Moment { section: &section, masked, began: self.shared.now(), aside: Cell::new(0) };
         report_all(&mut Stalls::new(self, moment, answer));
     }
 
@@ -233,7 +237,7 @@ impl FaultTable {
         fault: &Fault,
     ) -> Outcome {
         match state.filter(|state| state.serves(fault.request)) {
-            Some(state) => FaultState::report(state, moment, record, fault),
+            Some(state) => FaultState::report(state, moment, record, fault, &mut Tally::new(state, moment.masked)),
             None => self.report_unknown(moment.masked, fault),
         }
     }
@@ -435,7 +439,7 @@ impl FaultTable {
             && slot.is_overdue(word, now_ms, state.limits.time_out_us.div_ceil(1000))
             && (!state.is_closed() || mutant!("expire_after_close"));
         let claim = due.then(|| slot.claim(word, PageResponse::Invalid, false)).flatten()?;
-        let answer = claim.answer;
+        let answer = claim.answer();
         state.count(masked, [Counter::TimeOuts]);
         state.send(masked, claim);
         Some(answer)

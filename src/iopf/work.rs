@@ -12,7 +12,10 @@
 //!   first, so that the lanes of a core that is busy with something else do not wait for it.
 //!
 //! The groups of a turn are in the hand of the core that took it: while an interrupt keeps it, or one of them takes long, no other core
-//! gets at the rest. Their time-outs go on. A core that interrupts may keep for long, as the one that drains, takes one at a time.
+//! gets at the rest, and the answers to those before it wait. Their time-outs go on. A core that interrupts may keep for long, as
+//! the one that drains, takes one at a time.
+//!
+//! The answers of a turn are claimed and sent together, in one masked section.
 //!
 //! Nothing is slept over: who puts a lane into a list looks afterwards which cores sleep, and who goes to sleep says so before it
 //! looks at the lists. With a fence on either side, one of them sees the other.
@@ -21,11 +24,10 @@
 //! waits for inline answers only, which are short, and the queues of an SMMU take turns.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use core::fmt;
 use core::sync::atomic::AtomicU64 as Count;
 
-use super::group::FaultGroup;
+use super::group::{FaultGroup, respond_all};
 use super::state::FaultState;
 use crate::sync::atomic::{
     AtomicU32, AtomicUsize,
@@ -62,36 +64,57 @@ pub enum Priority {
 
 const PRIORITIES: usize = [Priority::High, Priority::Normal, Priority::Low].len();
 
-/// The deferred groups of one stream that no core has taken yet.
+/// The deferred groups of one stream that no core has taken yet. With groups in it, it is in a list, or about to be.
 #[derive(Debug)]
-pub(super) struct Lane {
-    priority: Priority,
-    waiting: IrqLock<Waiting>,
-}
+pub(super) struct Lane(IrqLock<Waiting>);
 
 #[derive(Debug)]
 struct Waiting {
-    groups: VecDeque<FaultGroup>,
-    /// The lane is in a list, or about to be: as long as there are groups in it.
-    listed: bool,
+    /// A ring.
+    groups: Box<[Option<FaultGroup>]>,
+    first: u16,
+    count: u16,
     /// The lane behind this one in its list.
     next: Option<Ref<FaultState>>,
 }
 
 impl Lane {
     /// A lane for all of a stream's `groups`; `None` without memory.
-    pub(super) fn new(priority: Priority, groups: u16) -> Option<Self> {
-        let mut room = VecDeque::new();
-        room.try_reserve_exact(groups.into()).ok()?;
-        Some(Self { priority, waiting: IrqLock::new(Waiting { groups: room, listed: false, next: None }) })
+    pub(super) fn new(groups: u16) -> Option<Self> {
+        let groups = super::try_boxed(groups.into(), || Some(None))?;
+        Some(Self(IrqLock::new(Waiting { groups, first: 0, count: 0, next: None })))
     }
 
-    /// Returns whether the lane has to be put into a list now.
-    fn push(&self, masked: &Masked, group: FaultGroup) -> bool {
-        let mut waiting = self.waiting.lock(masked);
-        // Each group in it holds one of the stream's slots, and there is room for all of these: nothing is allocated.
-        waiting.groups.push_back(group);
-        !core::mem::replace(&mut waiting.listed, true)
+    /// Returns the stream if the lane has to be put into a list now.
+    fn push(&self, masked: &Masked, group: FaultGroup) -> Option<Ref<FaultState>> {
+        let mut waiting = self.0.lock(masked);
+        let unlisted = (waiting.count == 0).then(|| group.state().clone());
+        waiting.push(group);
+        unlisted
+    }
+}
+
+impl Waiting {
+    /// The place of the group that `index` others, at most as many as there are places, are before.
+    fn place(&self, index: u16) -> usize {
+        let place = usize::from(self.first) + usize::from(index);
+        place.checked_sub(self.groups.len()).unwrap_or(place)
+    }
+
+    fn push(&mut self, group: FaultGroup) {
+        // Each group in it holds one of the stream's slots, and there is a place for each of these.
+        let place = self.place(self.count);
+        if let Some(free) = self.groups.get_mut(place) {
+            *free = Some(group);
+            self.count += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<FaultGroup> {
+        let group = self.groups.get_mut(usize::from(self.first))?.take()?;
+        self.first = self.place(1) as u16;
+        self.count -= 1;
+        Some(group)
     }
 }
 
@@ -120,7 +143,7 @@ impl List {
         match self.last.as_ref().or(self.first.as_ref()) {
             Some(before) => {
                 let last = other.last.unwrap_or_else(|| first.clone());
-                before.lane.waiting.lock(masked).next = Some(first);
+                before.lane.0.lock(masked).next = Some(first);
                 self.last = Some(last);
             }
             None => (self.first, self.last) = (Some(first), other.last),
@@ -131,15 +154,13 @@ impl List {
     fn turn(&mut self, masked: &Masked, most: usize, groups: &mut Turn) -> Option<Ref<FaultState>> {
         let stream = self.first.take()?;
         self.lanes -= 1;
-        let mut waiting = stream.lane.waiting.lock(masked);
+        let mut waiting = stream.lane.0.lock(masked);
         self.first = waiting.next.take();
         if self.lanes < 2 {
             self.last = None;
         }
-        let count = waiting.groups.len().min(most);
-        groups.extend(waiting.groups.drain(..count));
-        waiting.listed = !waiting.groups.is_empty();
-        let more = waiting.listed;
+        groups.extend(core::iter::from_fn(|| waiting.pop()).take(most));
+        let more = waiting.count > 0;
         drop(waiting);
         if more {
             self.push(masked, stream.clone());
@@ -229,14 +250,13 @@ impl WorkQueues {
     ///
     /// Does not allocate, and waits for no more than the locks of these queues.
     pub fn push(&self, masked: &Masked, group: FaultGroup) {
-        let stream = group.state().clone();
-        if !stream.lane.push(masked, group) {
-            return;
-        }
+        // Whoever takes the group out of its lane may let go of the stream.
+        let lane = &group.state().during(masked).lane;
+        let Some(stream) = lane.push(masked, group) else { return };
         let core = first(self.resting.load(Relaxed), masked.core()).unwrap_or(masked.core());
         let of_core = self.cores.of(core);
         let mut lists = of_core.lists.lock(masked);
-        if let Some(list) = lists.0.get_mut(stream.lane.priority as usize) {
+        if let Some(list) = lists.0.get_mut(stream.limits.priority as usize) {
             list.push(masked, stream);
         }
         of_core.lanes.store(lists.lanes(), Relaxed);
@@ -259,12 +279,13 @@ impl WorkQueues {
         let Some(stream) = cpu.masked(|masked| self.turn(masked, most, &mut groups)) else { return 0 };
         let count = groups.len();
         // A group that was refused for its time, or whose stream was closed, wants no answer: nothing is brought in for it.
-        for group in groups.drain(..).filter(FaultGroup::is_waiting) {
-            match group.special().cloned() {
-                Some(special) => special.handler.serve(cpu, group),
-                None => stream.handler.serve(cpu, group),
-            }
-        }
+        let serve = |group: FaultGroup| match group.special().cloned() {
+            Some(special) => special.handler.serve(cpu, group),
+            None => stream.handler.serve(cpu, group),
+        };
+        let mut served = heapless::Vec::<_, BUDGET>::new();
+        served.extend(groups.drain(..).filter(FaultGroup::is_waiting).filter_map(serve));
+        cpu.masked(|masked| respond_all(masked, stream, &mut served));
         count
     }
 

@@ -177,7 +177,7 @@ impl AddressSpace {
     pub fn resolve_soon(&self, accesses: impl IntoIterator<Item = (u64, Access)>) -> usize {
         // By value, for all accesses.
         let region = self.regions.get(self.last_region.load(Relaxed)).copied();
-        let (Some(region), Some(table)) = (region, self.table.last_table()) else { return 0 };
+        let (Some(region), Some(table)) = (region, self.table.table_at_hand()) else { return 0 };
         accesses
             .into_iter()
             .take_while(|&(address, access)| {

@@ -51,6 +51,7 @@ pub struct FramePool {
     next: Box<[AtomicU32]>,
     zeroed: Stack,
     dirty: Stack,
+    /// The frames that are neither in a list nor on their way to one.
     in_use: AtomicU32,
 }
 
@@ -99,25 +100,47 @@ impl FramePool {
 
     /// A zeroed frame, or `None` when none is ready. Constant time.
     pub fn take_zeroed(&self) -> Option<Frame> {
-        self.zeroed.pop(&self.next).map(|index| self.hand_out(index))
+        self.try_zeroed().inspect(|frame| self.keep(frame))
     }
 
     /// A zeroed frame, zeroed now if none is ready, or `None` when all are in use.
     ///
-    /// A frame that another core is zeroing is waited for, bounded.
+    /// A frame that another core is zeroing, or has taken and may give back, is waited for, bounded.
     pub fn take(&self) -> Option<Frame> {
+        self.try_any().inspect(|frame| self.keep(frame))
+    }
+
+    /// A frame as by [`take_zeroed`](Self::take_zeroed), which is not in use yet: it is kept or given back at once.
+    pub(super) fn try_zeroed(&self) -> Option<Frame> {
+        self.zeroed.pop(&self.next).map(|index| self.frame(index))
+    }
+
+    /// A frame as by [`take`](Self::take), which is not in use yet: it is kept or given back at once. After `None` what all frames
+    /// are kept for is visible.
+    pub(super) fn try_any(&self) -> Option<Frame> {
         let take = || {
-            self.take_zeroed().or_else(|| {
+            self.try_zeroed().or_else(|| {
                 let index = self.dirty.pop(&self.next)?;
                 self.zero(index);
-                Some(self.hand_out(index))
+                Some(self.frame(index))
             })
         };
         let look = || match take() {
-            None if self.in_use() < self.next.len() => Err(()),
+            None if self.used() < self.next.len() && !mutant!("frame_not_waited_for") => Err(()),
             taken => Ok(taken),
         };
         wait::until(&mut Pause, LOOKS, look).ok().flatten()
+    }
+
+    /// The frame is in use from now on.
+    pub(super) fn keep(&self, _: &Frame) {
+        // Release: what it is kept for. Pairs with the Acquire in `used`.
+        self.in_use.fetch_add(1, if mutant!("frame_kept_relaxed") { Relaxed } else { Release });
+    }
+
+    /// Takes back a frame that was not kept, and is zeroed as it was.
+    pub(super) fn give_back(&self, frame: Frame) {
+        self.zeroed.push(&self.next, frame.index);
     }
 
     /// Takes `frame` back.
@@ -149,7 +172,7 @@ impl FramePool {
         self.dirty.0.load(Relaxed) as u32 != Stack::NONE
     }
 
-    /// How many frames are handed out.
+    /// How many frames are in use.
     pub fn in_use(&self) -> usize {
         self.in_use.load(Relaxed) as usize
     }
@@ -168,8 +191,11 @@ impl FramePool {
         self.memory.frames.get(index as usize).into_iter().flatten().for_each(|word| word.store(0, Relaxed));
     }
 
-    fn hand_out(&self, index: u32) -> Frame {
-        self.in_use.fetch_add(1, Relaxed);
+    fn used(&self) -> usize {
+        self.in_use.load(if mutant!("frames_kept_unread") { Relaxed } else { Acquire }) as usize
+    }
+
+    fn frame(&self, index: u32) -> Frame {
         Frame { index, phys: PhysAddr(self.memory.phys.0 + u64::from(index) * FRAME_BYTES as u64) }
     }
 }
@@ -339,9 +365,49 @@ mod loom_tests {
 
     use loom::cell::Cell;
     use loom::sync::Arc;
+    use loom::sync::atomic::AtomicBool;
     use loom::thread;
 
     use super::*;
+    use crate::driver::dma::DmaRegion;
+
+    /// A frame's memory, which all executions share.
+    struct Memory;
+
+    impl DmaMemory for Memory {
+        fn allocate(&self, _: usize, _: usize) -> Result<DmaRegion, NoMemory> {
+            static WORDS: FrameWords = [const { AtomicU64::new(0) }; FRAME_WORDS];
+            Ok(DmaRegion { phys: PhysAddr(0x8000_0000), words: &WORDS })
+        }
+    }
+
+    #[test]
+    fn who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for() {
+        for is_kept in [false, true] {
+            loom::model(move || {
+                let pool = Arc::new(FramePool::new(&Memory, 1).unwrap());
+                let entry = Arc::new(AtomicBool::new(false));
+                let first = thread::spawn({
+                    let (pool, entry) = (pool.clone(), entry.clone());
+                    move || match pool.try_zeroed() {
+                        Some(frame) if is_kept => {
+                            entry.store(true, Relaxed);
+                            pool.keep(&frame);
+                            true
+                        }
+                        Some(frame) => {
+                            pool.give_back(frame);
+                            false
+                        }
+                        None => false,
+                    }
+                });
+                let taken = pool.try_any();
+                assert!(taken.is_some() || is_kept && entry.load(Relaxed));
+                assert!(first.join().unwrap() ^ taken.is_some());
+            });
+        }
+    }
 
     /// A list of frames, with a word in each. Loom reports accesses to it that no order keeps apart.
     struct List {

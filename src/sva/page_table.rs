@@ -13,6 +13,8 @@ use super::address_space::Effort;
 use super::frames::{Frame, FramePool, FrameWords};
 use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
 use crate::smmuv3::{Access, PhysAddr, Shareability};
+use crate::sync::atomic::AtomicU64 as Word;
+use crate::sync::mutant::mutant;
 
 /// What a device may do with a page: read it, and perhaps write it. Nothing is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +54,36 @@ const _: () = assert!(PageTable::SIZE.start_level() as u8 == PageTable::TABLE_LE
 pub(super) struct PageTable {
     root: Frame,
     frames: Arc<FramePool>,
-    /// The last table that a walk came to at the end: the number of its frame in bits 31:0, the bits above
-    /// [`LAST_TABLE_SHIFT`](Self::LAST_TABLE_SHIFT) of the addresses that it is for above.
-    last_table: AtomicU64,
+    last_table: LastTable,
+}
+
+/// The last table that a walk came to at the end: the number of its frame in bits 31:0, the bits above [`SHIFT`](Self::SHIFT) of the
+/// addresses that it is for above.
+#[derive(Debug)]
+struct LastTable(Word);
+
+impl LastTable {
+    /// A table at the end of a walk is for the addresses that have the bits from here on in common.
+    const SHIFT: u32 = Level::Two.shift();
+
+    fn new() -> Self {
+        Self(Word::new(u64::MAX))
+    }
+
+    /// The table on the way to `address` is in frame number `frame`.
+    fn note(&self, address: u64, frame: usize) {
+        // Release: what this walk acquired, the table's zeroes among it, before whoever takes the table from here.
+        let order = if mutant!("last_table_relaxed") { Relaxed } else { Release };
+        self.0.store(address >> Self::SHIFT << 32 | frame as u64, order);
+    }
+
+    /// The bits of the addresses that the table is for, and the number of its frame.
+    #[inline(always)]
+    fn get(&self) -> (u64, usize) {
+        // Acquire: pairs with the Release in `note`. A table stays where it is as long as this one is used.
+        let last = self.0.load(if mutant!("last_table_unread") { Relaxed } else { Acquire });
+        (last >> 32, last as u32 as usize)
+    }
 }
 
 impl PageTable {
@@ -66,9 +95,6 @@ impl PageTable {
     /// The levels whose entries lead to tables.
     const TABLE_LEVELS: [Level; 2] = [Level::One, Level::Two];
 
-    /// A table at the end of a walk is for the addresses that have the bits from here on in common.
-    const LAST_TABLE_SHIFT: u32 = Level::Two.shift();
-
     /// Addresses below this can be mapped.
     pub(super) const REACH: u64 = 1 << Self::SIZE.bits();
 
@@ -77,7 +103,7 @@ impl PageTable {
 
     /// A table that maps nothing, or `None` without a frame for it.
     pub(super) fn new(frames: Arc<FramePool>) -> Option<Self> {
-        Some(Self { root: frames.take()?, frames, last_table: AtomicU64::new(u64::MAX) })
+        Some(Self { root: frames.take()?, frames, last_table: LastTable::new() })
     }
 
     pub(super) fn root(&self) -> PhysAddr {
@@ -100,18 +126,22 @@ impl PageTable {
         if let Some(page) = page {
             return Ok(Self::exchange(entry, leaf(page, permissions)));
         }
-        let frame = self.take(effort)?;
-        let leaf = leaf(frame.phys(), permissions);
-        Ok(self.install(entry, frame, leaf))
+        match self.take(effort) {
+            Some(frame) => {
+                let leaf = leaf(frame.phys(), permissions);
+                Ok(self.install(entry, frame, leaf))
+            }
+            // The last frame may have been taken for this very page.
+            None if is_valid(entry.load(Acquire)) && !mutant!("page_not_looked_at_again") => Ok(false),
+            None => Err(MapError::NoFrame),
+        }
     }
 
     /// The table that the last walk came to, if there was one.
     #[inline(always)]
-    pub(super) fn last_table(&self) -> Option<LastTable> {
-        // Acquire: pairs with the Release in `walk`. A table stays where it is as long as this one is used.
-        let last = self.last_table.load(Acquire);
-        let entries = self.frames.memory().frame(last as u32 as usize)?;
-        Some(LastTable { prefix: last >> 32, entries })
+    pub(super) fn table_at_hand(&self) -> Option<TableAtHand> {
+        let (prefix, frame) = self.last_table.get();
+        Some(TableAtHand { prefix, entries: self.frames.memory().frame(frame)? })
     }
 
     /// Takes the page at `address` out of the table, and returns whether one was there.
@@ -186,35 +216,43 @@ impl PageTable {
             let mut word = entry.load(Acquire);
             if !is_valid(word) {
                 let Some(effort) = make else { return Ok(None) };
-                let frame = self.take(effort)?;
-                let new = TableDescriptor::new(frame.phys()).encode();
-                self.install(entry, frame, new);
+                let frame = self.take(effort);
+                let is_none = frame.is_none();
+                if let Some(frame) = frame {
+                    let new = TableDescriptor::new(frame.phys()).encode();
+                    self.install(entry, frame, new);
+                }
                 word = entry.load(Acquire);
+                // The last frame may have been taken for this very table.
+                if !is_valid(word) || is_none && mutant!("table_not_looked_at_again") {
+                    return Err(MapError::NoFrame);
+                }
             }
             let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
             table = descriptor.table;
         }
         let last = memory.index_of(table).ok_or(MapError::Corrupt)?;
         let words = memory.frame(last).ok_or(MapError::Corrupt)?;
-        // Release: what this walk acquired, the table's zeroes among it, before whoever takes the table from here.
-        self.last_table.store(address >> Self::LAST_TABLE_SHIFT << 32 | last as u64, Release);
+        self.last_table.note(address, last);
         Ok(Some(words))
     }
 
-    fn take(&self, effort: Effort) -> Result<Frame, MapError> {
+    /// A frame, to be [installed](Self::install) at once. After `None` an entry that the last one went into is valid.
+    fn take(&self, effort: Effort) -> Option<Frame> {
         match effort {
-            Effort::Ready => self.frames.take_zeroed(),
-            Effort::Zero => self.frames.take(),
+            Effort::Ready => self.frames.try_zeroed(),
+            Effort::Zero => self.frames.try_any(),
         }
-        .ok_or(MapError::NoFrame)
     }
 
     /// Puts `word`, which leads to `frame`, into an invalid `entry`. Of two cores that try, one does, and the other's
-    /// frame goes back.
+    /// frame goes back. Only then is it in use: who finds no frame meanwhile waits for what becomes of this one.
     fn install(&self, entry: &AtomicU64, frame: Frame, word: u64) -> bool {
         let installed = Self::exchange(entry, word);
-        if !installed {
-            self.frames.free(frame);
+        if installed {
+            self.frames.keep(&frame);
+        } else {
+            self.frames.give_back(frame);
         }
         installed
     }
@@ -226,19 +264,19 @@ impl PageTable {
     }
 }
 
-/// A table at the end of a walk.
+/// The table that the last walk came to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LastTable {
-    /// The bits from [`PageTable::LAST_TABLE_SHIFT`] on of the addresses that it is for.
+pub(super) struct TableAtHand {
+    /// The bits from [`LastTable::SHIFT`] on of the addresses that it is for.
     prefix: u64,
     entries: &'static FrameWords,
 }
 
-impl LastTable {
+impl TableAtHand {
     /// Maps `page` at `address` if that lies behind this table. Returns whether a page is there now.
     #[inline(always)]
     pub(super) fn map(self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
-        if address >> PageTable::LAST_TABLE_SHIFT != self.prefix {
+        if address >> LastTable::SHIFT != self.prefix {
             return false;
         }
         let entry = &self.entries[Level::Three.index(address)];
@@ -267,4 +305,75 @@ fn leaf(output: PhysAddr, permissions: Permissions) -> u64 {
 
 fn is_valid(entry: u64) -> bool {
     entry != Descriptor::INVALID
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::cell::Cell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+
+    /// Up to six frames, which all executions share, zeroed.
+    struct Memory;
+
+    impl DmaMemory for Memory {
+        fn allocate(&self, bytes: usize, _: usize) -> Result<DmaRegion, NoMemory> {
+            static WORDS: [AtomicU64; 6 * 512] = [const { AtomicU64::new(0) }; 6 * 512];
+            WORDS.iter().for_each(|word| word.store(0, Relaxed));
+            Ok(DmaRegion { phys: PhysAddr(0x8000_0000), words: &WORDS[..bytes / 8] })
+        }
+    }
+
+    /// One core takes what is ready, in an interrupt; the other takes its time. Of `frames` there are as many as the pages want.
+    fn race(frames: u32, page: u64) {
+        loom::model(move || {
+            let pool = std::sync::Arc::new(FramePool::new(&Memory, frames).unwrap());
+            let table = Arc::new(PageTable::new(pool).unwrap());
+            assert_eq!(table.map(0x1000, None, Permissions::READ, Effort::Ready), Ok(true));
+            let first = thread::spawn({
+                let table = table.clone();
+                move || table.map(page, None, Permissions::READ, Effort::Ready)
+            });
+            let here = table.map(page, None, Permissions::READ, Effort::Zero);
+            // The first may leave its page to a worker.
+            let there = first.join().unwrap();
+            assert!(matches!(here, Ok(_)) && matches!(there, Ok(_) | Err(MapError::NoFrame)), "{here:?} {there:?}");
+            assert_eq!(table.pages(), 2);
+        });
+    }
+
+    #[test]
+    fn of_two_that_race_for_the_last_frame_for_one_page_none_refuses() {
+        // The root, two tables, a page.
+        race(4 + 1, 0x2000);
+    }
+
+    #[test]
+    fn of_two_that_race_for_the_last_frames_for_one_table_and_its_page_none_refuses() {
+        race(4 + 2, 0x20_0000);
+    }
+
+    #[test]
+    fn who_takes_a_table_from_the_last_walk_finds_it_as_that_walk_did() {
+        loom::model(|| {
+            // What is in frame 3, which loom watches.
+            let shared = Arc::new((LastTable::new(), Cell::new(7)));
+            let walk = thread::spawn({
+                let shared = shared.clone();
+                move || {
+                    shared.1.set(0);
+                    shared.0.note(0x20_1000, 3);
+                }
+            });
+            // Offers loom the schedules in which the walk is over.
+            thread::yield_now();
+            if let (1, frame) = shared.0.get() {
+                assert_eq!((frame, shared.1.get()), (3, 0));
+            }
+            walk.join().unwrap();
+        });
+    }
 }

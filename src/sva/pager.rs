@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
-use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
+use crate::iopf::{Decided, Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
 use crate::smmuv3::event::Stall;
 use crate::smmuv3::{PageResponse, SubstreamId};
 use crate::sync::{Cpu, Masked};
@@ -61,15 +61,24 @@ impl DemandPager {
         if group.as_ref().is_some_and(|group| group.len() > 1 && !self.allows(group.faults())) {
             return Some(PageResponse::Invalid);
         }
-        let mut next = 0;
-        while let Some(fault) = group.as_ref().and_then(|group| group.faults().nth(next)) {
+        for next in 0..group.as_ref().map_or(0, FaultGroup::len) {
+            let fault = group.as_ref().and_then(|group| group.faults().nth(next))?;
+            if self.is_soon_there(&fault) {
+                continue;
+            }
             let is_there = cpu.masked(|masked| self.come_at_once(masked, &fault));
             if !is_there.or_else(|| self.bring_in_one(cpu, &fault, group))? {
                 return Some(PageResponse::Invalid);
             }
-            next += 1;
         }
         Some(PageResponse::Success)
+    }
+
+    /// The way of most faults: whether the page that `fault` wants is there now, without a lock and without a walk.
+    fn is_soon_there(&self, fault: &Fault) -> bool {
+        self.space(fault.substream).is_some_and(|space| {
+            !space.page_ins().are_under_way() && space.resolve_soon([(fault.address, fault.access)]) == 1
+        })
     }
 
     /// Whether the page that `fault` wants could be brought in with as much time as it takes; `None` when `group` waits for it.
@@ -120,10 +129,9 @@ impl FaultHandler for DemandPager {
     }
 
     /// Pages are zeroed with interrupts unmasked, so a group costs no other core a longer grace period.
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
         let mut group = Some(group);
-        let Some(answer) = self.bring_in(cpu, &mut group) else { return };
-        // A late answer is no error here: whoever took the group back has answered it.
-        let _ = group.map(|group| cpu.masked(|masked| group.respond(masked, answer)));
+        let answer = self.bring_in(cpu, &mut group)?;
+        group.map(|group| group.decide(answer))
     }
 }

@@ -58,7 +58,7 @@ use core::sync::atomic::AtomicU64 as Counter;
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
-pub use counted::{Counted, NoMemory, Ref, Slot};
+pub use counted::{Counted, NoMemory, Ref, Slot, Stock};
 
 use super::atomic::{
     AtomicU64,

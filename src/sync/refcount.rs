@@ -17,9 +17,9 @@ pub struct RefCount(AtomicU32);
 /// What [`RefCount::try_get`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Get {
-    /// There is one reference more.
+    /// There are as many references more.
     Taken,
-    /// There is one reference more, and the count just saturated: the object is leaked from now on.
+    /// As for [`Taken`](Self::Taken), and the count just saturated: the object is leaked from now on.
     Saturated,
     /// The count was 0, and is still.
     Gone,
@@ -41,37 +41,37 @@ impl RefCount {
         Self(AtomicU32::new(references))
     }
 
-    /// Takes one more reference, unless there is none left.
+    /// Takes `more` references, unless there is none left.
     ///
     /// Relaxed: whoever gets here reached the object through a pointer read with acquire order, or holds a reference.
-    pub fn try_get(&self) -> Get {
+    pub fn try_get(&self, more: u32) -> Get {
         if mutant!("get_without_zero_check") {
-            self.0.fetch_add(1, Relaxed);
+            self.0.fetch_add(more, Relaxed);
             return Get::Taken;
         }
-        let more = |count| match count {
+        let sum = |count: u32| match count {
             0 | Self::SATURATED => None,
-            _ => Some(count + 1),
+            _ => Some(count.saturating_add(more)),
         };
-        match self.0.fetch_update(Relaxed, Relaxed, more) {
-            Ok(before) if before + 1 == Self::SATURATED => Get::Saturated,
+        match self.0.fetch_update(Relaxed, Relaxed, sum) {
+            Ok(before) if before.saturating_add(more) == Self::SATURATED => Get::Saturated,
             Ok(_) | Err(Self::SATURATED) => Get::Taken,
             Err(_) => Get::Gone,
         }
     }
 
-    /// Gives one reference back, and tells whether it was the last: then the object is the caller's alone.
+    /// Gives `fewer` references back, and tells whether the last was among them: then the object is the caller's alone.
     ///
     /// Release, so that all that was done with a reference comes before the last one's acquire fence.
     #[must_use = "the last one has to dispose of the object"]
-    pub fn put(&self) -> bool {
+    pub fn put(&self, fewer: u32) -> bool {
         let order = if mutant!("put_relaxed") { Relaxed } else { Release };
-        let less = |count| match count {
-            // 0 is a caller's mistake, and the object's end is in somebody else's hands already.
-            0 | Self::SATURATED if !mutant!("put_unsaturates") => None,
-            _ => Some(count - 1),
+        let rest = |count: u32| match count {
+            Self::SATURATED if !mutant!("put_unsaturates") => None,
+            // More than there are is a caller's mistake, and the object's end is in somebody else's hands already.
+            _ => count.checked_sub(fewer),
         };
-        let last = self.0.fetch_update(order, Relaxed, less) == Ok(1);
+        let last = self.0.fetch_update(order, Relaxed, rest) == Ok(fewer);
         if last && !mutant!("put_without_acquire") {
             // Pairs with the release of every earlier put.
             fence(Acquire);
@@ -92,28 +92,40 @@ mod tests {
     #[test]
     fn only_the_last_reference_tells_that_it_was() {
         let count = RefCount::new(1);
-        assert_eq!(count.try_get(), Get::Taken);
-        assert!(!count.put());
-        assert!(count.put());
+        assert_eq!(count.try_get(1), Get::Taken);
+        assert!(!count.put(1));
+        assert!(count.put(1));
     }
 
     #[test]
     fn none_left_stays_none() {
         let count = RefCount::new(1);
-        assert!(count.put());
-        assert_eq!(count.try_get(), Get::Gone);
-        assert!(!count.put());
+        assert!(count.put(1));
+        assert_eq!(count.try_get(1), Get::Gone);
+        assert!(!count.put(1));
         assert_eq!(count.count(), 0);
     }
 
     #[test]
     fn a_saturated_count_says_so_once_and_never_ends() {
         let count = RefCount::new(RefCount::SATURATED - 1);
-        assert_eq!(count.try_get(), Get::Saturated);
-        assert_eq!(count.try_get(), Get::Taken);
+        assert_eq!(count.try_get(1), Get::Saturated);
+        assert_eq!(count.try_get(1), Get::Taken);
         for _ in 0..4 {
-            assert!(!count.put());
+            assert!(!count.put(1));
         }
         assert_eq!(count.count(), 0xffff_ffff);
+    }
+
+    #[test]
+    fn several_are_taken_and_given_back_at_once() {
+        let count = RefCount::new(1);
+        assert_eq!(count.try_get(8), Get::Taken);
+        assert!(!count.put(2));
+        assert_eq!(count.count(), 7);
+        assert!(!count.put(8), "more than there are");
+        assert!(count.put(7));
+        assert_eq!(count.try_get(8), Get::Gone);
+        assert_eq!(RefCount::new(RefCount::SATURATED - 3).try_get(8), Get::Saturated);
     }
 }

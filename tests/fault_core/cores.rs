@@ -62,13 +62,13 @@ impl Hardware {
 }
 
 impl PageResponder for Hardware {
-    fn respond(&self, _: &Masked, answer: Answer) -> Result<(), NotSent> {
+    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
         if self.stuck.load(SeqCst) {
-            return Err(NotSent { answer });
+            return Err(NotSent { sent: 0 });
         }
         // Widens the gap between claim and publication.
         thread::yield_now();
-        self.answer(answer);
+        answers.iter().for_each(|&answer| self.answer(answer));
         Ok(())
     }
 }

@@ -137,3 +137,36 @@ fn the_bound_on_states_counts_closed_ones_until_they_are_freed() {
     bench.open_stream(StreamId(3), Kind::Stall).unwrap();
     assert_eq!(bench.table.live(), 2);
 }
+
+#[test]
+fn a_batch_keeps_nothing_of_the_limit_over_all_streams_but_what_it_uses() {
+    // Below 32 one at a time; above, several are counted at once.
+    for groups in [1, 5, 31, 33, 40, 60] {
+        let mut bench = Bench::with_limits(Limits { states: 8, groups });
+        bench.handler.defers.store(true, SeqCst);
+        let streams = [STREAM, StreamId(7)];
+        for stream in streams {
+            bench.open_with(&[stream], Kind::Stall, StreamLimits { groups: 64, ..STREAM_LIMITS }, 0).unwrap();
+        }
+        let deferred = |count: u16| {
+            bench.cpu.masked(|masked| {
+                bench.table.batch(masked, |batch| {
+                    let reports = (0..count).map(|tag| batch.report(0, &stall(streams[usize::from(tag % 2)], tag, 0)));
+                    reports.filter(|report| *report == Report::Deferred).count()
+                })
+            })
+        };
+        let few = groups.min(3);
+        assert_eq!((deferred(few as u16), bench.table.totals().slots_in_use), (few, few));
+        assert_eq!((deferred(64), bench.table.totals().slots_in_use), (groups - few, groups));
+        let statistics = bench.table.totals().statistics;
+        assert_eq!((statistics.deferred, statistics.over_limit), (groups as u64, (64 + few - groups) as u64));
+        bench.cpu.masked(|masked| {
+            bench.handler.take().into_iter().for_each(|group| group.respond(masked, Success).unwrap());
+        });
+        assert_eq!(bench.table.totals().slots_in_use, 0);
+        streams.into_iter().for_each(|stream| bench.close(stream));
+        bench.free();
+        assert_eq!((bench.table.live(), bench.domain.stats().in_memory()), (0, 0));
+    }
+}

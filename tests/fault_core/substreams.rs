@@ -176,8 +176,8 @@ fn what_it_leaves_to_a_core_with_time_comes_back_to_it() {
             self.0.push(masked, group);
         }
 
-        fn serve(&self, cpu: &Cpu, group: smmu_iopf::iopf::FaultGroup) {
-            cpu.masked(|masked| group.respond(masked, Success)).unwrap();
+        fn serve(&self, _: &Cpu, group: smmu_iopf::iopf::FaultGroup) -> Option<smmu_iopf::iopf::Decided> {
+            Some(group.decide(Success))
         }
     }
     let mut bench = Bench::new();

@@ -1,10 +1,11 @@
 //! Deferred groups on cores that have time: in which order, on which core, and for how many at a time.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 
 use smmu_iopf::iopf::{
-    BUDGET, Fault, FaultGroup, FaultHandler, Kind, Limits, OWN_TURNS, PATIENCE, Priority, Report, StreamLimits, Target,
-    Verdict, WorkQueues,
+    BUDGET, Decided, Fault, FaultGroup, FaultHandler, Kind, Limits, OWN_TURNS, PATIENCE, Priority, Report,
+    StreamLimits, Target, Verdict, WorkQueues,
 };
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::{Stag, StreamId};
@@ -30,10 +31,10 @@ impl FaultHandler for Worker {
         self.queues.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
         let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
         self.served.lock().unwrap().push((group.stream(), tag, cpu.core().index()));
-        let _ = cpu.masked(|masked| group.respond(masked, Success));
+        Some(group.decide(Success))
     }
 }
 
@@ -362,4 +363,37 @@ fn a_handler_that_puts_groups_there_and_does_not_serve_them_is_answered_for() {
     assert_eq!(office.queues.work(&office.bench.cpu), 1);
     office.bench.table.expire(&office.bench.cpu, 0);
     assert_eq!(office.bench.responder.take(), [to_stall(STREAM, 0, Invalid)]);
+}
+
+#[test]
+fn the_answers_of_a_turn_are_one_batch() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    let batch = BUDGET as u16;
+    office.report(0, STREAM, 0..batch);
+    assert_eq!(office.queues.work(&office.bench.cpu), BUDGET);
+    assert_eq!(office.bench.responder.take(), (0..batch).map(|tag| to_stall(STREAM, tag, Success)).collect::<Vec<_>>());
+    assert_eq!(office.bench.responder.batches.load(SeqCst), 1);
+    let statistics = office.bench.table.totals().statistics;
+    assert_eq!((statistics.deferred, statistics.success), (BUDGET as u64, BUDGET as u64));
+    assert_eq!(office.bench.table.totals().slots_in_use, 0);
+}
+
+#[test]
+fn of_a_turn_what_could_not_be_sent_is_sent_later_and_once() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, 0..5);
+    let responder = &office.bench.responder;
+    responder.room.store(2, SeqCst);
+    responder.stuck.store(true, SeqCst);
+    assert_eq!(office.queues.work(&office.bench.cpu), 5);
+    assert_eq!(responder.take(), [0, 1].map(|tag| to_stall(STREAM, tag, Success)));
+    let totals = office.bench.table.totals();
+    assert_eq!((totals.slots_in_use, totals.statistics.success, totals.statistics.not_sent), (3, 2, 3));
+    responder.stuck.store(false, SeqCst);
+    office.bench.table.expire(&office.bench.cpu, 0);
+    assert_eq!(responder.take(), [2, 3, 4].map(|tag| to_stall(STREAM, tag, Success)));
+    let totals = office.bench.table.totals();
+    assert_eq!((totals.slots_in_use, totals.statistics.success), (0, 5));
 }

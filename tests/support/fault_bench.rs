@@ -62,10 +62,13 @@ pub fn to_group(stream: StreamId, group: u16, response: PageResponse) -> Answer 
     Answer { stream, substream: None, to: Target::Group(PrgIndex::new(group).unwrap()), response }
 }
 
-/// Records what is sent; while `stuck`, sends nothing.
+/// Records what is sent; while `stuck`, sends no more than the first `room` answers of a batch.
 #[derive(Default)]
 pub struct Recorder {
     pub stuck: AtomicBool,
+    pub room: AtomicUsize,
+    /// Batches that came, sent or not.
+    pub batches: AtomicUsize,
     sent: Mutex<Vec<Answer>>,
 }
 
@@ -77,12 +80,11 @@ impl Recorder {
 }
 
 impl PageResponder for Recorder {
-    fn respond(&self, _: &Masked, answer: Answer) -> Result<(), NotSent> {
-        if self.stuck.load(SeqCst) {
-            return Err(NotSent { answer });
-        }
-        self.sent.lock().unwrap().push(answer);
-        Ok(())
+    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
+        let sent = if self.stuck.load(SeqCst) { self.room.load(SeqCst).min(answers.len()) } else { answers.len() };
+        self.sent.lock().unwrap().extend(&answers[..sent]);
+        self.batches.fetch_add(1, SeqCst);
+        if sent == answers.len() { Ok(()) } else { Err(NotSent { sent }) }
     }
 }
 

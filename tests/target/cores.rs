@@ -12,8 +12,8 @@ use smccc::psci::error::Error::AlreadyOn;
 use smmu_iopf::arch::timer::Timer;
 use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
 use smmu_iopf::iopf::{
-    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority,
-    Report, Request, StreamLimits, Verdict,
+    Answer, Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
+    Priority, Report, Request, StreamLimits, Verdict,
 };
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::Devices;
@@ -59,8 +59,8 @@ struct Again {
 const STREAMS: usize = 16;
 
 impl PageResponder for Again {
-    fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
-        self.answers.fetch_add(1, Relaxed);
+    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
+        self.answers.fetch_add(answers.len() as u32, Relaxed);
         Ok(())
     }
 }
@@ -74,15 +74,13 @@ impl FaultHandler for Again {
         self.kernel.work_queues.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
         self.served[group.stream().0 as usize].fetch_add(1, Relaxed);
-        cpu.masked(|masked| {
-            if self.ends.load(Acquire) {
-                let _ = group.respond(masked, Success);
-            } else {
-                self.defer(masked, group);
-            }
-        });
+        if self.ends.load(Acquire) {
+            return Some(group.decide(Success));
+        }
+        cpu.masked(|masked| self.defer(masked, group));
+        None
     }
 }
 
@@ -133,7 +131,7 @@ struct InOrder {
 }
 
 impl PageResponder for InOrder {
-    fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+    fn respond(&self, _: &Masked, _: &[Answer]) -> Result<(), NotSent> {
         Ok(())
     }
 }
@@ -147,11 +145,9 @@ impl FaultHandler for InOrder {
         self.kernel.work_queues.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        cpu.masked(|masked| {
-            let _ = self.served.lock(masked).push(group.stream());
-            let _ = group.respond(masked, Success);
-        });
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        let _ = cpu.masked(|masked| self.served.lock(masked).push(group.stream()));
+        Some(group.decide(Success))
     }
 }
 
@@ -257,8 +253,8 @@ impl FaultHandler for Deferring {
         self.0.defer(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        self.0.serve(cpu, group);
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.0.serve(cpu, group)
     }
 }
 

@@ -12,8 +12,8 @@ use embedded_hal::delay::DelayNs;
 use smmu_iopf::arch::image;
 use smmu_iopf::arch::timer::{Alarm, Timer, now};
 use smmu_iopf::iopf::{
-    Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder, Priority,
-    Report, Request, StreamLimits, Verdict,
+    Answer, Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
+    Priority, Report, Request, StreamLimits, Verdict,
 };
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::fatal::End;
@@ -165,7 +165,7 @@ struct Again {
 }
 
 impl PageResponder for Again {
-    fn respond(&self, _: &Masked, _: Answer) -> Result<(), NotSent> {
+    fn respond(&self, _: &Masked, _: &[Answer]) -> Result<(), NotSent> {
         Ok(())
     }
 }
@@ -179,11 +179,12 @@ impl FaultHandler for Again {
         self.kernel.work_queues.push(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
         self.served.note(cpu.core());
         if !self.ends.load(Relaxed) {
             cpu.masked(|masked| self.defer(masked, group));
         }
+        None
     }
 }
 

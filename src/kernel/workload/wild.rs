@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use super::bench::{Bench, Failure, PAGE, anonymous, backed, equal_words};
-use crate::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use crate::iopf::{Decided, Fault, FaultGroup, FaultHandler, Verdict};
 use crate::kernel::engine::{Job, Operation, Status};
 use crate::kernel::report::Report;
 use crate::sva::pager::DemandPager;
@@ -24,8 +24,8 @@ impl FaultHandler for Deferring {
         self.0.defer(masked, group);
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        self.0.serve(cpu, group);
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.0.serve(cpu, group)
     }
 }
 

@@ -7,6 +7,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::ptr::{self, NonNull};
 
+use super::super::Masked;
 use super::super::atomic::{
     AtomicPtr,
     Ordering::{Acquire, Relaxed, Release},
@@ -37,12 +38,12 @@ pub struct Counted<T> {
 impl<T: fmt::Debug> Counted<T> {
     /// One more reference, which outlives the read section; `None` if the last is gone already.
     pub fn try_ref(&self) -> Option<Ref<T>> {
-        self.count_one_more().then(|| Ref { object: NonNull::from(self) })
+        self.count_more(1).then(|| Ref { object: NonNull::from(self) })
     }
 
     /// Whether there was one left.
-    fn count_one_more(&self) -> bool {
-        let got = self.references.try_get();
+    fn count_more(&self, more: u32) -> bool {
+        let got = self.references.try_get(more);
         if got == Get::Saturated {
             self.link.domain().counters.leaked.fetch_add(1, Relaxed);
             log::error!("{:?} has too many references, and will never be freed", self.value);
@@ -129,9 +130,87 @@ unsafe fn free<T>(link: NonNull<Link>) {
     }
 }
 
+impl<T> Ref<T> {
+    /// The object, as long as interrupts are masked, whoever gets this reference meanwhile.
+    pub fn during<'m>(&self, masked: &'m Masked) -> &'m Counted<T> {
+        let _section = self.link.domain().read(masked);
+        // SAFETY: the object was not retired when the section began, so it is freed in a period that does not end before the
+        // section does. That is when `masked` ends: nobody can say before then that this core is quiescent.
+        unsafe { self.object.as_ref() }
+    }
+}
+
+/// References to one object that are taken, or given back, by one exchange.
+///
+/// ```
+/// # use smmu_iopf::sync::{CoreId, Cpu, grace::{Domain, Ref, Stock}};
+/// # let domain = std::sync::Arc::new(Domain::new());
+/// # // SAFETY: the only core.
+/// # let cpu = unsafe { Cpu::new(CoreId::FIRST) };
+/// let object = Ref::new(&domain, 7)?;
+/// cpu.masked(|masked| {
+///     let mut stock = Stock::new(object.during(masked));
+///     let taken: Vec<_> = (0..3).filter_map(|_| stock.take(3)).collect();
+///     assert_eq!(object.references(), 4);
+///     taken.into_iter().for_each(|reference| assert!(stock.put(reference).is_ok()));
+///     drop(stock);
+///     assert_eq!(object.references(), 1);
+/// });
+/// # Ok::<_, smmu_iopf::sync::grace::NoMemory>(())
+/// ```
+#[derive(Debug)]
+pub struct Stock<'g, T> {
+    /// Of its references `count` are the stock's.
+    object: &'g Counted<T>,
+    count: u32,
+}
+
+impl<'g, T> Stock<'g, T> {
+    /// An empty stock for an object that a read section keeps.
+    pub const fn new(object: &'g Counted<T>) -> Self {
+        Self { object, count: 0 }
+    }
+
+    /// Puts a reference into it; hands it back if it is to another object.
+    ///
+    /// # Errors
+    ///
+    /// The reference.
+    pub fn put(&mut self, reference: Ref<T>) -> Result<(), Ref<T>> {
+        if !ptr::eq(&raw const *reference, self.object) {
+            return Err(reference);
+        }
+        // It is counted here from now on.
+        core::mem::forget(reference);
+        self.count += 1;
+        Ok(())
+    }
+}
+
+impl<T: fmt::Debug> Stock<'_, T> {
+    /// A reference out of the stock, which is filled up with `at_once` (at least 1) when it is empty; `None` if the object's last
+    /// is gone already.
+    pub fn take(&mut self, at_once: u32) -> Option<Ref<T>> {
+        if self.count == 0 && self.object.count_more(at_once) {
+            self.count = at_once;
+        }
+        self.count = self.count.checked_sub(1)?;
+        Some(Ref { object: NonNull::from(self.object) })
+    }
+}
+
+impl<T> Drop for Stock<'_, T> {
+    fn drop(&mut self) {
+        if self.count > 0 && self.object.references.put(self.count) {
+            // SAFETY: as for a `Ref`: these were the last references.
+            unsafe { Link::retire(NonNull::from(self.object).cast()) };
+        }
+    }
+}
+
 impl<T: fmt::Debug> Clone for Ref<T> {
     fn clone(&self) -> Self {
-        let is_counted = self.count_one_more();
+        let is_counted = self.count_more(1);
         // This one is counted, so the count is not 0.
         debug_assert!(is_counted);
         Self { object: self.object }
@@ -149,7 +228,7 @@ impl<T> Deref for Ref<T> {
 
 impl<T> Drop for Ref<T> {
     fn drop(&mut self) {
-        if self.references.put() {
+        if self.references.put(1) {
             // SAFETY: this was the last reference. A slot owns one, so the object is in no slot, and from 0 none is to
             // be had.
             unsafe { Link::retire(self.object.cast()) };

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use heapless::Vec;
 use smmu_iopf::arch::mmio::Mmio;
 use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Walked};
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
+use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::EngineUnit;
 use smmu_iopf::kernel::engine::{Counters, Job, Operation};
@@ -79,8 +79,8 @@ impl FaultHandler for Handler {
         }
     }
 
-    fn serve(&self, cpu: &Cpu, group: FaultGroup) {
-        self.pager.serve(cpu, group);
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.pager.serve(cpu, group)
     }
 }
 

@@ -31,17 +31,18 @@ def lines():
                 if lane is None:
                     break
                 state = fault_core.state_of(lane)
-                waiting = memory.in_lock(state["lane"]["waiting"])
-                yield from lane_lines(state, waiting["groups"])
+                waiting = memory.in_lock(state["lane"]["__0"])
+                yield from lane_lines(state, waiting)
                 lane = memory.some(waiting["next"])
 
 
-def lane_lines(state, groups):
+def lane_lines(state, waiting):
     """One lane: its stream, how many groups, and the first of them."""
     names = ", ".join(f"{stream:#x}" for stream in fault_core.streams(state))
-    count = int(groups["len"])
+    count = int(waiting["count"])
     yield f"    StreamID {names}: {count} group{'' if count == 1 else 's'}"
     if count:
-        first = memory.deque_first(groups)
+        place = memory.boxed(waiting["groups"])[int(waiting["first"])]
+        first = memory.peel(memory.some(place), "smmu_iopf::iopf::group::Held")
         slot = memory.boxed(state["slots"])[int(first["slot"])]
         yield f"      {fault_core.group_line(slot, memory.number(slot['word']))}"

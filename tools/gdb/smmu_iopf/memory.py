@@ -110,12 +110,6 @@ def vec(value):
     return [start[index] for index in range(int(value["len"]))]
 
 
-def deque_first(value):
-    """The first element of a VecDeque that has one."""
-    start = peel(value["buf"]["inner"]["ptr"]).cast(value.type.template_argument(0).pointer())
-    return start[int(value["head"])]
-
-
 def boxed(value):
     """The elements of a Box<[T]>."""
     return [value["data_ptr"][index] for index in range(int(value["length"]))]
