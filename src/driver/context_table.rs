@@ -1,5 +1,6 @@
 //! The context table of a stream: one context descriptor for each substream (3.3.2, 5.4).
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
@@ -16,13 +17,15 @@ const ENTRY_BYTES: usize = 64;
 pub(super) struct ContextTable {
     bits: u8,
     region: DmaRegion,
+    /// The SMMU has of every descriptor what is in memory (see [`structure::change`]).
+    settled: Cell<bool>,
 }
 
 impl ContextTable {
     /// A table of 2^`bits` invalid descriptors.
     pub(super) fn new(bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
         let bytes = ENTRY_BYTES << bits;
-        Ok(Self { bits, region: memory.allocate(bytes, bytes)? })
+        Ok(Self { bits, region: memory.allocate(bytes, bytes)?, settled: Cell::new(true) })
     }
 
     /// The number of descriptors as a power of two (STE.S1CDMax).
@@ -35,6 +38,11 @@ impl ContextTable {
         self.region.phys
     }
 
+    /// Whether the SMMU has of every descriptor what is in memory.
+    pub(super) const fn settled(&self) -> &Cell<bool> {
+        &self.settled
+    }
+
     /// The descriptor of `substream`, 0 standing for transactions without one.
     pub(super) fn entry(&self, substream: SubstreamId) -> Option<&'static Structure> {
         structure::at(self.region.words, substream.get() as usize)
@@ -44,6 +52,7 @@ impl ContextTable {
     pub(super) fn reclaim(stream: Forgotten<Stream>) -> Self {
         let table = stream.into_inner().contexts;
         table.region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        table.settled.set(true);
         table
     }
 }

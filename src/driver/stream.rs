@@ -1,7 +1,7 @@
 //! Streams: attaching them to address spaces, and detaching them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::cell::Cell;
 
 use super::command_queue::Synced;
 use super::context_table::ContextTable;
@@ -10,7 +10,7 @@ use super::hardware::Hardware;
 use super::reclaim::{self, Remembered};
 use super::registers::Registers;
 use super::smmu::Control;
-use super::structure::{self, CD_V, STE_V, Structure, WORDS};
+use super::structure::{self, CD, STE, Structure, WORDS};
 use super::{Delay, Smmu};
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::command::Command;
@@ -71,6 +71,8 @@ pub(super) struct Stream {
     pub(super) complete: bool,
     pub(super) mode: FaultMode,
     pub(super) ste: &'static Structure,
+    /// The SMMU has of the entry what is in memory (see [`structure::change`]).
+    pub(super) settled: Cell<bool>,
     /// The entry with faults enabled.
     pub(super) enabled: [u64; WORDS],
     /// The entry with faults off.
@@ -115,18 +117,19 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let contexts = control.context_table(config.substream_bits)?;
         if let (Some(context), Some(first)) = (config.context, contexts.entry(FIRST)) {
             // No invalidation: the SMMU cannot have seen the table through this stream (3.21.3.1).
-            let words = self.descriptor(config.faults, &context).encode();
-            first.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+            structure::fill(first, &self.descriptor(config.faults, &context).encode());
             spaces.push((FIRST, context.asid));
         }
         let [enabled, disabled] = self.entries(config, &contexts);
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
-        let attached = Stream { complete: false, mode, ste, enabled, disabled, contexts, has_default, spaces };
+        let settled = Cell::new(true);
+        let attached = Stream { complete: false, mode, ste, settled, enabled, disabled, contexts, has_default, spaces };
         control.streams.insert(stream, attached);
-        self.change_entry(cpu, stream, ste, &disabled)?;
-        control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?.complete = true;
+        let attached = control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
+        self.change_entry(cpu, stream, attached, &disabled)?;
+        attached.complete = true;
         Ok(())
     }
 
@@ -168,8 +171,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             attached.spaces.try_reserve(1)?;
             attached.spaces.push(space);
         }
-        let synced = self.change_descriptor(cpu, stream, substream, entry, &target)?;
+        let synced = self.change_descriptor(cpu, stream, attached, substream, entry, &target)?;
         if has_ats {
+            let synced = self.proof(cpu, synced)?;
             self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
         }
         attached.spaces.retain(|space| space.0 != substream || context.is_some_and(|context| context.asid == space.1));
@@ -196,8 +200,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
         let attached = control.streams.remove(&stream).ok_or(DriverError::NotAttached(stream))?;
         // CFGI_STE makes the SMMU forget the descriptors too (4.3.1).
-        let invalidate =
-            |cpu: &mut Cpu, attached: &Stream, _: &Grace| self.change_entry(cpu, stream, attached.ste, &[0; WORDS]);
+        let invalidate = |cpu: &mut Cpu, attached: &Stream, _: &Grace| {
+            let synced = self.change_entry(cpu, stream, attached, &[0; WORDS])?;
+            self.proof(cpu, synced)
+        };
         let Hardware { domain, limit_us, .. } = &*self.hardware;
         match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, attached, invalidate) {
             Ok(forgotten) => {
@@ -212,32 +218,46 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Changes a stream table entry in the order of 3.21.3.1.
+    /// Changes the entry of a stream (see [`structure::change`]).
     pub(super) fn change_entry(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,
-        ste: &Structure,
+        own: &Stream,
         target: &[u64; WORDS],
-    ) -> Result<Synced, DriverError> {
+    ) -> Result<Option<Synced>, DriverError> {
         // Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
-        structure::update(ste, target, STE_V, || {
+        structure::change(&STE, own.ste, &own.settled, target, || {
             self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf: false }])
         })
     }
 
-    /// Changes a context descriptor in the order of 3.21.3.1.
+    /// Changes the descriptor of a substream (see [`structure::change`]).
     pub(super) fn change_descriptor(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,
+        own: &Stream,
         substream: SubstreamId,
         descriptor: &Structure,
         target: &[u64; WORDS],
-    ) -> Result<Synced, DriverError> {
-        structure::update(descriptor, target, CD_V, || {
+    ) -> Result<Option<Synced>, DriverError> {
+        let settled = own.contexts.settled();
+        let mut synced = None;
+        // Which of the descriptors it was is not known any more (4.3.4).
+        if !settled.get() {
+            synced = Some(self.commands.execute(cpu, &[Command::CfgiCdAll { stream }])?);
+            settled.set(true);
+        }
+        let changed = structure::change(&CD, descriptor, settled, target, || {
             self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
-        })
+        })?;
+        Ok(changed.or(synced))
+    }
+
+    /// The proof that a change is complete, where there may have been nothing to change.
+    fn proof(&self, cpu: &mut Cpu, synced: Option<Synced>) -> Result<Synced, DriverError> {
+        synced.map_or_else(|| self.commands.execute(cpu, &[]), Ok)
     }
 
     /// Word 0 of a descriptor whose tables are gone: accesses miss without a walk (EPD0 and EPD1), and are aborted without
