@@ -67,6 +67,37 @@ fn calls_take_the_steps_of_the_table() {
     }
 }
 
+#[test]
+fn substreams_take_the_steps_of_the_table() {
+    on_each(&[Substreams, Queues], |profile| {
+        if !profile.features().cd2l {
+            return;
+        }
+        let mut bench = Bench::of(profile);
+        let (stream, spaces) = (profile.engine_stream(0), [Space::new(&bench, 1), Space::new(&bench, 2)]);
+        let config = StreamConfig { substream_bits: 8, ..plain(FaultMode::Terminate) };
+        bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
+        let rows: Vec<_> = rows("| substream | given |").collect();
+        assert_eq!(rows.len(), 6);
+        for row in &rows {
+            bench.fill(0, BASE, 8, 1, Some(row[0].parse().unwrap()));
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::ABORTED);
+        }
+        for row in &rows {
+            let space = match row[1] {
+                given if given.starts_with("none") => None,
+                "another address space" => Some(&spaces[1]),
+                _ => Some(&spaces[0]),
+            };
+            let (context, before) = (space.map(|space| space.context()), bench.smmu.command_counts().commands);
+            let substream = SubstreamId::new(row[0].parse().unwrap()).unwrap();
+            bench.smmu.attach_substream(&mut bench.cpu, stream, substream, context.as_ref()).unwrap();
+            assert_eq!(steps_since(&bench, before), row[2].parse().unwrap(), "{row:?}");
+        }
+    });
+}
+
 /// Other tables under the same tag are one word: a device that is at work does not notice.
 #[test]
 fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {

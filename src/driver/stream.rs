@@ -14,8 +14,8 @@ use super::structure::{self, CD, STE, Structure, WORDS};
 use super::{Delay, Smmu};
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::command::Command;
-use crate::smmuv3::features::StallModel;
-use crate::smmuv3::ste::{AtsMode, ContextTableFormat, DefaultSubstream, Stage1, Ste, StreamWorld};
+use crate::smmuv3::features::{Features, StallModel};
+use crate::smmuv3::ste::{AtsMode, DefaultSubstream, Stage1, Ste, StreamWorld};
 use crate::smmuv3::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, StreamId, SubstreamId, TableAttributes, ste};
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
@@ -114,10 +114,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         spaces.try_reserve_exact(1)?;
         control.streams.try_reserve()?;
         let ste = control.table.entry(stream)?;
-        let contexts = control.context_table(config.substream_bits)?;
-        if let (Some(context), Some(first)) = (config.context, contexts.entry(FIRST)) {
+        let mut contexts = control.context_table(&self.features, config.substream_bits)?;
+        if let Some(context) = config.context {
             // No invalidation: the SMMU cannot have seen the table through this stream (3.21.3.1).
-            structure::fill(first, &self.descriptor(config.faults, &context).encode());
+            let words = self.descriptor(config.faults, &context).encode();
+            let Control { spare, leaves, memory, .. } = &mut *control;
+            if let Some(first) = contexts.entry(FIRST) {
+                structure::fill(first, &words);
+            } else if let Err(error) = contexts.grow(FIRST, &words, leaves, &**memory) {
+                spare.push(contexts);
+                return Err(error);
+            }
             spaces.push((FIRST, context.asid));
         }
         let [enabled, disabled] = self.entries(config, &contexts);
@@ -142,7 +149,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
+    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
     /// may be repeated.
     pub fn attach_substream(
         &self,
@@ -153,14 +160,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let has_ats = control.has_ats(stream);
-        let attached = control.streams.get_mut(&stream).filter(|attached| attached.complete);
+        let Control { streams, leaves, memory, .. } = &mut *control;
+        let attached = streams.get_mut(&stream).filter(|attached| attached.complete);
         let attached = attached.ok_or(DriverError::NotAttached(stream))?;
-        let out_of_range = || DriverError::SubstreamOutOfRange { stream, substream };
         // A table of one descriptor serves transactions without a substream.
-        if attached.contexts.bits() == 0 {
-            return Err(out_of_range());
+        if attached.contexts.bits() == 0 || !attached.contexts.covers(substream) {
+            return Err(DriverError::SubstreamOutOfRange { stream, substream });
         }
-        let entry = attached.contexts.entry(substream).ok_or_else(out_of_range)?;
         if context.is_some_and(|context| !self.has_asid(context.asid)) {
             return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
         }
@@ -171,7 +177,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             attached.spaces.try_reserve(1)?;
             attached.spaces.push(space);
         }
-        let synced = self.change_descriptor(cpu, stream, attached, substream, entry, &target)?;
+        let synced = match attached.contexts.entry(substream) {
+            Some(entry) => self.change_descriptor(cpu, stream, attached, substream, entry, &target)?,
+            None if context.is_none() => None,
+            None => {
+                attached.contexts.grow(substream, &target, leaves, &**memory)?;
+                Some(self.show_descriptors(cpu, stream, attached, substream)?)
+            }
+        };
         if has_ats {
             let synced = self.proof(cpu, synced)?;
             self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
@@ -208,7 +221,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, attached, invalidate) {
             Ok(forgotten) => {
                 // Into the room that attaching made, as below.
-                control.spare.push(ContextTable::reclaim(forgotten));
+                control.spare.push(ContextTable::reclaim(forgotten, &mut control.leaves));
                 Ok(())
             }
             Err(Remembered { memory, error }) => {
@@ -243,16 +256,35 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         target: &[u64; WORDS],
     ) -> Result<Option<Synced>, DriverError> {
         let settled = own.contexts.settled();
-        let mut synced = None;
-        // Which of the descriptors it was is not known any more (4.3.4).
-        if !settled.get() {
-            synced = Some(self.commands.execute(cpu, &[Command::CfgiCdAll { stream }])?);
-            settled.set(true);
-        }
+        let unsettled = if settled.get() { None } else { Some(self.settle_descriptors(cpu, stream, own)?) };
         let changed = structure::change(&CD, descriptor, settled, target, || {
             self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
         })?;
-        Ok(changed.or(synced))
+        Ok(changed.or(unsettled))
+    }
+
+    /// Has the SMMU find the second-level table that `substream` has got, which it may have cached as missing (4.3.3).
+    fn show_descriptors(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        own: &Stream,
+        substream: SubstreamId,
+    ) -> Result<Synced, DriverError> {
+        if !own.contexts.settled().replace(false) {
+            return self.settle_descriptors(cpu, stream, own);
+        }
+        let synced = self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: false }])?;
+        own.contexts.settled().set(true);
+        Ok(synced)
+    }
+
+    /// Makes the SMMU forget every descriptor of a stream (4.3.4), where it is not known which of them a call that failed was
+    /// about.
+    fn settle_descriptors(&self, cpu: &mut Cpu, stream: StreamId, own: &Stream) -> Result<Synced, DriverError> {
+        let synced = self.commands.execute(cpu, &[Command::CfgiCdAll { stream }])?;
+        own.contexts.settled().set(true);
+        Ok(synced)
     }
 
     /// The proof that a change is complete, where there may have been nothing to change.
@@ -279,7 +311,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let stage1 = Stage1 {
             context: contexts.base(),
             cd_max: contexts.bits(),
-            format: ContextTableFormat::Linear,
+            format: contexts.format(),
             default_substream,
             attributes: TableAttributes::COHERENT,
             // PCIe streams must never stall (3.12.1). Where stalling is not configurable the field must be 0 (5.5).
@@ -355,13 +387,13 @@ impl Control {
     }
 
     /// A context table for 2^`bits` substreams, none of them valid.
-    fn context_table(&mut self, bits: u8) -> Result<ContextTable, DriverError> {
+    fn context_table(&mut self, features: &Features, bits: u8) -> Result<ContextTable, DriverError> {
         match self.spare.iter().position(|table| table.bits() == bits) {
             Some(spare) => Ok(self.spare.swap_remove(spare)),
             None => {
                 // Also for those that are in use.
                 self.spare.try_reserve(self.streams.len() + 1)?;
-                Ok(ContextTable::new(bits, &*self.memory)?)
+                Ok(ContextTable::new(features, bits, &*self.memory)?)
             }
         }
     }
