@@ -257,3 +257,56 @@ fn page_requests_of_the_last_pasid_are_served() {
         assert!(!bench.sink.0.lock().unwrap().iter().any(|event| matches!(event, Event::BadSubstreamId { .. })));
     });
 }
+
+/// A second-level table is one stream's at a time.
+#[test]
+fn a_first_level_that_is_used_again_leads_to_no_second_level_of_another_stream() {
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [space(&bench, 2), space(&bench, 3)];
+        attach(&mut bench, profile, 0, None).unwrap();
+        attach(&mut bench, profile, 1, None).unwrap();
+        give(&mut bench, 0, 64, Some(&spaces[0])).unwrap();
+        bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+        give(&mut bench, 1, 64, Some(&spaces[1])).unwrap();
+        attach(&mut bench, profile, 0, None).unwrap();
+        assert_eq!(write(&mut bench, 0, Some(64), 1), status::ABORTED);
+        assert_eq!(write(&mut bench, 1, Some(64), 2), status::DONE);
+        assert_eq!(spaces.each_ref().map(|space| space.word(BASE)), [0, 2]);
+    });
+}
+
+#[test]
+fn a_table_for_which_there_is_no_second_level_is_kept() {
+    let profile = Profile::Big;
+    let mut bench = Bench::of(profile);
+    let default = space(&bench, 2);
+    attach(&mut bench, profile, 0, None).unwrap();
+    bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+    let used = bench.memory.used.load(Ordering::Relaxed);
+    bench.memory.empty.store(true, Ordering::Relaxed);
+    assert!(matches!(attach(&mut bench, profile, 0, Some(&default)), Err(DriverError::NoMemory(_))));
+    bench.memory.empty.store(false, Ordering::Relaxed);
+    attach(&mut bench, profile, 0, Some(&default)).unwrap();
+    assert_eq!(bench.memory.used.load(Ordering::Relaxed) - used, 4096);
+    assert_eq!(write(&mut bench, 0, None, 3), status::DONE);
+}
+
+/// CFGI_STE takes the descriptors with it (4.3.1).
+#[test]
+fn what_failed_before_a_stream_was_detached_costs_the_next_one_nothing() {
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [space(&bench, 2), space(&bench, 3)];
+        attach(&mut bench, profile, 0, Some(&spaces[0])).unwrap();
+        bench.host.write_control(control::COMMAND_ILLEGAL, 1);
+        assert!(give(&mut bench, 0, 3, Some(&spaces[1])).is_err());
+        bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+        attach(&mut bench, profile, 0, Some(&spaces[0])).unwrap();
+        let before = bench.smmu.command_counts().commands;
+        give(&mut bench, 0, 3, Some(&spaces[1])).unwrap();
+        // Two steps, each with CFGI and SYNC.
+        assert_eq!(bench.smmu.command_counts().commands - before, 4);
+        assert_eq!(write(&mut bench, 0, Some(3), 1), status::DONE);
+    });
+}

@@ -372,9 +372,12 @@ fn words_that_do_not_count_yet_come_with_the_others() {
     let mut aborts = ste::CD_TABLE;
     aborts[0] = 1;
     assert_eq!(steps(&STE, ste_meaning, NONE, aborts), (1, true));
-    let (entry, settled) = (NONE.map(AtomicU64::new), Cell::new(true));
-    let done = change(&STE, &entry, &settled, &aborts, || Ok::<_, Infallible>(7)).unwrap();
-    assert_eq!((done, words(&entry)), (Some(7), aborts));
+    // In place of what was left there.
+    for left in [NONE, [0, !0, !0, !0, !0, !0, !0, !0]] {
+        let (entry, settled) = (left.map(AtomicU64::new), Cell::new(true));
+        let done = change(&STE, &entry, &settled, &aborts, || Ok::<_, Infallible>(7)).unwrap();
+        assert_eq!((done, words(&entry)), (Some(7), aborts));
+    }
     assert_eq!(steps(&STE, ste_meaning, aborts, ste::CD_TABLE), (1, true));
 }
 
