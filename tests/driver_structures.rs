@@ -6,6 +6,7 @@ use driver_bench::Need::{self, PageRequests, Queues, Stall, Substreams};
 use driver_bench::{Bench, Pager, Space, on_each, plain};
 use smmu_iopf::driver::{FaultMode, StreamConfig};
 use smmu_iopf::model::board;
+use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::smmuv3::SubstreamId;
@@ -14,18 +15,27 @@ use smmu_iopf::smmuv3::registers::Register;
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
 
-/// CFGI commands from number `first` on, each of which a SYNC must follow at once (4.1.3: opcodes 0x03 to 0x06 and 0x46).
-fn steps_since(bench: &Bench, first: u64) -> usize {
+/// CFGI commands from number `first` on, each of which a SYNC must follow at once (4.1.3: opcodes 0x03 to 0x06 and 0x46), as
+/// their opcode and Leaf (4.3).
+fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
     let base = bench.host.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
     let entries = 1 << (base & 0x1f);
     let commands = bench.smmu.command_counts().commands;
     assert!(commands - first <= entries, "what was put in is still there");
-    let opcode = |number: u64| {
-        let address = (base & 0x000f_ffff_ffff_ffe0) + number % entries * 16;
-        bench.host.memory().load(address).unwrap() & 0xff
+    let word = |number: u64, offset: u64| {
+        let address = (base & 0x000f_ffff_ffff_ffe0) + number % entries * 16 + offset;
+        bench.host.memory().load(address).unwrap()
     };
+    let opcode = |number| word(number, 0) & 0xff;
     let steps = (first..commands).filter(|&number| matches!(opcode(number), 0x03..=0x06));
-    steps.inspect(|&number| assert_eq!(opcode(number + 1), 0x46)).count()
+    steps
+        .inspect(|&number| assert_eq!(opcode(number + 1), 0x46))
+        .map(|number| (opcode(number), word(number, 8) & 1 != 0))
+        .collect()
+}
+
+fn steps_since(bench: &Bench, first: u64) -> usize {
+    invalidations_since(bench, first).len()
 }
 
 /// The rows of the table in the documentation that begins with `head`.
@@ -60,7 +70,12 @@ fn calls_take_the_steps_of_the_table() {
                     "detach" => bench.smmu.detach(&mut bench.cpu, profile.engine_stream(engine)).unwrap(),
                     _ => bench.attach(engine, mode, &space).unwrap(),
                 }
-                assert_eq!(steps_since(&bench, before), steps.parse().unwrap(), "{call} of a stream that {name}");
+                let invalidations = invalidations_since(&bench, before);
+                assert_eq!(invalidations.len(), steps.parse().unwrap(), "{call} of a stream that {name}");
+                // The first-level descriptor may be new with a new stream, and is not later (4.3.1).
+                for (step, invalidation) in invalidations.into_iter().enumerate() {
+                    assert_eq!(invalidation, (0x03, !call.starts_with("attach") || step > 0));
+                }
             }
             assert_eq!(count, 5, "attach, enable, disable, detach, attach");
         });
@@ -126,6 +141,37 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
         assert_eq!((bench.state(0), bench.sink.0.lock().unwrap().len()), (status::DONE, 0));
         for page in 0..PAGES {
             assert!(spaces.iter().any(|space| space.word(BASE + page * 4096) == 7), "page {page}");
+        }
+    });
+}
+
+/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
+#[test]
+fn streams_that_were_used_before_there_was_a_table_for_them_work() {
+    on_each(&[], |profile| {
+        for number in 1.. {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            space.map(BASE);
+            let write = |bench: &mut Bench, engine: usize| {
+                bench.fill(engine, BASE, 8, 1, None);
+                bench.finish([engine]);
+                bench.state(engine)
+            };
+            assert_eq!([0, 1].map(|engine| write(&mut bench, engine)), [status::ABORTED; 2]);
+            bench.host.write_control(control::COMMAND_ILLEGAL, number);
+            let failed = bench.attach(0, FaultMode::Terminate, &space).is_err();
+            let happened = bench.host.read_control(control::COMMAND_ILLEGAL + control::HAPPENED) != 0;
+            bench.host.write_control(control::COMMAND_ILLEGAL, 0);
+            bench.attach(1, FaultMode::Terminate, &space).unwrap();
+            if failed {
+                bench.attach(0, FaultMode::Terminate, &space).unwrap();
+            }
+            assert_eq!([0, 1].map(|engine| write(&mut bench, engine)), [status::DONE; 2], "command {number}");
+            if !happened {
+                assert_eq!(number, 5, "four commands, and none of them failed");
+                break;
+            }
         }
     });
 }

@@ -73,6 +73,8 @@ pub(super) struct Stream {
     pub(super) ste: &'static Structure,
     /// The SMMU has of the entry what is in memory (see [`structure::change`]).
     pub(super) settled: Cell<bool>,
+    /// The SMMU has the first-level descriptor that leads to the entry.
+    pub(super) reached: Cell<bool>,
     /// The entry with faults enabled.
     pub(super) enabled: [u64; WORDS],
     /// The entry with faults off.
@@ -131,8 +133,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
-        let settled = Cell::new(true);
-        let attached = Stream { complete: false, mode, ste, settled, enabled, disabled, contexts, has_default, spaces };
+        let (settled, reached) = (Cell::new(true), Cell::new(false));
+        let attached =
+            Stream { complete: false, mode, ste, settled, reached, enabled, disabled, contexts, has_default, spaces };
         control.streams.insert(stream, attached);
         let attached = control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
         self.change_entry(cpu, stream, attached, &disabled)?;
@@ -239,9 +242,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         own: &Stream,
         target: &[u64; WORDS],
     ) -> Result<Option<Synced>, DriverError> {
-        // Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
         structure::change(&STE, own.ste, &own.settled, target, || {
-            self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf: false }])
+            // The first time Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
+            let leaf = own.reached.get();
+            let synced = self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf }])?;
+            own.reached.set(true);
+            Ok(synced)
         })
     }
 

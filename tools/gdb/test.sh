@@ -181,7 +181,7 @@ expect "smmu queues#2" "$qemu" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "CMDQ, commands: 256 entries at 0x4..., empty" \
     "PROD 8 wrap 0   CONS 8 wrap 0   ERR 0" \
     "[7] consumed: CMD_SYNC  CS=0 (no completion signal)" \
-    "[6] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=0" \
+    "[6] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=1" \
     "EVENTQ, events: 512 entries at 0x4..., 1 to consume" \
     "PROD 1 wrap 0   CONS 0 wrap 0   OVFLG 0 OVACKFLG 0: no overflow" \
     "[0] F_TRANSLATION  StreamID=0x100  Stall=1  STAG=0x40  RnW=1 (read)  PnU=0 (unprivileged)  InD=0 (data)  \
