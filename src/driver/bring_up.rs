@@ -8,6 +8,7 @@ use tock_registers::fields::FieldValue;
 
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue};
+use super::context_table::Leaves;
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
@@ -103,7 +104,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let control = Control { table, streams: Sorted::new(), lives: Vec::new(), spare: Vec::new(), memory };
+        let (streams, leaves) = (Sorted::new(), Leaves::new());
+        let control = Control { table, streams, lives: Vec::new(), spare: Vec::new(), leaves, memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }

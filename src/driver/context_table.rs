@@ -1,28 +1,72 @@
-//! The context table of a stream: one context descriptor for each substream (3.3.2, 5.4).
+//! The context table of a stream: one context descriptor for each substream (3.3.2, 5.3, 5.4).
 
+use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::error::DriverError;
 use super::reclaim::Forgotten;
+use super::sorted::Sorted;
 use super::stream::Stream;
-use super::structure::{self, Structure};
+use super::structure::{self, Structure, WORDS};
+use crate::smmuv3::cd::L1ContextDescriptor;
+use crate::smmuv3::features::Features;
+use crate::smmuv3::ste::ContextTableFormat;
 use crate::smmuv3::{PhysAddr, SubstreamId};
 
 /// Bytes of a context descriptor.
 const ENTRY_BYTES: usize = 64;
+/// Substreams of a second-level table, as a power of two (STE.S1Fmt = 0b01).
+const SPLIT: u8 = 6;
+/// Bytes of a second-level table, and its alignment.
+const LEAF_BYTES: usize = ENTRY_BYTES << SPLIT;
 
-/// A linear context table. It outlives the stream it was made for, to be used by another of the same size.
-#[derive(Debug)]
+/// A context table. It outlives the stream it was made for, to be used by another of the same size.
 pub(super) struct ContextTable {
     bits: u8,
-    region: DmaRegion,
+    first: DmaRegion,
+    /// The second-level tables made so far, by the upper bits of the SubstreamID; `None` if the table is linear.
+    leaves: Option<Sorted<usize, DmaRegion>>,
+    /// The SMMU has of every descriptor, of both levels, what is in memory (see [`structure::change`]).
+    settled: Cell<bool>,
+}
+
+/// Second-level tables of zeros that no stream uses.
+pub(super) struct Leaves {
+    spare: Vec<DmaRegion>,
+    /// All there are. There is room for them in `spare`, so that giving one back asks for no memory.
+    made: usize,
+}
+
+impl Leaves {
+    pub(super) const fn new() -> Self {
+        Self { spare: Vec::new(), made: 0 }
+    }
+
+    fn take(&mut self, memory: &dyn DmaMemory) -> Result<DmaRegion, DriverError> {
+        if let Some(leaf) = self.spare.pop() {
+            return Ok(leaf);
+        }
+        self.spare.try_reserve(self.made + 1)?;
+        let leaf = memory.allocate(LEAF_BYTES, LEAF_BYTES)?;
+        self.made += 1;
+        Ok(leaf)
+    }
 }
 
 impl ContextTable {
-    /// A table of 2^`bits` invalid descriptors.
-    pub(super) fn new(bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
-        let bytes = ENTRY_BYTES << bits;
-        Ok(Self { bits, region: memory.allocate(bytes, bytes)? })
+    /// A table of 2^`bits` invalid descriptors: two levels where the SMMU offers them, so that memory is used only where
+    /// address spaces are.
+    pub(super) fn new(features: &Features, bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
+        let two_level = features.cd2l && bits > SPLIT;
+        let (bytes, leaves) = if two_level {
+            (L1ContextDescriptor::SIZE << (bits - SPLIT), Some(Sorted::new()))
+        } else {
+            (ENTRY_BYTES << bits, None)
+        };
+        let first = memory.allocate(bytes, bytes.max(ENTRY_BYTES))?;
+        Ok(Self { bits, first, leaves, settled: Cell::new(true) })
     }
 
     /// The number of descriptors as a power of two (STE.S1CDMax).
@@ -30,20 +74,84 @@ impl ContextTable {
         self.bits
     }
 
-    /// Where the table lies (STE.S1ContextPtr).
+    /// Where the table, or its first level, lies (STE.S1ContextPtr).
     pub(super) const fn base(&self) -> PhysAddr {
-        self.region.phys
+        self.first.phys
     }
 
-    /// The descriptor of `substream`, 0 standing for transactions without one.
+    /// How it is laid out (STE.S1Fmt).
+    pub(super) const fn format(&self) -> ContextTableFormat {
+        match self.leaves {
+            Some(_) => ContextTableFormat::TwoLevel4K,
+            None => ContextTableFormat::Linear,
+        }
+    }
+
+    /// Whether the SMMU has of every descriptor what is in memory.
+    pub(super) const fn settled(&self) -> &Cell<bool> {
+        &self.settled
+    }
+
+    /// Whether the table reaches as far as `substream`.
+    pub(super) const fn covers(&self, substream: SubstreamId) -> bool {
+        substream.get() >> self.bits == 0
+    }
+
+    /// The descriptor of `substream`, 0 standing for transactions without one. `None` if there is no second-level table for
+    /// it, so that it is not valid.
     pub(super) fn entry(&self, substream: SubstreamId) -> Option<&'static Structure> {
-        structure::at(self.region.words, substream.get() as usize)
+        let (upper, lower) = split(substream);
+        match &self.leaves {
+            None => structure::at(self.first.words, substream.get() as usize),
+            Some(leaves) => structure::at(leaves.get(&upper)?.words, lower),
+        }
     }
 
-    /// The table of a stream that is no more, with every descriptor invalid again.
-    pub(super) fn reclaim(stream: Forgotten<Stream>) -> Self {
-        let table = stream.into_inner().contexts;
-        table.region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    /// Makes the second-level table of `substream`, which has none. The descriptor holds `words` as soon as the SMMU can find
+    /// it, so that it takes one invalidation (3.21.3.1), with Leaf = 0.
+    pub(super) fn grow(
+        &mut self,
+        substream: SubstreamId,
+        words: &[u64; WORDS],
+        spare: &mut Leaves,
+        memory: &dyn DmaMemory,
+    ) -> Result<(), DriverError> {
+        let (upper, lower) = split(substream);
+        let (Some(leaves), Some(first)) = (&mut self.leaves, self.first.words.get(upper)) else { return Ok(()) };
+        leaves.try_reserve()?;
+        let leaf = spare.take(memory)?;
+        if let Some(entry) = structure::at(leaf.words, lower) {
+            structure::fill(entry, words);
+        }
+        // Release: the SMMU must find the descriptors when it finds their table.
+        first.store(L1ContextDescriptor { table: leaf.phys }.encode(), Ordering::Release);
+        leaves.insert(upper, leaf);
+        Ok(())
+    }
+
+    /// The table of a stream that is no more, with every descriptor invalid again, and its second-level tables in `spare`.
+    pub(super) fn reclaim(stream: Forgotten<Stream>, spare: &mut Leaves) -> Self {
+        let mut table = stream.into_inner().contexts;
+        let clear = |region: &DmaRegion| region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        match &mut table.leaves {
+            None => clear(&table.first),
+            Some(leaves) => {
+                while let Some((upper, leaf)) = leaves.pop() {
+                    if let Some(word) = table.first.words.get(upper) {
+                        word.store(L1ContextDescriptor::NOT_VALID, Ordering::Relaxed);
+                    }
+                    clear(&leaf);
+                    spare.spare.push(leaf);
+                }
+            }
+        }
+        table.settled.set(true);
         table
     }
+}
+
+/// The number of the second-level table that `substream` is in, and of its descriptor there.
+const fn split(substream: SubstreamId) -> (usize, usize) {
+    let index = substream.get() as usize;
+    (index >> SPLIT, index & ((1 << SPLIT) - 1))
 }

@@ -97,7 +97,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         for &stream in streams {
             let own = attached.get(&stream).ok_or(DriverError::NotAttached(stream))?;
-            self.change_entry(cpu, stream, own.ste, entry(own))?;
+            self.change_entry(cpu, stream, own, entry(own))?;
         }
         Ok(())
     }

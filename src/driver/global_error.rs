@@ -108,7 +108,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let stalls_unasked =
             |own: &Stream| own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced;
         for (&stream, own) in control.streams.iter().filter(|(_, own)| stalls_unasked(own)) {
-            self.change_entry(cpu, stream, own.ste, &stream::aborted(own.disabled))?;
+            self.change_entry(cpu, stream, own, &stream::aborted(own.disabled))?;
             self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
             stopped.push(stream);
         }

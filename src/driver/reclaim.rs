@@ -152,7 +152,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 if ContextDescriptor::asid_of(target[0]) == Some(asid) {
                     target[0] = self.quiet();
                 }
-                self.change_descriptor(cpu, stream, substream, descriptor, &target)?;
+                self.change_descriptor(cpu, stream, attached, substream, descriptor, &target)?;
             }
         }
         let mut synced = self.invalidate_asid(cpu, grace, asid)?;

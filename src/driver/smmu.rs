@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
-use super::context_table::ContextTable;
+use super::context_table::{ContextTable, Leaves};
 use super::dma::DmaMemory;
 use super::error::DriverError;
 use super::faults::Life;
@@ -74,6 +74,7 @@ pub(super) struct Control {
     pub(super) lives: Vec<Life>,
     /// Context tables of detached streams. There is room for that of each stream, so that detaching asks for no memory.
     pub(super) spare: Vec<ContextTable>,
+    pub(super) leaves: Leaves,
     pub(super) memory: Arc<dyn DmaMemory>,
 }
 

@@ -31,6 +31,11 @@ impl<K: Ord, V> Sorted<K, V> {
         Some(self.0.remove(place).1)
     }
 
+    /// Takes out the last one.
+    pub(super) fn pop(&mut self) -> Option<(K, V)> {
+        self.0.pop()
+    }
+
     pub(super) fn get(&self, key: &K) -> Option<&V> {
         self.0.get(self.find(key).ok()?).map(|(_, value)| value)
     }
@@ -67,6 +72,8 @@ mod tests {
         assert_eq!(map.iter().collect::<Vec<_>>(), [(&1, &10), (&3, &30), (&5, &50), (&9, &90)]);
         assert_eq!((map.get(&9), map.get(&4)), (Some(&90), None));
         assert_eq!((map.remove(&3), map.remove(&3), map.len()), (Some(30), None, 3));
+        assert_eq!(map.pop(), Some((9, 90)));
+        map.insert(9, 90);
         *map.get_mut(&5).unwrap() += 1;
         map.values_mut().for_each(|value| *value += 1);
         assert_eq!(map.iter().collect::<Vec<_>>(), [(&1, &11), (&5, &52), (&9, &91)]);

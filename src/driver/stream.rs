@@ -1,7 +1,7 @@
 //! Streams: attaching them to address spaces, and detaching them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::cell::Cell;
 
 use super::command_queue::Synced;
 use super::context_table::ContextTable;
@@ -10,12 +10,12 @@ use super::hardware::Hardware;
 use super::reclaim::{self, Remembered};
 use super::registers::Registers;
 use super::smmu::Control;
-use super::structure::{self, CD_V, STE_V, Structure, WORDS};
+use super::structure::{self, CD, STE, Structure, WORDS};
 use super::{Delay, Smmu};
 use crate::smmuv3::cd::{ContextDescriptor, TableBase};
 use crate::smmuv3::command::Command;
-use crate::smmuv3::features::StallModel;
-use crate::smmuv3::ste::{AtsMode, ContextTableFormat, DefaultSubstream, Stage1, Ste, StreamWorld};
+use crate::smmuv3::features::{Features, StallModel};
+use crate::smmuv3::ste::{AtsMode, DefaultSubstream, Stage1, Ste, StreamWorld};
 use crate::smmuv3::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, StreamId, SubstreamId, TableAttributes, ste};
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
@@ -71,6 +71,10 @@ pub(super) struct Stream {
     pub(super) complete: bool,
     pub(super) mode: FaultMode,
     pub(super) ste: &'static Structure,
+    /// The SMMU has of the entry what is in memory (see [`structure::change`]).
+    pub(super) settled: Cell<bool>,
+    /// The SMMU has the first-level descriptor that leads to the entry.
+    pub(super) reached: Cell<bool>,
     /// The entry with faults enabled.
     pub(super) enabled: [u64; WORDS],
     /// The entry with faults off.
@@ -112,21 +116,30 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         spaces.try_reserve_exact(1)?;
         control.streams.try_reserve()?;
         let ste = control.table.entry(stream)?;
-        let contexts = control.context_table(config.substream_bits)?;
-        if let (Some(context), Some(first)) = (config.context, contexts.entry(FIRST)) {
+        let mut contexts = control.context_table(&self.features, config.substream_bits)?;
+        if let Some(context) = config.context {
             // No invalidation: the SMMU cannot have seen the table through this stream (3.21.3.1).
             let words = self.descriptor(config.faults, &context).encode();
-            first.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+            let Control { spare, leaves, memory, .. } = &mut *control;
+            if let Some(first) = contexts.entry(FIRST) {
+                structure::fill(first, &words);
+            } else if let Err(error) = contexts.grow(FIRST, &words, leaves, &**memory) {
+                spare.push(contexts);
+                return Err(error);
+            }
             spaces.push((FIRST, context.asid));
         }
         let [enabled, disabled] = self.entries(config, &contexts);
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
-        let attached = Stream { complete: false, mode, ste, enabled, disabled, contexts, has_default, spaces };
+        let (settled, reached) = (Cell::new(true), Cell::new(false));
+        let attached =
+            Stream { complete: false, mode, ste, settled, reached, enabled, disabled, contexts, has_default, spaces };
         control.streams.insert(stream, attached);
-        self.change_entry(cpu, stream, ste, &disabled)?;
-        control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?.complete = true;
+        let attached = control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
+        self.change_entry(cpu, stream, attached, &disabled)?;
+        attached.complete = true;
         Ok(())
     }
 
@@ -139,7 +152,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
+    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
     /// may be repeated.
     pub fn attach_substream(
         &self,
@@ -150,14 +163,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let has_ats = control.has_ats(stream);
-        let attached = control.streams.get_mut(&stream).filter(|attached| attached.complete);
+        let Control { streams, leaves, memory, .. } = &mut *control;
+        let attached = streams.get_mut(&stream).filter(|attached| attached.complete);
         let attached = attached.ok_or(DriverError::NotAttached(stream))?;
-        let out_of_range = || DriverError::SubstreamOutOfRange { stream, substream };
         // A table of one descriptor serves transactions without a substream.
-        if attached.contexts.bits() == 0 {
-            return Err(out_of_range());
+        if attached.contexts.bits() == 0 || !attached.contexts.covers(substream) {
+            return Err(DriverError::SubstreamOutOfRange { stream, substream });
         }
-        let entry = attached.contexts.entry(substream).ok_or_else(out_of_range)?;
         if context.is_some_and(|context| !self.has_asid(context.asid)) {
             return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
         }
@@ -168,8 +180,16 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             attached.spaces.try_reserve(1)?;
             attached.spaces.push(space);
         }
-        let synced = self.change_descriptor(cpu, stream, substream, entry, &target)?;
+        let synced = match attached.contexts.entry(substream) {
+            Some(entry) => self.change_descriptor(cpu, stream, attached, substream, entry, &target)?,
+            None if context.is_none() => None,
+            None => {
+                attached.contexts.grow(substream, &target, leaves, &**memory)?;
+                Some(self.show_descriptors(cpu, stream, attached, substream)?)
+            }
+        };
         if has_ats {
+            let synced = self.proof(cpu, synced)?;
             self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
         }
         attached.spaces.retain(|space| space.0 != substream || context.is_some_and(|context| context.asid == space.1));
@@ -196,13 +216,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn end(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
         let attached = control.streams.remove(&stream).ok_or(DriverError::NotAttached(stream))?;
         // CFGI_STE makes the SMMU forget the descriptors too (4.3.1).
-        let invalidate =
-            |cpu: &mut Cpu, attached: &Stream, _: &Grace| self.change_entry(cpu, stream, attached.ste, &[0; WORDS]);
+        let invalidate = |cpu: &mut Cpu, attached: &Stream, _: &Grace| {
+            let synced = self.change_entry(cpu, stream, attached, &[0; WORDS])?;
+            self.proof(cpu, synced)
+        };
         let Hardware { domain, limit_us, .. } = &*self.hardware;
         match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, attached, invalidate) {
             Ok(forgotten) => {
                 // Into the room that attaching made, as below.
-                control.spare.push(ContextTable::reclaim(forgotten));
+                control.spare.push(ContextTable::reclaim(forgotten, &mut control.leaves));
                 Ok(())
             }
             Err(Remembered { memory, error }) => {
@@ -212,32 +234,68 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Changes a stream table entry in the order of 3.21.3.1.
+    /// Changes the entry of a stream (see [`structure::change`]).
     pub(super) fn change_entry(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,
-        ste: &Structure,
+        own: &Stream,
         target: &[u64; WORDS],
-    ) -> Result<Synced, DriverError> {
-        // Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
-        structure::update(ste, target, STE_V, || {
-            self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf: false }])
+    ) -> Result<Option<Synced>, DriverError> {
+        structure::change(&STE, own.ste, &own.settled, target, || {
+            // The first time Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
+            let leaf = own.reached.get();
+            let synced = self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf }])?;
+            own.reached.set(true);
+            Ok(synced)
         })
     }
 
-    /// Changes a context descriptor in the order of 3.21.3.1.
+    /// Changes the descriptor of a substream (see [`structure::change`]).
     pub(super) fn change_descriptor(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,
+        own: &Stream,
         substream: SubstreamId,
         descriptor: &Structure,
         target: &[u64; WORDS],
-    ) -> Result<Synced, DriverError> {
-        structure::update(descriptor, target, CD_V, || {
+    ) -> Result<Option<Synced>, DriverError> {
+        let settled = own.contexts.settled();
+        let unsettled = if settled.get() { None } else { Some(self.settle_descriptors(cpu, stream, own)?) };
+        let changed = structure::change(&CD, descriptor, settled, target, || {
             self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
-        })
+        })?;
+        Ok(changed.or(unsettled))
+    }
+
+    /// Has the SMMU find the second-level table that `substream` has got, which it may have cached as missing (4.3.3).
+    fn show_descriptors(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        own: &Stream,
+        substream: SubstreamId,
+    ) -> Result<Synced, DriverError> {
+        if !own.contexts.settled().replace(false) {
+            return self.settle_descriptors(cpu, stream, own);
+        }
+        let synced = self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: false }])?;
+        own.contexts.settled().set(true);
+        Ok(synced)
+    }
+
+    /// Makes the SMMU forget every descriptor of a stream (4.3.4), where it is not known which of them a call that failed was
+    /// about.
+    fn settle_descriptors(&self, cpu: &mut Cpu, stream: StreamId, own: &Stream) -> Result<Synced, DriverError> {
+        let synced = self.commands.execute(cpu, &[Command::CfgiCdAll { stream }])?;
+        own.contexts.settled().set(true);
+        Ok(synced)
+    }
+
+    /// The proof that a change is complete, where there may have been nothing to change.
+    fn proof(&self, cpu: &mut Cpu, synced: Option<Synced>) -> Result<Synced, DriverError> {
+        synced.map_or_else(|| self.commands.execute(cpu, &[]), Ok)
     }
 
     /// Word 0 of a descriptor whose tables are gone: accesses miss without a walk (EPD0 and EPD1), and are aborted without
@@ -259,7 +317,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let stage1 = Stage1 {
             context: contexts.base(),
             cd_max: contexts.bits(),
-            format: ContextTableFormat::Linear,
+            format: contexts.format(),
             default_substream,
             attributes: TableAttributes::COHERENT,
             // PCIe streams must never stall (3.12.1). Where stalling is not configurable the field must be 0 (5.5).
@@ -335,13 +393,13 @@ impl Control {
     }
 
     /// A context table for 2^`bits` substreams, none of them valid.
-    fn context_table(&mut self, bits: u8) -> Result<ContextTable, DriverError> {
+    fn context_table(&mut self, features: &Features, bits: u8) -> Result<ContextTable, DriverError> {
         match self.spare.iter().position(|table| table.bits() == bits) {
             Some(spare) => Ok(self.spare.swap_remove(spare)),
             None => {
                 // Also for those that are in use.
                 self.spare.try_reserve(self.streams.len() + 1)?;
-                Ok(ContextTable::new(bits, &*self.memory)?)
+                Ok(ContextTable::new(features, bits, &*self.memory)?)
             }
         }
     }

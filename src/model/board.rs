@@ -56,7 +56,7 @@ pub const ENGINE_COMPATIBLE: &str = "smmu-iopf,dma-engine";
 /// The compatible string of the control page's device-tree node.
 pub const CONTROL_COMPATIBLE: &str = "smmu-iopf,model-control";
 
-/// The width of the engines' PASIDs, in bits.
+/// The width of the engines' PASIDs, in bits, where the SMMU has no more SubstreamIDs ([`pasid_bits`]).
 pub const PASID_BITS: u8 = 8;
 
 /// What an engine can do beyond plain, stallable accesses.
@@ -93,6 +93,12 @@ pub const fn engine_stream(index: usize) -> StreamId {
 pub const fn wired_stream(index: usize, features: &Features) -> StreamId {
     let StreamId(stream) = engine_stream(index);
     StreamId((stream as u64 & ((1 << features.sid_bits) - 1)) as u32)
+}
+
+/// The width of the PASIDs of engines behind an SMMU with `features`, in bits: [`PASID_BITS`], or more if it has more
+/// SubstreamIDs.
+pub const fn pasid_bits(features: &Features) -> u8 {
+    if features.ssid_bits > PASID_BITS { features.ssid_bits } else { PASID_BITS }
 }
 
 /// How many engines have a StreamID of their own there, at most [`MAX_ENGINES`].

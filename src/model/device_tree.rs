@@ -377,7 +377,9 @@ fn write_model(
         writer.cells(Name::Iommus, &[phandle, profile.engine_stream(index).0])?;
         match board::engine_kind(index) {
             EngineKind::Stall => writer.property(Name::DmaCanStall, b"")?,
-            EngineKind::PageRequest => writer.cells(Name::PasidNumBits, &[board::PASID_BITS.into()])?,
+            EngineKind::PageRequest => {
+                writer.cells(Name::PasidNumBits, &[board::pasid_bits(&profile.features()).into()])?
+            }
         }
         writer.end()?;
     }

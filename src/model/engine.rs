@@ -101,6 +101,7 @@ pub struct Engine {
     stream: StreamId,
     kind: EngineKind,
     response_needs_pasid: bool,
+    pasid_bits: u8,
     setup: Setup,
     job: Option<Job>,
     /// The state of STATUS when no job is under way, and the reason.
@@ -134,6 +135,7 @@ impl Engine {
             stream: board::engine_stream(index),
             kind: board::engine_kind(index),
             response_needs_pasid: board::engine_response_needs_pasid(index),
+            pasid_bits: board::PASID_BITS,
             setup: Setup {
                 source: 0,
                 destination: 0,
@@ -177,9 +179,9 @@ impl Engine {
         }
     }
 
-    /// Resets the engine, which is number `index`. From now on it is the device `stream`.
-    pub(super) fn reset(&mut self, index: usize, stream: StreamId) {
-        *self = Self { stream, ..Self::new(index) };
+    /// Resets the engine, which is number `index`. From now on it is the device `stream`, with PASIDs of `pasid_bits` bits.
+    pub(super) fn reset(&mut self, index: usize, stream: StreamId, pasid_bits: u8) {
+        *self = Self { stream, pasid_bits, ..Self::new(index) };
     }
 
     /// One tick: at most a page of progress. Returns whether anything was done, or time has to pass.

@@ -99,7 +99,7 @@ impl Machine {
     fn reset_to(&mut self, ids: IdRegisters, features: Features, engines: usize) {
         self.smmu.reset_with(ids, features);
         for (index, engine) in self.engines.iter_mut().enumerate() {
-            engine.reset(index, board::wired_stream(index, &features));
+            engine.reset(index, board::wired_stream(index, &features), board::pasid_bits(&features));
         }
         self.count = engines.clamp(1, board::max_engines(&features));
         self.awake = 0;

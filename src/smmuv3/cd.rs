@@ -1,6 +1,7 @@
 //! Context descriptors and level 1 context descriptors (5.3, 5.4).
 
 mod codec;
+mod used;
 
 use thiserror::Error;
 

@@ -2,6 +2,7 @@
 
 mod codec;
 mod stage2;
+mod used;
 
 use thiserror::Error;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
@@ -75,15 +75,23 @@ fn drain(smmu: &Driver, masked: &Masked, queue: OutputQueue) {
 }
 
 /// Hands the allocation number `bad` out at an address where there is no memory.
-struct Broken {
+pub(crate) struct Broken {
     memory: Arc<HostMemory>,
     count: AtomicU64,
     bad: u64,
+    /// Nothing is handed out.
+    pub(crate) empty: AtomicBool,
+    /// The bytes handed out.
+    pub(crate) used: AtomicUsize,
 }
 
 impl DmaMemory for Broken {
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+        if self.empty.load(Ordering::Relaxed) {
+            return Err(NoMemory { bytes, align });
+        }
         let region = self.memory.allocate(bytes, align)?;
+        self.used.fetch_add(bytes, Ordering::Relaxed);
         let phys = match self.count.fetch_add(1, Ordering::Relaxed) == self.bad {
             true => PhysAddr(0x1_0000_0000),
             false => region.phys,
@@ -147,6 +155,8 @@ pub(crate) fn faulting_engines(profile: Profile) -> impl Iterator<Item = (usize,
 pub(crate) struct Bench {
     pub(crate) host: Arc<HostSmmu>,
     pub(crate) smmu: Arc<Driver>,
+    /// The driver's device memory.
+    pub(crate) memory: Arc<Broken>,
     pub(crate) domain: Arc<Domain>,
     pub(crate) sink: Arc<Sink>,
     pub(crate) cpu: Cpu,
@@ -187,10 +197,16 @@ impl Bench {
         let wake = Arc::new(DrainNow::default());
         let sink = Arc::new(Sink::default());
         let hooks = Hooks { wake: wake.clone(), events: sink.clone() };
-        let broken = Arc::new(Broken { memory, count: AtomicU64::new(0), bad });
-        let smmu = Smmu::probe(&mut cpu, host.clone(), broken, domain.clone(), host.delay(), hooks, options)?;
+        let broken = Arc::new(Broken {
+            memory,
+            count: AtomicU64::new(0),
+            bad,
+            empty: AtomicBool::new(false),
+            used: AtomicUsize::new(0),
+        });
+        let smmu = Smmu::probe(&mut cpu, host.clone(), broken.clone(), domain.clone(), host.delay(), hooks, options)?;
         *wake.0.lock().unwrap() = Arc::downgrade(&smmu);
-        Ok(Self { host, smmu, domain, sink, cpu })
+        Ok(Self { host, smmu, memory: broken, domain, sink, cpu })
     }
 
     /// What the interrupts would do: drains both queues.

@@ -179,9 +179,9 @@ expect "smmu queues#2" "$qemu" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "[1] consumed: F_PERMISSION  StreamID=0x8  Stall=0  RnW=0 (write) ..." \
     "PRIQ, page requests: none, this SMMU has no PRI" "$model" \
     "CMDQ, commands: 256 entries at 0x4..., empty" \
-    "PROD 10 wrap 0   CONS 10 wrap 0   ERR 0" \
-    "[9] consumed: CMD_SYNC  CS=0 (no completion signal)" \
-    "[8] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=0" \
+    "PROD 8 wrap 0   CONS 8 wrap 0   ERR 0" \
+    "[7] consumed: CMD_SYNC  CS=0 (no completion signal)" \
+    "[6] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=1" \
     "EVENTQ, events: 512 entries at 0x4..., 1 to consume" \
     "PROD 1 wrap 0   CONS 0 wrap 0   OVFLG 0 OVACKFLG 0: no overflow" \
     "[0] F_TRANSLATION  StreamID=0x100  Stall=1  STAG=0x40  RnW=1 (read)  PnU=0 (unprivileged)  InD=0 (data)  \
@@ -208,7 +208,7 @@ expect "grace 1" "error: usage: grace"
 
 expect "smmu ste 0x102" "STE of StreamID 0x102 at 0x...: V=1 (valid)  Config=5 (stage 1)  EATS=1 (ATS and PRI)" \
     "S1STALLD=1 (stall disabled)  PPAR=1  MEV=0  STRW=0 (EL1)  SHCFG=1 (as incoming)  S2VMID=0x0" \
-    "stage 1: S1ContextPtr=0x...0  S1CDMax=8  S1Fmt=0 (linear)  S1DSS=0 (terminate without substream)" \
+    "stage 1: S1ContextPtr=0x...0  S1CDMax=8  S1Fmt=1 (2-level, 4 KiB)  S1DSS=0 (terminate without substream)" \
     "CD of substream 1 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x3  ASET=1 (the SMMU's own)" \
     "CD of substream 2 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x4  ASET=1 (the SMMU's own)" \
     "2 of 256 context descriptors are valid"

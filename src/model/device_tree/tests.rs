@@ -19,10 +19,14 @@ fn spliced(tree: &[u8], hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
 }
 
 fn spliced_with(tree: &[u8], engines: usize, hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
+    spliced_for(tree, Profile::Full, engines, hidden)
+}
+
+fn spliced_for(tree: &[u8], profile: Profile, engines: usize, hidden: Range<u64>) -> Result<Vec<u8>, TreeError> {
     let machine = survey(tree)?;
     let clock = machine.cores.get(1..).and_then(|others| others.last());
     let mut out = std::vec![0xa5; 0x1_0000];
-    let length = splice(tree, &machine, hidden, clock, Profile::Full, engines, &mut out)?;
+    let length = splice(tree, &machine, hidden, clock, profile, engines, &mut out)?;
     out.truncate(length);
     Ok(out)
 }
@@ -109,6 +113,13 @@ fn engine_nodes_name_their_stream_and_how_they_fault() {
     assert_eq!(property(&tree, "/dma@b110000", "pasid-num-bits"), None);
     assert_eq!(property(&tree, "/dma@b120000", "dma-can-stall"), None);
     assert_eq!(property(&tree, "/dma@b120000", "pasid-num-bits").unwrap(), be(&[8]));
+}
+
+#[test]
+fn engines_have_pasids_as_wide_as_the_smmu_has_substreams() {
+    let bytes = spliced_for(FOUR_CORES, Profile::Big, 4, HIDDEN).unwrap();
+    let tree = Fdt::new(&bytes).unwrap();
+    assert_eq!(property(&tree, "/dma@b120000", "pasid-num-bits").unwrap(), be(&[20]));
 }
 
 #[test]

@@ -3,11 +3,9 @@
 use super::job::Job;
 use super::registers::{self as reg, capability, control, status};
 use super::{End, Engine};
-use crate::model::board::{EngineKind, PASID_BITS};
+use crate::model::board::EngineKind;
 use crate::model::machine::Width;
 use crate::smmuv3::SubstreamId;
-
-const PASID_MASK: u32 = (1 << PASID_BITS) - 1;
 
 /// The 64-bit registers.
 const DOUBLES: [usize; 8] = [
@@ -68,7 +66,7 @@ impl Engine {
             }
             EngineKind::PageRequest => capability::ATS | capability::PRI,
         };
-        kind | u32::from(PASID_BITS) << capability::PASID_BITS
+        kind | u32::from(self.pasid_bits) << capability::PASID_BITS
     }
 
     fn status(&self) -> u32 {
@@ -160,7 +158,7 @@ impl Engine {
             reg::PATTERN => setup.pattern = value,
             reg::COMPARE => setup.compare = value,
             reg::ATTRIBUTES => setup.attributes = word & (reg::attributes::PRIVILEGED | reg::attributes::INSTRUCTION),
-            reg::PASID => setup.pasid = word & PASID_MASK,
+            reg::PASID => setup.pasid = word & ((1 << self.pasid_bits) - 1),
             reg::SEED => setup.seed = word,
             reg::DEPTH => setup.depth = word.clamp(1, reg::MAX_DEPTH as u32),
             reg::GROUP_SIZE => setup.group_size = word.clamp(1, reg::MAX_GROUP_SIZE),

@@ -244,6 +244,17 @@ fn engines_beyond_their_number_are_not_there() {
 }
 
 #[test]
+fn pasids_are_as_wide_as_the_smmu_has_substreams_and_8_bits_at_least() {
+    for (profile, capability, pasid) in
+        [(Profile::Big, 0x1407, 0xf_ffff), (Profile::Full, 0x807, 0xff), (Profile::Small, 0x807, 0xff)]
+    {
+        let mut bench = Bench::with(profile, 4);
+        bench.set_engine(2, reg::PASID, !0);
+        assert_eq!((bench.engine(2, reg::CAPABILITY), bench.engine(2, reg::PASID)), (capability, pasid), "{profile:?}");
+    }
+}
+
+#[test]
 fn thirty_two_accesses_stall_at_once() {
     let mut bench = Bench::enabled();
     bench.attach(0x100, 0, 0, CD_S | CD_A);

@@ -7,14 +7,14 @@ use crate::smmuv3::ste::{Stage1, StreamWorld};
 use crate::smmuv3::{AddressSize, Asid, Cacheability, FlagUpdate, Granule, PhysAddr, Shareability, TableAttributes};
 
 /// Where word 0 describes the tables of one half, and how it codes their granule.
-struct Half {
+pub(super) struct Half {
     names: [&'static str; 3],
-    tsz: Field,
-    granule: Field,
-    inner: Field,
-    outer: Field,
-    shareability: Field,
-    disabled: Field,
+    pub(super) tsz: Field,
+    pub(super) granule: Field,
+    pub(super) inner: Field,
+    pub(super) outer: Field,
+    pub(super) shareability: Field,
+    pub(super) disabled: Field,
     ignore_top_byte: Field,
     /// These two in the word of the table.
     hierarchy_disabled: Field,
@@ -22,7 +22,7 @@ struct Half {
     granules: [Option<Granule>; 4],
 }
 
-const LOWER: Half = Half {
+pub(super) const LOWER: Half = Half {
     names: ["T0SZ", "TG0", "TTB0"],
     tsz: Field::new(5, 0),
     granule: Field::new(7, 6),
@@ -36,7 +36,7 @@ const LOWER: Half = Half {
     granules: [Some(Granule::Size4K), Some(Granule::Size64K), Some(Granule::Size16K), None],
 };
 
-const UPPER: Half = Half {
+pub(super) const UPPER: Half = Half {
     names: ["T1SZ", "TG1", "TTB1"],
     tsz: Field::new(21, 16),
     granule: Field::new(23, 22),
@@ -52,7 +52,7 @@ const UPPER: Half = Half {
 
 // Word 0, for both halves.
 const BIG_ENDIAN: Field = Field::bit(15);
-const VALID: Field = Field::bit(31);
+pub(super) const VALID: Field = Field::bit(31);
 const OUTPUT_SIZE: Field = Field::new(34, 32);
 const ACCESS_FLAG_FAULT_DISABLED: Field = Field::bit(35);
 const WRITE_EXECUTE_NEVER: Field = Field::bit(36);
@@ -66,7 +66,7 @@ const ABORT: Field = Field::bit(46);
 const PRIVATE_ASID: Field = Field::bit(47);
 const ASID: Field = Field::new(63, 48);
 // Words 1 and 2.
-const TABLE: Field = Field::new(51, 4);
+pub(super) const TABLE: Field = Field::new(51, 4);
 // Word 1.
 const HARDWARE_ACCESS_TABLES: Field = Field::bit(3);
 // Word 2.

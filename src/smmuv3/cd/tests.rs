@@ -1,5 +1,7 @@
 //! Words of CDs, written by hand from 5.3 and 5.4.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::smmuv3::features::{Features, Httu, StallModel, TableEndianness, test_features};
 use crate::smmuv3::ste::{ContextTableFormat, DefaultSubstream, Stage1, StreamWorld};
@@ -306,4 +308,38 @@ fn largest_halves_are_of_48_bits_and_52_with_the_large_granule_where_there_are_s
 fn asid_is_that_of_a_valid_descriptor() {
     assert_eq!(ContextDescriptor::asid_of(LOWER[0]), Some(Asid(0x1234)));
     assert_eq!(ContextDescriptor::asid_of(LOWER[0] & !(1 << 31)), None);
+}
+
+/// LOWER; the same of the upper half: T1SZ 25, IR1 1, OR1 1, SH1 3, TG1 2, EPD0; without tables; not valid. And the bits that
+/// count in them.
+const USED: [([u64; 8], [u64; 3]); 4] = [
+    (LOWER, [!0x3fff_0000, !0, 0xfff0_0000_0000_000f]),
+    ([0x1234_f204_b599_4000, 0, 0x8800_0000, 0xff44_0c04_00ff_44bb, 0, 0, 0, 0], [!0x3fff, 0xfff0_0000_0000_000f, !0]),
+    (
+        [0x1234_f204_c000_4000, 0, 0, 0xff44_0c04_00ff_44bb, 0, 0, 0, 0],
+        [!0x3fff_3fff, 0xfff0_0000_0000_000f, 0xfff0_0000_0000_000f],
+    ),
+    ([0x1234_f204_4000_3519, 0x8800_0000, 0, 0, 0, 0, 0, 0], [1 << 31, 0, 0]),
+];
+
+#[test]
+fn bits_that_count_are_those_of_the_halves_that_are_walked() {
+    for (words, [first, second, third]) in USED {
+        let rest = if words[0] & 1 << 31 == 0 { 0 } else { !0 };
+        let used = [first, second, third, rest, rest, rest, rest, rest];
+        assert_eq!(ContextDescriptor::used(&words), used, "{words:#x?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bits_that_do_not_count_change_nothing(noise: [u64; 8]) {
+        for (words, _) in USED {
+            let (used, mut noisy) = (ContextDescriptor::used(&words), words);
+            noisy.iter_mut().zip(noise.iter().zip(used)).for_each(|(word, (noise, used))| *word ^= noise & !used);
+            prop_assert_eq!(ContextDescriptor::used(&noisy), used);
+            let meaning = |words| ContextDescriptor::decode(words, &test_features(), &STREAM);
+            prop_assert_eq!(meaning(noisy), meaning(words));
+        }
+    }
 }

@@ -9,32 +9,32 @@ use crate::smmuv3::features::{Features, StallModel};
 use crate::smmuv3::{Cacheability, PhysAddr, Shareability, TableAttributes, Vmid};
 
 // Word 0.
-const VALID: Field = Field::bit(0);
-const CONFIG: Field = Field::new(3, 1);
-const S1_FORMAT: Field = Field::new(5, 4);
-const S1_CONTEXT: Field = Field::new(55, 6);
-const S1_CD_MAX: Field = Field::new(63, 59);
+pub(super) const VALID: Field = Field::bit(0);
+pub(super) const CONFIG: Field = Field::new(3, 1);
+pub(super) const S1_FORMAT: Field = Field::new(5, 4);
+pub(super) const S1_CONTEXT: Field = Field::new(55, 6);
+pub(super) const S1_CD_MAX: Field = Field::new(63, 59);
 // Word 1.
-const S1_DEFAULT_SUBSTREAM: Field = Field::new(1, 0);
-const S1_INNER: Field = Field::new(3, 2);
-const S1_OUTER: Field = Field::new(5, 4);
-const S1_SHAREABILITY: Field = Field::new(7, 6);
+pub(super) const S1_DEFAULT_SUBSTREAM: Field = Field::new(1, 0);
+pub(super) const S1_INNER: Field = Field::new(3, 2);
+pub(super) const S1_OUTER: Field = Field::new(5, 4);
+pub(super) const S1_SHAREABILITY: Field = Field::new(7, 6);
 const PPAR: Field = Field::bit(18);
 const MEV: Field = Field::bit(19);
-const S1_STALL_DISABLED: Field = Field::bit(27);
-const EATS: Field = Field::new(29, 28);
-const STRW: Field = Field::new(31, 30);
+pub(super) const S1_STALL_DISABLED: Field = Field::bit(27);
+pub(super) const EATS: Field = Field::new(29, 28);
+pub(super) const STRW: Field = Field::new(31, 30);
 const SHCFG: Field = Field::new(45, 44);
 const PRIVCFG: Field = Field::new(49, 48);
 const INSTCFG: Field = Field::new(51, 50);
 // Word 2; the rest of it is in `stage2`.
-const VMID: Field = Field::new(15, 0);
+pub(super) const VMID: Field = Field::new(15, 0);
 
 const ABORT: u64 = 0;
-const BYPASS: u64 = 4;
-const STAGE1: u64 = 5;
+pub(super) const BYPASS: u64 = 4;
+pub(super) const STAGE1: u64 = 5;
 const STAGE2: u64 = 6;
-const NESTED: u64 = 7;
+pub(super) const NESTED: u64 = 7;
 
 /// `SHCFG`: keep the incoming shareability.
 const INCOMING: u64 = 1;

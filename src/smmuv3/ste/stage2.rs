@@ -6,6 +6,8 @@ use crate::smmuv3::features::{Features, Httu, StallModel, TableEndianness};
 use crate::smmuv3::{AddressSize, Cacheability, FlagUpdate, Granule, PhysAddr, Shareability, TableAttributes};
 
 // Word 2.
+/// All of them.
+pub(super) const FIELDS: Field = Field::new(59, 32);
 const T0SZ: Field = Field::new(37, 32);
 const SL0: Field = Field::new(39, 38);
 const INNER: Field = Field::new(41, 40);
@@ -16,15 +18,15 @@ const OUTPUT_SIZE: Field = Field::new(50, 48);
 const AARCH64: Field = Field::bit(51);
 const BIG_ENDIAN: Field = Field::bit(52);
 const ACCESS_FLAG_FAULT_DISABLED: Field = Field::bit(53);
-const PROTECTED_WALK: Field = Field::bit(54);
+pub(super) const PROTECTED_WALK: Field = Field::bit(54);
 const HARDWARE_DIRTY: Field = Field::bit(55);
 const HARDWARE_ACCESS: Field = Field::bit(56);
-const STALL: Field = Field::bit(57);
+pub(super) const STALL: Field = Field::bit(57);
 const RECORD: Field = Field::bit(58);
 const HARDWARE_ACCESS_TABLES: Field = Field::bit(59);
 // Word 3.
-const DS: Field = Field::bit(3);
-const TABLE: Field = Field::new(51, 4);
+pub(super) const DS: Field = Field::bit(3);
+pub(super) const TABLE: Field = Field::new(51, 4);
 
 const fn illegal(field: &'static str, value: u64) -> SteError {
     SteError::Illegal { field, value }

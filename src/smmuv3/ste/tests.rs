@@ -1,5 +1,7 @@
 //! Words of STEs, written by hand from 5.1 and 5.2.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::smmuv3::features::{Features, Httu, StallModel, TableEndianness, test_features};
 
@@ -385,5 +387,64 @@ fn vmid_counts_where_it_tags_translations() {
         assert_eq!(vmid(el2, features), Ok(0));
         assert_eq!(vmid([0x1, 0, 0, 0, 0, 0, 0, 0], features), Ok(0));
         assert_eq!(vmid([0x9, 0, 0, 0, 0, 0, 0, 0], features), Ok(0));
+    }
+}
+
+/// Config 0, 4, 5 with one CD and with two-level tables, 6, 7, and V = 0, and the bits that count in them.
+const USED: [([u64; 8], [u64; 4]); 7] = [
+    ([0xe, 0, 0, 0, 0, 0, 0, 0], [0x1, 0, 0, 0]),
+    // CONT is in word 1.
+    ([0x1, 0, 0, 0, 0, 0, 0, 0], [0xf, 0x1_e000, 0, 0]),
+    ([0x9, 0, 0, 0, 0, 0, 0, 0], [0x0700_0000_0000_000f, !0xf800_00ff, 0xf000_0000_ffff_0000, 0xfff0_0000_0000_0007]),
+    ([0x8123_400b, 0xd4, 0, 0, 0, 0, 0, 0], [!0x30, !0x3, 0xf000_0000_ffff_ffff, 0xfff0_0000_0000_0007]),
+    ([0x4000_0000_8123_401b, 0xd6, 0, 0, 0, 0, 0, 0], [!0, !0, 0xf000_0000_ffff_ffff, 0xfff0_0000_0000_0007]),
+    ([0xd, 0, 0x040c_3558_0000_0042, 0x9000_0000, 0, 0, 0, 0], [0x0700_0000_0000_000f, !0xc800_00ff, !(1 << 54), !0]),
+    ([0x4000_0000_8123_401f, 0xd6, 0x040c_3558_0000_0042, 0x9000_0000, 0, 0, 0, 0], [!0, !0xc000_0000, !0, !0]),
+];
+
+#[test]
+fn bits_that_count_are_those_of_the_stages_that_translate() {
+    for (index, (words, [first, second, third, fourth])) in USED.into_iter().enumerate() {
+        // What nothing is known of counts in what is not aborted.
+        let rest = if index < 2 { 0 } else { !0 };
+        assert_eq!(Ste::used(&words), [first, second, third, fourth, rest, rest, rest, rest], "{words:#x?}");
+    }
+}
+
+#[test]
+fn stage_2_stalls_count_beside_ats_without_stage_2() {
+    // 5.2, EATS: SMMUv3.0.
+    const S2S: u64 = 1 << 57;
+    for (words, counts) in [
+        (STAGE1, false),
+        (set(STAGE1, 1, 1 << 28), true),
+        ([0x9, 1 << 28, 0, 0, 0, 0, 0, 0], false),
+        (STAGE2, true),
+        (set(no_stall(STAGE2), 1, 1 << 28), true),
+    ] {
+        assert_eq!(Ste::used(&words)[2] & S2S != 0, counts, "{words:#x?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bits_that_do_not_count_change_nothing(noise: [u64; 8]) {
+        for (words, _) in USED {
+            let (used, mut noisy) = (Ste::used(&words), words);
+            noisy.iter_mut().zip(noise.iter().zip(used)).for_each(|(word, (noise, used))| *word ^= noise & !used);
+            prop_assert_eq!(Ste::used(&noisy), used);
+            let meaning = |words| {
+                let mut ste = Ste::decode(words, &test_features())?;
+                match &mut ste.config {
+                    // The rest is IGNORED (5.2.1).
+                    StreamConfig::Abort => ste = Ste::new(StreamConfig::Abort),
+                    // IGNORED without stage 1 (5.2, S2PTW).
+                    StreamConfig::Stage2(stage2) => stage2.protected_walk = false,
+                    _ => {}
+                }
+                Ok::<_, SteError>(ste)
+            };
+            prop_assert_eq!(meaning(noisy), meaning(words));
+        }
     }
 }

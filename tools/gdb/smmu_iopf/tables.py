@@ -112,17 +112,26 @@ def context_lines(ste, config):
     if config & 2:
         yield "  contexts: not shown, they lie behind stage 2"
         return
-    if fields.by_name(STAGE1, "S1CDMax").get(ste) and fields.by_name(STAGE1, "S1Fmt").get(ste):
-        yield "  contexts: not shown, their table has two levels, which the driver never makes"
-        return
-    table = fields.by_name(STAGE1, "S1ContextPtr").get(ste)
     count = 1 << fields.by_name(STAGE1, "S1CDMax").get(ste)
-    invalid = 0
-    for substream in range(count):
-        cd = memory.words(table + ENTRY_BYTES * substream, 8)
+    valid = 0
+    for substream, at in context_addresses(ste):
+        cd = memory.words(at, 8)
         if fields.by_name(CD, "V").get(cd):
-            head = f"  CD of substream {substream} at {table + ENTRY_BYTES * substream:#x}: "
-            yield from fields.tell(CD, cd, head, 4)
-        else:
-            invalid += 1
-    yield f"  {count - invalid} of {count} context descriptors are valid"
+            valid += 1
+            yield from fields.tell(CD, cd, f"  CD of substream {substream} at {at:#x}: ", 4)
+    yield f"  {valid} of {count} context descriptors are valid"
+
+
+def context_addresses(ste):
+    """Each substream for which there is a context descriptor, and where that is (5.2 S1Fmt, 5.3)."""
+    table, bits, layout = (fields.by_name(STAGE1, name).get(ste) for name in ("S1ContextPtr", "S1CDMax", "S1Fmt"))
+    # Without substreams S1Fmt is ignored.
+    split = {1: 6, 2: 10}.get(layout) if bits else None
+    if split is None:
+        for substream in range(1 << bits):
+            yield substream, table + ENTRY_BYTES * substream
+        return
+    for upper, descriptor in enumerate(memory.words(table, 1 << max(bits - split, 0))):
+        if descriptor & 1:
+            for lower in range(1 << min(bits, split)):
+                yield upper << split | lower, (descriptor & 0xF_FFFF_FFFF_F000) + ENTRY_BYTES * lower

@@ -1,0 +1,177 @@
+//! What changes of streams and substreams cost, and whom they disturb (docs/structures.md).
+
+mod driver_bench;
+
+use driver_bench::Need::{self, PageRequests, Queues, Stall, Substreams};
+use driver_bench::{Bench, Pager, Space, on_each, plain};
+use smmu_iopf::driver::{FaultMode, StreamConfig};
+use smmu_iopf::model::board;
+use smmu_iopf::model::control;
+use smmu_iopf::model::engine::registers::status;
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::smmuv3::SubstreamId;
+use smmu_iopf::smmuv3::registers::Register;
+
+const BASE: u64 = 0x1000_0000;
+const PAGES: u64 = 64;
+
+/// CFGI commands from number `first` on, each of which a SYNC must follow at once (4.1.3: opcodes 0x03 to 0x06 and 0x46), as
+/// their opcode and Leaf (4.3).
+fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
+    let base = bench.host.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
+    let entries = 1 << (base & 0x1f);
+    let commands = bench.smmu.command_counts().commands;
+    assert!(commands - first <= entries, "what was put in is still there");
+    let word = |number: u64, offset: u64| {
+        let address = (base & 0x000f_ffff_ffff_ffe0) + number % entries * 16 + offset;
+        bench.host.memory().load(address).unwrap()
+    };
+    let opcode = |number| word(number, 0) & 0xff;
+    let steps = (first..commands).filter(|&number| matches!(opcode(number), 0x03..=0x06));
+    steps
+        .inspect(|&number| assert_eq!(opcode(number + 1), 0x46))
+        .map(|number| (opcode(number), word(number, 8) & 1 != 0))
+        .collect()
+}
+
+fn steps_since(bench: &Bench, first: u64) -> usize {
+    invalidations_since(bench, first).len()
+}
+
+/// The rows of the table in the documentation that begins with `head`.
+fn rows(head: &str) -> impl Iterator<Item = Vec<&'static str>> {
+    let lines = include_str!("../docs/structures.md").lines().skip_while(move |line| !line.starts_with(head));
+    lines.skip(2).take_while(|line| line.starts_with('|')).map(|row| {
+        let cells = row.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().trim_matches('`')).collect()
+    })
+}
+
+#[test]
+fn calls_take_the_steps_of_the_table() {
+    type Mode = (&'static str, usize, FaultMode, Need);
+    let modes: [Mode; 2] =
+        [("stalls", 0, FaultMode::Stall, Stall), ("asks for pages", 2, FaultMode::PageRequest, PageRequests)];
+    for (name, engine, mode, need) in modes {
+        on_each(&[need, Queues], |profile| {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            let mut count = 0;
+            for row in rows("| call | stream |") {
+                let (call, stream, steps) = (row[0], row[1], row[2]);
+                if !stream.starts_with(name) && stream != "either" {
+                    continue;
+                }
+                count += 1;
+                let before = bench.smmu.command_counts().commands;
+                match call {
+                    "enable_faults" => bench.enable(engine, Pager::new(&space, BASE..BASE + 1)).unwrap(),
+                    "disable_faults" => bench.disable(engine).unwrap(),
+                    "detach" => bench.smmu.detach(&mut bench.cpu, profile.engine_stream(engine)).unwrap(),
+                    _ => bench.attach(engine, mode, &space).unwrap(),
+                }
+                let invalidations = invalidations_since(&bench, before);
+                assert_eq!(invalidations.len(), steps.parse().unwrap(), "{call} of a stream that {name}");
+                // The first-level descriptor may be new with a new stream, and is not later (4.3.1).
+                for (step, invalidation) in invalidations.into_iter().enumerate() {
+                    assert_eq!(invalidation, (0x03, !call.starts_with("attach") || step > 0));
+                }
+            }
+            assert_eq!(count, 5, "attach, enable, disable, detach, attach");
+        });
+    }
+}
+
+#[test]
+fn substreams_take_the_steps_of_the_table() {
+    on_each(&[Substreams, Queues], |profile| {
+        if !profile.features().cd2l {
+            return;
+        }
+        let mut bench = Bench::of(profile);
+        let (stream, spaces) = (profile.engine_stream(0), [Space::new(&bench, 1), Space::new(&bench, 2)]);
+        let config = StreamConfig { substream_bits: 8, ..plain(FaultMode::Terminate) };
+        bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
+        let rows: Vec<_> = rows("| substream | given |").collect();
+        assert_eq!(rows.len(), 6);
+        for row in &rows {
+            bench.fill(0, BASE, 8, 1, Some(row[0].parse().unwrap()));
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::ABORTED);
+        }
+        for row in &rows {
+            let space = match row[1] {
+                given if given.starts_with("none") => None,
+                "another address space" => Some(&spaces[1]),
+                _ => Some(&spaces[0]),
+            };
+            let (context, before) = (space.map(|space| space.context()), bench.smmu.command_counts().commands);
+            let substream = SubstreamId::new(row[0].parse().unwrap()).unwrap();
+            bench.smmu.attach_substream(&mut bench.cpu, stream, substream, context.as_ref()).unwrap();
+            assert_eq!(steps_since(&bench, before), row[2].parse().unwrap(), "{row:?}");
+        }
+    });
+}
+
+/// Other tables under the same tag are one word: a device that is at work does not notice.
+#[test]
+fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
+    on_each(&[Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [Space::new(&bench, 1), Space::new(&bench, 1)];
+        for page in 0..PAGES {
+            spaces.iter().for_each(|space| space.map(BASE + page * 4096));
+        }
+        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
+        bench.smmu.attach(&mut bench.cpu, profile.engine_stream(0), &config).unwrap();
+        let pasid = SubstreamId::new(3).unwrap();
+        let change = |bench: &mut Bench, space: &Space| {
+            let before = bench.smmu.command_counts().commands;
+            let stream = profile.engine_stream(0);
+            bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, Some(&space.context())).unwrap();
+            steps_since(bench, before)
+        };
+        assert_eq!(change(&mut bench, &spaces[0]), 2);
+        bench.fill(0, BASE, PAGES * 4096, 7, Some(3));
+        for space in spaces.iter().rev().cycle().take(6) {
+            assert_eq!(bench.state(0), status::BUSY);
+            assert_eq!(change(&mut bench, space), 1);
+        }
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.sink.0.lock().unwrap().len()), (status::DONE, 0));
+        for page in 0..PAGES {
+            assert!(spaces.iter().any(|space| space.word(BASE + page * 4096) == 7), "page {page}");
+        }
+    });
+}
+
+/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
+#[test]
+fn streams_that_were_used_before_there_was_a_table_for_them_work() {
+    on_each(&[], |profile| {
+        for number in 1.. {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            space.map(BASE);
+            let write = |bench: &mut Bench, engine: usize| {
+                bench.fill(engine, BASE, 8, 1, None);
+                bench.finish([engine]);
+                bench.state(engine)
+            };
+            assert_eq!([0, 1].map(|engine| write(&mut bench, engine)), [status::ABORTED; 2]);
+            bench.host.write_control(control::COMMAND_ILLEGAL, number);
+            let failed = bench.attach(0, FaultMode::Terminate, &space).is_err();
+            let happened = bench.host.read_control(control::COMMAND_ILLEGAL + control::HAPPENED) != 0;
+            bench.host.write_control(control::COMMAND_ILLEGAL, 0);
+            bench.attach(1, FaultMode::Terminate, &space).unwrap();
+            if failed {
+                bench.attach(0, FaultMode::Terminate, &space).unwrap();
+            }
+            assert_eq!([0, 1].map(|engine| write(&mut bench, engine)), [status::DONE; 2], "command {number}");
+            if !happened {
+                assert_eq!(number, 5, "four commands, and none of them failed");
+                break;
+            }
+        }
+    });
+}
