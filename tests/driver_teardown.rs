@@ -423,6 +423,10 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
         bench.finish([0]);
         assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
         bench.disable(0).unwrap();
+        // What is written from now on is.
+        bench.fill(1, BASE, 8, 1, None);
+        bench.finish([1]);
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (2, 1));
     });
 }
 
