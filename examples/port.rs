@@ -201,6 +201,10 @@ impl DeviceControl for Device<'_> {
         self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::RESET);
+    }
+
     fn disable_ats(&self) {
         self.0.write_engine(self.1, engine::ATS_CONTROL, 0);
     }

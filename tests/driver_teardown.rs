@@ -171,6 +171,10 @@ impl DeviceControl for Restless {
         self.0.page_requests_stopped()
     }
 
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
+    }
+
     fn disable_ats(&self) {}
 }
 
@@ -258,6 +262,10 @@ impl DeviceControl for Noted {
 
     fn page_requests_stopped(&self) -> bool {
         self.device.host.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
+        self.device.reset_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -352,6 +360,10 @@ impl DeviceControl for Late {
             host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
         }
         stopped
+    }
+
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -525,7 +537,33 @@ fn an_aborted_pri_queue_starts_anew() {
         bench.drain();
         assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
         assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        // Nobody knows which group with Last was in the queue: the device is made to forget it.
         bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        bench.enable(2, pager.clone()).unwrap();
+        bench.fill(2, BASE, BYTES, 5, None);
+        bench.finish([2]);
+        assert_eq!(bench.state(2), status::DONE);
+        bench.disable(2).unwrap();
+    });
+}
+
+/// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
+#[test]
+fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, _, pager) = requesting(profile);
+        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
+        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.host.run(2);
+        bench.host.write_engine(2, reg::HOSTILE, 0);
+        let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
+        assert!(errors.page_request_queue_abort, "{errors:?}");
+        bench.disable(2).unwrap();
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        drop(pager.take());
+        assert_eq!(bench.live(), 0);
     });
 }

@@ -144,6 +144,10 @@ impl DeviceControl for Device<'_> {
         self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+    }
+
     fn disable_ats(&self) {
         self.0.host.write_engine(self.1, reg::ATS_CONTROL, 0);
     }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::error::DriverError;
 use super::hooks::OutputQueue;
+use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
 use super::sorted::Sorted;
@@ -19,6 +20,8 @@ use crate::sync::Cpu;
 pub(super) struct Life {
     pub(super) mode: FaultMode,
     pub(super) streams: Vec<StreamId>,
+    /// [`RecordQueue::losses`](super::record_queue::RecordQueue::losses) of the PRI queue when it began.
+    losses: u64,
 }
 
 impl Life {
@@ -78,8 +81,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
         self.faults.open(cpu, &mut self.hardware.delay(), request)?;
-        lives.push(Life { mode, streams: life });
+        lives.push(Life { mode, streams: life, losses: self.page_request_losses() });
         self.change_entries(cpu, attached, streams, |own| &own.enabled)
+    }
+
+    /// Whether page requests of `life` may have been thrown away unread: their device waits for ever then.
+    pub(super) fn has_lost_requests(&self, life: &Life) -> bool {
+        life.mode == FaultMode::PageRequest && life.losses != self.page_request_losses()
+    }
+
+    fn page_request_losses(&self) -> u64 {
+        self.page_requests.as_ref().map_or(0, RecordQueue::losses)
     }
 
     /// Changes the entries of `streams`, which are `attached`, to one that each of them has.

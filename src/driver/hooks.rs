@@ -41,6 +41,10 @@ pub trait DeviceControl {
     /// Whether the page request interface has come to rest: its Stopped bit, no request without a response.
     fn page_requests_stopped(&self) -> bool;
 
+    /// Has the page request interface, which is disabled, forget the requests that it has had no response for: its Reset bit.
+    /// For groups whose records are lost, to which no response comes any more (8.2).
+    fn reset_page_requests(&self);
+
     /// Clears Enable of address translation services.
     fn disable_ats(&self);
 }

@@ -70,6 +70,8 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
+    /// How often records were thrown away unread.
+    losses: AtomicU64,
     /// The number of `State::unsent`, and `State::acknowledged`, for those who do not hold the state.
     unsent: AtomicU64,
     acknowledged: AtomicBool,
@@ -86,6 +88,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             acknowledged: AtomicBool::new(false),
         }
@@ -213,6 +216,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.done.load(if mutant!("records_done_unread") { Ordering::Relaxed } else { Ordering::Acquire })
     }
 
+    /// How often records were thrown away unread so far.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
     pub(super) fn counts(&self) -> RecordCounts {
         RecordCounts {
             records: self.done(),
@@ -226,6 +234,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let lap = 2 * u64::from(self.size.entries());
         state.next += u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
         state.acknowledged = prod.overflow;
+        self.losses.fetch_add(1, Ordering::Relaxed);
         self.write_cons(hardware, state);
         self.settle(state);
     }

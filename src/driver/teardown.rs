@@ -106,19 +106,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         life: &Life,
         device: &dyn DeviceControl,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
-        device.disable_page_requests();
-        let (closing, grace) = self.close(cpu, stream)?;
-        // From here on the drainer answers every request. The device stops when it has all answers, so those that found no
-        // room are tried again meanwhile.
-        let mut unsent = usize::MAX;
-        self.wait_device(cpu, stream, "stopped", |cpu| {
-            if unsent > 0 {
-                unsent = closing.answer_pending(cpu, &grace).unsent;
-            }
-            self.wake_for_unsent(cpu, OutputQueue::PageRequests);
-            device.page_requests_stopped()
-        })?;
-        self.drain_past(cpu, OutputQueue::PageRequests)?;
+        let closed = self.stop_page_requests(cpu, stream, life, device)?;
         device.disable_ats();
         for stream in &life.streams {
             self.invalidate_device(cpu, *stream, None, None)?;
@@ -128,6 +116,37 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
         }
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
+        Ok(closed)
+    }
+
+    /// Disables the page requests of a device: after it none waits for an answer, and none is in the queue.
+    fn stop_page_requests(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        device.disable_page_requests();
+        let (closing, grace) = self.close(cpu, stream)?;
+        // From here on the drainer answers every request. The device stops when it has all answers, so those that found no
+        // room are tried again meanwhile.
+        let mut unsent = usize::MAX;
+        let look = |cpu: &Cpu| {
+            if unsent > 0 {
+                unsent = closing.answer_pending(cpu, &grace).unsent;
+            }
+            self.wake_for_unsent(cpu, OutputQueue::PageRequests);
+            device.page_requests_stopped() || unsent == 0 && self.has_lost_requests(life)
+        };
+        self.wait_device(cpu, stream, "stopped", look)?;
+        self.drain_past(cpu, OutputQueue::PageRequests)?;
+        if !device.page_requests_stopped() {
+            // It has all answers that there are, and waits for those to requests that were thrown away.
+            self.commands.execute(cpu, &[])?;
+            device.reset_page_requests();
+            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+        }
         Ok((closing, grace))
     }
 

@@ -210,6 +210,10 @@ impl DeviceControl for Engine {
         self.registers.read32(reg::PRI_STATUS) & reg::pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
+    }
+
     fn disable_ats(&self) {
         self.registers.write32(reg::ATS_CONTROL, 0);
     }

@@ -342,6 +342,10 @@ impl DeviceControl for Device {
         self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+    }
+
     fn disable_ats(&self) {
         self.host.write_engine(self.engine, reg::ATS_CONTROL, 0);
     }
