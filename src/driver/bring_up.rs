@@ -105,7 +105,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let control = Control { table, streams: Sorted::new(), lives: Vec::new(), spare: Vec::new(), memory };
+        let (streams, lives, spare) = (Sorted::new(), Vec::new(), Vec::new());
+        let control = Control { table, streams, lives, terminated: 0, spare, memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }

@@ -45,6 +45,10 @@ pub trait DeviceControl {
     /// For groups whose records are lost, to which no response comes any more (8.2).
     fn reset_page_requests(&self);
 
+    /// Sets Enable of the page request interface, which has come to rest, again, with the allocation that it had; a Response
+    /// Failure that it had is cleared before.
+    fn resume_page_requests(&self);
+
     /// Clears Enable of address translation services.
     fn disable_ats(&self);
 }

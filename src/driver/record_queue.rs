@@ -1,5 +1,6 @@
 //! A queue that the SMMU fills and the driver empties: the event queue and the PRI queue (3.5, 7.4, 8.1).
 
+use core::mem;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64 as Word, Ordering};
 
@@ -57,6 +58,8 @@ struct State {
     unsent: Answers,
     /// What the queue holds is not to be believed.
     shut: bool,
+    /// Records thrown away unread that nobody was told of.
+    lost: u64,
 }
 
 /// An output queue with records of `WORDS` 64-bit words.
@@ -84,7 +87,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             registers,
             memory,
             size,
-            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false }),
+            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false, lost: 0 }),
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
@@ -198,9 +201,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// From now on no record is believed, as after an abort (7.2.2): who drains throws away what there is, until
-    /// [`discard`](Self::discard).
-    pub(super) fn shut(&self, masked: &Masked) {
-        self.state.lock(masked).shut = true;
+    /// [`discard`](Self::discard). Returns whether it was so before.
+    pub(super) fn shut(&self, masked: &Masked) -> bool {
+        mem::replace(&mut self.state.lock(masked).shut, true)
     }
 
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2). Those behind it are believed.
@@ -209,6 +212,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         state.shut = false;
         let prod = self.prod(hardware);
         self.skip(hardware, &mut state, prod);
+    }
+
+    /// The number of records thrown away unread since the last call.
+    pub(super) fn take_lost(&self, masked: &Masked) -> u64 {
+        mem::take(&mut self.state.lock(masked).lost)
     }
 
     /// The number of records dealt with or skipped so far.
@@ -232,7 +240,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     fn skip<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &mut State, prod: QueuePointer) {
         let lap = 2 * u64::from(self.size.entries());
-        state.next += u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
+        let skipped = u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
+        state.next += skipped;
+        state.lost += skipped;
         state.acknowledged = prod.overflow;
         self.losses.fetch_add(1, Ordering::Relaxed);
         self.write_cons(hardware, state);

@@ -70,6 +70,8 @@ pub(super) struct Stream {
     /// It is attached; else the step that was to attach it failed.
     pub(super) complete: bool,
     pub(super) mode: FaultMode,
+    /// [`Smmu::recover`] aborted it, though its faults are not enabled.
+    pub(super) stopped: bool,
     pub(super) ste: &'static Structure,
     /// The entry with faults enabled.
     pub(super) enabled: [u64; WORDS],
@@ -123,7 +125,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
-        let attached = Stream { complete: false, mode, ste, enabled, disabled, contexts, has_default, spaces };
+        let attached =
+            Stream { complete: false, mode, stopped: false, ste, enabled, disabled, contexts, has_default, spaces };
         control.streams.insert(stream, attached);
         self.change_entry(cpu, stream, ste, &disabled)?;
         control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?.complete = true;

@@ -9,7 +9,7 @@
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 
 use super::error::DriverError;
-use super::faults::Life;
+use super::faults::{Life, Phase};
 use super::hooks::{DeviceControl, OutputQueue};
 use super::registers::Registers;
 use super::smmu::Control;
@@ -46,7 +46,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
-        let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        let life = lives.iter_mut().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        life.phase = Phase::Ending;
         let (closing, grace) = match life.mode {
             FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
             FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device)?,
@@ -69,11 +70,21 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         device.stop_new_work();
         let closed = self.terminate_stalls(cpu, streams, stream, life)?;
+        self.end_events(cpu, stream, device)?;
+        Ok(closed)
+    }
+
+    /// Waits until a device whose streams are aborted has nothing under way, and no record of it is in the event queue.
+    pub(super) fn end_events(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
         self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
         // Makes the events of what was terminated visible (4.7.3), so that the drain takes them too.
         self.commands.execute(cpu, &[])?;
-        self.drain_past(cpu, OutputQueue::Events)?;
-        Ok(closed)
+        self.drain_past(cpu, OutputQueue::Events)
     }
 
     /// From the entries' abort to STALL_TERM: after it no transaction of the streams is stalled, and none will be.
@@ -120,7 +131,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Disables the page requests of a device: after it none waits for an answer, and none is in the queue.
-    fn stop_page_requests(
+    pub(super) fn stop_page_requests(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,
@@ -153,7 +164,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Closes the streams in the fault core, and lets a grace period pass: no report and no turn calls the handler any more,
     /// though a core may still be in its `serve`, and every answer claimed before is in the command queue or with the drainer,
     /// waiting for room there.
-    fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
+    pub(super) fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
         let closing = cpu.masked(|masked| self.faults.close(masked, stream))?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
         Ok((closing, grace))

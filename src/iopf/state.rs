@@ -401,6 +401,11 @@ impl FaultState {
         self.closed.store(true, Relaxed);
     }
 
+    /// Relaxed: the first new record comes after the write of a register that lets the device cause it.
+    pub(super) fn reopen(&self) {
+        self.closed.store(false, Relaxed);
+    }
+
     /// Notes how long an answer took since `start`, if there is a clock.
     fn measure(&self, masked: &Masked, start: Option<u64>) {
         if let (Some(start), Some(now)) = (start, self.shared.now()) {

@@ -214,6 +214,11 @@ impl DeviceControl for Engine {
         self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
     }
 
+    fn resume_page_requests(&self) {
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE);
+    }
+
     fn disable_ats(&self) {
         self.registers.write32(reg::ATS_CONTROL, 0);
     }

@@ -213,6 +213,10 @@ impl DeviceControl for ParkingDevice<'_> {
         self.engine.reset_page_requests();
     }
 
+    fn resume_page_requests(&self) {
+        self.engine.resume_page_requests();
+    }
+
     fn disable_ats(&self) {
         self.engine.disable_ats();
     }

@@ -159,6 +159,10 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.reset_page_requests();
     }
 
+    fn resume_page_requests(&self) {
+        self.unit.engine.resume_page_requests();
+    }
+
     fn disable_ats(&self) {
         self.unit.engine.disable_ats();
     }
