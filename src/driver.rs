@@ -7,6 +7,7 @@
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`], [`Smmu::reopen_faults`] | global errors (7.5), and service after them |
+//! | [`Smmu::give_up`] | an SMMU that does its work no more: what is pending ends, everything is taken away |
 //! | [`Smmu::forget`] | takes the tables of an address space from the SMMU, so that their memory can be used again |
 //! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
 //!

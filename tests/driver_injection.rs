@@ -13,7 +13,7 @@ use driver_bench::{Bench, LIMIT_US, Pager, Space, faulting_engines, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::control;
-use smmu_iopf::model::engine::registers::{self as reg, pri_control, pri_status, status};
+use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
 use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
@@ -565,35 +565,97 @@ fn reordered_records_are_served_all_the_same() {
     });
 }
 
+/// What is pending when the SMMU fails, and the fault that comes just then.
 #[test]
-fn service_failure_mode_ends_every_step_in_bounded_time() {
-    on_each(&[Stall], |profile| {
+fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once() {
+    on_each(&[Faults], |profile| {
+        for ticks in (0..30).step_by(3) {
+            let host = host(profile);
+            let mut kernel = Kernel::new(profile, &host);
+            kernel.attach_deferring();
+            for (engine, _) in kernel.engines.clone() {
+                kernel.bench.host.write_engine(engine, reg::DEPTH, 2);
+                kernel.bench.fill(engine, BASE, BYTES, 7, None);
+            }
+            (0..ticks).for_each(|_| kernel.step());
+            host.write_control(control::FAIL, 1);
+            host.step();
+            let began = host.read_control(control::TICKS);
+            // Told by the interrupt, or found by who waits for the SMMU.
+            if ticks % 2 == 0 {
+                kernel.look_after();
+                let failure = GlobalErrors { service_failure: true, ..GlobalErrors::default() };
+                assert_eq!(kernel.outcome.global, [failure]);
+                assert!(kernel.bench.smmu.is_given_up());
+            }
+            // Who has the groups answers them, or has let them go when their time is over.
+            let refused = kernel.bench.smmu.command_counts().refused;
+            let groups: Vec<_> = kernel.deferring.iter().flat_map(|pager| pager.take()).collect();
+            let waiting = groups.len() as u64;
+            for group in groups {
+                kernel.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).unwrap();
+            }
+            let told = kernel.bench.smmu.command_counts().refused - refused;
+            assert!(told == waiting || ticks % 2 == 1, "{told} of {waiting}");
+            assert_eq!(kernel.bench.smmu.faults().totals().slots_in_use, 0);
+
+            let space = kernel.spaces[0].clone();
+            let other = kernel.bench.stream(1);
+            if profile.features().can_stall() {
+                assert_eq!(kernel.bench.attach(1, FaultMode::Stall, &space), Err(DriverError::GivenUp));
+                assert_eq!(kernel.bench.smmu.detach(&mut kernel.bench.cpu, other), Ok(()));
+            }
+            let grace = kernel.bench.grace();
+            let invalidated = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
+            assert_eq!(invalidated.map(drop), Err(DriverError::GivenUp));
+            assert!(host.read_control(control::TICKS) - began < 100, "nobody waits for it");
+            let outcome = kernel.tear_down();
+            assert!(outcome.errors.is_empty(), "{outcome:?}");
+            if ticks > 0 {
+                continue;
+            }
+            // It may be tried to bring it up, which this one's failure does not permit.
+            match Bench::on(host.clone(), options(), u64::MAX) {
+                Err(DriverError::Timeout(timeout)) => assert_eq!(timeout.register, Register::CmdqCons),
+                other => panic!("{:?}", other.map(|_| ())),
+            }
+        }
+    });
+}
+
+/// An SMMU that consumes no commands and does not say why.
+#[test]
+fn an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew() {
+    on_each(&[Faults], |profile| {
         let host = host(profile);
         let mut kernel = Kernel::new(profile, &host);
-        kernel.attach();
-        let pager = Pager::deferring(&kernel.spaces[0], BASE..BASE + BYTES);
-        kernel.again("disable", |bench| bench.disable(0));
-        kernel.again("enable", |bench| bench.enable(0, pager.clone()));
-        kernel.bench.fill(0, BASE, BYTES, 7, None);
-        for _ in 0..20 {
-            kernel.step();
+        kernel.attach_deferring();
+        kernel.fault();
+        host.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
+        let engines = kernel.engines.clone();
+        for &(engine, mode) in &engines {
+            let result = kernel.bench.disable(engine);
+            let timed_out =
+                |result| matches!(result, Err(DriverError::Timeout(timeout)) if timeout.register == Register::CmdqCons);
+            let stopped = Err(DriverError::DeviceBusy {
+                stream: kernel.bench.stream(engine),
+                state: "stopped",
+                waited_us: LIMIT_US,
+            });
+            assert!(if mode == FaultMode::Stall { timed_out(result) } else { result == stopped });
         }
-        host.write_control(control::FAIL, 1);
-        for _ in 0..20 {
-            kernel.step();
+        kernel.bench.smmu.give_up();
+        if let [(stalling, _), (_, FaultMode::PageRequest)] = engines[..] {
+            // Translation is not turned off as long as a device uses ATS.
+            let stream = kernel.bench.stream(stalling);
+            let busy = Err(DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US });
+            assert_eq!(kernel.bench.disable(stalling), busy);
         }
-        let failure = GlobalErrors { service_failure: true, ..GlobalErrors::default() };
-        assert_eq!(kernel.outcome.global, [failure]);
-        assert_eq!(kernel.bench.state(0), status::ABORTED, "nothing stays stalled (12.3)");
-        // No command is consumed any more.
-        let result = kernel.bench.disable(0);
-        assert!(
-            matches!(result, Err(DriverError::Timeout(timeout)) if timeout.register == Register::CmdqCons),
-            "{result:?}"
-        );
-        for group in pager.take() {
-            let _ = kernel.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success));
-        }
-        kernel.bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        kernel.engines.reverse();
+        let outcome = kernel.tear_down();
+        assert!(outcome.errors.is_empty(), "{outcome:?}");
+        host.write_control(control::COMMANDS_HELD, 0);
+        let outcome = live(profile, &host);
+        assert!(outcome.errors.is_empty() && all_done(&outcome), "{outcome:?}");
     });
 }

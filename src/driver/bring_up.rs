@@ -139,7 +139,7 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
     }
 
     /// Aborts incoming transactions, then turns everything off.
-    fn silence(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
+    pub(super) fn silence(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
         let updated = GBPA::UPDATE::CLEAR;
         self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
         // In one write with Update, and the other fields as they were (6.3.14.1).

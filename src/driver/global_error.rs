@@ -29,7 +29,7 @@ pub struct GlobalErrors {
     pub page_request_queue_abort: bool,
     /// An MSI was aborted.
     pub msi_abort: bool,
-    /// The SMMU entered service failure mode (12.3): it needs to be brought up anew.
+    /// The SMMU entered service failure mode (12.3). It is given up, as by [`Smmu::give_up`].
     pub service_failure: bool,
     /// [`Smmu::recover`] must run: after an abort of the event queue it stays shut until then.
     pub recover: bool,
@@ -78,6 +78,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         // Without stalls the event queue holds reports alone: what aborted is lost, and nobody waits for it.
         let stalls_lost = event_queue_abort && self.features.can_stall();
         let known = if stalls_lost && self.events.shut(masked) { GERROR::EVENTQ_ABT_ERR::SET.mask() } else { 0 };
+        let service_failure = active.is_set(GERROR::SFM_ERR);
+        if service_failure {
+            self.give_up();
+        }
         let mut simple = GERROR::PRIQ_ABT_ERR::SET
             + GERROR::MSI_CMDQ_ABT_ERR::SET
             + GERROR::MSI_EVENTQ_ABT_ERR::SET
@@ -101,9 +105,26 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                     + GERROR::MSI_PRIQ_ABT_ERR::SET
                     + GERROR::MSI_GERROR_ABT_ERR::SET,
             ),
-            service_failure: active.is_set(GERROR::SFM_ERR),
+            service_failure,
             recover: stalls_lost || page_request_queue_abort,
         }
+    }
+
+    /// Gives up an SMMU that does not do its work any more, one whose commands keep timing out for example. Nothing is asked of it from
+    /// then on: answers to it are counted ([`CommandCounts::refused`](super::command_queue::CommandCounts::refused)), so that every group
+    /// that is pending ends by its handler or by its time-out, and all else fails with [`DriverError::GivenUp`] at once, but what takes
+    /// things away: [`Smmu::disable_faults`] and [`Smmu::detach`].
+    ///
+    /// [`Smmu::forget`] fails for good, since nobody can prove what such an SMMU still reads: address spaces, tables and queues are not
+    /// used again. When nothing is attached any more, [`Smmu::probe`] may try to bring the SMMU up anew, with queues and tables of its
+    /// own; out of service failure mode only a system reset is sure to lead (12.3).
+    pub fn give_up(&self) {
+        self.hardware.give_up();
+    }
+
+    /// Whether the SMMU is given up.
+    pub fn is_given_up(&self) -> bool {
+        self.hardware.is_given_up()
     }
 
     /// Recovers from aborts of the queues, and says what was lost and whose faults are to be reopened.

@@ -208,6 +208,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 control.spare.push(ContextTable::reclaim(forgotten));
                 Ok(())
             }
+            // What it may still read is not used again.
+            Err(Remembered { error: DriverError::GivenUp, .. }) => Ok(()),
             Err(Remembered { memory, error }) => {
                 control.streams.insert(stream, memory);
                 Err(error)

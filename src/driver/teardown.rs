@@ -30,6 +30,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// left in a queue, the device is at rest, and the fault state is on its way to be freed after a grace period. A
     /// stalling stream is aborted from now on; on a stream with page requests ATS is off, and it is translated.
     ///
+    /// On an SMMU that is given up ([`Smmu::give_up`]) groups end without an answer to the device. When no other stream with page
+    /// requests is left, the SMMU is turned off with everything aborted, which ends its stalls.
+    ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsNotEnabled`], [`DriverError::Busy`] at the start. After that, the
@@ -46,11 +49,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
+        let others_use_ats = lives.iter().any(|life| life.mode == FaultMode::PageRequest && !life.has(stream));
         let life = lives.iter_mut().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
         life.phase = Phase::Ending;
-        let (closing, grace) = match life.mode {
-            FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
-            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device)?,
+        let life = &*life;
+        let ended = match life.mode {
+            FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device),
+            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device),
+        };
+        let (closing, grace) = match ended {
+            Err(DriverError::GivenUp) => self.end_given_up(cpu, stream, life, device, others_use_ats)?,
+            ended => ended?,
         };
         // Stalls that STALL_TERM answered are dropped here.
         closing.answer_pending(cpu, &grace);
@@ -148,7 +157,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 unsent = closing.answer_pending(cpu, &grace).unsent;
             }
             self.wake_for_unsent(cpu, OutputQueue::PageRequests);
-            device.page_requests_stopped() || unsent == 0 && self.has_lost_requests(life)
+            let in_vain = self.hardware.is_given_up() || self.has_lost_requests(life);
+            device.page_requests_stopped() || unsent == 0 && in_vain
         };
         self.wait_device(cpu, stream, "stopped", look)?;
         self.drain_past(cpu, OutputQueue::PageRequests)?;
@@ -157,6 +167,41 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             self.commands.execute(cpu, &[])?;
             device.reset_page_requests();
             self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+        }
+        Ok((closing, grace))
+    }
+
+    /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which comes
+    /// to rest without one.
+    fn end_given_up(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+        others_use_ats: bool,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        let (closing, grace) = self.close(cpu, stream)?;
+        // First, since a device may never come to rest.
+        closing.answer_pending(cpu, &grace);
+        // It ends stalls, should the SMMU have any (6.3.9.6), and has to wait until no device uses ATS (3.9.1).
+        let turn_off = |cpu: &mut Cpu| {
+            if !others_use_ats && let Err(error) = self.hardware.silence(cpu) {
+                log::error!("an SMMU that is given up can't be turned off: {error}");
+            }
+        };
+        if life.mode == FaultMode::PageRequest {
+            device.disable_page_requests();
+            self.drain_past(cpu, OutputQueue::PageRequests)?;
+            device.reset_page_requests();
+            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            device.disable_ats();
+            turn_off(cpu);
+        } else {
+            device.stop_new_work();
+            turn_off(cpu);
+            self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
+            self.drain_past(cpu, OutputQueue::Events)?;
         }
         Ok((closing, grace))
     }

@@ -213,6 +213,7 @@ impl Upkeep {
         let Self { unit, engines } = self;
         let lost = match unit.smmu.recover(cpu) {
             Ok(lost) => lost,
+            Err(DriverError::GivenUp) => return true,
             Err(error) => {
                 log::error!("SMMU {:#x}: recovery: {error}; it is tried again", unit.phandle.0);
                 return false;
@@ -225,8 +226,9 @@ impl Upkeep {
                 |engine: &&EngineUnit| engine.description.smmu == unit.phandle && engine.engine.stream() == stream;
             let Some(engine) = engines.iter().find(is_its) else { continue };
             match unit.smmu.reopen_faults(cpu, stream, &engine.engine) {
-                // Who has the stream has ended it meanwhile.
-                Ok(()) | Err(DriverError::NotAttached(_) | DriverError::FaultsNotEnabled(_)) => {}
+                // Who has the stream has ended it meanwhile, or can do nothing else.
+                Ok(()) | Err(DriverError::NotAttached(_) | DriverError::FaultsNotEnabled(_) | DriverError::GivenUp) => {
+                }
                 Err(error) => {
                     log::error!("{stream:?} is not served: {error}; it is tried again");
                     done = false;
