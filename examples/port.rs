@@ -127,9 +127,16 @@ impl Node {
 
     /// What is due from time to time, at thread level.
     fn upkeep(&self, cpu: &mut Cpu, now_us: u64) -> Outcome {
-        self.smmu.expire(cpu, now_us);
-        if self.recover.swap(false, Relaxed) {
-            println!("stopped, as records were lost: {:?}", self.smmu.recover(cpu)?);
+        let recover = self.smmu.expire(cpu, now_us).errors.recover;
+        if self.recover.swap(false, Relaxed) || recover {
+            let lost = self.smmu.recover(cpu)?;
+            println!("{lost}");
+            for stream in lost.streams {
+                let engines = 0..board::DEFAULT_ENGINES;
+                let is_its = |&number: &usize| self.machine.read_engine(number, engine::STREAM_ID) == stream.0;
+                let Some(number) = engines.into_iter().find(is_its) else { continue };
+                self.smmu.reopen_faults(cpu, stream, &Device(&self.machine, number))?;
+            }
         }
         Ok(())
     }
@@ -196,6 +203,15 @@ impl DeviceControl for Device<'_> {
 
     fn page_requests_stopped(&self) -> bool {
         self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::RESET);
+    }
+
+    fn resume_page_requests(&self) {
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::RESET);
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {

@@ -119,7 +119,7 @@ fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_befo
         bench.hold_commands(false);
         bench.host.run(1000);
         // No interrupt tells of room in the command queue, and no further record comes: this is what looks after it.
-        bench.smmu.expire(&bench.cpu, 0);
+        let _ = bench.smmu.expire(&bench.cpu, 0);
         assert_eq!(bench.smmu.event_counts().unsent, 0);
         assert_eq!(bench.smmu.event_records(), 8);
         bench.finish([0]);

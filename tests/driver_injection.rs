@@ -13,7 +13,7 @@ use driver_bench::{Bench, LIMIT_US, Pager, Space, faulting_engines, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::control;
-use smmu_iopf::model::engine::registers::{self as reg, pri_control, pri_status, status};
+use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
 use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
@@ -45,7 +45,11 @@ struct Outcome {
     global: Vec<GlobalErrors>,
     /// The engines that were still waiting when their faults were taken away.
     waiting: Vec<usize>,
-    /// The states of the engines' jobs.
+    /// The engines whose faults were served again after records were lost.
+    reopened: Vec<usize>,
+    /// The states of the jobs that the engines had then.
+    interrupted: Vec<u32>,
+    /// The states of the engines' last jobs.
     states: Vec<u32>,
 }
 
@@ -85,19 +89,36 @@ impl Kernel {
         self.look_after();
     }
 
-    /// What the global error interrupt and the kernel's upkeep do.
-    fn look_after(&mut self) {
-        let bench = &mut self.bench;
-        let errors = bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked));
-        if errors != GlobalErrors::default() {
+    /// What the global error interrupt does.
+    fn global_error(&mut self) {
+        let errors = self.bench.global_errors();
+        self.note(errors);
+    }
+
+    fn note(&mut self, errors: GlobalErrors) {
+        // What waits for its recovery is told again.
+        if errors != GlobalErrors::default() && !self.recover {
             self.outcome.global.push(errors);
         }
         self.recover |= errors.recover;
-        if self.recover && bench.smmu.recover(&mut bench.cpu).is_ok() {
+    }
+
+    /// What the kernel's upkeep does.
+    fn look_after(&mut self) {
+        let errors = self.bench.smmu.expire(&self.bench.cpu, 0).errors;
+        self.note(errors);
+        if self.recover
+            && let Ok(lost) = self.bench.recover()
+        {
             self.recover = false;
+            for engine in self.engines.iter().map(|(engine, _)| *engine) {
+                if lost.streams.contains(&self.bench.stream(engine)) {
+                    self.bench.reopen(engine).unwrap();
+                    self.outcome.reopened.push(engine);
+                }
+            }
         }
-        bench.smmu.expire(&bench.cpu, 0);
-        bench.domain.poll(&mut bench.cpu);
+        self.bench.domain.poll(&mut self.bench.cpu);
     }
 
     /// One step of the machine, and its interrupts.
@@ -107,7 +128,7 @@ impl Kernel {
             match wire {
                 Wire::EventQueue => self.drain(OutputQueue::Events),
                 Wire::PriQueue => self.drain(OutputQueue::PageRequests),
-                Wire::GlobalError => self.look_after(),
+                Wire::GlobalError => self.global_error(),
                 Wire::CommandSync | Wire::Engine(_) => {}
             }
         }
@@ -173,6 +194,10 @@ impl Kernel {
         self.outcome.waiting = self.waiting();
     }
 
+    fn states(&self) -> Vec<u32> {
+        self.engines.iter().map(|&(engine, _)| self.bench.state(engine)).collect()
+    }
+
     fn waiting(&self) -> Vec<usize> {
         let engines = self.engines.iter().map(|&(engine, _)| engine);
         engines.filter(|&engine| self.bench.state(engine) == status::BUSY).collect()
@@ -210,7 +235,8 @@ impl Kernel {
         self.bench.host.run(1000);
         let bench = &mut self.bench;
         assert_eq!(bench.live(), 0);
-        self.outcome.states = self.engines.iter().map(|&(engine, _)| bench.state(engine)).collect();
+        self.outcome.states = self.states();
+        let bench = &mut self.bench;
         assert!(!self.outcome.states.contains(&status::BUSY), "{:?}", self.outcome);
         assert_ne!(bench.host.read_engine(2, reg::PRI_STATUS) & pri_status::STOPPED, 0);
         for counter in [diagnostics::STALLED, diagnostics::RESUMED_NOTHING, diagnostics::RESPONDED_NOTHING] {
@@ -225,6 +251,11 @@ fn live(profile: Profile, host: &Arc<HostSmmu>) -> Outcome {
     let mut kernel = Kernel::new(profile, host);
     kernel.attach();
     kernel.fault();
+    kernel.look_after();
+    if !kernel.outcome.reopened.is_empty() {
+        kernel.outcome.interrupted = kernel.states();
+        kernel.fault();
+    }
     kernel.invalidate();
     kernel.tear_down()
 }
@@ -327,13 +358,15 @@ fn command_taken_as_illegal_is_an_error_of_its_owner_and_the_step_can_be_repeate
 }
 
 #[test]
-fn aborted_event_write_stops_the_stalling_stream_and_the_other_goes_on() {
+fn aborted_event_write_costs_the_stalling_stream_a_job_and_the_other_goes_on() {
     on_each(&[Stall], |profile| {
         let events = each(profile, control::EVENT_WRITE, |number, outcome| {
             let [abort] = outcome.global[..] else { panic!("record {number}: {outcome:?}") };
             assert!(abort.event_queue_abort && abort.recover, "record {number}: {abort:?}");
             let expected = [status::ABORTED, status::DONE];
-            assert_eq!(outcome.states, expected[..faulting_engines(profile).count()], "record {number}");
+            assert_eq!(outcome.interrupted, expected[..faulting_engines(profile).count()], "record {number}");
+            assert_eq!(outcome.reopened, [0], "record {number}");
+            assert!(all_done(outcome), "record {number}: {outcome:?}");
             assert!(outcome.errors.is_empty() && outcome.waiting.is_empty(), "record {number}: {outcome:?}");
         });
         assert_eq!(events, 4);
@@ -341,13 +374,15 @@ fn aborted_event_write_stops_the_stalling_stream_and_the_other_goes_on() {
 }
 
 #[test]
-fn aborted_pri_write_ends_the_job_that_asked_and_the_other_goes_on() {
+fn aborted_pri_write_costs_the_stream_that_asked_a_job_and_the_other_goes_on() {
     on_each(&[PageRequests], |profile| {
         let requests = each(profile, control::PAGE_REQUEST_WRITE, |number, outcome| {
             let [abort] = outcome.global[..] else { panic!("request {number}: {outcome:?}") };
-            assert!(abort.page_request_queue_abort && !abort.recover, "request {number}: {abort:?}");
+            assert!(abort.page_request_queue_abort && abort.recover, "request {number}: {abort:?}");
             let expected = [status::DONE, status::ABORTED];
-            assert_eq!(outcome.states, expected[2 - faulting_engines(profile).count()..], "request {number}");
+            assert_eq!(outcome.interrupted, expected[2 - faulting_engines(profile).count()..], "request {number}");
+            assert_eq!(outcome.reopened, [2], "request {number}");
+            assert!(all_done(outcome), "request {number}: {outcome:?}");
             assert!(outcome.errors.is_empty() && outcome.waiting.is_empty(), "request {number}: {outcome:?}");
         });
         assert_eq!(requests, 4);
@@ -530,35 +565,97 @@ fn reordered_records_are_served_all_the_same() {
     });
 }
 
+/// What is pending when the SMMU fails, and the fault that comes just then.
 #[test]
-fn service_failure_mode_ends_every_step_in_bounded_time() {
-    on_each(&[Stall], |profile| {
+fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once() {
+    on_each(&[Faults], |profile| {
+        for ticks in (0..30).step_by(3) {
+            let host = host(profile);
+            let mut kernel = Kernel::new(profile, &host);
+            kernel.attach_deferring();
+            for (engine, _) in kernel.engines.clone() {
+                kernel.bench.host.write_engine(engine, reg::DEPTH, 2);
+                kernel.bench.fill(engine, BASE, BYTES, 7, None);
+            }
+            (0..ticks).for_each(|_| kernel.step());
+            host.write_control(control::FAIL, 1);
+            host.step();
+            let began = host.read_control(control::TICKS);
+            // Told by the interrupt, or found by who waits for the SMMU.
+            if ticks % 2 == 0 {
+                kernel.look_after();
+                let failure = GlobalErrors { service_failure: true, ..GlobalErrors::default() };
+                assert_eq!(kernel.outcome.global, [failure]);
+                assert!(kernel.bench.smmu.is_given_up());
+            }
+            // Who has the groups answers them, or has let them go when their time is over.
+            let refused = kernel.bench.smmu.command_counts().refused;
+            let groups: Vec<_> = kernel.deferring.iter().flat_map(|pager| pager.take()).collect();
+            let waiting = groups.len() as u64;
+            for group in groups {
+                kernel.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).unwrap();
+            }
+            let told = kernel.bench.smmu.command_counts().refused - refused;
+            assert!(told == waiting || ticks % 2 == 1, "{told} of {waiting}");
+            assert_eq!(kernel.bench.smmu.faults().totals().slots_in_use, 0);
+
+            let space = kernel.spaces[0].clone();
+            let other = kernel.bench.stream(1);
+            if profile.features().can_stall() {
+                assert_eq!(kernel.bench.attach(1, FaultMode::Stall, &space), Err(DriverError::GivenUp));
+                assert_eq!(kernel.bench.smmu.detach(&mut kernel.bench.cpu, other), Ok(()));
+            }
+            let grace = kernel.bench.grace();
+            let invalidated = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
+            assert_eq!(invalidated.map(drop), Err(DriverError::GivenUp));
+            assert!(host.read_control(control::TICKS) - began < 100, "nobody waits for it");
+            let outcome = kernel.tear_down();
+            assert!(outcome.errors.is_empty(), "{outcome:?}");
+            if ticks > 0 {
+                continue;
+            }
+            // It may be tried to bring it up, which this one's failure does not permit.
+            match Bench::on(host.clone(), options(), u64::MAX) {
+                Err(DriverError::Timeout(timeout)) => assert_eq!(timeout.register, Register::CmdqCons),
+                other => panic!("{:?}", other.map(|_| ())),
+            }
+        }
+    });
+}
+
+/// An SMMU that consumes no commands and does not say why.
+#[test]
+fn an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew() {
+    on_each(&[Faults], |profile| {
         let host = host(profile);
         let mut kernel = Kernel::new(profile, &host);
-        kernel.attach();
-        let pager = Pager::deferring(&kernel.spaces[0], BASE..BASE + BYTES);
-        kernel.again("disable", |bench| bench.disable(0));
-        kernel.again("enable", |bench| bench.enable(0, pager.clone()));
-        kernel.bench.fill(0, BASE, BYTES, 7, None);
-        for _ in 0..20 {
-            kernel.step();
+        kernel.attach_deferring();
+        kernel.fault();
+        host.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
+        let engines = kernel.engines.clone();
+        for &(engine, mode) in &engines {
+            let result = kernel.bench.disable(engine);
+            let timed_out =
+                |result| matches!(result, Err(DriverError::Timeout(timeout)) if timeout.register == Register::CmdqCons);
+            let stopped = Err(DriverError::DeviceBusy {
+                stream: kernel.bench.stream(engine),
+                state: "stopped",
+                waited_us: LIMIT_US,
+            });
+            assert!(if mode == FaultMode::Stall { timed_out(result) } else { result == stopped });
         }
-        host.write_control(control::FAIL, 1);
-        for _ in 0..20 {
-            kernel.step();
+        kernel.bench.smmu.give_up();
+        if let [(stalling, _), (_, FaultMode::PageRequest)] = engines[..] {
+            // Translation is not turned off as long as a device uses ATS.
+            let stream = kernel.bench.stream(stalling);
+            let busy = Err(DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US });
+            assert_eq!(kernel.bench.disable(stalling), busy);
         }
-        let failure = GlobalErrors { service_failure: true, ..GlobalErrors::default() };
-        assert_eq!(kernel.outcome.global, [failure]);
-        assert_eq!(kernel.bench.state(0), status::ABORTED, "nothing stays stalled (12.3)");
-        // No command is consumed any more.
-        let result = kernel.bench.disable(0);
-        assert!(
-            matches!(result, Err(DriverError::Timeout(timeout)) if timeout.register == Register::CmdqCons),
-            "{result:?}"
-        );
-        for group in pager.take() {
-            let _ = kernel.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success));
-        }
-        kernel.bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        kernel.engines.reverse();
+        let outcome = kernel.tear_down();
+        assert!(outcome.errors.is_empty(), "{outcome:?}");
+        host.write_control(control::COMMANDS_HELD, 0);
+        let outcome = live(profile, &host);
+        assert!(outcome.errors.is_empty() && all_done(&outcome), "{outcome:?}");
     });
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use driver_bench::{Pager, Space, plain, stream};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::{DriverError, FaultMode, Options, Pages, StreamConfig, Walked};
+use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Walked};
 use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
@@ -318,9 +318,12 @@ fn a_heap_that_is_full_at_a_recovery_leaves_it_to_be_done() {
     assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
     let mut recover = || bench.smmu.recover(&mut bench.cpu);
     assert_eq!(with_full_heap(0, &mut recover), (Err(DriverError::HeapFull), true));
-    assert_eq!(with_full_heap(1, &mut recover), (Ok(vec![stream(0)]), false));
-    assert_eq!(with_full_heap(0, &mut recover), (Ok(vec![]), false));
+    let lost = Lost { streams: vec![stream(0)], ..Lost::default() };
+    assert_eq!(with_full_heap(1, &mut recover), (Ok(lost), false));
     bench.finish([0]);
+    assert_eq!(with_full_heap(0, || bench.reopen(0)), (Ok(()), false));
+    let mut recover = || bench.smmu.recover(&mut bench.cpu);
+    assert_eq!(with_full_heap(1, &mut recover), (Ok(Lost::default()), false));
     bench.disable(0).unwrap();
 }
 

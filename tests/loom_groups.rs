@@ -272,6 +272,36 @@ fn nothing_is_sent_after_stall_term() {
 }
 
 #[test]
+fn who_answers_while_the_stream_is_closed_and_reopened_answers_its_own_group_or_nobody() {
+    explore(3, || {
+        let world = World::with_group(7);
+        let late = world.handler.take_one();
+        let handler = world.core(1, move |world, cpu| {
+            world.domain.poll(cpu);
+            cpu.masked(|masked| late.respond(masked, Success)).is_ok()
+        });
+        let mut here = cpu(0);
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        let Ok(grace) = world.domain.synchronize(&mut here, &mut Yield, 1) else {
+            let _ = handler.join().unwrap();
+            return;
+        };
+        let terminated = closing.answer_pending(&here, &grace).terminated == 1;
+        closing.reopen().unwrap();
+        let reused = world.report(&here, 8) == Report::Deferred;
+        let in_time = handler.join().unwrap();
+        assert!(terminated ^ in_time);
+        let mut expected = Vec::new();
+        expected.extend(in_time.then(|| to_stall(STREAM, 7, Success)));
+        if reused {
+            assert!(world.respond(&here, Success));
+            expected.push(to_stall(STREAM, 8, Success));
+        }
+        assert_eq!(world.sent(), expected);
+    });
+}
+
+#[test]
 fn a_report_that_races_with_close_is_in_a_group_or_swallowed() {
     explore(None, || {
         let world = World::new();

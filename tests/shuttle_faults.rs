@@ -144,6 +144,15 @@ impl DeviceControl for Device<'_> {
         self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+    }
+
+    fn resume_page_requests(&self) {
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
+    }
+
     fn disable_ats(&self) {
         self.0.host.write_engine(self.1, reg::ATS_CONTROL, 0);
     }
@@ -316,7 +325,7 @@ fn schedule() {
         world.core(2, work),
         world.core(3, move |world, cpu| {
             now_us += 250;
-            world.smmu.expire(cpu, now_us);
+            let _ = world.smmu.expire(cpu, now_us);
         }),
     ];
     for _ in 0..3 {

@@ -104,8 +104,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let (streams, leaves) = (Sorted::new(), Leaves::new());
-        let control = Control { table, streams, lives: Vec::new(), spare: Vec::new(), leaves, memory };
+        let (streams, lives, spare, leaves) = (Sorted::new(), Vec::new(), Vec::new(), Leaves::new());
+        let control = Control { table, streams, lives, terminated: 0, spare, leaves, memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }
@@ -138,7 +138,7 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
     }
 
     /// Aborts incoming transactions, then turns everything off.
-    fn silence(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
+    pub(super) fn silence(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
         let updated = GBPA::UPDATE::CLEAR;
         self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
         // In one write with Update, and the other fields as they were (6.3.14.1).

@@ -86,7 +86,7 @@ pub struct CommandCounts {
     pub answers: u64,
     /// Command queue errors repaired.
     pub errors: u64,
-    /// Answers that this SMMU has no command for, and that were not sent.
+    /// Answers that were not sent, as this SMMU has no command for them, or was given up.
     pub refused: u64,
 }
 
@@ -162,16 +162,21 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     ///
     /// # Errors
     ///
-    /// [`Timeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
-    pub fn submit(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Range<u64>, Timeout> {
+    /// [`DriverError::Timeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
+    /// [`DriverError::GivenUp`]
+    pub fn submit(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Range<u64>, DriverError> {
         let mut first = None;
         let mut end = self.ring.consumed();
         for batch in commands.chunks(self.ring.size() as usize) {
-            let look = |cpu: &Cpu| cpu.masked(|masked| self.try_submit(masked, batch, Command::encode));
+            let look = |cpu: &Cpu| match self.hardware.is_given_up() {
+                true => Ok(None),
+                false => cpu.masked(|masked| self.try_submit(masked, batch, Command::encode)).map(Some),
+            };
             let positions = self
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
-                .map_err(|expired| self.no_room(batch.len(), expired))?;
+                .map_err(|expired| self.no_room(batch.len(), expired))?
+                .ok_or(DriverError::GivenUp)?;
             self.others.fetch_add(batch.len() as u64, Ordering::Relaxed);
             first.get_or_insert(positions.start);
             end = positions.end;
@@ -227,7 +232,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// [`publish`](Self::publish) follows in the same masked section.
     #[inline(always)]
     pub(super) fn resume(&self, masked: &Masked, stalls: &[Stall], response: PageResponse, unsent: &mut Answers) {
-        if !self.features.can_stall() {
+        if !self.features.can_stall() || self.hardware.is_given_up() {
             self.refused.fetch_add(stalls.len() as u64, Ordering::Relaxed);
             return;
         }
@@ -248,7 +253,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// [`DriverError::Timeout`] naming `CMDQ_CONS` when the SYNC was not consumed in time,
     /// [`DriverError::IllegalCommand`] when the SMMU refused one of these commands,
     /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed,
-    /// [`DriverError::ManyErrors`] when there were more errors meanwhile than are kept.
+    /// [`DriverError::ManyErrors`] when there were more errors meanwhile than are kept, [`DriverError::GivenUp`].
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
         // Relaxed: the failures themselves are under a lock. That the count has those that came before the SYNC was consumed is
         // by the read of CONS, whose position a core noted with release if another one read it.
@@ -256,15 +261,13 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let own = self.submit(cpu, commands)?;
         let end = self.submit(cpu, &[Command::Sync(SyncCompletion::None)])?.end;
         let consumed = |cpu: &Cpu| match cpu.masked(|masked| self.progress(masked)) {
-            _ if self.ring.consumed() >= end => Ok(()),
+            _ if self.ring.consumed() >= end => Ok(Ok(())),
+            _ if self.hardware.is_given_up() => Ok(Err(DriverError::GivenUp)),
             cons => Err(cons),
         };
-        self.hardware.wait(cpu, self.hardware.limit_us, consumed).map_err(|Expired { last, waited_us }| Timeout {
-            register: Register::CmdqCons,
-            expected: self.ring.index(end),
-            actual: last,
-            waited_us,
-        })?;
+        self.hardware.wait(cpu, self.hardware.limit_us, consumed).map_err(|Expired { last, waited_us }| {
+            Timeout { register: Register::CmdqCons, expected: self.ring.index(end), actual: last, waited_us }
+        })??;
         if self.errors.load(Ordering::Relaxed) == errors {
             return Ok(Synced(()));
         }
@@ -279,7 +282,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     }
 
     /// Sends `answers` in this order, with one PROD write if they fit the queue at once. Waits, bounded, while the queue is full;
-    /// after one wait in vain no further one, until there is room again: this is a masked section.
+    /// after one wait in vain no further one, until there is room again: this is a masked section. Those to an SMMU that is given
+    /// up are counted, and nobody waits for them.
     ///
     /// # Errors
     ///
@@ -288,10 +292,18 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let mut sent = 0;
         for batch in answers.chunks(self.ring.size() as usize) {
             let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
-            let submit = || self.try_submit(masked, batch, |answer| answer.0);
+            let submit = || match self.hardware.is_given_up() {
+                true => Ok(None),
+                false => self.try_submit(masked, batch, |answer| answer.0).map(Some),
+            };
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);
-            submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), expired) })?;
+            let positions =
+                submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), expired) })?;
+            if positions.is_none() {
+                self.refused.fetch_add((answers.len() - sent) as u64, Ordering::Relaxed);
+                return Ok(());
+            }
             if let Some(trace) = &self.trace {
                 batch.iter().for_each(|answer| trace.add(masked, TRACE_ANSWER, &answer.0));
             }
@@ -361,8 +373,13 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// Looks how far the SMMU has come, and repairs what keeps it from going on. Returns CONS.
     fn progress(&self, masked: &Masked) -> u32 {
         let cons = self.ring.observe(|| self.hardware.read(Register::CmdqCons));
-        if Errors::new(self.hardware.active_errors()).is_set(GERROR::CMDQ_ERR) {
+        let errors = Errors::new(self.hardware.active_errors());
+        if errors.is_set(GERROR::CMDQ_ERR) {
             self.repair(masked);
+        }
+        // It accesses its queues no more (12.3). The error stays for the interrupt to tell.
+        if errors.is_set(GERROR::SFM_ERR) {
+            self.hardware.give_up();
         }
         cons
     }

@@ -81,6 +81,9 @@ pub enum DriverError {
     /// There were so many command queue errors while the commands were carried out that it is not known whether they were.
     #[error("whether the commands were carried out is lost in {0} command queue errors")]
     ManyErrors(u64),
+    /// The SMMU is given up: it carries out no more commands, or is not trusted to.
+    #[error("the SMMU is given up")]
+    GivenUp,
     /// A core did not come to a quiescent point.
     #[error(transparent)]
     Grace(#[from] GraceTimeout),

@@ -5,26 +5,42 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::error::DriverError;
-use super::hooks::OutputQueue;
+use super::hooks::{DeviceControl, OutputQueue};
+use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
 use super::sorted::Sorted;
 use super::stream::{FaultMode, Stream};
 use super::structure::WORDS;
 use super::{Delay, Smmu};
-use crate::iopf::{FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
+use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
 use crate::smmuv3::StreamId;
 use crate::sync::Cpu;
+use crate::sync::grace::Grace;
 
 /// Streams whose faults are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
 pub(super) struct Life {
     pub(super) mode: FaultMode,
     pub(super) streams: Box<[StreamId]>,
+    pub(super) phase: Phase,
+    /// [`RecordQueue::losses`] of the PRI queue when its device last had no request outstanding.
+    losses: u64,
+}
+
+/// How far a life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Faults are served.
+    Served,
+    /// [`Smmu::recover`] stopped it: the streams are aborted.
+    Stopped,
+    /// [`Smmu::disable_faults`] has begun.
+    Ending,
 }
 
 // `docs/performance.md` has this number.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Life>() == 24);
+const _: () = assert!(size_of::<Life>() == 32);
 
 impl Life {
     /// Whether `stream` is one of these.
@@ -83,8 +99,67 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
         self.faults.open(cpu, &mut self.hardware.delay(), request)?;
-        lives.push(Life { mode, streams: life.into_boxed_slice() });
+        lives.push(Life {
+            mode,
+            streams: life.into_boxed_slice(),
+            phase: Phase::Served,
+            losses: self.page_request_losses(),
+        });
         self.change_entries(cpu, attached, streams, |own| &own.enabled)
+    }
+
+    /// Has a stream's faults, and those enabled together with it, served again by the same handlers, after [`Smmu::recover`]
+    /// named it: what it stopped, or a device whose page requests were thrown away. Does nothing for what lost nothing.
+    ///
+    /// The device has to come to rest, as in [`Smmu::disable_faults`]: before, its entry may not translate again (4.7.2). Page requests
+    /// that still wait for their answer are answered Invalid; ATS stays on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Smmu::disable_faults`], which may be called instead at any time. The call may be repeated.
+    pub fn reopen_faults(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        let mut control = self.control(cpu)?;
+        let Control { streams, lives, .. } = &mut *control;
+        let own = streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
+        if own.stopped {
+            device.stop_new_work();
+            self.end_events(cpu, stream, device)?;
+            self.change_entry(cpu, stream, own, &own.disabled)?;
+            own.stopped = false;
+            return Ok(());
+        }
+        let life = lives.iter_mut().find(|life| life.has(stream) && life.phase != Phase::Ending);
+        let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
+        if self.has_lost_requests(life) {
+            // Read first: what is lost meanwhile is lost for the device too.
+            let losses = self.page_request_losses();
+            let (closing, grace) = self.stop_page_requests(cpu, stream, life, device)?;
+            reopen(cpu, stream, closing, &grace)?;
+            life.losses = losses;
+            device.resume_page_requests();
+        } else if life.phase == Phase::Stopped {
+            device.stop_new_work();
+            self.end_events(cpu, stream, device)?;
+            let (closing, grace) = self.close(cpu, stream)?;
+            reopen(cpu, stream, closing, &grace)?;
+            self.change_entries(cpu, streams, &life.streams, |own| &own.enabled)?;
+            life.phase = Phase::Served;
+        }
+        Ok(())
+    }
+
+    /// Whether page requests of `life` may have been thrown away unread: their device waits for ever then.
+    pub(super) fn has_lost_requests(&self, life: &Life) -> bool {
+        life.mode == FaultMode::PageRequest && life.losses != self.page_request_losses()
+    }
+
+    fn page_request_losses(&self) -> u64 {
+        self.page_requests.as_ref().map_or(0, RecordQueue::losses)
     }
 
     /// Changes the entries of `streams`, which are `attached`, to one that each of them has.
@@ -101,4 +176,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         Ok(())
     }
+}
+
+/// Serves a closed stream, of which nothing is in a queue, again.
+fn reopen(cpu: &Cpu, stream: StreamId, closing: Closing<'_>, grace: &Grace) -> Result<(), DriverError> {
+    closing.answer_pending(cpu, grace);
+    closing.reopen().map_err(|unfinished| DriverError::Unanswered { stream, waiting: unfinished.waiting })
 }

@@ -1,11 +1,14 @@
 //! Global errors (7.5): reported, acknowledged, and recovered from where something was lost.
 
 use alloc::vec::Vec;
+use core::{fmt, mem};
 
 use tock_registers::LocalRegisterCopy;
 
 use super::error::DriverError;
+use super::faults::{Life, Phase};
 use super::registers::Registers;
+use super::smmu::Control;
 use super::stream::{self, FaultMode, Stream};
 use super::{Delay, Smmu};
 use crate::iopf::Partials;
@@ -22,14 +25,37 @@ pub struct GlobalErrors {
     pub command_queue: bool,
     /// A write to the event queue aborted (EVENTQ_ABT_ERR): records are lost, those of stalls perhaps among them.
     pub event_queue_abort: bool,
-    /// A write to the PRI queue aborted (PRIQ_ABT_ERR): page requests are lost. The queue starts anew.
+    /// A write to the PRI queue aborted (PRIQ_ABT_ERR): page requests are lost. The queue has started anew.
     pub page_request_queue_abort: bool,
     /// An MSI was aborted.
     pub msi_abort: bool,
-    /// The SMMU entered service failure mode (12.3): it needs to be brought up anew.
+    /// The SMMU entered service failure mode (12.3). It is given up, as by [`Smmu::give_up`].
     pub service_failure: bool,
-    /// [`Smmu::recover`] must run: the event queue stays shut until then.
+    /// [`Smmu::recover`] must run: after an abort of the event queue it stays shut until then.
     pub recover: bool,
+}
+
+/// What aborts of the queues have cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Event records thrown away unread since the last recovery. Not among them are those whose write aborted: how many these
+    /// are, nobody knows.
+    pub events: u64,
+    /// Page requests thrown away unread since then, likewise.
+    pub page_requests: u64,
+    /// Stalls that waited for their answer, and that STALL_TERM ended instead.
+    pub terminated: usize,
+    /// A StreamID of each device that waits for [`Smmu::reopen_faults`], or [`Smmu::disable_faults`], since this recovery or an
+    /// earlier one.
+    pub streams: Vec<StreamId>,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { events, page_requests, terminated, streams } = self;
+        write!(f, "{events} event records and {page_requests} page requests lost, {terminated} stalls ended, ")?;
+        write!(f, "to be reopened: {streams:?}")
+    }
 }
 
 type Flags = LocalRegisterCopy<u32, GERROR::Register>;
@@ -43,15 +69,18 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let active = Flags::new(self.hardware.active_errors());
         let event_queue_abort = active.is_set(GERROR::EVENTQ_ABT_ERR);
         let page_request_queue_abort = active.is_set(GERROR::PRIQ_ABT_ERR);
-        // While an abort is not acknowledged nothing is written to that queue, so what is thrown away is what there was.
+        // While an abort is not acknowledged nothing is written to that queue, so what is thrown away is what there was. None of
+        // it is believed (7.2.2, 8.2), though groups with their Last may be among it: their devices are named by `recover`.
         if let (true, Some(page_requests)) = (page_request_queue_abort, &self.page_requests) {
             page_requests.discard(&self.hardware, masked);
             self.faults.discard_partials(masked, Partials::All);
         }
         // Without stalls the event queue holds reports alone: what aborted is lost, and nobody waits for it.
-        let recover = event_queue_abort && self.features.can_stall();
-        if recover {
-            self.events.shut(masked);
+        let stalls_lost = event_queue_abort && self.features.can_stall();
+        let known = if stalls_lost && self.events.shut(masked) { GERROR::EVENTQ_ABT_ERR::SET.mask() } else { 0 };
+        let service_failure = active.is_set(GERROR::SFM_ERR);
+        if service_failure {
+            self.give_up();
         }
         let mut simple = GERROR::PRIQ_ABT_ERR::SET
             + GERROR::MSI_CMDQ_ABT_ERR::SET
@@ -59,11 +88,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             + GERROR::MSI_PRIQ_ABT_ERR::SET
             + GERROR::MSI_GERROR_ABT_ERR::SET
             + GERROR::SFM_ERR::SET;
-        if !recover {
+        if !stalls_lost {
             simple += GERROR::EVENTQ_ABT_ERR::SET;
         }
         let acknowledged = self.hardware.acknowledge(masked, simple.mask() & active.get(), |_| {});
-        if active.get() != 0 {
+        if active.get() & !known != 0 {
             log::error!("global errors {:#x}, acknowledged {acknowledged:#x}", active.get());
         }
         GlobalErrors {
@@ -76,46 +105,78 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                     + GERROR::MSI_PRIQ_ABT_ERR::SET
                     + GERROR::MSI_GERROR_ABT_ERR::SET,
             ),
-            service_failure: active.is_set(GERROR::SFM_ERR),
-            recover,
+            service_failure,
+            recover: stalls_lost || page_request_queue_abort,
         }
     }
 
-    /// Recovers from an abort of the event queue, which may have eaten stall records: their transactions would wait for
-    /// ever. So every stream that stalls is aborted, its stalls are terminated, and it is closed in the fault core. The
-    /// queue starts anew; streams with page requests and those that terminate go on undisturbed (7.2.2).
+    /// Gives up an SMMU that does not do its work any more, one whose commands keep timing out for example. Nothing is asked of it from
+    /// then on: answers to it are counted ([`CommandCounts::refused`](super::command_queue::CommandCounts::refused)), so that every group
+    /// that is pending ends by its handler or by its time-out, and all else fails with [`DriverError::GivenUp`] at once, but what takes
+    /// things away: [`Smmu::disable_faults`] and [`Smmu::detach`].
     ///
-    /// Returns one StreamID of each device that was stopped, which [`Smmu::disable_faults`] brings to its end, and, where every
-    /// fault stalls, each stream of [`FaultMode::Terminate`], which is aborted until it is detached and attached anew.
+    /// [`Smmu::forget`] fails for good, since nobody can prove what such an SMMU still reads: address spaces, tables and queues are not
+    /// used again. When nothing is attached any more, [`Smmu::probe`] may try to bring the SMMU up anew, with queues and tables of its
+    /// own; out of service failure mode only a system reset is sure to lead (12.3).
+    pub fn give_up(&self) {
+        self.hardware.give_up();
+    }
+
+    /// Whether the SMMU is given up.
+    pub fn is_given_up(&self) -> bool {
+        self.hardware.is_given_up()
+    }
+
+    /// Recovers from aborts of the queues, and says what was lost and whose faults are to be reopened.
+    ///
+    /// An abort of the event queue may have eaten stall records: their transactions would wait for ever. So every stream that
+    /// stalls is aborted, its stalls are terminated, and it is closed in the fault core: those of [`FaultMode::Terminate`] too, where
+    /// every fault stalls. The queue starts anew; streams with page requests and those that terminate go on undisturbed (7.2.2).
+    ///
+    /// An abort of the PRI queue may have eaten requests of any device, which waits for their answers, or was told by the SMMU to
+    /// send no more (8.2). The devices are named, and nothing else is done to them.
     ///
     /// # Errors
     ///
     /// [`DriverError::HeapFull`], with nothing done, or that of the step that failed; the queue stays shut then, and the call may be repeated.
-    pub fn recover(&self, cpu: &mut Cpu) -> Result<Vec<StreamId>, DriverError> {
-        let control = self.control(cpu)?;
-        if !Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR) {
-            return Ok(Vec::new());
-        }
-        let mut stopped = Vec::new();
-        stopped.try_reserve_exact(control.lives.len() + control.streams.len())?;
-        for life in control.lives.iter().filter(|life| life.mode == FaultMode::Stall) {
-            if let Some(&stream) = life.streams.first() {
-                let (closing, grace) = self.terminate_stalls(cpu, &control.streams, stream, life)?;
-                closing.answer_pending(cpu, &grace);
-                stopped.push(stream);
+    pub fn recover(&self, cpu: &mut Cpu) -> Result<Lost, DriverError> {
+        let mut control = self.control(cpu)?;
+        let Control { streams, lives, terminated, .. } = &mut *control;
+        let mut lost = Lost::default();
+        lost.streams.try_reserve_exact(lives.len() + streams.len())?;
+        if Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR) {
+            for life in lives.iter_mut().filter(|life| life.mode == FaultMode::Stall) {
+                let Some(&stream) = life.streams.first() else { continue };
+                if life.phase == Phase::Served {
+                    life.phase = Phase::Stopped;
+                }
+                let (closing, grace) = self.terminate_stalls(cpu, streams, stream, life)?;
+                *terminated += closing.answer_pending(cpu, &grace).terminated;
             }
+            let stalls_unasked =
+                |own: &Stream| own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced;
+            for (&stream, own) in streams.iter_mut().filter(|(_, own)| stalls_unasked(own)) {
+                own.stopped = true;
+                self.change_entry(cpu, stream, own, &stream::aborted(own.disabled))?;
+                self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
+            }
+            cpu.masked(|masked| {
+                self.events.discard(&self.hardware, masked);
+                self.hardware.acknowledge(masked, GERROR::EVENTQ_ABT_ERR::SET.mask(), |_| {});
+            });
         }
-        let stalls_unasked =
-            |own: &Stream| own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced;
-        for (&stream, own) in control.streams.iter().filter(|(_, own)| stalls_unasked(own)) {
-            self.change_entry(cpu, stream, own, &stream::aborted(own.disabled))?;
-            self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
-            stopped.push(stream);
-        }
+        lost.terminated = mem::take(terminated);
         cpu.masked(|masked| {
-            self.events.discard(&self.hardware, masked);
-            self.hardware.acknowledge(masked, GERROR::EVENTQ_ABT_ERR::SET.mask(), |_| {});
+            lost.events = self.events.take_lost(masked);
+            lost.page_requests = self.page_requests.as_ref().map_or(0, |queue| queue.take_lost(masked));
         });
-        Ok(stopped)
+        let waits = |life: &&Life| match life.phase {
+            Phase::Served => self.has_lost_requests(life),
+            Phase::Stopped => true,
+            Phase::Ending => false,
+        };
+        lost.streams.extend(lives.iter().filter(waits).filter_map(|life| life.streams.first()));
+        lost.streams.extend(streams.iter().filter(|(_, own)| own.stopped).map(|(stream, _)| stream));
+        Ok(lost)
     }
 }

@@ -1,6 +1,7 @@
 //! What every part of the driver shares: the registers, and waiting for them.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Delay;
 use super::error::Timeout;
@@ -18,13 +19,24 @@ pub(super) struct Hardware<R, D> {
     pub(super) domain: Arc<Domain>,
     /// The longest wait for the SMMU, in microseconds.
     pub(super) limit_us: u32,
+    /// Relaxed: it only ends waits that would be in vain.
+    given_up: AtomicBool,
     /// Held while GERRORN is read, changed and written: one error is acknowledged once.
     acknowledging: IrqLock<()>,
 }
 
 impl<R: Registers, D: Delay> Hardware<R, D> {
     pub(super) fn new(registers: R, delay: D, domain: Arc<Domain>, limit_us: u32) -> Self {
-        Self { registers, delay, domain, limit_us, acknowledging: IrqLock::new(()) }
+        Self { registers, delay, domain, limit_us, given_up: AtomicBool::new(false), acknowledging: IrqLock::new(()) }
+    }
+
+    /// No command is put into the queue, nor waited for, from now on.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     pub(super) fn read(&self, register: Register) -> u32 {

@@ -41,6 +41,14 @@ pub trait DeviceControl {
     /// Whether the page request interface has come to rest: its Stopped bit, no request without a response.
     fn page_requests_stopped(&self) -> bool;
 
+    /// Has the page request interface, which is disabled, forget the requests that it has had no response for: its Reset bit.
+    /// For groups whose records are lost, to which no response comes any more (8.2).
+    fn reset_page_requests(&self);
+
+    /// Sets Enable of the page request interface, which has come to rest, again, with the allocation that it had; a Response
+    /// Failure that it had is cleared before.
+    fn resume_page_requests(&self);
+
     /// Clears Enable of address translation services.
     fn disable_ats(&self);
 }

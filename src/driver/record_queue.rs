@@ -1,7 +1,7 @@
 //! A queue that the SMMU fills and the driver empties: the event queue and the PRI queue (3.5, 7.4, 8.1).
 
-use core::array;
 use core::sync::atomic::{AtomicU64 as Word, Ordering};
+use core::{array, mem};
 
 use super::command_queue::Answers;
 use super::dma::DmaRegion;
@@ -50,6 +50,8 @@ struct State {
     unsent: Answers,
     /// What the queue holds is not to be believed.
     shut: bool,
+    /// Records thrown away unread that nobody was told of.
+    lost: u64,
 }
 
 /// An output queue with records of `WORDS` 64-bit words.
@@ -62,6 +64,8 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
+    /// How often records were thrown away unread.
+    losses: AtomicU64,
     /// The number of `State::unsent`, and `State::acknowledged`, for those who do not hold the state.
     unsent: AtomicU64,
     acknowledged: AtomicBool,
@@ -82,10 +86,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         Self {
             memory,
             size,
-            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false }),
+            state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false, lost: 0 }),
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             acknowledged: AtomicBool::new(false),
         }
@@ -193,9 +198,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// From now on no record is believed, as after an abort (7.2.2): who drains throws away what there is, until
-    /// [`discard`](Self::discard).
-    pub(super) fn shut(&self, masked: &Masked) {
-        self.state.lock(masked).shut = true;
+    /// [`discard`](Self::discard). Returns whether it was so before.
+    pub(super) fn shut(&self, masked: &Masked) -> bool {
+        mem::replace(&mut self.state.lock(masked).shut, true)
     }
 
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2). Those behind it are believed.
@@ -206,9 +211,19 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.skip(hardware, &mut state, prod);
     }
 
+    /// The number of records thrown away unread since the last call.
+    pub(super) fn take_lost(&self, masked: &Masked) -> u64 {
+        mem::take(&mut self.state.lock(masked).lost)
+    }
+
     /// The number of records dealt with or skipped so far.
     pub(super) fn done(&self) -> u64 {
         self.done.load(if mutant!("records_done_unread") { Ordering::Relaxed } else { Ordering::Acquire })
+    }
+
+    /// How often records were thrown away unread so far.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     pub(super) fn counts(&self) -> RecordCounts {
@@ -222,8 +237,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     fn skip<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &mut State, prod: QueuePointer) {
         let lap = 2 * u64::from(self.size.entries());
-        state.next += u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
+        let skipped = u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
+        state.next += skipped;
+        state.lost += skipped;
         state.acknowledged = prod.overflow;
+        self.losses.fetch_add(1, Ordering::Relaxed);
         self.write_cons(hardware, state);
         self.settle(state);
     }

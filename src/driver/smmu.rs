@@ -9,6 +9,7 @@ use super::context_table::{ContextTable, Leaves};
 use super::dma::DmaMemory;
 use super::error::DriverError;
 use super::faults::Life;
+use super::global_error::GlobalErrors;
 use super::hardware::Hardware;
 use super::hooks::{EventSink, OutputQueue, Wake};
 use super::record_queue::{RecordCounts, RecordQueue};
@@ -66,12 +67,24 @@ pub struct Hooks {
     pub events: Arc<dyn EventSink>,
 }
 
+/// What [`Smmu::expire`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "an error may ask for recovery"]
+pub struct Upkeep {
+    /// How many groups timed out.
+    pub timed_out: usize,
+    /// Global errors whose interrupt was lost, or that still wait for [`Smmu::recover`].
+    pub errors: GlobalErrors,
+}
+
 /// What only one core at a time may change.
 pub(super) struct Control {
     pub(super) table: StreamTable,
     pub(super) streams: Sorted<StreamId, Stream>,
     /// The streams whose faults are enabled, or whose end is not complete.
     pub(super) lives: Vec<Life>,
+    /// Stalls that a recovery ended and that it has not told of yet.
+    pub(super) terminated: usize,
     /// Context tables of detached streams. There is room for that of each stream, so that detaching asks for no memory.
     pub(super) spare: Vec<ContextTable>,
     pub(super) leaves: Leaves,
@@ -139,20 +152,24 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Answers the groups whose time is over, tries again to send what found no room in the command queue, and has records
-    /// taken out whose interrupt was lost. To be called every few milliseconds. `now_us` and the result are those of
+    /// taken out, and global errors dealt with, whose interrupt was lost. To be called every few milliseconds. `now_us` is that of
     /// [`FaultTable::expire`].
-    pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
-        let expired = self.faults.expire(cpu, now_us);
-        // Only the drainer of a queue takes its records out and sends its answers.
-        cpu.masked(|masked| {
+    pub fn expire(&self, cpu: &Cpu, now_us: u64) -> Upkeep {
+        let timed_out = self.faults.expire(cpu, now_us);
+        let errors = cpu.masked(|masked| {
+            // Only the drainer of a queue takes its records out and sends its answers.
             if self.events.is_waiting(&self.hardware) {
                 self.hooks.wake.wake(masked, OutputQueue::Events);
             }
             if self.page_requests.as_ref().is_some_and(|queue| queue.is_waiting(&self.hardware)) {
                 self.hooks.wake.wake(masked, OutputQueue::PageRequests);
             }
+            match self.hardware.active_errors() {
+                0 => GlobalErrors::default(),
+                _ => self.handle_global_error(masked),
+            }
         });
-        expired
+        Upkeep { timed_out, errors }
     }
 
     /// The right to change streams: waits, bounded, for another core that has it, which may itself wait a few times.

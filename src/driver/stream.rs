@@ -70,6 +70,8 @@ pub(super) struct Stream {
     /// It is attached; else the step that was to attach it failed.
     pub(super) complete: bool,
     pub(super) mode: FaultMode,
+    /// [`Smmu::recover`] aborted it, though its faults are not enabled.
+    pub(super) stopped: bool,
     pub(super) ste: &'static Structure,
     /// The SMMU has of the entry what is in memory (see [`structure::change`]).
     pub(super) settled: Cell<bool>,
@@ -133,9 +135,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let (mode, has_default) = (config.faults, config.context.is_some());
-        let (settled, reached) = (Cell::new(true), Cell::new(false));
-        let attached =
-            Stream { complete: false, mode, ste, settled, reached, enabled, disabled, contexts, has_default, spaces };
+        let (stopped, settled, reached) = (false, Cell::new(true), Cell::new(false));
+        let attached = Stream {
+            complete: false,
+            mode,
+            stopped,
+            ste,
+            settled,
+            reached,
+            enabled,
+            disabled,
+            contexts,
+            has_default,
+            spaces,
+        };
         control.streams.insert(stream, attached);
         let attached = control.streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
         self.change_entry(cpu, stream, attached, &disabled)?;
@@ -227,6 +240,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 control.spare.push(ContextTable::reclaim(forgotten, &mut control.leaves));
                 Ok(())
             }
+            // What it may still read is not used again.
+            Err(Remembered { error: DriverError::GivenUp, .. }) => Ok(()),
             Err(Remembered { memory, error }) => {
                 control.streams.insert(stream, memory);
                 Err(error)

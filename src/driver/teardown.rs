@@ -9,7 +9,7 @@
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 
 use super::error::DriverError;
-use super::faults::Life;
+use super::faults::{Life, Phase};
 use super::hooks::{DeviceControl, OutputQueue};
 use super::registers::Registers;
 use super::smmu::Control;
@@ -30,6 +30,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// left in a queue, the device is at rest, and the fault state is on its way to be freed after a grace period. A
     /// stalling stream is aborted from now on; on a stream with page requests ATS is off, and it is translated.
     ///
+    /// On an SMMU that is given up ([`Smmu::give_up`]) groups end without an answer to the device. When no other stream with page
+    /// requests is left, the SMMU is turned off with everything aborted, which ends its stalls.
+    ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsNotEnabled`], [`DriverError::Busy`] at the start. After that, the
@@ -46,10 +49,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
-        let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
-        let (closing, grace) = match life.mode {
-            FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device)?,
-            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device)?,
+        let others_use_ats = lives.iter().any(|life| life.mode == FaultMode::PageRequest && !life.has(stream));
+        let life = lives.iter_mut().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        life.phase = Phase::Ending;
+        let life = &*life;
+        let ended = match life.mode {
+            FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device),
+            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device),
+        };
+        let (closing, grace) = match ended {
+            Err(DriverError::GivenUp) => self.end_given_up(cpu, stream, life, device, others_use_ats)?,
+            ended => ended?,
         };
         // Stalls that STALL_TERM answered are dropped here.
         closing.answer_pending(cpu, &grace);
@@ -69,11 +79,21 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         device.stop_new_work();
         let closed = self.terminate_stalls(cpu, streams, stream, life)?;
+        self.end_events(cpu, stream, device)?;
+        Ok(closed)
+    }
+
+    /// Waits until a device whose streams are aborted has nothing under way, and no record of it is in the event queue.
+    pub(super) fn end_events(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
         self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
         // Makes the events of what was terminated visible (4.7.3), so that the drain takes them too.
         self.commands.execute(cpu, &[])?;
-        self.drain_past(cpu, OutputQueue::Events)?;
-        Ok(closed)
+        self.drain_past(cpu, OutputQueue::Events)
     }
 
     /// From the entries' abort to STALL_TERM: after it no transaction of the streams is stalled, and none will be.
@@ -106,19 +126,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         life: &Life,
         device: &dyn DeviceControl,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
-        device.disable_page_requests();
-        let (closing, grace) = self.close(cpu, stream)?;
-        // From here on the drainer answers every request. The device stops when it has all answers, so those that found no
-        // room are tried again meanwhile.
-        let mut unsent = usize::MAX;
-        self.wait_device(cpu, stream, "stopped", |cpu| {
-            if unsent > 0 {
-                unsent = closing.answer_pending(cpu, &grace).unsent;
-            }
-            self.wake_for_unsent(cpu, OutputQueue::PageRequests);
-            device.page_requests_stopped()
-        })?;
-        self.drain_past(cpu, OutputQueue::PageRequests)?;
+        let closed = self.stop_page_requests(cpu, stream, life, device)?;
         device.disable_ats();
         for stream in &life.streams {
             self.invalidate_device(cpu, *stream, None, None)?;
@@ -128,13 +136,80 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
         }
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
+        Ok(closed)
+    }
+
+    /// Disables the page requests of a device: after it none waits for an answer, and none is in the queue.
+    pub(super) fn stop_page_requests(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        device.disable_page_requests();
+        let (closing, grace) = self.close(cpu, stream)?;
+        // From here on the drainer answers every request. The device stops when it has all answers, so those that found no
+        // room are tried again meanwhile.
+        let mut unsent = usize::MAX;
+        let look = |cpu: &Cpu| {
+            if unsent > 0 {
+                unsent = closing.answer_pending(cpu, &grace).unsent;
+            }
+            self.wake_for_unsent(cpu, OutputQueue::PageRequests);
+            let in_vain = self.hardware.is_given_up() || self.has_lost_requests(life);
+            device.page_requests_stopped() || unsent == 0 && in_vain
+        };
+        self.wait_device(cpu, stream, "stopped", look)?;
+        self.drain_past(cpu, OutputQueue::PageRequests)?;
+        if !device.page_requests_stopped() {
+            // It has all answers that there are, and waits for those to requests that were thrown away.
+            self.commands.execute(cpu, &[])?;
+            device.reset_page_requests();
+            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+        }
+        Ok((closing, grace))
+    }
+
+    /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which comes
+    /// to rest without one.
+    fn end_given_up(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        life: &Life,
+        device: &dyn DeviceControl,
+        others_use_ats: bool,
+    ) -> Result<(Closing<'_>, Grace), DriverError> {
+        let (closing, grace) = self.close(cpu, stream)?;
+        // First, since a device may never come to rest.
+        closing.answer_pending(cpu, &grace);
+        // It ends stalls, should the SMMU have any (6.3.9.6), and has to wait until no device uses ATS (3.9.1).
+        let turn_off = |cpu: &mut Cpu| {
+            if !others_use_ats && let Err(error) = self.hardware.silence(cpu) {
+                log::error!("an SMMU that is given up can't be turned off: {error}");
+            }
+        };
+        if life.mode == FaultMode::PageRequest {
+            device.disable_page_requests();
+            self.drain_past(cpu, OutputQueue::PageRequests)?;
+            device.reset_page_requests();
+            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            device.disable_ats();
+            turn_off(cpu);
+        } else {
+            device.stop_new_work();
+            turn_off(cpu);
+            self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
+            self.drain_past(cpu, OutputQueue::Events)?;
+        }
         Ok((closing, grace))
     }
 
     /// Closes the streams in the fault core, and lets a grace period pass: no report and no turn calls the handler any more,
     /// though a core may still be in its `serve`, and every answer claimed before is in the command queue or with the drainer,
     /// waiting for room there.
-    fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
+    pub(super) fn close(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(Closing<'_>, Grace), DriverError> {
         let closing = cpu.masked(|masked| self.faults.close(masked, stream))?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
         Ok((closing, grace))

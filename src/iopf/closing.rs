@@ -104,6 +104,24 @@ impl<'t> Closing<'t> {
         leftover
     }
 
+    /// Has the master served again, by the handlers that it has. What a handler still holds from before stays too late.
+    ///
+    /// After [`answer_pending`](Self::answer_pending), when no record from before is in the queue any more, and before the
+    /// device can cause a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfinished`] when groups wait for an answer; nothing has changed then.
+    pub fn reopen(self) -> Result<(), Unfinished<'t>> {
+        let (waiting, _) = self.state.unanswered();
+        if waiting != 0 {
+            return Err(Unfinished { closing: self, waiting });
+        }
+        self.state.forget_cuts();
+        self.state.reopen();
+        Ok(())
+    }
+
     /// Takes the state out of the table. It is freed when its last group is let go and a grace period has passed.
     ///
     /// # Errors

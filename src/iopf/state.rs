@@ -408,6 +408,11 @@ impl FaultState {
         self.closed.store(true, Relaxed);
     }
 
+    /// Relaxed: the first new record comes after the write of a register that lets the device cause it.
+    pub(super) fn reopen(&self) {
+        self.closed.store(false, Relaxed);
+    }
+
     /// Counts and measures `groups` that were answered Success at once.
     pub(super) fn count_served(&self, moment: &Moment<'_>, groups: usize) {
         let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];

@@ -14,7 +14,7 @@ use super::interrupts::{ConnectError, Sgi, send};
 use super::pace::Pace;
 use super::runtime::{Kernel, Work};
 use crate::arch::timer::{self, Timer};
-use crate::driver::{DriverError, EventSink, Hooks, Options, OutputQueue, Smmu, Wake};
+use crate::driver::{self, DriverError, EventSink, GlobalErrors, Hooks, Options, OutputQueue, Smmu, Wake};
 use crate::platform::board::{self, Phandle};
 use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
 use crate::smmuv3::event::{Event, EventError};
@@ -124,7 +124,9 @@ impl Devices {
         }
         for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
             unit.connect(kernel, description)?;
-            kernel.add_work(cpu, Arc::new(Upkeep(unit))).map_err(|_| DeviceError::TooMuchWork)?;
+            kernel
+                .add_work(cpu, Arc::new(Upkeep { unit, engines: &devices.engines }))
+                .map_err(|_| DeviceError::TooMuchWork)?;
         }
         for unit in &devices.engines {
             kernel.interrupts.connect(unit.description.interrupt, Box::new(|_| unit.engine.job_ended()))?;
@@ -176,7 +178,7 @@ impl Unit {
         if let Some(interrupt) = description.pri_queue {
             interrupts.connect(interrupt, Box::new(|m| self.drain(m, OutputQueue::PageRequests)))?;
         }
-        interrupts.connect(description.global_error, Box::new(|m| self.global_error(m)))
+        interrupts.connect(description.global_error, Box::new(|m| self.global_error(self.smmu.handle_global_error(m))))
     }
 
     /// What the queue's interrupt does: one batch, when there is time for it.
@@ -187,8 +189,10 @@ impl Unit {
         });
     }
 
-    fn global_error(&self, masked: &Masked) {
-        let errors = self.smmu.handle_global_error(masked);
+    fn global_error(&self, errors: GlobalErrors) {
+        if errors == GlobalErrors::default() {
+            return;
+        }
         log::error!("SMMU {:#x}: global error: {errors:?}", self.phandle.0);
         self.events.global_errors.fetch_add(1, Relaxed);
         if errors.recover {
@@ -197,27 +201,59 @@ impl Unit {
     }
 }
 
-/// What an SMMU needs from time to time: groups whose time is over answered, and recovery from a lost event queue.
-struct Upkeep(&'static Unit);
+/// What an SMMU needs from time to time: groups whose time is over answered, and recovery from lost records.
+struct Upkeep {
+    unit: &'static Unit,
+    engines: &'static [EngineUnit],
+}
+
+impl Upkeep {
+    /// Has the faults of what lost records served again. Returns whether that is done.
+    fn recover(&self, cpu: &mut Cpu) -> bool {
+        let Self { unit, engines } = self;
+        let lost = match unit.smmu.recover(cpu) {
+            Ok(lost) => lost,
+            Err(DriverError::GivenUp) => return true,
+            Err(error) => {
+                log::error!("SMMU {:#x}: recovery: {error}; it is tried again", unit.phandle.0);
+                return false;
+            }
+        };
+        log::error!("SMMU {:#x}: {lost}", unit.phandle.0);
+        let mut done = true;
+        for &stream in &lost.streams {
+            let is_its =
+                |engine: &&EngineUnit| engine.description.smmu == unit.phandle && engine.engine.stream() == stream;
+            let Some(engine) = engines.iter().find(is_its) else { continue };
+            match unit.smmu.reopen_faults(cpu, stream, &engine.engine) {
+                // Who has the stream has ended it meanwhile, or can do nothing else.
+                Ok(()) | Err(DriverError::NotAttached(_) | DriverError::FaultsNotEnabled(_) | DriverError::GivenUp) => {
+                }
+                Err(error) => {
+                    log::error!("{stream:?} is not served: {error}; it is tried again");
+                    done = false;
+                }
+            }
+        }
+        done
+    }
+}
 
 impl Work for Upkeep {
     fn work(&self, cpu: &mut Cpu) -> bool {
-        let Self(unit) = self;
+        let Self { unit, .. } = self;
         // Milliseconds are the fault core's unit for this; one core a millisecond is enough.
         let now = timer::now();
         if unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed) >= now.as_millis() as u64 {
             return false;
         }
-        let timed_out = unit.smmu.expire(cpu, now.as_micros() as u64);
+        let driver::Upkeep { timed_out, errors } = unit.smmu.expire(cpu, now.as_micros() as u64);
+        unit.global_error(errors);
         if !unit.recover.swap(false, Relaxed) {
             return timed_out > 0;
         }
-        match unit.smmu.recover(cpu) {
-            Ok(stopped) => stopped.iter().for_each(|stream| log::error!("{stream:?} was stopped: records were lost")),
-            Err(error) => {
-                log::error!("SMMU {:#x}: recovery: {error}; it is tried again", unit.phandle.0);
-                unit.recover.store(true, Relaxed);
-            }
+        if !self.recover(cpu) {
+            unit.recover.store(true, Relaxed);
         }
         true
     }
@@ -227,7 +263,7 @@ impl Work for Upkeep {
     }
 
     fn look_again(&self) -> Option<Duration> {
-        self.0.smmu.faults().open_streams().next().map(|_| LOOK_AGAIN)
+        self.unit.smmu.faults().open_streams().next().map(|_| LOOK_AGAIN)
     }
 }
 

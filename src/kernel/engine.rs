@@ -210,6 +210,15 @@ impl DeviceControl for Engine {
         self.registers.read32(reg::PRI_STATUS) & reg::pri_status::STOPPED != 0
     }
 
+    fn reset_page_requests(&self) {
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
+    }
+
+    fn resume_page_requests(&self) {
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE);
+    }
+
     fn disable_ats(&self) {
         self.registers.write32(reg::ATS_CONTROL, 0);
     }

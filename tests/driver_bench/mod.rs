@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, Weak};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
+    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Options, OutputQueue, Smmu,
+    StreamConfig, Wake,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
@@ -297,6 +298,21 @@ impl Bench {
         self.smmu.disable_faults(&mut self.cpu, stream, &device)
     }
 
+    pub(crate) fn reopen(&mut self, engine: usize) -> Result<(), DriverError> {
+        let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
+        let stream = self.stream(engine);
+        self.smmu.reopen_faults(&mut self.cpu, stream, &device)
+    }
+
+    /// What the global error interrupt would do.
+    pub(crate) fn global_errors(&self) -> GlobalErrors {
+        self.cpu.masked(|masked| self.smmu.handle_global_error(masked))
+    }
+
+    pub(crate) fn recover(&mut self) -> Result<Lost, DriverError> {
+        self.smmu.recover(&mut self.cpu)
+    }
+
     /// Has the SMMU consume no commands, or go on consuming them, which the driver does not know.
     pub(crate) fn hold_commands(&mut self, held: bool) {
         let enables = self.host.read32(Register::Cr0);
@@ -356,6 +372,15 @@ impl DeviceControl for Device {
         // The interrupt that would come meanwhile.
         cpu(0).masked(|masked| drain(&self.smmu, masked, OutputQueue::PageRequests));
         self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+    }
+
+    fn resume_page_requests(&self) {
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {

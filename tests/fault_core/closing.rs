@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use embedded_hal::delay::DelayNs;
-use smmu_iopf::iopf::{CloseError, FaultTable, FlushError, Kind, Leftover, OpenError, Report, Target};
+use smmu_iopf::iopf::{CloseError, FaultTable, FlushError, Kind, Leftover, OpenError, Report, Target, Unfinished};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Stag, StreamId};
 use smmu_iopf::sync::Cpu;
@@ -80,6 +80,39 @@ fn late_answer_after_close_sends_nothing_whether_finished_or_not() {
         assert!(bench.cpu.masked(|masked| groups.remove(0).respond(masked, Success)).is_err());
         assert_eq!(bench.responder.take(), []);
         assert_eq!(bench.table.totals().slots_in_use, 0);
+    }
+}
+
+#[test]
+fn a_reopened_stream_is_served_and_what_its_handler_holds_from_before_stays_too_late() {
+    for kind in [Kind::Stall, Kind::Page] {
+        let mut bench = Bench::deferring(kind);
+        let fault = |n, last| if kind == Kind::Stall { stall(STREAM, n, 0) } else { page(STREAM, n, last, 0) };
+        assert_eq!(bench.report(fault(0, true)), Report::Deferred);
+        if kind == Kind::Page {
+            // One request more than a group may have.
+            (0..5).for_each(|_| assert_eq!(bench.report(fault(1, false)), Report::Held));
+        }
+        let late = bench.handler.take_one();
+        let closing = bench.cpu.masked(|masked| bench.table.close(masked, STREAM)).unwrap();
+        let Unfinished { closing, waiting } = closing.reopen().unwrap_err();
+        assert_eq!(waiting, 1);
+        let grace = bench.domain.synchronize(&mut bench.cpu, &mut Clock, 1000).unwrap();
+        let _ = closing.answer_pending(&bench.cpu, &grace);
+        closing.reopen().unwrap();
+
+        let _ = bench.responder.take();
+        assert_eq!(bench.report(fault(1, true)), Report::Deferred);
+        assert!(!late.is_waiting());
+        assert!(bench.cpu.masked(|masked| late.respond(masked, Success)).is_err());
+        assert_eq!(bench.responder.take(), []);
+        let group = bench.handler.take_one();
+        assert_eq!(group.len(), 1);
+        bench.cpu.masked(|masked| group.respond(masked, Success)).unwrap();
+        assert_eq!(bench.responder.take().len(), 1);
+        bench.close(STREAM);
+        bench.free();
+        assert_eq!((bench.table.live(), bench.table.totals().slots_in_use), (0, 0));
     }
 }
 

@@ -110,7 +110,7 @@ fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
     // Two slots are taken; one more is free when the SMMU has consumed the first, two when it has consumed both.
     for count in [1, 2] {
         let full = Timeout { expected: count as u32, ..timeout };
-        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]).map(drop), Err(full));
+        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]).map(drop), Err(full.into()));
     }
 }
 

@@ -209,6 +209,14 @@ impl DeviceControl for ParkingDevice<'_> {
         self.engine.page_requests_stopped()
     }
 
+    fn reset_page_requests(&self) {
+        self.engine.reset_page_requests();
+    }
+
+    fn resume_page_requests(&self) {
+        self.engine.resume_page_requests();
+    }
+
     fn disable_ats(&self) {
         self.engine.disable_ats();
     }

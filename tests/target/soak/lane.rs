@@ -155,6 +155,14 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.page_requests_stopped()
     }
 
+    fn reset_page_requests(&self) {
+        self.unit.engine.reset_page_requests();
+    }
+
+    fn resume_page_requests(&self) {
+        self.unit.engine.resume_page_requests();
+    }
+
     fn disable_ats(&self) {
         self.unit.engine.disable_ats();
     }
