@@ -27,6 +27,7 @@ const STREAM: StreamId = StreamId(0);
 
 struct Worker {
     queues: Arc<WorkQueues>,
+    domain: Arc<Domain>,
     served: Mutex<Vec<u16>>,
 }
 
@@ -39,7 +40,10 @@ impl FaultHandler for Worker {
         self.queues.push(masked, group);
     }
 
-    fn serve(&self, _: &Cpu, group: FaultGroup) -> Option<Decided> {
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        // An interrupt comes meanwhile, at whose end the core is quiescent.
+        // SAFETY: no section of the thread that stands for the core is open.
+        self.domain.quiescent(unsafe { Masked::new(cpu.core()) });
         let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
         self.served.lock().unwrap().push(tag);
         Some(group.decide(Success))
@@ -90,7 +94,7 @@ impl World {
             move |_: &Masked, core: CoreId| _ = woken.fetch_or(1 << core.index(), SeqCst)
         };
         let queues = Arc::new(WorkQueues::new(Box::new(wake)));
-        let worker = Arc::new(Worker { queues: queues.clone(), served: Mutex::default() });
+        let worker = Arc::new(Worker { queues: queues.clone(), domain: domain.clone(), served: Mutex::default() });
         let smmu = Arc::new(Smmu::default());
         let table = FaultTable::new(domain.clone(), smmu.clone(), 0, Limits { states: 1, groups: 2 }).unwrap();
         let limits = StreamLimits { groups: 2, requests: 1, time_out_us: 1000, priority: Priority::Normal };

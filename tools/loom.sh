@@ -71,7 +71,7 @@ lib           frames_unread_again         sva::frames::loom_tests::a_frame_is_ta
 lib           frame_not_waited_for        sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
 lib           frame_kept_relaxed          sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
 lib           frames_kept_unread          sva::frames::loom_tests::who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for
-lib           page_not_looked_at_again    sva::page_table::loom_tests::of_two_that_race_for_the_last_frame_for_one_page_none_refuses
+lib           page_not_looked_at_again    sva::page_table::loom_tests::of_two_that_race_for_the_last_frames_for_one_table_and_its_page_none_refuses
 lib           table_not_looked_at_again   sva::page_table::loom_tests::of_two_that_race_for_the_last_frames_for_one_table_and_its_page_none_refuses
 lib           last_table_relaxed          sva::page_table::loom_tests::who_takes_a_table_from_the_last_walk_finds_it_as_that_walk_did
 lib           last_table_unread           sva::page_table::loom_tests::who_takes_a_table_from_the_last_walk_finds_it_as_that_walk_did

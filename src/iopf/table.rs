@@ -37,8 +37,8 @@ type Leaf = Box<[Slot<FaultState>]>;
 
 /// The fault states of one SMMU's streams, found by StreamID in constant time and without a lock.
 ///
-/// The records of one queue are reported by one core at a time, in their order; everything else may be called by any
-/// core at any time.
+/// The records of one queue are reported by one core at a time, in their order, and a stream's come from one queue: so that core takes
+/// the stream's free slots without an exchange. Everything else may be called by any core at any time.
 pub struct FaultTable {
     pub(super) shared: Arc<Shared>,
     stream_bits: u32,
