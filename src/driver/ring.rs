@@ -312,7 +312,7 @@ mod loom_tests {
             let start = self.ring.reserve(count).unwrap();
             (start..start + count).for_each(|position| self.write(position));
             self.ring.mark(start, start + count);
-            ring.publish(|end| {
+            self.ring.publish(|end| {
                 (0..end).for_each(|position| assert_eq!(self.read(position), position + 1));
                 assert!(self.prod.swap(end, Ordering::Release) < end);
             });
