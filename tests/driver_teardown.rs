@@ -566,6 +566,25 @@ fn a_stream_that_is_about_to_end_is_not_reopened() {
 }
 
 #[test]
+fn an_smmu_that_is_given_up_has_nothing_to_recover() {
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.host.write_control(control::EVENT_WRITE, 1);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.host.run(100);
+        bench.smmu.give_up();
+        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
+        assert_eq!(bench.global_errors(), GlobalErrors::default());
+        assert_eq!(bench.recover(), Ok(Lost::default()));
+        bench.disable(0).unwrap();
+        assert_eq!((bench.state(0), bench.live()), (status::ABORTED, 0));
+    });
+}
+
+#[test]
 fn global_errors_whose_interrupt_was_lost_are_found() {
     on_each(&[Stall, PageRequests], |profile| {
         let mut bench = Bench::of(profile);

@@ -67,6 +67,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn handle_global_error(&self, masked: &Masked) -> GlobalErrors {
         let command_queue = self.commands.repair(masked);
         let active = Flags::new(self.hardware.active_errors());
+        let service_failure = active.is_set(GERROR::SFM_ERR);
+        if service_failure {
+            self.give_up();
+        }
         let event_queue_abort = active.is_set(GERROR::EVENTQ_ABT_ERR);
         let page_request_queue_abort = active.is_set(GERROR::PRIQ_ABT_ERR);
         // While an abort is not acknowledged nothing is written to that queue, so what is thrown away is what there was. None of
@@ -75,13 +79,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             page_requests.discard(&self.hardware, masked);
             self.faults.discard_partials(masked, Partials::All);
         }
-        // Without stalls the event queue holds reports alone: what aborted is lost, and nobody waits for it.
-        let stalls_lost = event_queue_abort && self.features.can_stall();
+        // Without stalls the event queue holds reports alone: what aborted is lost, and nobody waits for it. Those of an SMMU that is
+        // given up end with it.
+        let stalls_lost = event_queue_abort && self.features.can_stall() && !self.is_given_up();
         let known = if stalls_lost && self.events.shut(masked) { GERROR::EVENTQ_ABT_ERR::SET.mask() } else { 0 };
-        let service_failure = active.is_set(GERROR::SFM_ERR);
-        if service_failure {
-            self.give_up();
-        }
         let mut simple = GERROR::PRIQ_ABT_ERR::SET
             + GERROR::MSI_CMDQ_ABT_ERR::SET
             + GERROR::MSI_EVENTQ_ABT_ERR::SET

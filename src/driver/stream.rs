@@ -107,6 +107,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// [`DriverError::Busy`]. The call may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         self.supports(stream, config)?;
+        // Before it takes memory that an SMMU which is given up would keep.
+        if self.hardware.is_given_up() {
+            return Err(DriverError::GivenUp);
+        }
         let mut control = self.control(cpu)?;
         match control.streams.get(&stream) {
             Some(attached) if attached.complete => return Err(DriverError::AlreadyAttached(stream)),

@@ -248,7 +248,10 @@ impl Work for Upkeep {
             return false;
         }
         let driver::Upkeep { timed_out, errors } = unit.smmu.expire(cpu, now.as_micros() as u64);
-        unit.global_error(errors);
+        // What waits for its recovery is told again.
+        if !unit.recover.load(Relaxed) {
+            unit.global_error(errors);
+        }
         if !unit.recover.swap(false, Relaxed) {
             return timed_out > 0;
         }
@@ -259,7 +262,7 @@ impl Work for Upkeep {
     }
 
     fn is_waiting(&self, _: &Masked) -> bool {
-        false
+        self.unit.recover.load(Relaxed)
     }
 
     fn look_again(&self) -> Option<Duration> {

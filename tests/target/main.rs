@@ -37,6 +37,8 @@ mod messages;
 #[cfg(target_os = "none")]
 mod model;
 #[cfg(target_os = "none")]
+mod recovery;
+#[cfg(target_os = "none")]
 mod registers;
 #[cfg(target_os = "none")]
 mod soak;
