@@ -156,7 +156,7 @@ pub struct Stage2 {
     pub big_endian: bool,
     /// A clear Access flag is no fault (`S2AFFD`).
     pub access_flag_fault_disabled: bool,
-    /// Stage 1 tables in device memory are a fault (`S2PTW`).
+    /// Stage 1 tables in device memory are a fault. Means nothing unless stage 1 translates too (`S2PTW`).
     pub protected_walk: bool,
     /// Which flags the SMMU updates (`S2HA`, `S2HD`).
     pub flag_update: FlagUpdate,

@@ -9,7 +9,7 @@
 //! be changed are bits that count before and after. If they lie in one word, one store brings the change about and nothing is
 //! disturbed; what counts only afterwards and lies in other words is filled in and invalidated before. If they lie in several
 //! words, mixtures of them mean something else, or are ILLEGAL. So V is 0 while they change, and there is no shorter way than
-//! three steps: a mixture with the old word 0, or the new one, would be valid.
+//! three steps: with the old word 0, or the new one, such a mixture would have V=1.
 //!
 //! | bits that count before and after differ in | steps, each with CFGI and SYNC | disturbs |
 //! |---|---|---|

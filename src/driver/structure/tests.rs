@@ -87,17 +87,12 @@ fn ste_meaning(words: &Words) -> Meaning {
     if words[0] & 1 == 0 {
         return Meaning::Invalid;
     }
-    let mut ste = match Ste::decode(*words, &test_features()) {
-        Err(_) => return Meaning::Illegal,
+    match Ste::decode(*words, &test_features()) {
+        Err(_) => Meaning::Illegal,
         // All else is IGNORED (5.2.1).
-        Ok(Ste { config: StreamConfig::Abort, .. }) => Ste::new(StreamConfig::Abort),
-        Ok(ste) => ste,
-    };
-    if let StreamConfig::Stage2(stage2) = &mut ste.config {
-        // IGNORED without stage 1 (5.2, S2PTW).
-        stage2.protected_walk = false;
+        Ok(Ste { config: StreamConfig::Abort, .. }) => Meaning::Ste(Ste::new(StreamConfig::Abort)),
+        Ok(ste) => Meaning::Ste(ste),
     }
-    Meaning::Ste(ste)
 }
 
 fn cd_meaning(words: &Words) -> Meaning {

@@ -94,7 +94,10 @@ impl Ste {
             (false, false) if config < BYPASS => StreamConfig::Abort,
             (false, false) => StreamConfig::Bypass,
             (true, false) => StreamConfig::Stage1(Stage1::decode([first, second], false, features)?),
-            (false, true) => StreamConfig::Stage2(Stage2::decode([third, fourth], features)?),
+            // S2PTW is about the walks of stage 1, and IGNORED without (5.2).
+            (false, true) => {
+                StreamConfig::Stage2(Stage2 { protected_walk: false, ..Stage2::decode([third, fourth], features)? })
+            }
             (true, true) => StreamConfig::Nested(
                 Stage1::decode([first, second], true, features)?,
                 Stage2::decode([third, fourth], features)?,

@@ -27,7 +27,7 @@ fn stage2() -> Stage2 {
         output_size: AddressSize::Bits44,
         big_endian: false,
         access_flag_fault_disabled: true,
-        protected_walk: true,
+        protected_walk: false,
         flag_update: FlagUpdate::None,
         stall: true,
         record: true,
@@ -37,8 +37,8 @@ fn stage2() -> Stage2 {
 /// V, Config 5, linear table at 0x8123_4000, S1CDMax 8; S1DSS 2, S1CIR 1, S1COR 1, S1CSH 3, S1STALLD.
 const STAGE1: [u64; 8] = [0x4000_0000_8123_400b, 0x0000_0000_0800_00d6, 0, 0, 0, 0, 0, 0];
 
-/// V, Config 6; S2T0SZ 24, S2SL0 1, S2IR0 1, S2OR0 1, S2SH0 3, S2PS 4, S2AA64, S2AFFD, S2PTW, S2S, S2R; S2TTB.
-const STAGE2: [u64; 8] = [0xd, 0, 0x066c_3558_0000_0042, 0x9000_0000, 0, 0, 0, 0];
+/// V, Config 6; S2T0SZ 24, S2SL0 1, S2IR0 1, S2OR0 1, S2SH0 3, S2PS 4, S2AA64, S2AFFD, S2S, S2R; S2TTB.
+const STAGE2: [u64; 8] = [0xd, 0, 0x062c_3558_0000_0042, 0x9000_0000, 0, 0, 0, 0];
 
 #[track_caller]
 fn check(words: [u64; 8], ste: Ste) {
@@ -113,6 +113,8 @@ fn stage_1_is_config_5() {
 fn stage_2_is_config_6() {
     let ste = Ste { vmid: Vmid(0x42), ..Ste::new(StreamConfig::Stage2(stage2())) };
     check(STAGE2, ste);
+    // S2PTW is for walks of stage 1 (5.2).
+    assert_eq!(Ste::decode(set(STAGE2, 2, 1 << 54), &test_features()), Ok(ste));
     // S2TG 1 is 64 KiB and 2 is 16 KiB; S2ENDI, S2HA, S2HD; a table above 4 GiB.
     check(
         [0xd, 0, 0x019c_7558_0000_0042, 0x0000_0abc_dead_0000, 0, 0, 0, 0],
@@ -123,7 +125,6 @@ fn stage_2_is_config_6() {
                 big_endian: true,
                 flag_update: FlagUpdate::AccessFlagAndDirty,
                 access_flag_fault_disabled: false,
-                protected_walk: false,
                 stall: false,
                 record: false,
                 ..stage2()
@@ -138,7 +139,6 @@ fn stage_2_is_config_6() {
                 granule: Granule::Size16K,
                 flag_update: FlagUpdate::AccessFlag,
                 access_flag_fault_disabled: false,
-                protected_walk: false,
                 stall: false,
                 record: false,
                 ..stage2()
@@ -150,14 +150,14 @@ fn stage_2_is_config_6() {
 
 #[test]
 fn nested_is_config_7_and_alone_allows_split_ats() {
-    // S2S is 0: split ATS must not stall (5.2, EATS).
+    // S2S is 0: split ATS must not stall (5.2, EATS). S2PTW.
     let words = [0x4000_0000_8123_400f, 0x0000_0000_2800_00d6, 0x046c_3558_0000_0042, 0x9000_0000, 0, 0, 0, 0];
     check(
         words,
         Ste {
             ats: AtsMode::Split,
             vmid: Vmid(0x42),
-            ..Ste::new(StreamConfig::Nested(stage1(), Stage2 { stall: false, ..stage2() }))
+            ..Ste::new(StreamConfig::Nested(stage1(), Stage2 { stall: false, protected_walk: true, ..stage2() }))
         },
     );
     illegal(set(words, 2, 1 << 57), test_features(), "EATS", 2);
@@ -433,16 +433,10 @@ proptest! {
             let (used, mut noisy) = (Ste::used(&words), words);
             noisy.iter_mut().zip(noise.iter().zip(used)).for_each(|(word, (noise, used))| *word ^= noise & !used);
             prop_assert_eq!(Ste::used(&noisy), used);
-            let meaning = |words| {
-                let mut ste = Ste::decode(words, &test_features())?;
-                match &mut ste.config {
-                    // The rest is IGNORED (5.2.1).
-                    StreamConfig::Abort => ste = Ste::new(StreamConfig::Abort),
-                    // IGNORED without stage 1 (5.2, S2PTW).
-                    StreamConfig::Stage2(stage2) => stage2.protected_walk = false,
-                    _ => {}
-                }
-                Ok::<_, SteError>(ste)
+            let meaning = |words| match Ste::decode(words, &test_features()) {
+                // The rest is IGNORED (5.2.1).
+                Ok(Ste { config: StreamConfig::Abort, .. }) => Ok(Ste::new(StreamConfig::Abort)),
+                other => other,
             };
             prop_assert_eq!(meaning(noisy), meaning(words));
         }

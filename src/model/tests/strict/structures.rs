@@ -79,6 +79,19 @@ fn words_that_mean_nothing_yet_may_be_filled_while_the_ste_is_valid() {
 }
 
 #[test]
+fn a_field_that_stage_2_alone_ignores_may_change_with_another_word() {
+    let mut bench = strict();
+    bench.set_ste(STREAM, 0xd, STE1);
+    bench.poke(STE + 16, 0x000d_3559_0000_0000);
+    bench.poke(STE + 24, DATA);
+    bench.write_word(0, 0x5000);
+    // S2PTW (5.2), and another table.
+    bench.poke(STE + 16, 0x004d_3559_0000_0000);
+    bench.poke(STE + 24, DATA + 0x1000);
+    assert_eq!(invalidate(&mut bench, cfgi_ste(STREAM)), None);
+}
+
+#[test]
 fn cd_that_changes_in_one_word_is_silent_and_in_two_it_is_named() {
     for command in [cfgi_cd(STREAM), [0x06 | STREAM << 32, 0]] {
         let mut bench = used();
