@@ -212,12 +212,13 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let cons = self.progress(masked);
             self.ring.reserve(count).ok_or(cons)
         })?;
-        let first = self.ring.slot(start);
-        let until_end = commands.len().min((self.ring.size() as usize).saturating_sub(first));
-        let (until_end, wrapped) = commands.split_at(until_end);
-        for (first, commands) in [(first, until_end), (0, wrapped)] {
-            let slots = self.slots().get(first..first + commands.len()).unwrap_or_default();
+        let (slots, first) = (self.slots(), self.ring.slot(start));
+        if let Some(slots) = slots.get(first..first + commands.len()) {
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
+        } else {
+            // The queue goes round here.
+            let slots = (start..).map(|position| slots.get(self.ring.slot(position)));
+            slots.flatten().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
         }
         self.ring.mark(start, start + count);
         Ok(start..start + count)

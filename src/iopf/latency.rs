@@ -1,8 +1,8 @@
 //! How long answers took.
 //!
 //! Measured if the table has a clock, from the beginning of the batch in which a group was reported complete, until its answer was
-//! decided or, if it was deferred, sent. What was answered Success at once leaves with its batch, and is measured until its end. Each
-//! core adds to its own copy, as for the counters.
+//! decided or, if it was deferred, sent. Stalls that were answered Success at once together are measured together. Each core adds
+//! to its own copy, as for the counters.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -78,28 +78,42 @@ impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
 
 impl Run<'_> {
     /// Has those answered that can be at once, and the others reported by themselves, in their order.
-    #[inline(never)]
+    #[inline(always)]
     fn end(&self, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
-        let (mut rest, mut served, mut tally) = (&self.stalls[..], 0, Tally::new(self.state, moment.masked));
-        while let Some(first) = rest.first() {
-            let count = super::survive(|| self.handler.serve_at_once(moment.masked, rest)).unwrap_or(0);
-            let outcome = if count > 0 {
-                Outcome::Answer(PageResponse::Success)
-            } else {
-                // The record of the run's first: none of it is of an earlier life of the stream.
-                FaultState::report(self.state, moment, self.record, &Fault::from(first), &mut tally)
-            };
-            let (dealt_with, behind) = rest.split_at_checked(count.max(1)).unwrap_or((rest, &[]));
-            if let Outcome::Answer(response) = outcome {
-                answer(dealt_with, response);
-            }
-            if count > 0 {
-                served += dealt_with.len();
-            }
-            rest = behind;
+        let rest = self.serve_at_once(&self.stalls, moment, answer);
+        if !rest.is_empty() {
+            self.end_one_by_one(rest, moment, answer);
         }
-        if served > 0 {
-            self.state.count_served(moment, served);
+    }
+
+    /// Has the first of `stalls` answered that can be at once. Returns the others.
+    #[inline(always)]
+    fn serve_at_once<'s>(
+        &self,
+        stalls: &'s [Stall],
+        moment: &Moment<'_>,
+        answer: &mut impl FnMut(&[Stall], PageResponse),
+    ) -> &'s [Stall] {
+        let count = super::survive(|| self.handler.serve_at_once(moment.masked, stalls)).unwrap_or(0);
+        let (at_once, rest) = stalls.split_at_checked(count).unwrap_or((stalls, &[]));
+        if !at_once.is_empty() {
+            answer(at_once, PageResponse::Success);
+            self.state.count_served(moment, at_once.len());
+        }
+        rest
+    }
+
+    /// As [`end`](Self::end), for the rest of the run, of which the first can't be answered at once.
+    #[cold]
+    fn end_one_by_one(&self, mut rest: &[Stall], moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
+        let mut tally = Tally::new(self.state, moment.masked);
+        while let Some((first, behind)) = rest.split_first() {
+            // The record of the run's first: none of it is of an earlier life of the stream.
+            let outcome = FaultState::report(self.state, moment, self.record, &Fault::from(first), &mut tally);
+            if let Outcome::Answer(response) = outcome {
+                answer(slice::from_ref(first), response);
+            }
+            rest = if behind.is_empty() { behind } else { self.serve_at_once(behind, moment, answer) };
         }
     }
 }
