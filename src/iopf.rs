@@ -83,7 +83,7 @@ pub trait FaultHandler: Send + Sync {
     fn handle(&self, masked: &Masked, faults: &[Fault]) -> Verdict;
 
     /// Looks at stalls of one stream and substream, at least one, in their order, each a group of its own. Returns how many of the
-    /// first ones are to be answered Success at once; with 0, [`handle`](Self::handle) is asked about the first.
+    /// first ones are to be answered Success at once; of the others, [`handle`](Self::handle) is asked about the first.
     ///
     /// Unless this is overridden, that is asked about each.
     fn serve_at_once(&self, masked: &Masked, stalls: &[Stall]) -> usize {
