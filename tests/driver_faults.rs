@@ -4,12 +4,13 @@ mod driver_bench;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use driver_bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
 use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
@@ -17,6 +18,7 @@ use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
+use smmu_iopf::sync::Masked;
 
 const SOURCE: u64 = 0x1000_0000;
 const DESTINATION: u64 = 0x2000_0000;
@@ -482,4 +484,39 @@ fn the_trace_tells_runs_apart_by_the_order_of_their_records() {
         assert_eq!(trace(profile, 1), trace(profile, 1));
         assert_ne!(trace(profile, 1), trace(profile, 2));
     });
+}
+
+/// Answers two faults at once, and all others in `defer`.
+struct AnswersInDefer(Arc<Space>, AtomicU64);
+
+impl FaultHandler for AnswersInDefer {
+    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
+        self.0.map(faults[0].address);
+        match self.1.fetch_add(1, Ordering::Relaxed) {
+            0 | 1 => Verdict::Answer(PageResponse::Success),
+            _ => Verdict::Defer,
+        }
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        let _ = group.respond(masked, PageResponse::Success);
+    }
+}
+
+#[test]
+fn an_answer_that_a_handler_sends_itself_finds_room_behind_those_of_its_own_drain() {
+    let options = Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() };
+    let mut bench = Bench::with(Profile::Full, options);
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Stall, &space).unwrap();
+    bench.enable(0, Arc::new(AnswersInDefer(space.clone(), 0.into()))).unwrap();
+    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.fill(0, SOURCE, 8 * 4096, 7, None);
+    // Eight stalls wait in one batch.
+    while bench.model_count(diagnostics::STALLS_RECORDED) < 8 {
+        bench.host.step();
+    }
+    bench.finish([0]);
+    let totals = bench.smmu.faults().totals().statistics;
+    assert_eq!((bench.state(0), totals.not_sent), (status::DONE, 0), "{totals:?}");
 }

@@ -12,7 +12,7 @@ use smmu_iopf::iopf::{
 };
 use smmu_iopf::model::host::HostMemory;
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
-use smmu_iopf::smmuv3::{Access, Asid, StreamId};
+use smmu_iopf::smmuv3::{Access, Asid, PhysAddr, StreamId};
 use smmu_iopf::sva::Permissions;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{Frame, FramePool};
@@ -280,4 +280,21 @@ fn workers_that_race_for_pages_answer_every_record_once() {
     assert_eq!((answers.len(), tags.len()), (64, 64));
     assert!(answers.iter().all(|answer| answer.response == Success));
     assert_eq!((world.space.pages(), world.bench.table.totals().slots_in_use), (8, 0));
+}
+
+#[test]
+fn stalls_that_are_reported_together_wait_for_a_page_that_is_on_its_way_too() {
+    let mut world = World::new(Kind::Stall);
+    let backing = Backing::Memory(PhysAddr(0x4000_0000));
+    let region = Region { start: 0, bytes: 0x10_0000, permissions: Permissions::READ_WRITE, backing };
+    let space = Arc::new(AddressSpace::new(Asid(9), &[region], world.frames.clone()).unwrap());
+    let stream = StreamId(0x300);
+    world.bench.open_to(stream, Kind::Stall, world.pager(&space), STREAM_LIMITS);
+    world.frames.zero_some(8);
+    assert_eq!(world.bench.report_stalls(0, &[stall(stream, 1, 0)]), [to_stall(stream, 1, Success)]);
+    let step = world.bench.cpu.masked(|masked| space.page_ins().join(masked, PAGE, Access::READ, &mut None));
+    assert_eq!(step, Step::Lead);
+    assert_eq!(world.bench.report_stalls(0, &[stall(stream, 2, PAGE)]), []);
+    world.bench.cpu.masked(|masked| space.page_ins().end(masked, &world.work, PAGE, true));
+    assert_eq!(world.bench.report_stalls(0, &[stall(stream, 3, PAGE)]), [to_stall(stream, 3, Success)]);
 }

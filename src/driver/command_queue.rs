@@ -124,11 +124,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         ring: Ring,
         trace: Option<Arc<Trace>>,
     ) -> Self {
+        let commands = memory.words.get(..ring.size() as usize * WORDS).unwrap_or_default();
         let words = (1_usize << stream_bits).div_ceil(u64::BITS as usize);
         Self {
             hardware,
             features,
-            memory,
+            memory: DmaRegion { words: commands, ..memory },
             ring,
             failures: IrqLock::new(Failures::new()),
             errors: AtomicU64::new(0),
@@ -209,6 +210,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     fn fill<T>(&self, masked: &Masked, commands: &[T], encode: impl Fn(&T) -> [u64; WORDS]) -> Result<Range<u64>, u32> {
         let count = commands.len() as u64;
         let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
+            // What fills the queue may not be published yet, here or on another core.
+            self.publish();
             let cons = self.progress(masked);
             self.ring.reserve(count).ok_or(cons)
         })?;

@@ -26,6 +26,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             |records, answers| self.take_events(masked, records, answers, &resumed),
             || log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
             |answers| {
+                // Another core may have published them before CONS was written: a stall whose record finds no room waits (7.4).
                 if resumed.take() {
                     self.commands.publish();
                 }

@@ -83,8 +83,9 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
     pub(super) fn new(memory: DmaRegion, size: QueueSize) -> Self {
+        let words = memory.words.get(..size.entries() as usize * WORDS).unwrap_or_default();
         Self {
-            memory,
+            memory: DmaRegion { words, ..memory },
             size,
             state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false, lost: 0 }),
             done: AtomicU64::new(0),
@@ -98,7 +99,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
 
     /// Takes out one batch: `take` gets the records, and adds the answers that there are by now, one a record at most;
     /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken;
-    /// `send` gets the answers, if there are any, after CONS was written, and takes out those that it has sent.
+    /// `send` gets the answers after CONS was written, also when there are none, and takes out those that it has sent.
     ///
     /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
     /// batch, and none is lost. CONS is written once. One core drains at a time; another gets `more` at once.

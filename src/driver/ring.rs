@@ -3,9 +3,10 @@
 //! Positions count commands from the start of the queue's life in 64 bits and never wrap; the register's index with its
 //! wrap bit is the position's low bits. A producer reserves consecutive slots with one compare-exchange, fills them, and
 //! marks them filled with one store. Then whoever finds nobody publishing does it for everybody: it walks over the filled
-//! batches that lie next and moves PROD over all of them with one register write. So PROD only moves forward, no core
-//! waits for another, and a producer that leaves unpublished commands behind leaves them to a core that is inside
-//! [`Ring::publish`] at that time: interrupts are masked there, so a grace period that starts later waits for it.
+//! batches that lie next and moves PROD over all of them with one register write. So PROD only moves forward, and a
+//! producer that leaves unpublished commands behind leaves them to a core that is inside [`Ring::publish`] at that time: interrupts are
+//! masked there, so a grace period that starts later waits for it. No core waits for another but for room: what takes it may be
+//! marked and not published until the end of a masked section, or until somebody else publishes.
 
 use alloc::boxed::Box;
 

@@ -192,8 +192,8 @@ impl FaultTable {
         })
     }
 
-    /// Has the time that answers take measured by `clock`: a counter that all cores share and that only grows, read twice for each
-    /// group. Only the first call counts.
+    /// Has the time that answers take measured by `clock`: a counter that all cores share and that only grows, read at the
+    /// beginning of a batch and for each answer, or for those that are decided together. Only the first call counts.
     pub fn set_clock(&self, clock: fn() -> u64) {
         self.shared.clock.call_once(|| clock);
     }

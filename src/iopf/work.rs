@@ -20,7 +20,7 @@
 //! Nothing is slept over: who puts a lane into a list looks afterwards which cores sleep, and who goes to sleep says so before it
 //! looks at the lists. With a fence on either side, one of them sees the other.
 //!
-//! In a drain every record is dealt with in the order of its queue, so there the budget is the batch: what comes behind a flood
+//! In a drain the records of a stream are dealt with in their order, so there the budget is the batch: what comes behind a flood
 //! waits for inline answers only, which are short, and the queues of an SMMU take turns.
 
 use alloc::boxed::Box;

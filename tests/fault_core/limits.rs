@@ -140,7 +140,6 @@ fn the_bound_on_states_counts_closed_ones_until_they_are_freed() {
 
 #[test]
 fn a_batch_keeps_nothing_of_the_limit_over_all_streams_but_what_it_uses() {
-    // Below 32 one at a time; above, several are counted at once.
     for groups in [1, 5, 31, 33, 40, 60] {
         let mut bench = Bench::with_limits(Limits { states: 8, groups });
         bench.handler.defers.store(true, SeqCst);

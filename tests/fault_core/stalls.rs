@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, FaultHandler, Kind, StreamLimits, Verdict};
+use smmu_iopf::iopf::{Answer, FaultHandler, Kind, Limits, StreamLimits, Verdict};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::event::Stall;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
@@ -159,4 +159,31 @@ fn a_handler_that_claims_more_than_it_was_asked_about_has_answered_all() {
     bench.open_to(STREAM, Kind::Stall, Arc::new(Boastful), StreamLimits { groups: 1, ..STREAM_LIMITS });
     assert_eq!(bench.report_stalls(0, &[stall(STREAM, 1, 0)]), success(STREAM, [1]));
     assert_eq!(bench.table.totals().statistics.success, 1);
+}
+
+#[test]
+fn a_run_behind_which_an_unknown_stall_takes_its_place_is_answered_once() {
+    let bench = bench();
+    let unknown = StreamId(STREAM.0 + 4);
+    let answers = bench.report_stalls(0, &[stall(STREAM, 1, 0x1000), stall(unknown, 2, 0x1000)]);
+    assert_eq!(answers, [to_stall(STREAM, 1, Success), to_stall(unknown, 2, Invalid)]);
+}
+
+#[test]
+fn a_run_keeps_the_limit_over_all_streams() {
+    // With less than 32 left one at a time; else several are counted at once.
+    for groups in [1, 5, 31, 33, 40, 60] {
+        let mut bench = Bench::with_limits(Limits { states: 8, groups });
+        bench.handler.defers.store(true, SeqCst);
+        bench.open_with(&[STREAM], Kind::Stall, StreamLimits { groups: 64, ..STREAM_LIMITS }, 0).unwrap();
+        let all = (0..64).map(|tag| stall(STREAM, tag, 0)).collect::<Vec<_>>();
+        let refused = bench.report_stalls(0, &all).len();
+        let totals = bench.table.totals();
+        assert_eq!((refused, totals.slots_in_use), (64 - groups, groups));
+        assert_eq!(
+            (totals.statistics.deferred, totals.statistics.groups, totals.statistics.records),
+            (groups as u64, 64, 64)
+        );
+        drop(bench.handler.take());
+    }
 }

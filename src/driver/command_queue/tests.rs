@@ -1,4 +1,5 @@
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use super::*;
 use crate::driver::fake::{self, Fake, NoDelay};
@@ -219,4 +220,65 @@ fn stalls_are_retried_or_aborted_never_completed_with_zeros() {
     assert_eq!(bench.queue.read(0), [0x1_0000_1044, 0x1234]);
     assert_eq!(bench.queue.read(1), [0x1_0000_2044, 0x1234]);
     assert_eq!(bench.queue.read(2), [0x1_0000_2044, 0x1234]);
+}
+
+/// A stalled write of StreamID 1 under `tag`.
+fn stall(tag: u64) -> Stall {
+    Stall::decode([0x1_0000_0010, 1 << 31 | tag, 0x1000]).unwrap()
+}
+
+#[test]
+fn a_run_goes_round_the_queue_and_is_published_once() {
+    let bench = bench(2, consume);
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        for run in [&[1, 2, 3][..], &[4, 5, 6]] {
+            let stalls = run.iter().map(|&tag| stall(tag)).collect::<Vec<_>>();
+            bench.queue.resume(masked, &stalls, PageResponse::Success, &mut unsent);
+            bench.queue.publish();
+        }
+        assert!(unsent.is_empty());
+    });
+    assert_eq!(bench.fake.written(Register::CmdqProd), [3, 0b110]);
+    assert_eq!([3, 4, 5, 2].map(|position| bench.queue.read(position)[1]), [4, 5, 6, 3]);
+}
+
+#[test]
+fn all_of_a_run_that_finds_no_room_is_kept_in_order_and_nothing_passes_it() {
+    let bench = bench(2, |_, _, _| {});
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        let three = (1..4).map(stall).collect::<Vec<_>>();
+        bench.queue.resume(masked, &three, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, &three, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, &[stall(9)], PageResponse::Success, &mut unsent);
+        assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 3, 9]);
+    });
+    assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
+}
+
+#[test]
+fn what_waits_for_room_publishes_what_takes_it() {
+    let bench = bench(1, consume);
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        bench.queue.resume(masked, &[stall(1), stall(2)], PageResponse::Success, &mut unsent);
+        assert_eq!(bench.fake.written(Register::CmdqProd), []);
+        bench.queue.answer(masked, &[AnswerCommand([0x1_0000_1044, 3])]).unwrap();
+    });
+    assert_eq!(bench.fake.written(Register::CmdqProd), [2, 3]);
+}
+
+#[test]
+fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() {
+    let bench = bench(2, consume);
+    bench.queue.hardware.give_up();
+    let mut unsent = Answers::new();
+    fake::cpu().masked(|masked| {
+        bench.queue.resume(masked, &[stall(1), stall(2)], PageResponse::Success, &mut unsent);
+        bench.queue.publish();
+    });
+    assert!(unsent.is_empty());
+    assert_eq!((bench.queue.counts().refused, bench.queue.counts().commands), (2, 0));
+    assert_eq!(bench.fake.written(Register::CmdqProd), []);
 }
