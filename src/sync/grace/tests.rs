@@ -259,6 +259,7 @@ fn a_core_that_has_just_let_go_is_not_named() {
     domain.offline(&mut busy);
     assert_eq!(domain.stuck(&here, 5000, 1000), None);
     assert_eq!(domain.stats().stuck, 0);
+    assert_eq!(domain.poll(&mut here), 1);
 }
 
 #[test]
