@@ -200,13 +200,13 @@ compose() {
 
 # boot KERNEL-ELF ARGUMENT...: QEMU's exit status is the kernel's, 124 after a hang.
 boot() {
-    local start=$SECONDS status
+    local status
     local -a command
     compose "$@"
     timeout --foreground --kill-after=5 "$timeout" "${command[@]}" </dev/null
     status=$?
     if ((status == 124 || status == 137)); then
-        printf 'run-qemu.sh: hung: no end after %d s (--timeout)\n' $((SECONDS - start)) >&2
+        printf 'run-qemu.sh: hung: no end after %s s (--timeout)\n' "$timeout" >&2
         return 124
     fi
     return $status

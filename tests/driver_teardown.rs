@@ -6,32 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use driver_bench::Need::{PageRequests, Queues, Stall, Termination};
+use driver_bench::Need::{PageRequests, Queues, Stall};
+use driver_bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
 use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
+use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
-
-const BASE: u64 = 0x1000_0000;
-const BYTES: u64 = 16 * 4096;
-
-/// A bench whose engine 0 has eight stalls deferred and unanswered.
-fn stalled(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::of(profile);
-    let space = Space::new(&bench, 1);
-    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
-    bench.attach(0, FaultMode::Stall, &space).unwrap();
-    bench.enable(0, pager.clone()).unwrap();
-    bench.host.write_engine(0, reg::DEPTH, 8);
-    bench.fill(0, BASE, BYTES, 1, None);
-    bench.run_until(|_| pager.deferred.lock().unwrap().len() == 8);
-    (bench, space, pager)
-}
 
 #[test]
 fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing() {
@@ -111,19 +95,6 @@ fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
     });
 }
 
-/// A bench whose engine 2 has a page request group deferred and unanswered.
-fn requesting(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::of(profile);
-    let space = Space::new(&bench, 1);
-    let pager = Pager::deferring(&space, BASE..BASE + BYTES);
-    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-    bench.enable(2, pager.clone()).unwrap();
-    bench.host.write_engine(2, reg::GROUP_SIZE, 2);
-    bench.fill(2, BASE, BYTES, 1, None);
-    bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
-    (bench, space, pager)
-}
-
 #[test]
 fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() {
     on_each(&[PageRequests], |profile| {
@@ -143,43 +114,6 @@ fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() 
         bench.finish([2]);
         assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 8));
     });
-}
-
-/// A device that never comes to rest and keeps ATS on.
-struct Restless(Device);
-
-impl Restless {
-    fn new(bench: &Bench, engine: usize) -> Self {
-        Self(Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine })
-    }
-}
-
-impl DeviceControl for Restless {
-    fn stop_new_work(&self) {
-        self.0.stop_new_work();
-    }
-
-    fn is_idle(&self) -> bool {
-        false
-    }
-
-    fn disable_page_requests(&self) {
-        self.0.disable_page_requests();
-    }
-
-    fn page_requests_stopped(&self) -> bool {
-        self.0.page_requests_stopped()
-    }
-
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
-    }
-
-    fn resume_page_requests(&self) {
-        self.0.resume_page_requests();
-    }
-
-    fn disable_ats(&self) {}
 }
 
 #[test]
@@ -290,16 +224,6 @@ fn a_device_starts_nothing_new_before_its_stream_is_aborted() {
         bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(0), &device).unwrap();
         assert_eq!(*device.stopped.lock().unwrap(), [before]);
     });
-}
-
-/// A bench whose engine 2 has page requests enabled, and its handler.
-fn paging(profile: Profile) -> (Bench, Arc<Pager>) {
-    let mut bench = Bench::of(profile);
-    let space = Space::new(&bench, 1);
-    let pager = Pager::new(&space, BASE..BASE + BYTES);
-    bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-    bench.enable(2, pager.clone()).unwrap();
-    (bench, pager)
 }
 
 #[test]
@@ -423,321 +347,5 @@ fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
         assert_eq!(bench.smmu.command_counts().answers, 0);
         bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
-    });
-}
-
-#[test]
-fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
-    on_each(&[Stall, Termination], |profile| {
-        // 7.2.2.
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.attach(1, FaultMode::Terminate, &space).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 2);
-        for engine in [1, 0] {
-            bench.fill(engine, BASE, 8, 1, None);
-            bench.host.run(100);
-        }
-        assert!(bench.global_errors().recover);
-        // An interrupt from before.
-        bench.drain();
-        let lost = Lost { events: 1, streams: vec![profile.engine_stream(0)], ..Lost::default() };
-        assert_eq!(bench.recover(), Ok(lost));
-        bench.finish([0]);
-        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
-        bench.disable(0).unwrap();
-        // What is written from now on is.
-        bench.fill(1, BASE, 8, 1, None);
-        bench.finish([1]);
-        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (2, 1));
-    });
-}
-
-#[test]
-fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
-    on_each(&[Stall, PageRequests], |profile| {
-        // The event queue lies where there is no memory: no stall record can be written.
-        let mut bench = Bench::with_broken(profile, Options { limit_us: LIMIT_US, ..Options::default() }, 2);
-        let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.attach(2, FaultMode::PageRequest, &other).unwrap();
-        bench.enable(2, Pager::new(&other, BASE..BASE + BYTES)).unwrap();
-        bench.fill(0, BASE, 8, 1, None);
-        bench.host.run(100);
-        let errors = bench.global_errors();
-        assert_eq!(errors, GlobalErrors { event_queue_abort: true, recover: true, ..GlobalErrors::default() });
-        assert_eq!(bench.state(0), status::BUSY, "its record is lost");
-
-        let lost = Lost { streams: vec![profile.engine_stream(0)], ..Lost::default() };
-        assert_eq!(bench.recover(), Ok(lost.clone()));
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::ABORTED);
-        let commands = bench.smmu.command_counts().commands;
-        assert_eq!(bench.recover(), Ok(lost), "it still waits to be reopened");
-        assert_eq!(bench.smmu.command_counts().commands, commands, "there is nothing left to recover from");
-        bench.disable(0).unwrap();
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-
-        bench.fill(2, BASE, BYTES, 6, None);
-        bench.finish([2]);
-        assert_eq!((bench.state(2), other.word(BASE)), (status::DONE, 6));
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// Two stalls wait for their handler, and the record of a third one is lost.
-#[test]
-fn after_an_aborted_event_write_the_engine_is_served_again() {
-    on_each(&[Stall], |profile| {
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 1);
-        let pager = Pager::deferring(&space, BASE..BASE + BYTES);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, pager.clone()).unwrap();
-        bench.host.write_engine(0, reg::DEPTH, 3);
-        bench.host.write_control(control::EVENT_WRITE, 3);
-        bench.fill(0, BASE, BYTES, 1, None);
-        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 2);
-        bench.host.run(100);
-        assert!(bench.global_errors().recover);
-        let (stream, other) = (bench.stream(0), bench.stream(1));
-        assert_eq!(bench.recover(), Ok(Lost { terminated: 2, streams: vec![stream], ..Lost::default() }));
-
-        let device = Restless::new(&bench, 0);
-        let busy = bench.smmu.reopen_faults(&mut bench.cpu, stream, &device);
-        assert_eq!(busy, Err(DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US }));
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::ABORTED, "its entry does not translate before it has come to rest");
-
-        bench.reopen(0).unwrap();
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-        bench.fill(0, BASE, BYTES, 9, None);
-        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 5);
-        let mut groups = pager.take();
-        for late in groups.drain(..2) {
-            assert!(!late.is_waiting());
-            assert!(bench.cpu.masked(|masked| late.respond(masked, PageResponse::Success)).is_err());
-        }
-        pager.defers.store(false, Ordering::Relaxed);
-        for group in groups {
-            let answer = pager.resolve(group.faults());
-            bench.cpu.masked(|masked| group.respond(masked, answer)).unwrap();
-        }
-        bench.finish([0]);
-        assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 9));
-        // Nothing is to be done a second time, and for who is not there.
-        bench.reopen(0).unwrap();
-        assert_eq!(bench.reopen(1), Err(DriverError::NotAttached(other)));
-        bench.disable(0).unwrap();
-        assert_eq!(bench.reopen(0), Err(DriverError::FaultsNotEnabled(stream)));
-        for counter in [diagnostics::STALLED, diagnostics::RESUMED_NOTHING] {
-            assert_eq!(bench.model_count(counter), 0);
-        }
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// The owner has begun to take the faults away: nobody has them served again under its feet.
-#[test]
-fn a_stream_that_is_about_to_end_is_not_reopened() {
-    on_each(&[Stall], |profile| {
-        let (mut bench, _, pager) = stalled(profile);
-        drop(pager.take());
-        let stream = profile.engine_stream(0);
-        let device = Restless::new(&bench, 0);
-        assert!(bench.smmu.disable_faults(&mut bench.cpu, stream, &device).is_err());
-        bench.attach(1, FaultMode::Stall, &Space::new(&bench, 2)).unwrap();
-        bench.enable(1, pager).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
-        bench.fill(1, BASE, 8, 1, None);
-        bench.host.run(100);
-        assert!(bench.global_errors().recover);
-        let stopped = Lost { terminated: 8, streams: vec![profile.engine_stream(1)], ..Lost::default() };
-        assert_eq!(bench.recover(), Ok(stopped));
-        assert_eq!(bench.reopen(0), Err(DriverError::FaultsNotEnabled(stream)));
-        [0, 1].into_iter().for_each(|engine| bench.disable(engine).unwrap());
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-#[test]
-fn an_smmu_that_is_given_up_has_nothing_to_recover() {
-    on_each(&[Stall], |profile| {
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.host.run(100);
-        bench.smmu.give_up();
-        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
-        assert_eq!(bench.global_errors(), GlobalErrors::default());
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-        bench.disable(0).unwrap();
-        assert_eq!((bench.state(0), bench.live()), (status::ABORTED, 0));
-    });
-}
-
-#[test]
-fn global_errors_whose_interrupt_was_lost_are_found() {
-    on_each(&[Stall, PageRequests], |profile| {
-        let mut bench = Bench::of(profile);
-        for (engine, mode) in [(0, FaultMode::Stall), (2, FaultMode::PageRequest)] {
-            let space = Space::new(&bench, engine as u16 + 1);
-            bench.attach(engine, mode, &space).unwrap();
-            bench.enable(engine, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        }
-        assert_eq!(bench.smmu.expire(&bench.cpu, 0), Upkeep::default());
-        for (engine, write, expected) in [
-            (0, control::EVENT_WRITE, GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() }),
-            (
-                2,
-                control::PAGE_REQUEST_WRITE,
-                GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() },
-            ),
-        ] {
-            bench.host.write_control(write, 1);
-            bench.fill(engine, BASE, 8, 1, None);
-            bench.host.run(100);
-            let errors = GlobalErrors { recover: true, ..expected };
-            assert_eq!(bench.smmu.expire(&bench.cpu, 0), Upkeep { timed_out: 0, errors });
-            let streams = vec![bench.stream(engine)];
-            assert_eq!(bench.recover(), Ok(Lost { streams, ..Lost::default() }));
-            bench.reopen(engine).unwrap();
-            assert_eq!(bench.smmu.expire(&bench.cpu, 0), Upkeep::default());
-            bench.fill(engine, BASE, BYTES, 3, None);
-            bench.finish([engine]);
-            assert_eq!(bench.state(engine), status::DONE);
-        }
-        [0, 2].into_iter().for_each(|engine| bench.disable(engine).unwrap());
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
-#[test]
-fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
-    let mut bench = Bench::of(Profile::ForcedStall);
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Terminate, &space).unwrap();
-    bench.host.write_control(control::EVENT_WRITE, 1);
-    bench.fill(0, BASE, 8, 1, None);
-    bench.host.run(100);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
-    assert!(bench.global_errors().recover);
-    let stream = bench.stream(0);
-    assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }));
-    bench.finish([0]);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-    // It is aborted until it is reopened.
-    space.map(BASE);
-    bench.fill(0, BASE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED);
-    bench.reopen(0).unwrap();
-    bench.fill(0, BASE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::DONE);
-    assert_eq!(bench.recover(), Ok(Lost::default()));
-}
-
-#[test]
-fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
-    for &profile in Profile::ALL.iter().filter(|profile| !Stall.is_met(**profile)) {
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Terminate, &space).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
-        assert_eq!(bench.global_errors(), GlobalErrors::default());
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.sink.0.lock().unwrap().len(), 1, "the second is reported");
-    }
-}
-
-#[test]
-fn an_aborted_pri_queue_starts_anew() {
-    on_each(&[PageRequests], |profile| {
-        let (mut bench, pager) = paging(profile);
-        // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
-        bench.host.write_engine(2, reg::DEPTH, 3);
-        bench.fill(2, BASE, 3 * 4096, 1, None);
-        bench.run_until(|bench| bench.host.read_engine(2, reg::PAGE_REQUESTS) == 1);
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(100);
-        assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 3);
-        let errors = bench.global_errors();
-        assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, recover: true, ..GlobalErrors::default() });
-        let errors = bench.global_errors();
-        assert_eq!(errors, GlobalErrors::default());
-        bench.drain();
-        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-        // Nobody knows which group with Last was in the queue: the device is made to forget it.
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-    });
-}
-
-/// A group that waits for its handler, one with Last that is in the queue when another write aborts, and that one.
-#[test]
-fn after_an_aborted_pri_write_the_engine_is_served_again() {
-    on_each(&[PageRequests], |profile| {
-        let (mut bench, space, pager) = requesting(profile);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(2);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
-        assert!(bench.global_errors().recover);
-        let streams = vec![bench.stream(2)];
-        assert_eq!(bench.recover(), Ok(Lost { page_requests: 1, streams, ..Lost::default() }));
-        bench.reopen(2).unwrap();
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-        let mut groups = pager.take();
-        let late = groups.remove(0);
-        assert!(bench.cpu.masked(|masked| late.respond(masked, PageResponse::Success)).is_err());
-        assert_ne!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
-
-        pager.defers.store(false, Ordering::Relaxed);
-        bench.finish([2]);
-        bench.fill(2, BASE, BYTES, 5, None);
-        bench.finish([2]);
-        assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
-        bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-        assert_eq!(bench.model_count(diagnostics::RESPONDED_NOTHING), 0);
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
-#[test]
-fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
-    on_each(&[PageRequests], |profile| {
-        let (mut bench, _, pager) = requesting(profile);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(2);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
-        let errors = bench.global_errors();
-        assert!(errors.page_request_queue_abort, "{errors:?}");
-        bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-        drop(pager.take());
-        assert_eq!(bench.live(), 0);
     });
 }

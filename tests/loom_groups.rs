@@ -5,45 +5,29 @@
 
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
+#[path = "support/loom_smmu.rs"]
+mod loom_smmu;
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use embedded_hal::delay::DelayNs;
 use fault_bench::{Handler, cpu, in_substream, page, stall, to_group, to_stall};
 use loom::thread::{self, JoinHandle};
+use loom_smmu::Smmu;
 use smmu_iopf::iopf::{
-    Answer, FaultTable, FlushError, Kind, Leftover, Limits, NotSent, OpenRequest, PageResponder, Partials, Priority,
-    Report, StreamLimits,
+    Answer, FaultTable, FlushError, Kind, Leftover, Limits, OpenRequest, Partials, Priority, Report, StreamLimits,
 };
 use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{StreamId, SubstreamId};
+use smmu_iopf::sync::Cpu;
 use smmu_iopf::sync::grace::Domain;
-use smmu_iopf::sync::{Cpu, Masked};
 
 /// The only stream: a table of 0 bits keeps the state space small.
 const STREAM: StreamId = StreamId(0);
 
 /// Later than any time-out.
 const LATE_US: u64 = 10_000;
-
-/// The SMMU: what it was sent.
-#[derive(Default)]
-struct Smmu {
-    sent: Mutex<Vec<Answer>>,
-    terminated: AtomicBool,
-}
-
-impl PageResponder for Smmu {
-    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
-        // Publication is a step of its own, which others may come before.
-        thread::yield_now();
-        assert!(!self.terminated.load(SeqCst), "{answers:?} after STALL_TERM");
-        self.sent.lock().unwrap().extend(answers);
-        Ok(())
-    }
-}
 
 struct Yield;
 

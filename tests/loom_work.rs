@@ -6,16 +6,19 @@
 
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
+#[path = "support/loom_smmu.rs"]
+mod loom_smmu;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use embedded_hal::delay::DelayNs;
 use fault_bench::{cpu, stall};
 use loom::thread::{self, JoinHandle};
+use loom_smmu::Smmu;
 use smmu_iopf::iopf::{
-    Answer, Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
-    Priority, Report, StreamLimits, Target, Verdict, WorkQueues,
+    Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, OpenRequest, Priority, Report, StreamLimits,
+    Target, Verdict, WorkQueues,
 };
 use smmu_iopf::smmuv3::PageResponse::Success;
 use smmu_iopf::smmuv3::{Stag, StreamId};
@@ -47,23 +50,6 @@ impl FaultHandler for Worker {
         let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
         self.served.lock().unwrap().push(tag);
         Some(group.decide(Success))
-    }
-}
-
-/// The SMMU: what it was sent.
-#[derive(Default)]
-struct Smmu {
-    sent: Mutex<Vec<Answer>>,
-    terminated: AtomicBool,
-}
-
-impl PageResponder for Smmu {
-    fn respond(&self, _: &Masked, answers: &[Answer]) -> Result<(), NotSent> {
-        // Publication is a step of its own, which others may come before.
-        thread::yield_now();
-        assert!(!self.terminated.load(SeqCst), "{answers:?} after STALL_TERM");
-        self.sent.lock().unwrap().extend(answers);
-        Ok(())
     }
 }
 

@@ -133,11 +133,11 @@ impl Bench {
         cpu.masked(|masked| {
             let served = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
             let counting = self.count(|| black_box(&counters).add(masked, served, black_box(DEPTH))).0;
-            row("counters of a stream or of all, once a batch", counting, 1);
+            row("counters of a stream or of all, once a run", counting, 1);
             let measuring = self.count(|| black_box(&latencies).add(masked, black_box(DEPTH), black_box(DEPTH))).0;
-            row("latencies of a stream or of all, once a batch", measuring, 1);
+            row("latencies of a stream or of all, once a run", measuring, 1);
             let clock: fn() -> u64 = black_box(timer::ticks);
-            row("time stamp, twice a batch", self.count(clock).0, 1);
+            row("time stamp, once a batch and once a run", self.count(clock).0, 1);
         });
         Ok(())
     }

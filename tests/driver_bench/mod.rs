@@ -1,6 +1,8 @@
 //! The driver, the fault core and the model in one process: what a kernel would be to them.
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+pub(crate) mod pending;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
