@@ -55,8 +55,8 @@ loom_work     wake_without_fence          no_core_sleeps_over_work
 loom_work     rest_without_fence          no_core_sleeps_over_work
 lib           mark_relaxed                driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           mark_unread                 driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
-lib           look_at_flag_without_fence  driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
-lib           look_at_marks_without_fence driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
+lib           asked_relaxed               driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
+lib           asked_unread                driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           publisher_unread            driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           publisher_relaxed           driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           consumed_unread             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed

@@ -11,7 +11,7 @@
 use alloc::boxed::Box;
 
 use crate::smmuv3::queue::QueueSize;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::mutant::mutant;
 
 /// The bookkeeping of a command queue.
@@ -22,9 +22,10 @@ pub(super) struct Ring {
     reserved: AtomicU64,
     /// Behind the last slot that the SMMU is known to have consumed.
     consumed: AtomicU64,
-    /// Behind the last published slot. Written only by the core that holds `publishing`.
+    /// Behind the last published slot. Written only by the core that publishes.
     published: AtomicU64,
-    publishing: AtomicBool,
+    /// How often publication was asked for since somebody began to publish; 0 while nobody does.
+    asked: AtomicU64,
     /// For the first slot of a filled batch: the position behind the batch. What an earlier lap left in a slot is never
     /// past the position that the slot stands for now, so it does not look like a filled batch.
     ends: Box<[AtomicU64]>,
@@ -38,7 +39,7 @@ impl Ring {
             reserved: AtomicU64::new(0),
             consumed: AtomicU64::new(0),
             published: AtomicU64::new(0),
-            publishing: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
             ends: (0..size.entries()).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -105,40 +106,41 @@ impl Ring {
     /// Publishes what is marked: `write` gets the position behind what is published and writes PROD. If another core is
     /// publishing, it publishes this as well.
     pub(super) fn publish(&self, mut write: impl FnMut(u64)) {
+        // Release: whoever sees that it was asked sees the marks. Acquire pairs with the Release below: `published` is the last
+        // publisher's.
+        let order = match () {
+            () if mutant!("asked_relaxed") => Ordering::Acquire,
+            () if mutant!("publisher_unread") => Ordering::Release,
+            () => Ordering::AcqRel,
+        };
+        if self.asked.fetch_add(1, order) != 0 {
+            return;
+        }
+        let mut asked = 1;
         loop {
-            // Store the mark, then look at the flag; the publisher clears the flag, then looks at the mark. With the
-            // fences at least one of the two sees the other.
-            if !mutant!("look_at_flag_without_fence") {
-                fence(Ordering::SeqCst);
-            }
-            // Acquire pairs with the Release below: `published` is the last publisher's.
-            let order = if mutant!("publisher_unread") { Ordering::Relaxed } else { Ordering::Acquire };
-            if self.publishing.compare_exchange(false, true, order, Ordering::Relaxed).is_err() {
-                return;
-            }
             let before = self.published.load(Ordering::Relaxed);
             let after = self.filled(before);
             if after != before {
                 write(after);
                 self.published.store(after, Ordering::Relaxed);
             }
-            let order = if mutant!("publisher_relaxed") { Ordering::Relaxed } else { Ordering::Release };
-            self.publishing.store(false, order);
-            if !mutant!("look_at_marks_without_fence") {
-                fence(Ordering::SeqCst);
-            }
-            if self.filled(after) == after {
-                return;
+            // Acquire pairs with the Release above, of the last one who asked and so of all of them.
+            let done = if mutant!("publisher_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            let more = if mutant!("asked_unread") { Ordering::Relaxed } else { Ordering::Acquire };
+            match self.asked.compare_exchange(asked, 0, done, more) {
+                Ok(_) => return,
+                Err(now) => asked = now,
             }
         }
     }
 
     /// Behind the filled batches that lie without a gap from `position` on.
     fn filled(&self, mut position: u64) -> u64 {
+        let (ends, slots) = (&*self.ends, self.size - 1);
         loop {
             // Pairs with the Release of the mark.
             let order = if mutant!("mark_unread") { Ordering::Relaxed } else { Ordering::Acquire };
-            let end = self.ends[self.slot(position)].load(order);
+            let end = ends[(position & slots) as usize].load(order);
             if end <= position {
                 return position;
             }
