@@ -40,7 +40,7 @@ pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Part
 pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};
 
 use crate::smmuv3::PageResponse;
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::StallRun;
 use crate::sync::{Cpu, Masked};
 
 /// Answers that could not be queued; nothing of them reached the SMMU.
@@ -86,7 +86,7 @@ pub trait FaultHandler: Send + Sync {
     /// first ones are to be answered Success at once; of the others, [`handle`](Self::handle) is asked about the first.
     ///
     /// Unless this is overridden, that is asked about each.
-    fn serve_at_once(&self, masked: &Masked, stalls: &[Stall]) -> usize {
+    fn serve_at_once(&self, masked: &Masked, stalls: StallRun<'_>) -> usize {
         let _ = (masked, stalls);
         0
     }

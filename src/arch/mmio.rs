@@ -48,6 +48,22 @@ impl Mmio {
         value
     }
 
+    /// As [`Mmio::read32`], but memory accesses after it in program order may happen before it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mmio::read32`].
+    pub fn read32_relaxed(&self, offset: usize) -> u32 {
+        let address = self.address::<u32>(offset);
+        let value;
+        // SAFETY: the address is aligned and in the window, which `new`'s caller vouched for.
+        unsafe {
+            asm!("ldr {value:w}, [{address}]", address = in(reg) address, value = out(reg) value,
+                options(nostack, preserves_flags));
+        }
+        value
+    }
+
     /// Reads the 64-bit register at `offset` bytes.
     ///
     /// # Panics
@@ -74,6 +90,21 @@ impl Mmio {
         // SAFETY: the address is aligned and in the window, which `new`'s caller vouched for.
         unsafe {
             asm!("dsb sy", "str {value:w}, [{address}]", address = in(reg) address, value = in(reg) value,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    /// As [`Mmio::write32`], but memory accesses before it in program order may happen after it. It happens after accesses to this
+    /// window before it, and after what a load acquire before it saw.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mmio::read32`].
+    pub fn write32_relaxed(&self, offset: usize, value: u32) {
+        let address = self.address::<u32>(offset);
+        // SAFETY: the address is aligned and in the window, which `new`'s caller vouched for.
+        unsafe {
+            asm!("str {value:w}, [{address}]", address = in(reg) address, value = in(reg) value,
                 options(nostack, preserves_flags));
         }
     }

@@ -4,6 +4,7 @@ mod failure;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::hint;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
@@ -20,7 +21,7 @@ use super::trace::Trace;
 use super::{BATCH, Delay};
 use crate::iopf::{Answer, BUDGET, NotSent, PageResponder, Target};
 use crate::smmuv3::command::{Command, ResumeAction, SyncCompletion};
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::{Stall, StallRun};
 use crate::smmuv3::features::Features;
 use crate::smmuv3::registers::Register;
 use crate::smmuv3::registers::fields::{CMDQ_CONS, GERROR};
@@ -171,7 +172,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         for batch in commands.chunks(self.ring.size() as usize) {
             let look = |cpu: &Cpu| match self.hardware.is_given_up() {
                 true => Ok(None),
-                false => cpu.masked(|masked| self.try_submit(masked, batch, Command::encode)).map(Some),
+                false => cpu.masked(|masked| self.try_submit(masked, batch.iter().map(Command::encode))).map(Some),
             };
             let positions = self
                 .hardware
@@ -190,13 +191,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// # Errors
     ///
     /// CONS, when there is no room.
-    fn try_submit<T>(
+    fn try_submit(
         &self,
         masked: &Masked,
-        commands: &[T],
-        encode: impl Fn(&T) -> [u64; WORDS],
+        commands: impl ExactSizeIterator<Item = [u64; WORDS]>,
     ) -> Result<Range<u64>, u32> {
-        let positions = self.fill(masked, commands, encode)?;
+        let positions = self.fill(masked, commands)?;
         self.publish();
         Ok(positions)
     }
@@ -207,24 +207,38 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     ///
     /// CONS, when there is no room.
     #[inline(always)]
-    fn fill<T>(&self, masked: &Masked, commands: &[T], encode: impl Fn(&T) -> [u64; WORDS]) -> Result<Range<u64>, u32> {
+    fn fill(&self, masked: &Masked, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) -> Result<Range<u64>, u32> {
         let count = commands.len() as u64;
-        let start = self.ring.reserve(count).ok_or(()).or_else(|()| {
-            // What fills the queue may not be published yet, here or on another core.
-            self.publish();
-            let cons = self.progress(masked);
-            self.ring.reserve(count).ok_or(cons)
-        })?;
+        let start = match self.ring.reserve(count) {
+            Some(start) => start,
+            None => self.reserve_anew(masked, count)?,
+        };
         let (slots, first) = (self.slots(), self.ring.slot(start));
         if let Some(slots) = slots.get(first..first + commands.len()) {
-            slots.iter().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
+            slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         } else {
             // The queue goes round here.
-            let slots = (start..).map(|position| slots.get(self.ring.slot(position)));
-            slots.flatten().zip(commands).for_each(|(slot, command)| write(slot, encode(command)));
+            let mut commands = commands;
+            let until_end = slots.get(first..).unwrap_or_default();
+            until_end.iter().zip(&mut commands).for_each(|(slot, command)| write(slot, command));
+            slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         }
         self.ring.mark(start, start + count);
         Ok(start..start + count)
+    }
+
+    /// Reserves slots after a look at CONS, or returns that.
+    #[cold]
+    fn reserve_anew(&self, masked: &Masked, count: u64) -> Result<u64, u32> {
+        // What fills the queue may not be published yet, here or on another core.
+        self.publish();
+        let cons = self.progress(masked);
+        self.ring.reserve(count).ok_or(cons)
+    }
+
+    /// Publishes the commands that were put into the queue before the last write to a register.
+    pub(super) fn publish_relaxed(&self) {
+        self.ring.publish(|end| self.hardware.registers.write32_relaxed(Register::CmdqProd, self.ring.index(end)));
     }
 
     /// Publishes the commands that were put into the queue.
@@ -235,18 +249,23 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// Puts answers to `stalls`, which fit `unsent`, into the queue, or into `unsent` where there is no room now.
     /// [`publish`](Self::publish) follows in the same masked section.
     #[inline(always)]
-    pub(super) fn resume(&self, masked: &Masked, stalls: &[Stall], response: PageResponse, unsent: &mut Answers) {
+    pub(super) fn resume(&self, masked: &Masked, stalls: StallRun<'_>, response: PageResponse, unsent: &mut Answers) {
         if !self.features.can_stall() || self.hardware.is_given_up() {
             self.refused.fetch_add(stalls.len() as u64, Ordering::Relaxed);
             return;
         }
         let action = action(response);
-        let command = |stall: &Stall| Command::Resume { stream: stall.stream(), stag: stall.stag(), action }.encode();
-        if !unsent.is_empty() || self.fill(masked, stalls, command).is_err() {
+        let commands = || {
+            let command =
+                move |stall: Stall| Command::Resume { stream: stall.stream(), stag: stall.stag(), action }.encode();
+            stalls.iter().map(command)
+        };
+        if !unsent.is_empty() || self.fill(masked, commands()).is_err() {
+            hint::cold_path();
             // Where there is no room, they are tried again.
-            stalls.iter().for_each(|stall| unsent.push(AnswerCommand(command(stall))).unwrap_or(()));
+            commands().for_each(|command| unsent.push(AnswerCommand(command)).unwrap_or(()));
         } else if let Some(trace) = &self.trace {
-            stalls.iter().for_each(|stall| trace.add(masked, TRACE_ANSWER, &command(stall)));
+            commands().for_each(|command| trace.add(masked, TRACE_ANSWER, &command));
         }
     }
 
@@ -298,7 +317,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
             let submit = || match self.hardware.is_given_up() {
                 true => Ok(None),
-                false => self.try_submit(masked, batch, |answer| answer.0).map(Some),
+                false => self.try_submit(masked, batch.iter().map(|answer| answer.0)).map(Some),
             };
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);

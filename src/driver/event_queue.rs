@@ -6,7 +6,7 @@ use super::command_queue::{Answers, Unsent};
 use super::record_queue::{Drained, Records, first_words, words};
 use super::registers::Registers;
 use super::{Delay, Smmu};
-use crate::smmuv3::event::{Event, Stall};
+use crate::smmuv3::event::{Event, StallRun};
 use crate::sync::Masked;
 
 /// Tag of an event record in the trace.
@@ -28,7 +28,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             |answers| {
                 // Another core may have published them before CONS was written: a stall whose record finds no room waits (7.4).
                 if resumed.take() {
-                    self.commands.publish();
+                    self.commands.publish_relaxed();
                 }
                 self.send(masked, answers);
             },
@@ -39,16 +39,17 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// else into `answers`.
     fn take_events(&self, masked: &Masked, records: Records<'_, 4>, answers: &mut Answers, resumed: &Cell<bool>) {
         if let Some(trace) = &self.trace {
-            records.for_each(|_, record| trace.add(masked, TRACE_EVENT, &words(record)));
+            records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
-        let answer = |stalls: &[Stall], response| {
+        let answer = |stalls: StallRun<'_>, response| {
             self.commands.resume(masked, stalls, response, answers);
             resumed.set(true);
         };
         self.faults.stalls(masked, answer, |stalls| {
-            records.for_each(|number, record| match Stall::decode(first_words(record)) {
-                Some(stall) => stalls.report(number, stall),
-                None => self.pass_on(masked, words(record)),
+            records.for_each(|record| {
+                if !stalls.report(|| records.number(record), first_words(record)) {
+                    self.pass_on(masked, words(record));
+                }
             });
         });
     }
@@ -63,10 +64,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Sends the answers of a batch; what finds no room is sent before more is taken out of the queue.
+    #[inline(always)]
     pub(super) fn send(&self, masked: &Masked, answers: &mut Answers) {
-        if answers.is_empty() {
-            return;
+        if !answers.is_empty() {
+            self.send_all(masked, answers);
         }
+    }
+
+    fn send_all(&self, masked: &Masked, answers: &mut Answers) {
         let all = answers.len();
         let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
         answers.drain(..sent);

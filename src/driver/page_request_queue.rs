@@ -36,7 +36,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Reports the page requests in `records`.
     fn take_page_requests(&self, masked: &Masked, records: Records<'_, 2>, answers: &mut Answers) {
         self.faults.batch(masked, |batch| {
-            records.for_each(|number, record| {
+            records.for_each(|record| {
+                let number = records.number(record);
                 if let Report::Answer(answer) = batch.report(number, &self.take_page_request(masked, words(record)))
                     && let Some(command) = self.commands.command_for(&answer)
                 {

@@ -154,7 +154,8 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         // nothing was taken out, the queue was empty, and it raises one.
         let more = count < pending
             || (count > 0 || acknowledge) && !mutant!("prod_read_once") && {
-                let prod = self.prod(hardware);
+                // Relaxed: what there is, is taken out after another look.
+                let prod = self.size.pointer(hardware.registers.read32_relaxed(Self::PROD));
                 self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
             };
         Drained { records: count as usize, more }
@@ -270,16 +271,20 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     /// The `count` records from number `first` on.
     fn records(&self, first: u64, count: u64) -> Records<'_, WORDS> {
         let (memory, _) = self.memory.words.as_chunks();
-        let (before, from_first) = split(memory, self.size.slot(self.index(first)).into());
+        let (start, count) = (self.size.slot(self.index(first)) as usize, count as usize);
+        if let Some(all) = memory.get(start..start + count) {
+            return Records { first, parts: [all, &[]] };
+        }
+        let (before, from_first) = split(memory, start);
         let (until_end, _) = split(from_first, count);
-        let (wrapped, _) = split(before, count - until_end.len() as u64);
+        let (wrapped, _) = split(before, count - until_end.len());
         Records { first, parts: [until_end, wrapped] }
     }
 }
 
 /// The first `count` of `all`, or all, and the others.
-fn split<T>(all: &[T], count: u64) -> (&[T], &[T]) {
-    all.split_at_checked(count as usize).unwrap_or((all, &[]))
+fn split<T>(all: &[T], count: usize) -> (&[T], &[T]) {
+    all.split_at_checked(count).unwrap_or((all, &[]))
 }
 
 /// Records that are in the queue, numbered one after the other.
@@ -291,16 +296,19 @@ pub(super) struct Records<'a, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Records<'_, WORDS> {
-    /// Has `take` look at each record and its number, in their order.
+    /// Has `take` look at each record, in their order.
     #[inline(always)]
-    pub(super) fn for_each(&self, mut take: impl FnMut(u64, &[Word; WORDS])) {
-        let mut number = self.first;
-        for part in &self.parts {
-            for record in *part {
-                take(number, record);
-                number += 1;
-            }
-        }
+    pub(super) fn for_each(&self, mut take: impl FnMut(&[Word; WORDS])) {
+        let [until_end, wrapped] = self.parts;
+        until_end.iter().chain(wrapped).for_each(&mut take);
+    }
+
+    /// The number of a `record` of these. Nothing counts on its behalf, since it is rarely asked for.
+    pub(super) fn number(&self, record: &[Word; WORDS]) -> u64 {
+        let [until_end, wrapped] = self.parts;
+        let behind = |part: &[[Word; WORDS]]| part.element_offset(record);
+        let index = behind(until_end).or_else(|| Some(until_end.len() + behind(wrapped)?));
+        self.first + index.unwrap_or_default() as u64
     }
 }
 

@@ -1,6 +1,6 @@
 //! The stalls of a batch, by address space.
 
-use core::{fmt, slice};
+use core::{array, fmt};
 
 use super::FaultHandler;
 use super::batch::{Moment, Tally};
@@ -8,7 +8,7 @@ use super::fault::{Fault, Outcome};
 use super::state::FaultState;
 use super::table::FaultTable;
 use crate::smmuv3::PageResponse;
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::{Stall, StallBuffer, StallRun};
 use crate::sync::grace::Counted;
 
 /// How many runs are gathered at a time. A power of two: streams with the same low bits take each other's place.
@@ -18,120 +18,165 @@ const RUNS: usize = 4;
 const RUN: usize = 32;
 
 /// Stalls that are reported together: see [`FaultTable::stalls`].
-pub struct Stalls<'a, A: FnMut(&[Stall], PageResponse)> {
+pub struct Stalls<'a, A: FnMut(StallRun<'_>, PageResponse)> {
     table: &'a FaultTable,
     moment: Moment<'a>,
-    runs: [Option<Run<'a>>; RUNS],
+    runs: [Run<'a>; RUNS],
     answer: A,
 }
 
 /// Stalls of one address space, of which nobody has been asked about the last ones yet.
 struct Run<'a> {
-    state: &'a Counted<FaultState>,
-    handler: &'a dyn FaultHandler,
+    /// While there are none, nobody.
+    owner: Option<Owner<'a>>,
     /// The record of the first.
     record: u64,
-    first: Stall,
-    stalls: heapless::Vec<Stall, RUN>,
+    stalls: StallBuffer<RUN>,
 }
 
-impl<'a, A: FnMut(&[Stall], PageResponse)> Stalls<'a, A> {
+/// Whose stalls those of a run are.
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    state: &'a Counted<FaultState>,
+    handler: &'a dyn FaultHandler,
+}
+
+impl<'a, A: FnMut(StallRun<'_>, PageResponse)> Stalls<'a, A> {
     #[inline(always)]
     pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, answer: A) -> Self {
-        Self { table, moment, runs: [None, None, None, None], answer }
+        Self { table, moment, runs: array::from_fn(|_| Run::none()), answer }
     }
 
-    /// Deals with the stall in the `record`th record of its queue, from 0, now or with others.
+    /// Deals with the stall in a record, now or with others. The record begins with `words`, and `number` says the how manyth of its queue
+    /// it is, from 0, when that is asked. Returns whether it is a stall's.
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
     #[inline(always)]
-    pub fn report(&mut self, record: u64, stall: Stall) {
-        let run = self.runs[place(&stall)].as_mut().filter(|run| run.first.is_beside(&stall));
-        if run.is_none_or(|run| run.stalls.push(stall).is_err()) {
-            self.begin(record, stall);
-        }
+    pub fn report(&mut self, number: impl FnOnce() -> u64, words: [u64; 3]) -> bool {
+        let [origin, second, third] = words;
+        self.runs[place(origin)].stalls.push(words) || self.begin(number, origin, (second, third))
     }
 
-    /// Begins another run in place of the one that `stall` does not go on.
+    /// Begins another run in place of the one that a stall does not go on.
     #[inline(never)]
-    fn begin(&mut self, record: u64, stall: Stall) {
+    fn begin(&mut self, number: impl FnOnce() -> u64, origin: u64, (second, third): (u64, u64)) -> bool {
+        let Some(stall) = Stall::decode([origin, second, third]) else { return false };
         let Self { table, moment, runs, answer } = self;
-        let run = &mut runs[place(&stall)];
-        if let Some(run) = run {
-            run.end(moment, answer);
+        let (run, record) = (&mut runs[place(origin)], number());
+        if run.owner.is_some() {
+            run.end_early(moment, answer);
         }
         // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
         let state = table.find(moment.section, stall.stream());
         let handler = state.and_then(|state| state.handler_of_run(moment, record, &stall));
-        if let (Some(state), Some(handler)) = (state, handler) {
-            let new = Run { state, handler, record, first: stall, stalls: heapless::Vec::new() };
-            // There is room for one.
-            let _ = run.insert(new).stalls.push(stall);
+        run.owner = state.zip(handler).map(|(state, handler)| Owner { state, handler });
+        run.record = record;
+        if run.owner.is_some() {
+            run.stalls.begin(stall);
         } else {
-            *run = None;
-            if let Outcome::Answer(response) = table.report_in(moment, state, record, &Fault::from(&stall)) {
-                answer(slice::from_ref(&stall), response);
-            }
+            run.stalls = StallBuffer::new();
+            report_alone(table, moment, state, record, &stall, answer);
         }
+        true
     }
 }
 
 impl Run<'_> {
+    #[inline(always)]
+    fn none() -> Self {
+        Self { owner: None, record: 0, stalls: StallBuffer::new() }
+    }
+
     /// Has those answered that can be at once, and the others reported by themselves, in their order.
     #[inline(always)]
-    fn end(&self, moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
-        let rest = self.serve_at_once(&self.stalls, moment, answer);
-        if !rest.is_empty() {
-            self.end_one_by_one(rest, moment, answer);
+    fn end(&self, moment: &Moment<'_>, answer: &mut impl FnMut(StallRun<'_>, PageResponse)) {
+        let (Some(owner), stalls) = (self.owner, self.stalls.run()) else { return };
+        let count = owner.serve_at_once(stalls, moment, answer);
+        if count < stalls.len() {
+            owner.report_one_by_one(self.record, stalls.behind(count), moment, answer);
         }
     }
 
-    /// Has the first of `stalls` answered that can be at once. Returns the others.
+    /// As [`end`](Self::end), before the batch is over.
+    #[inline(never)]
+    fn end_early(&self, moment: &Moment<'_>, answer: &mut impl FnMut(StallRun<'_>, PageResponse)) {
+        self.end(moment, answer);
+    }
+}
+
+impl Owner<'_> {
+    /// Has the first of `stalls` answered that can be at once. Returns how many.
     #[inline(always)]
-    fn serve_at_once<'s>(
-        &self,
-        stalls: &'s [Stall],
+    fn serve_at_once(
+        self,
+        stalls: StallRun<'_>,
         moment: &Moment<'_>,
-        answer: &mut impl FnMut(&[Stall], PageResponse),
-    ) -> &'s [Stall] {
+        answer: &mut impl FnMut(StallRun<'_>, PageResponse),
+    ) -> usize {
         let count = super::survive(|| self.handler.serve_at_once(moment.masked, stalls)).unwrap_or(0);
-        let (at_once, rest) = stalls.split_at_checked(count).unwrap_or((stalls, &[]));
+        let at_once = stalls.up_to(count);
         if !at_once.is_empty() {
             answer(at_once, PageResponse::Success);
             self.state.count_served(moment, at_once.len());
         }
-        rest
+        at_once.len()
     }
 
-    /// As [`end`](Self::end), for the rest of the run, of which the first can't be answered at once.
+    /// Reports those of which the first can't be answered at once. `record` is that of the run's first: none of it is of an earlier life of
+    /// the stream.
     #[cold]
-    fn end_one_by_one(&self, mut rest: &[Stall], moment: &Moment<'_>, answer: &mut impl FnMut(&[Stall], PageResponse)) {
+    fn report_one_by_one(
+        self,
+        record: u64,
+        mut stalls: StallRun<'_>,
+        moment: &Moment<'_>,
+        answer: &mut impl FnMut(StallRun<'_>, PageResponse),
+    ) {
         let mut tally = Tally::new(self.state, moment.masked);
-        while let Some((first, behind)) = rest.split_first() {
-            // The record of the run's first: none of it is of an earlier life of the stream.
-            let outcome = FaultState::report(self.state, moment, self.record, &Fault::from(first), &mut tally);
+        while let Some(first) = stalls.first() {
+            let outcome = FaultState::report(self.state, moment, record, &Fault::from(&first), &mut tally);
             if let Outcome::Answer(response) = outcome {
-                answer(slice::from_ref(first), response);
+                answer((&first).into(), response);
             }
-            rest = if behind.is_empty() { behind } else { self.serve_at_once(behind, moment, answer) };
+            stalls = stalls.behind(1);
+            if !stalls.is_empty() {
+                stalls = stalls.behind(self.serve_at_once(stalls, moment, answer));
+            }
         }
     }
 }
 
-impl<A: FnMut(&[Stall], PageResponse)> Drop for Stalls<'_, A> {
+/// Has a stall reported by itself.
+#[cold]
+#[inline(never)]
+fn report_alone(
+    table: &FaultTable,
+    moment: &Moment<'_>,
+    state: Option<&Counted<FaultState>>,
+    record: u64,
+    stall: &Stall,
+    answer: &mut impl FnMut(StallRun<'_>, PageResponse),
+) {
+    if let Outcome::Answer(response) = table.report_in(moment, state, record, &Fault::from(stall)) {
+        answer(stall.into(), response);
+    }
+}
+
+impl<A: FnMut(StallRun<'_>, PageResponse)> Drop for Stalls<'_, A> {
     fn drop(&mut self) {
-        self.runs.iter().flatten().for_each(|run| run.end(&self.moment, &mut self.answer));
+        self.runs.iter().for_each(|run| run.end(&self.moment, &mut self.answer));
         self.table.shared.release_slots(self.moment.aside.get());
     }
 }
 
-impl<A: FnMut(&[Stall], PageResponse)> fmt::Debug for Stalls<'_, A> {
+impl<A: FnMut(StallRun<'_>, PageResponse)> fmt::Debug for Stalls<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stalls").field("table", self.table).finish_non_exhaustive()
     }
 }
 
+/// By the StreamID, in bits 63:32 of word 0 (7.3).
 #[inline(always)]
-const fn place(stall: &Stall) -> usize {
-    stall.stream().0 as usize % RUNS
+const fn place(origin: u64) -> usize {
+    (origin >> 32) as usize % RUNS
 }

@@ -19,7 +19,7 @@ use super::stalls::Stalls;
 use super::state::FaultState;
 use super::statistics::{Counter, Statistics};
 use super::{FaultHandler, Limits, MAX_GROUP_REQUESTS, MAX_MASTER_STREAMS, PageResponder, StreamLimits, try_boxed};
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::StallRun;
 use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
@@ -212,7 +212,7 @@ impl FaultTable {
     /// Like a [`Batch`], with less work for each: handlers are asked about stalls of one address space together. `answer` gets those
     /// that are to be answered now, and how; those of one address space in their order, and the last when `report_all` is done.
     #[inline(always)]
-    pub fn stalls<A: FnMut(&[Stall], PageResponse)>(
+    pub fn stalls<A: FnMut(StallRun<'_>, PageResponse)>(
         &self,
         masked: &Masked,
         answer: A,

@@ -39,6 +39,14 @@ impl Registers for SmmuRegisters {
         self.0.write32(register.offset(), value);
     }
 
+    fn read32_relaxed(&self, register: Register) -> u32 {
+        self.0.read32_relaxed(register.offset())
+    }
+
+    fn write32_relaxed(&self, register: Register, value: u32) {
+        self.0.write32_relaxed(register.offset(), value);
+    }
+
     fn write64(&self, register: Register, value: u64) {
         self.0.write64(register.offset(), value);
     }

@@ -1,11 +1,11 @@
 //! Event queue records (7.3).
 
 mod codec;
-
-use core::fmt;
+mod stall;
 
 use thiserror::Error;
 
+pub use self::stall::{AccessSet, Stall, StallBuffer, StallRun};
 use super::{Access, Stag, StreamId, SubstreamId};
 
 /// One record of the event queue.
@@ -190,27 +190,6 @@ pub struct TranslationFault {
     pub table_write: bool,
     /// The transaction's address, as it came.
     pub address: u64,
-}
-
-/// A stalled transaction, as its record tells of it: what an answer to it takes. [`TranslationFault`] has the rest.
-///
-/// Nothing of it is taken apart before someone asks: a batch of records is read faster than its faults are dealt with.
-#[derive(Clone, Copy)]
-pub struct Stall {
-    /// Words 0 to 2 of the record.
-    words: [u64; 3],
-}
-
-impl fmt::Debug for Stall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stall")
-            .field("stream", &self.stream())
-            .field("substream", &self.substream())
-            .field("stag", &self.stag())
-            .field("access", &self.access())
-            .field("address", &self.address())
-            .finish()
-    }
 }
 
 /// What is wrong with a translation. Numbered as the events are.

@@ -11,7 +11,8 @@ const OVERFLOW: u32 = 1 << 31;
 /// The size of a queue, a power of two from 1 to 2^19 entries (6.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueSize {
-    entries: u32,
+    /// The bits of an index and its wrap bit: what every batch asks for.
+    mask: u32,
 }
 
 /// An index with its wrap bit, without flags. Only [`QueueSize`] makes and moves one, and only forward.
@@ -44,31 +45,26 @@ impl QueueSize {
     pub const MAX_LOG2: u8 = 19;
 
     /// A queue of one entry.
-    pub const ONE: Self = Self { entries: 1 };
+    pub const ONE: Self = Self { mask: 1 };
 
     /// A queue of 2^`log2` entries, or `None` if `log2` is over [`QueueSize::MAX_LOG2`].
     pub const fn new(log2: u8) -> Option<Self> {
-        if log2 <= Self::MAX_LOG2 { Some(Self { entries: 1 << log2 }) } else { None }
+        if log2 <= Self::MAX_LOG2 { Some(Self { mask: (2 << log2) - 1 }) } else { None }
     }
 
     /// log2 of the number of entries, for `LOG2SIZE`.
     pub const fn log2(self) -> u8 {
-        self.entries.trailing_zeros() as u8
+        self.entries().trailing_zeros() as u8
     }
 
     /// The number of entries.
     pub const fn entries(self) -> u32 {
-        self.entries
-    }
-
-    /// The bits of an index and its wrap bit.
-    const fn mask(self) -> u32 {
-        2 * self.entries - 1
+        (self.mask >> 1) + 1
     }
 
     /// The index in a raw PROD or CONS; flags and reserved bits are dropped.
     pub const fn index(self, raw: u32) -> QueueIndex {
-        QueueIndex(raw & self.mask())
+        QueueIndex(raw & self.mask)
     }
 
     /// The index and the overflow flag in a raw PROD or CONS.
@@ -78,7 +74,7 @@ impl QueueSize {
 
     /// The slot of the entry at `index`, below [`QueueSize::entries`].
     pub const fn slot(self, index: QueueIndex) -> u32 {
-        index.0 & (self.entries - 1)
+        index.0 & (self.mask >> 1)
     }
 
     /// `index` moved forward by `count` entries.
@@ -92,7 +88,7 @@ impl QueueSize {
     ///
     /// [`OutOfStep`] when that is more than the queue holds.
     pub const fn len(self, prod: QueueIndex, cons: QueueIndex) -> Result<u32, OutOfStep> {
-        let len = prod.0.wrapping_sub(cons.0) & self.mask();
+        let len = prod.0.wrapping_sub(cons.0) & self.mask;
         if len <= self.entries() {
             Ok(len)
         } else {

@@ -7,8 +7,9 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_in::PageIns;
-use super::page_table::{MapError, PageTable, Permissions};
+use super::page_table::{Entries, MapError, PageTable, Permissions};
 use crate::driver::{Forgotten, Walked};
+use crate::smmuv3::event::{AccessSet, StallRun};
 use crate::smmuv3::{Access, Asid, PhysAddr};
 
 const PAGE: u64 = FRAME_BYTES as u64;
@@ -46,7 +47,7 @@ impl Region {
             && memory.checked_add(self.bytes).is_some_and(|end| end <= PageTable::OUTPUT_REACH)
     }
 
-    fn end(&self) -> Option<u64> {
+    pub(super) fn end(&self) -> Option<u64> {
         self.start.checked_add(self.bytes)
     }
 
@@ -55,7 +56,7 @@ impl Region {
     }
 
     /// What is mapped at an `address` in it: that of its memory, or `None` for a new page.
-    fn output(&self, address: u64) -> Option<PhysAddr> {
+    pub(super) fn output(&self, address: u64) -> Option<PhysAddr> {
         match self.backing {
             Backing::Anonymous => None,
             Backing::Memory(PhysAddr(memory)) => Some(PhysAddr(memory + (address - self.start))),
@@ -170,22 +171,32 @@ impl AddressSpace {
         }
     }
 
-    /// Brings in the pages of the first of `accesses`, like [`resolve`](Self::resolve), as long as they lie in the region and behind
-    /// the table that the last call found, and need no frame. Returns how many are there now; what this can't do,
-    /// [`resolve`](Self::resolve) can, or refuses.
+    /// As [`resolve`](Self::resolve), if the page needs no frame, and lies in the region and behind the table that the last call found.
+    /// Returns whether it is there now; where this can't do it, [`resolve`](Self::resolve) can, or refuses.
+    pub fn resolve_soon(&self, address: u64, access: Access) -> bool {
+        self.soon().is_some_and(|(permissions, entries)| {
+            permissions.allow(access)
+                && if entries.have_pages() { entries.map(address) } else { entries.is_mapped(address) }
+        })
+    }
+
+    /// As [`resolve_soon`](Self::resolve_soon) for each of `stalls`, up to the first for which this can't do it. Returns how many it could.
     #[inline(always)]
-    pub fn resolve_soon(&self, accesses: impl IntoIterator<Item = (u64, Access)>) -> usize {
-        // By value, for all accesses.
-        let region = self.regions.get(self.last_region.load(Relaxed)).copied();
-        let (Some(region), Some(table)) = (region, self.table.table_at_hand()) else { return 0 };
-        accesses
-            .into_iter()
-            .take_while(|&(address, access)| {
-                region.contains(address)
-                    && region.permissions.allow(access)
-                    && table.map(address, region.output(address), region.permissions)
-            })
-            .count()
+    pub fn resolve_run(&self, stalls: StallRun<'_>) -> usize {
+        let Some((permissions, entries)) = self.soon() else { return 0 };
+        let allowed = AccessSet::of(|access| permissions.allow(access));
+        if entries.have_pages() {
+            stalls.count_while(|stall| stall.is_one_of(allowed) && entries.map(stall.address()))
+        } else {
+            stalls.count_while(|stall| stall.is_one_of(allowed) && entries.is_mapped(stall.address()))
+        }
+    }
+
+    /// What the region that the last call found allows, and its entries in the table that it found.
+    #[inline(always)]
+    fn soon(&self) -> Option<(Permissions, Entries)> {
+        let region = self.regions.get(self.last_region.load(Relaxed))?;
+        Some((region.permissions, self.table.table_at_hand()?.entries_of(region)?))
     }
 
     /// Takes the page at `address` away, which is its owner's ([`Backing::Memory`]), and returns whether one was there. The region

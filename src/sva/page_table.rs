@@ -9,7 +9,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
-use super::address_space::Effort;
+use super::address_space::{Effort, Region};
 use super::frames::{Frame, FramePool, FrameWords};
 use crate::smmuv3::descriptor::{Descriptor, InputSize, Level, PageDescriptor, TableDescriptor};
 use crate::smmuv3::{Access, PhysAddr, Shareability};
@@ -273,17 +273,57 @@ pub(super) struct TableAtHand {
 }
 
 impl TableAtHand {
-    /// Maps `page` at `address` if that lies behind this table. Returns whether a page is there now.
+    /// The entries for the addresses of `region`, if there are any.
     #[inline(always)]
-    pub(super) fn map(self, address: u64, page: Option<PhysAddr>, permissions: Permissions) -> bool {
-        if address >> LastTable::SHIFT != self.prefix {
-            return false;
-        }
-        let entry = &self.entries[Level::Three.index(address)];
-        let Some(page) = page else { return is_valid(entry.load(Acquire)) };
-        // Where this fails, a page is there already.
-        PageTable::exchange(entry, leaf(page, permissions));
+    pub(super) fn entries_of(self, region: &Region) -> Option<Entries> {
+        let table = self.prefix << LastTable::SHIFT;
+        let start = region.start.max(table);
+        let end = (region.start + region.bytes).min(table + (1 << LastTable::SHIFT));
+        let page = |address: u64| (address.wrapping_sub(table) >> Level::Three.shift()) as usize;
+        let entries = self.entries.get(page(start)..page(end))?;
+        let first = region.output(start).map_or(Descriptor::INVALID, |page| leaf(page, region.permissions));
+        Some(Entries { start, entries, first })
+    }
+}
+
+/// The entries of one table for one region.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entries {
+    /// The address of the first one's page.
+    start: u64,
+    entries: &'static [AtomicU64],
+    /// What the first one holds when its page is mapped, if the region has pages, else [`Descriptor::INVALID`].
+    first: u64,
+}
+
+impl Entries {
+    /// Whether the region has pages of its own for them.
+    #[inline(always)]
+    pub(super) fn have_pages(&self) -> bool {
+        is_valid(self.first)
+    }
+
+    /// Maps the region's page for `address` there, unless one is. Returns whether one is there now.
+    #[inline(always)]
+    pub(super) fn map(self, address: u64) -> bool {
+        let Some((distance, entry)) = self.entry(address) else { return false };
+        // An entry holds the address of its page in place, and a region's pages lie one after the other. Where this fails, a page is
+        // there already.
+        PageTable::exchange(entry, self.first + distance);
         true
+    }
+
+    /// Whether a page is there for `address`.
+    #[inline(always)]
+    pub(super) fn is_mapped(self, address: u64) -> bool {
+        self.entry(address).is_some_and(|(_, entry)| is_valid(entry.load(Acquire)))
+    }
+
+    /// The entry for `address`, and how far its page is behind the first one's, in bytes.
+    #[inline(always)]
+    fn entry(self, address: u64) -> Option<(u64, &'static AtomicU64)> {
+        let page = address.wrapping_sub(self.start) >> Level::Three.shift();
+        Some((page << Level::Three.shift(), self.entries.get(page as usize)?))
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
 use crate::iopf::{Decided, Fault, FaultGroup, FaultHandler, Verdict, WorkQueues};
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::StallRun;
 use crate::smmuv3::{PageResponse, SubstreamId};
 use crate::sync::{Cpu, Masked};
 
@@ -76,9 +76,8 @@ impl DemandPager {
 
     /// The way of most faults: whether the page that `fault` wants is there now, without a lock and without a walk.
     fn is_soon_there(&self, fault: &Fault) -> bool {
-        self.space(fault.substream).is_some_and(|space| {
-            !space.page_ins().are_under_way() && space.resolve_soon([(fault.address, fault.access)]) == 1
-        })
+        self.space(fault.substream)
+            .is_some_and(|space| !space.page_ins().are_under_way() && space.resolve_soon(fault.address, fault.access))
     }
 
     /// Whether the page that `fault` wants could be brought in with as much time as it takes; `None` when `group` waits for it.
@@ -117,11 +116,11 @@ impl FaultHandler for DemandPager {
         self.answer_at_once(masked, faults).map_or(Verdict::Defer, Verdict::Answer)
     }
 
-    fn serve_at_once(&self, _: &Masked, stalls: &[Stall]) -> usize {
+    fn serve_at_once(&self, _: &Masked, stalls: StallRun<'_>) -> usize {
         let space = stalls.first().and_then(|first| self.space(first.substream()));
         // Who wants a page that is on its way, waits for it.
         let space = space.filter(|space| !space.page_ins().are_under_way());
-        space.map_or(0, |space| space.resolve_soon(stalls.iter().map(|stall| (stall.address(), stall.access()))))
+        space.map_or(0, |space| space.resolve_run(stalls))
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {

@@ -11,6 +11,7 @@ use super::frames::FramePool;
 use super::{Permissions, page_table::PageTable};
 use crate::driver::Forgotten;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::smmuv3::event::{Stall, StallBuffer};
 use crate::smmuv3::{Access, Asid, PhysAddr};
 use crate::sync::Cpu;
 use crate::sync::grace::Domain;
@@ -38,6 +39,17 @@ fn space(regions: &[Region], frames: &Arc<FramePool>) -> AddressSpace {
     AddressSpace::new(Asid(1), regions, frames.clone()).unwrap()
 }
 
+/// Stalled writes at `addresses`.
+fn writes<const N: usize>(addresses: [u64; N]) -> StallBuffer<N> {
+    let mut stalls = StallBuffer::new();
+    for words in addresses.map(|address| [0x10, 1 << 31, address]) {
+        if !stalls.push(words) {
+            stalls.begin(Stall::decode(words).unwrap());
+        }
+    }
+    stalls
+}
+
 #[test]
 fn a_page_comes_with_the_first_touch_and_is_there_at_the_second() {
     let frames = pool(8);
@@ -62,7 +74,7 @@ fn a_page_comes_without_a_walk_in_the_region_and_behind_the_table_that_were_foun
     };
     let read_only = memory(0x80_0000, Permissions::READ);
     let space = space(&[memory(0, Permissions::READ_WRITE), read_only, region(0xc0_0000, 0x2000)], &frames);
-    let soon = |address, access| space.resolve_soon([(address, access)]) == 1;
+    let soon = |address, access| space.resolve_soon(address, access);
     assert!(!soon(0x1000, Access::WRITE), "no table yet");
     assert_eq!(space.resolve(0x1000, Access::WRITE, Effort::Ready), Resolution::Mapped);
     assert!(soon(0x1000, Access::READ), "it is there");
@@ -87,10 +99,38 @@ fn pages_of_several_accesses_come_up_to_the_first_that_takes_more() {
     let backing = Backing::Memory(PhysAddr(0x4000_0000));
     let space = space(&[Region { backing, ..region(0, 0x40_0000) }], &frames);
     assert_eq!(space.resolve(0, Access::READ, Effort::Ready), Resolution::Mapped);
-    let accesses = [0x1000, 0x3000, 0x1000, 0x20_0000, 0x5000].map(|address| (address, Access::WRITE));
-    assert_eq!(space.resolve_soon(accesses), 3);
+    assert_eq!(space.resolve_run(writes([0x1000, 0x3000, 0x1000, 0x20_0000, 0x5000]).run()), 3);
     assert_eq!((space.pages(), space.translate(0x5000)), (3, None));
     assert_eq!(space.translate(0x3000), Some(PhysAddr(0x4000_3000)));
+}
+
+#[test]
+fn a_run_ends_before_an_access_that_is_not_allowed_or_leaves_the_region_or_takes_a_frame() {
+    let frames = pool(8);
+    let backing = Backing::Memory(PhysAddr(0x4000_0000));
+    let read_only = Region { backing, permissions: Permissions::READ, ..region(0x3000, 0x3000) };
+    let space = space(&[read_only, region(0x8000, 0x2000)], &frames);
+    assert_eq!(space.resolve(0x3000, Access::READ, Effort::Ready), Resolution::Mapped);
+    // RnW is bit 35 (7.3.13).
+    let run = |accesses: [(u64, u64); 3]| {
+        let mut stalls = StallBuffer::<3>::new();
+        for words in accesses.map(|(access, address)| [0x10, access | 1 << 31, address]) {
+            if !stalls.push(words) {
+                stalls.begin(Stall::decode(words).unwrap());
+            }
+        }
+        space.resolve_run(stalls.run())
+    };
+    const READ: u64 = 1 << 35;
+    assert_eq!(run([(READ, 0x5fff), (0, 0x4000), (READ, 0x4000)]), 1, "a write");
+    assert_eq!(run([(READ, 0x4000), (READ | 1 << 34, 0x4000), (READ, 0x4000)]), 1, "a fetch");
+    assert_eq!(run([(READ, 0x2fff), (READ, 0x4000), (READ, 0x4000)]), 0, "before the region");
+    assert_eq!(run([(READ, 0x3000), (READ, 0x5000), (READ, 0x6000)]), 2, "behind the region");
+    assert_eq!(space.translate(0x5abc), Some(PhysAddr(0x4000_2abc)));
+    assert_eq!((space.pages(), space.translate(0x6000), space.translate(0x2000)), (3, None, None));
+    assert_eq!(space.resolve(0x8000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert_eq!(run([(READ, 0x8000), (0, 0x8fff), (READ, 0x9000)]), 2, "no page yet");
+    assert_eq!(space.pages(), 4);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use smmu_iopf::iopf::{Answer, FaultHandler, Kind, Limits, StreamLimits, Verdict};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
-use smmu_iopf::smmuv3::event::Stall;
+use smmu_iopf::smmuv3::event::StallRun;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 
@@ -150,7 +150,7 @@ fn a_handler_that_claims_more_than_it_was_asked_about_has_answered_all() {
         fn handle(&self, _: &Masked, _: &[smmu_iopf::iopf::Fault]) -> Verdict {
             Verdict::Answer(PageResponse::Failure)
         }
-        fn serve_at_once(&self, _: &Masked, stalls: &[Stall]) -> usize {
+        fn serve_at_once(&self, _: &Masked, stalls: StallRun<'_>) -> usize {
             stalls.len() + 1
         }
         fn defer(&self, _: &Masked, _: smmu_iopf::iopf::FaultGroup) {}

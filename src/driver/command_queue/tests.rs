@@ -3,6 +3,7 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::driver::fake::{self, Fake, NoDelay};
+use crate::smmuv3::event::StallBuffer;
 use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::queue::QueueSize;
 use crate::smmuv3::{PrgIndex, Stag, StreamId, SubstreamId};
@@ -222,9 +223,15 @@ fn stalls_are_retried_or_aborted_never_completed_with_zeros() {
     assert_eq!(bench.queue.read(2), [0x1_0000_2044, 0x1234]);
 }
 
-/// A stalled write of StreamID 1 under `tag`.
-fn stall(tag: u64) -> Stall {
-    Stall::decode([0x1_0000_0010, 1 << 31 | tag, 0x1000]).unwrap()
+/// Stalled writes of StreamID 1 under `tags`.
+fn stalls<const N: usize>(tags: [u64; N]) -> StallBuffer<N> {
+    let mut stalls = StallBuffer::new();
+    for words in tags.map(|tag| [0x1_0000_0010, 1 << 31 | tag, 0x1000]) {
+        if !stalls.push(words) {
+            stalls.begin(Stall::decode(words).unwrap());
+        }
+    }
+    stalls
 }
 
 #[test]
@@ -232,9 +239,8 @@ fn a_run_goes_round_the_queue_and_is_published_once() {
     let bench = bench(2, consume);
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
-        for run in [&[1, 2, 3][..], &[4, 5, 6]] {
-            let stalls = run.iter().map(|&tag| stall(tag)).collect::<Vec<_>>();
-            bench.queue.resume(masked, &stalls, PageResponse::Success, &mut unsent);
+        for run in [[1, 2, 3], [4, 5, 6]] {
+            bench.queue.resume(masked, stalls(run).run(), PageResponse::Success, &mut unsent);
             bench.queue.publish();
         }
         assert!(unsent.is_empty());
@@ -248,10 +254,10 @@ fn all_of_a_run_that_finds_no_room_is_kept_in_order_and_nothing_passes_it() {
     let bench = bench(2, |_, _, _| {});
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
-        let three = (1..4).map(stall).collect::<Vec<_>>();
-        bench.queue.resume(masked, &three, PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, &three, PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, &[stall(9)], PageResponse::Success, &mut unsent);
+        let three = stalls([1, 2, 3]);
+        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, stalls([9]).run(), PageResponse::Success, &mut unsent);
         assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 3, 9]);
     });
     assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
@@ -262,7 +268,7 @@ fn what_waits_for_room_publishes_what_takes_it() {
     let bench = bench(1, consume);
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
-        bench.queue.resume(masked, &[stall(1), stall(2)], PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
         assert_eq!(bench.fake.written(Register::CmdqProd), []);
         bench.queue.answer(masked, &[AnswerCommand([0x1_0000_1044, 3])]).unwrap();
     });
@@ -275,7 +281,7 @@ fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() 
     bench.queue.hardware.give_up();
     let mut unsent = Answers::new();
     fake::cpu().masked(|masked| {
-        bench.queue.resume(masked, &[stall(1), stall(2)], PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
         bench.queue.publish();
     });
     assert!(unsent.is_empty());

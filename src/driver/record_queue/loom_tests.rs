@@ -81,7 +81,7 @@ fn who_sees_that_a_record_is_dealt_with_sees_its_answer_sent() {
                 sent.store(true, Ordering::Relaxed);
                 answers.clear();
             };
-            let take = |batch: Records<4>, answers: &mut Answers| batch.for_each(|_, _| answers.push(answer).unwrap());
+            let take = |batch: Records<4>, answers: &mut Answers| batch.for_each(|_| answers.push(answer).unwrap());
             queue.drain(&hardware, masked, take, || {}, send)
         });
         assert_eq!(queue.done(), 1);

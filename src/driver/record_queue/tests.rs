@@ -33,7 +33,7 @@ impl Bench {
             self.queue.drain(
                 &self.hardware,
                 masked,
-                |batch, _| batch.for_each(|number, record| records.push((number, words(record)[0]))),
+                |batch, _| batch.for_each(|record| records.push((batch.number(record), words(record)[0]))),
                 || overflowed = true,
                 |_| {},
             )
@@ -156,7 +156,7 @@ fn produced_counts_what_the_smmu_has_written_whether_answers_are_sent_or_not() {
     bench.drain(2);
     bench.fake.set(Register::PriqProd, 0b110);
     fake::cpu().masked(|masked| {
-        let take = |batch: Records<2>, answers: &mut Answers| batch.for_each(|_, _| answers.push(ANSWER).unwrap());
+        let take = |batch: Records<2>, answers: &mut Answers| batch.for_each(|_| answers.push(ANSWER).unwrap());
         let drained = bench.queue.drain(&bench.hardware, masked, take, || {}, |_| {});
         assert_eq!(drained, Drained { records: 4, more: false });
         // The queue is full again.

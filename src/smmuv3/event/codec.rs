@@ -1,6 +1,6 @@
 //! The words of an event record.
 
-use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, Stall, TranslationFault};
+use super::{Event, EventError, FaultClass, FaultKind, Fetch, Origin, TranslationFault};
 use crate::smmuv3::bits::Field;
 use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 
@@ -10,15 +10,17 @@ const SUBSTREAM_VALID: Field = Field::bit(11);
 const SUBSTREAM: Field = Field::new(31, 12);
 const STREAM: Field = Field::new(63, 32);
 /// The three above.
-const ORIGIN: Field = Field::new(63, 11);
+pub(super) const ORIGIN: Field = Field::new(63, 11);
 // Word 1.
 const REASON: Field = Field::new(15, 0);
 const GRANULE_PROTECTION: Field = Field::bit(16);
-const STAG: Field = Field::new(15, 0);
-const STALL: Field = Field::bit(31);
+pub(super) const STAG: Field = Field::new(15, 0);
+pub(super) const STALL: Field = Field::bit(31);
 const PRIVILEGED: Field = Field::bit(33);
 const INSTRUCTION: Field = Field::bit(34);
 const READ: Field = Field::bit(35);
+/// The three above.
+pub(super) const ACCESS: Field = Field::new(35, 33);
 const STAGE2: Field = Field::bit(39);
 const CLASS: Field = Field::new(41, 40);
 const TABLE_READ: Field = Field::bit(44);
@@ -47,10 +49,10 @@ const C_BAD_SUBSTREAMID: u8 = 0x08;
 const F_CD_FETCH: u8 = 0x09;
 const C_BAD_CD: u8 = 0x0a;
 const F_WALK_EABT: u8 = 0x0b;
-const F_TRANSLATION: u8 = 0x10;
+pub(super) const F_TRANSLATION: u8 = 0x10;
 const F_ADDR_SIZE: u8 = 0x11;
 const F_ACCESS: u8 = 0x12;
-const F_PERMISSION: u8 = 0x13;
+pub(super) const F_PERMISSION: u8 = 0x13;
 const F_TLB_CONFLICT: u8 = 0x20;
 const F_CFG_CONFLICT: u8 = 0x21;
 const E_PAGE_REQUEST: u8 = 0x24;
@@ -213,55 +215,6 @@ impl TranslationFault {
     }
 }
 
-impl Stall {
-    /// The stalled transaction of the record that begins with `words`, or `None` for any other record.
-    ///
-    /// It waits for its answer whatever else the record says: also with a `CLASS` that [`Event::decode`] refuses.
-    #[inline(always)]
-    pub const fn decode(words: [u64; 3]) -> Option<Self> {
-        const { assert!(F_TRANSLATION == 0x10 && F_PERMISSION == 0x13) };
-        let is_fault = NUMBER.get(words[0]) & !3 == F_TRANSLATION as u64;
-        if is_fault && STALL.is_set(words[1]) { Some(Self { words }) } else { None }
-    }
-
-    /// Whose transaction it is.
-    #[inline(always)]
-    pub const fn stream(&self) -> StreamId {
-        Origin::get(self.words[0]).stream
-    }
-
-    /// In which of its address spaces it is.
-    #[inline(always)]
-    pub const fn substream(&self) -> Option<SubstreamId> {
-        Origin::get(self.words[0]).substream
-    }
-
-    /// The tag that it waits under.
-    #[inline(always)]
-    pub const fn stag(&self) -> Stag {
-        Stag(STAG.get(self.words[1]) as u16)
-    }
-
-    /// What it wanted.
-    #[inline(always)]
-    pub const fn access(&self) -> Access {
-        get_access(self.words[1])
-    }
-
-    /// Its address, as it came.
-    #[inline(always)]
-    pub const fn address(&self) -> u64 {
-        self.words[2]
-    }
-
-    /// Whether it is of the same stream and address space as `other`. Two of one stream without a SubstreamID may not seem to be,
-    /// since there the field is UNKNOWN.
-    #[inline(always)]
-    pub const fn is_beside(&self, other: &Self) -> bool {
-        (self.words[0] ^ other.words[0]) & ORIGIN.mask() == 0
-    }
-}
-
 impl Origin {
     /// Word 0 of event `number`.
     const fn put(self, number: u8) -> u64 {
@@ -272,7 +225,7 @@ impl Origin {
         NUMBER.put(number as u64) | substream | STREAM.put(self.stream.0 as u64)
     }
 
-    const fn get(first: u64) -> Self {
+    pub(super) const fn get(first: u64) -> Self {
         Self {
             stream: StreamId(STREAM.get(first) as u32),
             substream: if SUBSTREAM_VALID.is_set(first) {
@@ -305,7 +258,7 @@ const fn put_access(access: Access) -> u64 {
 }
 
 /// `InD` counts only for reads: it is 0 for writes (7.3.13). Without branches: what faults come next nobody can foresee.
-const fn get_access(second: u64) -> Access {
+pub(super) const fn get_access(second: u64) -> Access {
     let (read, instruction) = (READ.is_set(second), INSTRUCTION.is_set(second));
     Access {
         read: read & !instruction,

@@ -1,5 +1,7 @@
 //! Words of event records, written by hand from 7.3.
 
+use alloc::vec::Vec;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -336,13 +338,46 @@ fn a_stall_waits_for_its_answer_with_a_reserved_class_too() {
 }
 
 #[test]
-fn stalls_of_one_stream_and_substream_are_beside_each_other() {
-    let stall = |first: u64| Stall::decode([first, 0x0000_0208_8000_1234, 0]).unwrap();
-    let second_substream = stall(0x0000_0100_0000_2810);
-    assert!(second_substream.is_beside(&stall(0x0000_0100_0000_2813)));
-    assert!(!second_substream.is_beside(&stall(0x0000_0100_0000_3810)));
-    assert!(!second_substream.is_beside(&stall(0x0000_0100_0000_2010)));
-    assert!(!second_substream.is_beside(&stall(0x0000_0101_0000_2810)));
+fn stalls_of_one_stream_and_substream_are_gathered_while_there_is_room() {
+    let words = |first: u64, tag: u64| [first, 0x0000_0208_8000_0000 | tag, 0x1000 * tag];
+    let mut stalls = StallBuffer::<3>::new();
+    assert!(!stalls.push(words(0x0000_0100_0000_2810, 1)), "the first");
+    stalls.begin(Stall::decode(words(0x0000_0100_0000_2810, 1)).unwrap());
+    assert!(stalls.push(words(0x0000_0100_0000_2813, 2)));
+    assert!(!stalls.push(words(0x0000_0100_0000_3810, 9)), "another SubstreamID");
+    assert!(!stalls.push(words(0x0000_0100_0000_2010, 9)), "none");
+    assert!(!stalls.push(words(0x0000_0101_0000_2810, 9)), "another StreamID");
+    assert!(!stalls.push(words(0x0000_0100_0000_2814, 9)), "another event");
+    assert!(!stalls.push([0x0000_0100_0000_2810, 0x0000_0208_0000_0009, 0x9000]), "terminated");
+    assert!(stalls.push(words(0x0000_0100_0000_2810, 3)));
+    assert!(!stalls.push(words(0x0000_0100_0000_2810, 9)), "no room");
+    let access = Access::READ;
+    let of = |tag| (StreamId(0x100), SubstreamId::new(2), Stag(tag), access, 0x1000 * u64::from(tag));
+    assert_eq!(stalls.run().iter().map(parts).collect::<Vec<_>>(), [of(1), of(2), of(3)]);
+    let firsts = [stalls.run(), stalls.run().behind(1), stalls.run().behind(3)].map(|run| run.first().map(parts));
+    assert_eq!(firsts, [Some(of(1)), Some(of(2)), None]);
+    assert_eq!(
+        [2, 4].map(|count| (stalls.run().up_to(count).len(), stalls.run().behind(count).len())),
+        [(2, 1), (3, 0)]
+    );
+    assert_eq!([1, 2, 9].map(|tag| stalls.run().count_while(|stall| stall.stag() != Stag(tag))), [0, 1, 3]);
+    stalls.begin(Stall::decode(words(0x0000_0101_0000_2811, 4)).unwrap());
+    assert_eq!(
+        stalls.run().iter().map(|stall| (stall.stream(), stall.stag())).collect::<Vec<_>>(),
+        [(StreamId(0x101), Stag(4))]
+    );
+}
+
+#[test]
+fn the_access_of_a_stall_is_in_the_sets_that_include_it() {
+    // RnW in bit 35, InD in 34, PnU in 33 (7.3.13): an unprivileged write, read, and fetch; the same, privileged.
+    let words = [0x0_0000_0000_u64, 0x8_0000_0000, 0xc_0000_0000, 0x2_0000_0000, 0xa_0000_0000, 0xe_0000_0000];
+    let stalls = words.map(|access| Stall::decode([0x10, access | 1 << 31, 0]).unwrap());
+    let included = |set: AccessSet| stalls.map(|stall| stall.is_one_of(set));
+    assert_eq!(included(AccessSet::of(|access| access.write)), [true, false, false, true, false, false]);
+    assert_eq!(included(AccessSet::of(|access| access.read)), [false, true, false, false, true, false]);
+    assert_eq!(included(AccessSet::of(|access| access.execute)), [false, false, true, false, false, true]);
+    assert_eq!(included(AccessSet::of(|access| access.privileged)), [false, false, false, true, true, true]);
 }
 
 proptest! {
