@@ -28,8 +28,8 @@ Options:
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
   --device NAME     one more of QEMU's PCI devices, behind QEMU's SMMU
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
-  --deterministic   count instructions instead of time: two runs with one seed are the same. No virtio devices,
-                    which QEMU serves in its own time
+  --deterministic   count instructions instead of time: two runs with one seed are the same. No disks and no
+                    virtio-rng, which QEMU serves in its own time
   --seed S          seed of the main job (1)
   --test NAME       gdb: this test on the target instead of the main job
   --timeout S       seconds until a run counts as hung (120)
@@ -181,10 +181,14 @@ compose() {
     else
         machine+=,its=off
     fi
-    # A new disk for each boot: several may run at a time.
+    # New disks for each boot: several may run at a time.
     if [[ $smmu != model ]] && ! $deterministic; then
-        rm -f "$place/disk" && truncate -s 16M "$place/disk" || die "no disk image in $place"
-        devices+=(-drive "if=none,id=disk,format=raw,file=${place//,/,,}/disk"
+        local disk
+        for disk in disk nvme; do
+            rm -f "$place/$disk" && truncate -s 16M "$place/$disk" || die "no disk image in $place"
+            devices+=(-drive "if=none,id=$disk,format=raw,file=${place//,/,,}/$disk")
+        done
+        devices+=(-device nvme,drive=nvme,serial=smmu-iopf
             -device virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on
             -device virtio-rng-pci,disable-legacy=on,iommu_platform=on)
     fi

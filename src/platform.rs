@@ -11,6 +11,7 @@ pub mod device_tree;
 #[cfg(target_os = "none")]
 pub mod edu;
 pub mod its;
+pub mod nvme;
 pub mod pci;
 #[cfg(target_os = "none")]
 pub mod smmu_registers;

@@ -208,6 +208,7 @@ fn each_run_has_a_disk_of_its_own_behind_qemus_smmu_and_leaves_none_behind() {
     for (output, disk) in outputs.iter().zip(disks) {
         assert!(is_argument(output, "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on"));
         assert!(is_argument(output, "virtio-rng-pci,disable-legacy=on,iommu_platform=on"));
+        assert!(is_argument(output, "nvme,drive=nvme,serial=smmu-iopf"));
         assert!(is_argument(output, "a disk of 16777216 bytes"), "{}", stdout(output));
         assert!(!Path::new(disk).exists(), "{disk}");
     }
@@ -220,7 +221,7 @@ fn there_is_no_disk_where_nothing_translates_for_it_or_its_time_would_count() {
         let output = launch_with_model(&place, &[options, &[&place.image()]].concat());
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         assert_eq!(disk(&output), None, "{options:?}");
-        assert!(!stdout(&output).contains("virtio"), "{options:?}");
+        assert!(!stdout(&output).contains("virtio") && !stdout(&output).contains("nvme,drive"), "{options:?}");
     }
 }
 

@@ -61,8 +61,8 @@ impl Failure {
 pub(super) struct Expected {
     pub(super) qemu: bool,
     pub(super) model: bool,
-    /// The launcher has put virtio devices behind QEMU's SMMU.
-    pub(super) virtio: bool,
+    /// The launcher has put devices behind QEMU's SMMU that QEMU serves in its own time.
+    pub(super) unpaced: bool,
 }
 
 /// Why a part of the main job has no engine to work with.

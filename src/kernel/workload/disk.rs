@@ -4,7 +4,7 @@ use alloc::vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::bench::{Bench, Failure, LIMIT_US, PAGE, split_mix};
-use super::virtio::Reach;
+use super::reach::Reach;
 use crate::arch::timer;
 use crate::kernel::report::Report;
 use crate::platform::virtio::{DISK, Disk, VENDOR, VirtioError};
@@ -28,12 +28,12 @@ const LOST_US: u32 = 50_000;
 const MARK: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
-    let Some(behind) = bench.behind(report, bench.expected.virtio, "virtio-blk", [VENDOR, DISK]) else {
+    let Some(behind) = bench.behind(report, bench.expected.unpaced, "virtio-blk", [VENDOR, DISK]) else {
         return Ok(());
     };
-    let (reach, shared) = Reach::new(bench, AREA)?;
+    let reach = Reach::new(bench, AREA)?;
     bench.attach(&behind, &reach.space)?;
-    Disk::share(shared).map_err(Failure::new)?;
+    Disk::share(reach.shared(bench)?).map_err(Failure::new)?;
     let start =
         |bench: &mut Bench, limit_us| Disk::start(bench.bus()?, &behind.function, limit_us).map_err(Failure::new);
     let mut disk = start(bench, LIMIT_US)?;
@@ -47,8 +47,8 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     };
 
     // The data of a request comes behind the queue. A disk of QEMU's does not notice what the SMMU does to it.
-    let data = reach.written + PAGE;
-    let mark = || reach.memory.words.iter().skip(PAGE as usize / 8).take(SECTOR / 8);
+    let data = reach.written.start + PAGE;
+    let mark = || reach.written.words(PAGE, SECTOR as u64).iter();
     mark().for_each(|word| word.store(MARK, Relaxed));
     let ended = reach.without_page(bench, report, &behind, data, || disk.read(0, &mut [0; SECTOR]))?;
     log::info!("  the disk says of the request: {ended:?}");
@@ -60,10 +60,10 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
 
     // What it can't say in its queue, nobody hears.
     let mut disk = start(bench, LOST_US)?;
-    let ended = reach.without_page(bench, report, &behind, reach.written, || disk.read(0, &mut [0; SECTOR]))?;
+    let ended = reach.without_page(bench, report, &behind, reach.written.start, || disk.read(0, &mut [0; SECTOR]))?;
     report.equal("the request is lost", true, matches!(ended, Err(VirtioError::Timeout { .. })));
     drop(disk);
-    reach.map(reach.written)?;
+    reach.map(reach.written.start)?;
     let mut disk = start(bench, LIMIT_US)?;
     first_sector(report, &mut disk)?;
 

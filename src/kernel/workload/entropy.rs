@@ -4,7 +4,7 @@ use alloc::vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::bench::{Bench, Failure, LIMIT_US, PAGE};
-use super::virtio::Reach;
+use super::reach::Reach;
 use crate::kernel::report::Report;
 use crate::platform::virtio::{ENTROPY, Entropy, VENDOR};
 
@@ -15,12 +15,12 @@ const BYTES: usize = 64;
 const AREA: u64 = 2 * PAGE;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
-    let Some(behind) = bench.behind(report, bench.expected.virtio, "virtio-rng", [VENDOR, ENTROPY]) else {
+    let Some(behind) = bench.behind(report, bench.expected.unpaced, "virtio-rng", [VENDOR, ENTROPY]) else {
         return Ok(());
     };
-    let (reach, shared) = Reach::new(bench, AREA)?;
+    let reach = Reach::new(bench, AREA)?;
     bench.attach(&behind, &reach.space)?;
-    Entropy::share(shared).map_err(Failure::new)?;
+    Entropy::share(reach.shared(bench)?).map_err(Failure::new)?;
     let mut device = Entropy::start(bench.bus()?, &behind.function, LIMIT_US).map_err(Failure::new)?;
 
     let mut fetched = [[0; BYTES]; 2];
@@ -30,8 +30,8 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     // By chance once in 2^512 runs.
     report.equal("they are other ones each time", true, fetched[0] != fetched[1]);
 
-    let data = reach.written + PAGE;
-    let page = || reach.memory.words.iter().skip(PAGE as usize / 8);
+    let data = reach.written.start + PAGE;
+    let page = || reach.written.words(PAGE, PAGE).iter();
     page().for_each(|word| word.store(0, Relaxed));
     let mut bytes = [0; BYTES];
     let ended = reach.without_page(bench, report, &behind, data, || device.fill(&mut bytes))?;
