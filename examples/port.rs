@@ -12,7 +12,7 @@ use std::time::Instant;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake,
+    Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Report, Smmu, StreamConfig, Wake,
 };
 use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict, WorkQueues};
 use smmu_iopf::model::board::{self, SMMU_BASE};
@@ -69,12 +69,13 @@ impl Wake for Pending {
 struct Log;
 
 impl EventSink for Log {
-    fn event(&self, _: &Masked, event: &Event) {
-        println!("{event:?}");
-    }
+    // Each is reported too, if there are not too many.
+    fn event(&self, _: &Masked, _: &Event) {}
 
-    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
-        println!("{words:x?}: {error}");
+    fn undecodable(&self, _: &Masked, _: [u64; 4], _: EventError) {}
+
+    fn report(&self, _: &Masked, report: &Report<'_>) {
+        println!("{report}");
     }
 }
 

@@ -31,6 +31,7 @@ mod page_request_queue;
 mod reclaim;
 mod record_queue;
 pub mod registers;
+mod report;
 mod ring;
 mod smmu;
 mod sorted;
@@ -49,6 +50,7 @@ pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;
 pub use reclaim::{Forgotten, Remembered, Walked};
 pub use record_queue::{Drained, RecordCounts};
+pub use report::{Incident, LINES, Report};
 pub use smmu::{Hooks, Options, Smmu, Upkeep};
 pub use stream::{Context, FaultMode, NO_TABLES, StreamConfig};
 

@@ -57,7 +57,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         hooks: Hooks,
         options: Options,
     ) -> Result<Arc<Self>, DriverError> {
-        let hardware = Arc::new(Hardware::new(registers, delay, domain, options.limit_us));
+        let hardware = Arc::new(Hardware::new(registers, delay, domain, options.limit_us, hooks.events.clone()));
         let features = hardware.identify()?;
         hardware.silence(cpu)?;
 

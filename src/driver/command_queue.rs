@@ -10,12 +10,14 @@ use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
 
+pub(super) use self::failure::Named;
 pub use self::failure::{CommandError, CommandFailure};
-use self::failure::{Failures, Named, blame};
+use self::failure::{Failures, blame};
 use super::dma::DmaRegion;
 use super::error::{DriverError, Timeout};
 use super::hardware::Hardware;
 use super::registers::Registers;
+use super::report::{Incident, Source};
 use super::ring::Ring;
 use super::trace::Trace;
 use super::{BATCH, Delay};
@@ -89,6 +91,8 @@ pub struct CommandCounts {
     pub errors: u64,
     /// Answers that were not sent, as this SMMU has no command for them, or was given up.
     pub refused: u64,
+    /// [Reports](super::Report) of errors and of answers that wait that were not made, as there were too many.
+    pub suppressed: u64,
 }
 
 type Cons = LocalRegisterCopy<u32, CMDQ_CONS::Register>;
@@ -343,6 +347,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             answers: commands.saturating_sub(self.others.load(Ordering::Relaxed)),
             errors: self.errors.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
+            suppressed: self.hardware.reports.suppressed(Source::Commands),
         }
     }
 
@@ -357,7 +362,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// A command that ends stalls or page requests has nobody who waits for its SYNC, and what it was to end would wait
     /// for ever. So it stays, and is replaced only when it is refused again.
     pub(super) fn repair(&self, masked: &Masked) -> bool {
-        let repaired = self.hardware.acknowledge(masked, GERROR::CMDQ_ERR::SET.mask(), |_| {
+        let mut repaired = None;
+        self.hardware.acknowledge(masked, GERROR::CMDQ_ERR::SET.mask(), |_| {
             let cons = Cons::new(self.ring.observe(|| self.hardware.read(Register::CmdqCons)));
             // Nothing is consumed while the error is active, so this is the command that CONS points at.
             let position = self.ring.consumed();
@@ -368,7 +374,6 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
                 code => CommandError::Unknown(code as u8),
             };
             let failure = CommandFailure { error, words: self.read(position), position };
-            log::error!("command queue error {error:?} at command {position}: {}", Named(failure.words));
             let mut failures = self.failures.lock(masked);
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
@@ -379,8 +384,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             failures.write(failure);
             // Before the acknowledgement, with which consumption goes on.
             self.errors.fetch_add(1, Ordering::Relaxed);
+            repaired = Some(failure);
         });
-        repaired != 0
+        if let Some(failure) = &repaired {
+            self.hardware.reports.tell(masked, Incident::CommandFailure(failure));
+        }
+        repaired.is_some()
     }
 
     /// The error of a wait for room for `count` commands.

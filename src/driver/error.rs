@@ -2,6 +2,7 @@
 
 use alloc::collections::TryReserveError;
 
+use super::command_queue::Named;
 use super::dma::NoMemory;
 use super::hooks::OutputQueue;
 use crate::iopf::{CloseError, OpenError};
@@ -69,7 +70,7 @@ pub enum DriverError {
     #[error("the heap is full")]
     HeapFull,
     /// The SMMU refused a command (CERROR_ILL); a SYNC took its place.
-    #[error("the SMMU refused the command {words:#x?} as illegal")]
+    #[error("the SMMU refused {} as illegal", Named(*words))]
     IllegalCommand {
         /// The command as it was in the queue.
         words: [u64; 2],

@@ -5,6 +5,7 @@ use core::cell::Cell;
 use super::command_queue::{Answers, Unsent};
 use super::record_queue::{Drained, Records, first_words, words};
 use super::registers::Registers;
+use super::report::Incident;
 use super::{Delay, Smmu};
 use crate::smmuv3::event::{Event, StallRun};
 use crate::sync::Masked;
@@ -24,7 +25,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             &self.hardware,
             masked,
             |records, answers| self.take_events(masked, records, answers, &resumed),
-            || log::warn!("the event queue overflowed: reports of terminated accesses are lost"),
+            || {},
             |answers| {
                 // Another core may have published them before CONS was written: a stall whose record finds no room waits (7.4).
                 if resumed.take() {
@@ -58,8 +59,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     #[cold]
     fn pass_on(&self, masked: &Masked, words: [u64; 4]) {
         match Event::decode(words) {
-            Ok(event) => self.hooks.events.event(masked, &event),
-            Err(error) => self.hooks.events.undecodable(masked, words, error),
+            Ok(event) => {
+                self.hooks.events.event(masked, &event);
+                self.hardware.reports.tell(masked, Incident::Event(&event));
+            }
+            Err(error) => {
+                self.hooks.events.undecodable(masked, words, error);
+                self.hardware.reports.tell(masked, Incident::Undecodable { words, error });
+            }
         }
     }
 
@@ -72,11 +79,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     fn send_all(&self, masked: &Masked, answers: &mut Answers) {
-        let all = answers.len();
         let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
         answers.drain(..sent);
         if timeout.waited_us > 0 {
-            log::error!("{} of {all} answers wait to be sent: {timeout}", answers.len());
+            self.hardware.reports.tell(masked, Incident::Unsent { waiting: answers.len(), timeout });
         }
     }
 }

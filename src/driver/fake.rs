@@ -2,8 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
@@ -11,11 +13,14 @@ use embedded_hal::delay::DelayNs;
 
 use super::dma::DmaRegion;
 use super::hardware::Hardware;
+use super::hooks::EventSink;
 use super::registers::Registers;
+use super::report::Report;
 use crate::smmuv3::PhysAddr;
+use crate::smmuv3::event::{Event, EventError};
 use crate::smmuv3::registers::Register;
-use crate::sync::Cpu;
 use crate::sync::grace::Domain;
+use crate::sync::{Cpu, Masked};
 
 /// What happens when the driver writes a register: it gets all values, the register and the new value.
 type OnWrite = dyn Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync;
@@ -24,6 +29,7 @@ type OnWrite = dyn Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync;
 pub(super) struct Fake {
     values: Mutex<BTreeMap<usize, u64>>,
     written: Mutex<Vec<(Register, u64)>>,
+    read: Mutex<Vec<Register>>,
     on_write: Box<OnWrite>,
 }
 
@@ -31,7 +37,8 @@ impl Fake {
     pub(super) fn new(
         on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { values: Mutex::default(), written: Mutex::default(), on_write: Box::new(on_write) })
+        let (values, written, read) = Default::default();
+        Arc::new(Self { values, written, read, on_write: Box::new(on_write) })
     }
 
     pub(super) fn set(&self, register: Register, value: u64) {
@@ -43,10 +50,16 @@ impl Fake {
         let written = self.written.lock().unwrap();
         written.iter().filter(|(written, _)| *written == register).map(|(_, value)| *value).collect()
     }
+
+    /// How often `register` was read.
+    pub(super) fn reads(&self, register: Register) -> usize {
+        self.read.lock().unwrap().iter().filter(|read| **read == register).count()
+    }
 }
 
 impl Registers for Fake {
     fn read32(&self, register: Register) -> u32 {
+        self.read.lock().unwrap().push(register);
         self.values.lock().unwrap().get(&register.offset()).map_or(0, |value| *value as u32)
     }
 
@@ -70,8 +83,33 @@ impl DelayNs for NoDelay {
     fn delay_ns(&mut self, _: u32) {}
 }
 
+/// What was reported, as the kernel would print it.
+#[derive(Default)]
+pub(super) struct Lines(Mutex<Vec<String>>);
+
+impl Lines {
+    /// What was reported since the last call.
+    pub(super) fn take(&self) -> Vec<String> {
+        mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl EventSink for Lines {
+    fn event(&self, _: &Masked, _: &Event) {}
+
+    fn undecodable(&self, _: &Masked, _: [u64; 4], _: EventError) {}
+
+    fn report(&self, _: &Masked, report: &Report<'_>) {
+        self.0.lock().unwrap().push(report.to_string());
+    }
+}
+
 pub(super) fn hardware(fake: &Arc<Fake>) -> Hardware<Arc<Fake>, NoDelay> {
-    Hardware::new(fake.clone(), NoDelay, Arc::new(Domain::new()), 10)
+    hardware_with(fake, Arc::new(Lines::default()))
+}
+
+pub(super) fn hardware_with(fake: &Arc<Fake>, lines: Arc<Lines>) -> Hardware<Arc<Fake>, NoDelay> {
+    Hardware::new(fake.clone(), NoDelay, Arc::new(Domain::new()), 10, lines)
 }
 
 pub(super) fn cpu() -> Cpu {

@@ -8,6 +8,7 @@ use tock_registers::LocalRegisterCopy;
 use super::error::DriverError;
 use super::faults::{Life, Phase};
 use super::registers::Registers;
+use super::report::Incident;
 use super::smmu::Control;
 use super::stream::{self, FaultMode, Stream};
 use super::{Delay, Smmu};
@@ -92,9 +93,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if !stalls_lost {
             simple += GERROR::EVENTQ_ABT_ERR::SET;
         }
-        let acknowledged = self.hardware.acknowledge(masked, simple.mask() & active.get(), |_| {});
+        self.hardware.acknowledge(masked, simple.mask() & active.get(), |_| {});
         if active.get() & !known != 0 {
-            log::error!("global errors {:#x}, acknowledged {acknowledged:#x}", active.get());
+            self.hardware.reports.tell(masked, Incident::GlobalErrors(active.get() & !known));
         }
         GlobalErrors {
             command_queue,

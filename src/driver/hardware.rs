@@ -5,7 +5,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Delay;
 use super::error::Timeout;
+use super::hooks::EventSink;
 use super::registers::Registers;
+use super::report::Reports;
 use crate::smmuv3::registers::Register;
 use crate::sync::grace::Domain;
 use crate::sync::lock::IrqLock;
@@ -21,13 +23,22 @@ pub(super) struct Hardware<R, D> {
     pub(super) limit_us: u32,
     /// Relaxed: it only ends waits that would be in vain.
     given_up: AtomicBool,
+    pub(super) reports: Reports,
     /// Held while GERRORN is read, changed and written: one error is acknowledged once.
     acknowledging: IrqLock<()>,
 }
 
 impl<R: Registers, D: Delay> Hardware<R, D> {
-    pub(super) fn new(registers: R, delay: D, domain: Arc<Domain>, limit_us: u32) -> Self {
-        Self { registers, delay, domain, limit_us, given_up: AtomicBool::new(false), acknowledging: IrqLock::new(()) }
+    pub(super) fn new(registers: R, delay: D, domain: Arc<Domain>, limit_us: u32, sink: Arc<dyn EventSink>) -> Self {
+        Self {
+            registers,
+            delay,
+            domain,
+            limit_us,
+            given_up: AtomicBool::new(false),
+            reports: Reports::new(sink),
+            acknowledging: IrqLock::new(()),
+        }
     }
 
     /// No command is put into the queue, nor waited for, from now on.

@@ -1,5 +1,6 @@
 //! What the driver asks of the kernel and of device drivers.
 
+use super::report::Report;
 use crate::smmuv3::event::{Event, EventError};
 use crate::sync::Masked;
 
@@ -18,13 +19,19 @@ pub trait Wake: Send + Sync {
     fn wake(&self, masked: &Masked, queue: OutputQueue);
 }
 
-/// Takes the event records that are nobody's page fault: terminated accesses, configuration errors.
+/// Takes the event records that are nobody's page fault: terminated accesses, configuration errors. And prints.
 pub trait EventSink: Send + Sync {
-    /// One record, in the drainer's masked section: takes note and returns.
+    /// One record, in the drainer's masked section: takes note and returns. It is printed by [`report`](Self::report).
     fn event(&self, masked: &Masked, event: &Event);
 
     /// A record that is not defined (7.3), as the SMMU wrote it.
     fn undecodable(&self, masked: &Masked, words: [u64; 4], error: EventError);
+
+    /// A line for whoever looks after the machine, [`LINES`](super::LINES) a second of each kind at most. In a masked section, on any core.
+    fn report(&self, masked: &Masked, report: &Report<'_>) {
+        let _ = masked;
+        log::warn!("{report}");
+    }
 }
 
 /// The device behind a stream, as far as taking faults away from it needs it. None of the methods waits.

@@ -26,7 +26,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             |records, answers| self.take_page_requests(masked, records, answers),
             || {
                 // The SMMU has answered the Last of these groups itself, or will get no Last for them (8.1.1).
-                log::warn!("the PRI queue overflowed: groups without a Last are dropped");
                 self.faults.discard_partials(masked, Partials::All);
             },
             |answers| self.send(masked, answers),

@@ -6,7 +6,9 @@ use core::{array, mem};
 use super::command_queue::Answers;
 use super::dma::DmaRegion;
 use super::hardware::Hardware;
+use super::hooks::OutputQueue;
 use super::registers::Registers;
+use super::report::Incident;
 use super::{BATCH, Delay};
 use crate::smmuv3::StreamId;
 use crate::smmuv3::queue::{QueueIndex, QueuePointer, QueueSize};
@@ -37,6 +39,8 @@ pub struct RecordCounts {
     pub nonsense: u64,
     /// Answers, of one batch at most, that wait for room in the command queue. No records are taken out meanwhile.
     pub unsent: u64,
+    /// [Reports](super::Report) about the queue and its records that were not made, as there were too many.
+    pub suppressed: u64,
 }
 
 /// How far the driver has come. Records are counted from the start of the queue's life in 64 bits; CONS is the low bits.
@@ -80,6 +84,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     };
     const PROD: Register = Self::REGISTERS[0];
     const CONS: Register = Self::REGISTERS[1];
+    const QUEUE: OutputQueue = if WORDS == 4 { OutputQueue::Events } else { OutputQueue::PageRequests };
 
     /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
     pub(super) fn new(memory: DmaRegion, size: QueueSize) -> Self {
@@ -128,7 +133,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let prod = self.prod(hardware);
         let Some(pending) = self.pending(prod, state.next) else {
             self.nonsense.fetch_add(1, Ordering::Relaxed);
-            log::error!("{} is {:#x}: more than the whole queue ahead", Self::PROD.name(), prod.raw());
+            hardware.reports.tell(masked, Incident::Nonsense { queue: Self::QUEUE, prod: prod.raw() });
             self.skip(hardware, &mut state, prod);
             return Drained { records: 0, more: false };
         };
@@ -139,6 +144,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         // A PRI queue in overflow takes no records, so everything up to PROD is what there was before it (8.1.1).
         let acknowledge = prod.overflow != state.acknowledged && count == pending;
         if acknowledge {
+            hardware.reports.tell(masked, Incident::Overflow(Self::QUEUE));
             overflowed();
             state.acknowledged = prod.overflow;
             self.overflows.fetch_add(1, Ordering::Relaxed);
@@ -228,12 +234,13 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.losses.load(Ordering::Relaxed)
     }
 
-    pub(super) fn counts(&self) -> RecordCounts {
+    pub(super) fn counts<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> RecordCounts {
         RecordCounts {
             records: self.done(),
             overflows: self.overflows.load(Ordering::Relaxed),
             nonsense: self.nonsense.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
+            suppressed: hardware.reports.suppressed(Self::QUEUE.into()),
         }
     }
 

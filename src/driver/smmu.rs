@@ -128,12 +128,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Counts of the event queue.
     pub fn event_counts(&self) -> RecordCounts {
-        self.events.counts()
+        self.events.counts(&self.hardware)
     }
 
     /// Counts of the PRI queue, zero without one.
     pub fn page_request_counts(&self) -> RecordCounts {
-        self.page_requests.as_ref().map_or_else(RecordCounts::default, RecordQueue::counts)
+        self.page_requests.as_ref().map_or_else(RecordCounts::default, |queue| queue.counts(&self.hardware))
     }
 
     /// Counts of the command queue.
@@ -155,6 +155,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// taken out, and global errors dealt with, whose interrupt was lost. To be called every few milliseconds. `now_us` is that of
     /// [`FaultTable::expire`].
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> Upkeep {
+        self.hardware.reports.set_time(now_us);
         let timed_out = self.faults.expire(cpu, now_us);
         let errors = cpu.masked(|masked| {
             // Only the drainer of a queue takes its records out and sends its answers.

@@ -14,7 +14,7 @@ use super::interrupts::{ConnectError, Sgi, send};
 use super::pace::Pace;
 use super::runtime::{Kernel, Work};
 use crate::arch::timer::{self, Timer};
-use crate::driver::{self, DriverError, EventSink, GlobalErrors, Hooks, Options, OutputQueue, Smmu, Wake};
+use crate::driver::{self, DriverError, EventSink, GlobalErrors, Hooks, Options, OutputQueue, Report, Smmu, Wake};
 use crate::platform::board::{self, Phandle};
 use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
 use crate::smmuv3::event::{Event, EventError};
@@ -30,6 +30,9 @@ pub(super) const DRAINER: CoreId = CoreId::FIRST;
 /// How long all cores may sleep while the faults of a stream are served. The first looks each millisecond while it waits for
 /// something; this is for when it is busy otherwise.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long they may sleep else: until what reports there were before hold none back any more.
+const LOOK_FOR_REPORTS: Duration = Duration::from_secs(1);
 
 /// The most events kept until somebody looks.
 const EVENTS: usize = 64;
@@ -160,7 +163,7 @@ fn bring_up_smmu(
     let at = description.window.start;
     let registers = kernel.board.registers(&description.window).ok_or(DeviceError::NotMapped(at))?;
     let registers = SmmuRegisters::new(registers).map_err(|error| DeviceError::Window(at, error))?;
-    let events = Arc::new(EventLog::new());
+    let events = Arc::new(EventLog::new(description.phandle));
     let hooks = Hooks { wake: Arc::new(WakeDrainer), events: events.clone() };
     let memory = kernel.device_memory.clone();
     let smmu = Smmu::probe(cpu, registers, memory, kernel.domain.clone(), Timer, hooks, options)
@@ -193,7 +196,6 @@ impl Unit {
         if errors == GlobalErrors::default() {
             return;
         }
-        log::error!("SMMU {:#x}: global error: {errors:?}", self.phandle.0);
         self.events.global_errors.fetch_add(1, Relaxed);
         if errors.recover {
             self.recover.store(true, Relaxed);
@@ -266,7 +268,8 @@ impl Work for Upkeep {
     }
 
     fn look_again(&self) -> Option<Duration> {
-        self.unit.smmu.faults().open_streams().next().map(|_| LOOK_AGAIN)
+        let served = self.unit.smmu.faults().open_streams().next().is_some();
+        Some(if served { LOOK_AGAIN } else { LOOK_FOR_REPORTS })
     }
 }
 
@@ -278,9 +281,11 @@ impl Wake for WakeDrainer {
     }
 }
 
-/// The events of one SMMU that were nobody's page fault: the first 64 until somebody takes them, and counts.
+/// The events of one SMMU that were nobody's page fault: the first 64 until somebody takes them, and counts. Its reports are printed.
 #[derive(Debug)]
 pub struct EventLog {
+    /// The SMMU's name in the device tree.
+    phandle: Phandle,
     kept: IrqLock<Deque<Event, EVENTS>>,
     seen: AtomicU64,
     undecodable: AtomicU64,
@@ -288,9 +293,10 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    fn new() -> Self {
+    fn new(phandle: Phandle) -> Self {
         let kept = IrqLock::new(Deque::new());
-        Self { kept, seen: AtomicU64::new(0), undecodable: AtomicU64::new(0), global_errors: AtomicU64::new(0) }
+        let [seen, undecodable, global_errors] = [0; 3].map(AtomicU64::new);
+        Self { phandle, kept, seen, undecodable, global_errors }
     }
 
     /// Takes the events that were kept, oldest first.
@@ -321,8 +327,11 @@ impl EventSink for EventLog {
         let _ = self.kept.lock(masked).push_back(*event);
     }
 
-    fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
+    fn undecodable(&self, _: &Masked, _: [u64; 4], _: EventError) {
         self.undecodable.fetch_add(1, Relaxed);
-        log::error!("event record {words:#018x?}: {error}");
+    }
+
+    fn report(&self, _: &Masked, report: &Report<'_>) {
+        log::warn!("SMMU {:#x}: {report}", self.phandle.0);
     }
 }

@@ -1,6 +1,7 @@
 //! Commands of the Non-secure command queue (4).
 
 mod codec;
+mod display;
 
 use thiserror::Error;
 

@@ -1,6 +1,7 @@
 //! Event queue records (7.3).
 
 mod codec;
+mod display;
 mod stall;
 
 use thiserror::Error;
@@ -254,6 +255,11 @@ impl Event {
             | Self::Fault(TranslationFault { stream, .. }) => Some(stream),
             Self::ImplementationDefined { .. } => None,
         }
+    }
+
+    /// The event number (7.3), 0xe0 to 0xef where the implementation defines the event.
+    pub const fn number(&self) -> u8 {
+        self.encode()[0] as u8
     }
 
     /// The specification's name.

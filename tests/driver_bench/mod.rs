@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, Weak};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Options, OutputQueue, Smmu,
-    StreamConfig, Wake,
+    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Options, OutputQueue, Report,
+    Smmu, StreamConfig, Wake,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
@@ -44,9 +44,16 @@ pub(crate) fn cpu(core: usize) -> Cpu {
     unsafe { Cpu::new(CoreId::new(core).unwrap()) }
 }
 
-/// What reached the kernel's event sink.
+/// What reached the kernel's event sink: the records, and the lines to print.
 #[derive(Default)]
-pub(crate) struct Sink(pub(crate) Mutex<Vec<Event>>);
+pub(crate) struct Sink(pub(crate) Mutex<Vec<Event>>, Mutex<Vec<String>>);
+
+impl Sink {
+    /// What was printed since the last call.
+    pub(crate) fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut *self.1.lock().unwrap())
+    }
+}
 
 impl EventSink for Sink {
     fn event(&self, _: &Masked, event: &Event) {
@@ -55,6 +62,10 @@ impl EventSink for Sink {
 
     fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
         panic!("{error}: {words:x?}");
+    }
+
+    fn report(&self, _: &Masked, report: &Report<'_>) {
+        self.1.lock().unwrap().push(report.to_string());
     }
 }
 

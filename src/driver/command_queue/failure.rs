@@ -42,6 +42,23 @@ impl CommandFailure {
     }
 }
 
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Illegal => f.write_str("CERROR_ILL"),
+            Self::FetchAborted => f.write_str("CERROR_ABT"),
+            Self::AtcInvalidation => f.write_str("CERROR_ATC_INV_SYNC"),
+            Self::Unknown(code) => write!(f, "error code {code:#x}"),
+        }
+    }
+}
+
+impl fmt::Display for CommandFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at command {}, {}", self.error, self.position, Named(self.words))
+    }
+}
+
 /// The last failures, newest last.
 pub(super) type Failures = heapless::HistoryBuf<CommandFailure, 16>;
 
@@ -74,13 +91,13 @@ pub(super) fn blame(
     Ok(())
 }
 
-/// A command for the log: decoded if it can be.
-pub(super) struct Named(pub(super) [u64; WORDS]);
+/// A command in words: by its name and parameters if it is one.
+pub(in crate::driver) struct Named(pub(in crate::driver) [u64; WORDS]);
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Command::decode(self.0) {
-            Ok(command) => write!(f, "{command:x?}"),
+            Ok(command) => write!(f, "{command}"),
             Err(_) => write!(f, "{:#018x} {:#018x}", self.0[0], self.0[1]),
         }
     }

@@ -1,8 +1,9 @@
 use alloc::collections::BTreeMap;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::driver::fake::{self, Fake, NoDelay};
+use crate::driver::fake::{self, Fake, Lines, NoDelay};
 use crate::smmuv3::event::StallBuffer;
 use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::queue::QueueSize;
@@ -121,7 +122,9 @@ fn an_illegal_command_is_replaced_by_a_sync_and_reported_to_who_sent_it() {
     let bench = bench(3, stop_once(1));
     let mut cpu = fake::cpu();
     let result = bench.queue.execute(&mut cpu, &[cfgi()]).map(drop);
-    assert_eq!(result, Err(DriverError::IllegalCommand { words: CFGI_STE_0X10_LEAF }));
+    let refused = DriverError::IllegalCommand { words: CFGI_STE_0X10_LEAF };
+    assert_eq!(refused.to_string(), "the SMMU refused CMD_CFGI_STE StreamID=0x10 Leaf=1 as illegal");
+    assert_eq!(result, Err(refused));
     assert_eq!(bench.queue.read(0), SYNC);
     let failure = cpu.masked(|masked| bench.queue.last_failure(masked));
     let words = CFGI_STE_0X10_LEAF;
@@ -155,6 +158,29 @@ fn a_command_whose_fetch_aborted_is_innocent_and_fetched_again() {
     bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
     assert_eq!(bench.queue.read(0), CFGI_STE_0X10_LEAF);
     assert_eq!(bench.queue.counts().errors, 1);
+}
+
+/// Each look of the wait finds it stopped again (7.1).
+#[test]
+fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
+    let lines = Arc::new(Lines::default());
+    let fake = Fake::new(|values, register, value| {
+        if register == Register::Gerrorn {
+            values.insert(Register::CmdqCons.offset(), 2 << 24);
+            values.insert(Register::Gerror.offset(), !value & 1);
+        }
+    });
+    let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
+    let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()), fake::region(COMMAND_BYTES << 3));
+    let queue = CommandQueue::new(hardware, Features::decode(IDS).unwrap(), 8, region, ring, None);
+    fake.set(Register::CmdqCons, 2 << 24);
+    fake.set(Register::Gerror, 1);
+    let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 2 << 24, waited_us: 10 };
+    assert_eq!(queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(timeout.into()));
+    let counts = queue.counts();
+    assert!(counts.errors > 4, "{counts:?}");
+    assert_eq!(counts.suppressed, counts.errors - 4);
+    assert_eq!(lines.take(), ["command queue error: CERROR_ABT at command 0, CMD_CFGI_STE StreamID=0x10 Leaf=1"; 4]);
 }
 
 #[test]

@@ -256,3 +256,50 @@ fn a_range_or_a_level_is_enough_of_a_span() {
     let without = Features { range_invalidation: false, ..full };
     assert_eq!(check(without, Granule::Size4K, 0, 1, 0), Err(CommandError::NotSupported(0x23)));
 }
+
+/// Each line holds the words' fields by hand.
+#[test]
+fn a_command_is_shown_with_the_names_of_chapter_4() {
+    #[track_caller]
+    fn check(words: [u64; 2], line: &str) {
+        assert_eq!(std::format!("{}", Command::decode(words).unwrap()), line);
+    }
+    check([0x0000_0007_abcd_e801, 0], "CMD_PREFETCH_CONFIG StreamID=0x7 SSV=1 SubstreamID=0xabcde");
+    check([0x0000_0005_0000_0002, 0x9000], "CMD_PREFETCH_ADDR StreamID=0x5 SSV=0 Address=0x9000");
+    check([0x0000_0100_0000_0003, 1], "CMD_CFGI_STE StreamID=0x100 Leaf=1");
+    check([0x0000_0040_0000_0004, 5], "CMD_CFGI_STE_RANGE StreamID=0x40 Range=5");
+    check([0x0000_0000_0000_0004, 31], "CMD_CFGI_ALL");
+    check([0x0000_0101_0000_7005, 0], "CMD_CFGI_CD StreamID=0x101 SubstreamID=0x7 Leaf=0");
+    check([0x0000_0101_0000_0006, 0], "CMD_CFGI_CD_ALL StreamID=0x101");
+    check([0x0000_0003_0000_0010, 0], "CMD_TLBI_NH_ALL VMID=0x3");
+    check([0x0042_0003_0000_0011, 0], "CMD_TLBI_NH_ASID VMID=0x3 ASID=0x42");
+    check([0x0042_0003_0000_0012, 0x7001], "CMD_TLBI_NH_VA VMID=0x3 ASID=0x42 Address=0x7000 Leaf=1");
+    // SCALE 2, NUM 9; TG 3 (64 KiB), TTL 1.
+    check(
+        [0x0042_0003_0020_9012, 0x7_0000 | 3 << 10 | 1 << 8],
+        "CMD_TLBI_NH_VA VMID=0x3 ASID=0x42 Address=0x70000 Leaf=0 NUM=9 SCALE=2 TTL=1 TG=64KB",
+    );
+    check([0x0000_0003_0000_0013, 0x7000], "CMD_TLBI_NH_VAA VMID=0x3 Address=0x7000 Leaf=0");
+    check([0x20, 0], "CMD_TLBI_EL2_ALL");
+    check([0x0042_0000_0000_0021, 0], "CMD_TLBI_EL2_ASID ASID=0x42");
+    check([0x0042_0000_0000_0022, 0x7000], "CMD_TLBI_EL2_VA ASID=0x42 Address=0x7000 Leaf=0");
+    check([0x23, 0x7001], "CMD_TLBI_EL2_VAA Address=0x7000 Leaf=1");
+    check([0x0000_0003_0000_0028, 0], "CMD_TLBI_S12_VMALL VMID=0x3");
+    check([0x0000_0003_0000_002a, 0x8000], "CMD_TLBI_S2_IPA VMID=0x3 Address=0x8000 Leaf=0");
+    check([0x30, 0], "CMD_TLBI_NSNH_ALL");
+    check(
+        [0x0000_0010_0000_5a40, 0x1003],
+        "CMD_ATC_INV StreamID=0x10 SSV=1 SubstreamID=0x5 Global=1 Address=0x1000 Size=3",
+    );
+    check([0x0000_0010_0000_0041, 0x2041], "CMD_PRI_RESP StreamID=0x10 SSV=0 PRGIndex=0x41 Resp=Success");
+    check([0x0000_0010_0000_0041, 0x1041], "CMD_PRI_RESP StreamID=0x10 SSV=0 PRGIndex=0x41 Resp=InvalidRequest");
+    check([0x0000_0010_0000_0041, 0x0041], "CMD_PRI_RESP StreamID=0x10 SSV=0 PRGIndex=0x41 Resp=ResponseFailure");
+    check([0x0000_0010_0000_1044, 7], "CMD_RESUME StreamID=0x10 STAG=0x7 Action=Retry");
+    check([0x0000_0010_0000_2044, 7], "CMD_RESUME StreamID=0x10 STAG=0x7 Action=Terminate Abort=1");
+    check([0x0000_0010_0000_0044, 7], "CMD_RESUME StreamID=0x10 STAG=0x7 Action=Terminate Abort=0");
+    check([0x0000_0010_0000_0045, 0], "CMD_STALL_TERM StreamID=0x10");
+    check([0x46, 0], "CMD_SYNC CS=SIG_NONE");
+    check([0x1046, 0], "CMD_SYNC CS=SIG_IRQ");
+    check([0x0000_55aa_0000_1046, 0x8000], "CMD_SYNC CS=SIG_IRQ MSIAddress=0x8000 MSIData=0x55aa");
+    check([0x2046, 0], "CMD_SYNC CS=SIG_SEV");
+}

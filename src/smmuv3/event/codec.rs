@@ -210,7 +210,7 @@ impl TranslationFault {
     }
 
     /// Whether the record has a valid `TTRnW` (7.3.16).
-    const fn names_table_access(&self) -> bool {
+    pub(super) const fn names_table_access(&self) -> bool {
         matches!((self.kind, self.class), (FaultKind::Permission, FaultClass::TableDescriptor))
     }
 }

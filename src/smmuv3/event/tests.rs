@@ -396,3 +396,106 @@ proptest! {
         prop_assert_eq!(Stall::decode([words[0], words[1], words[2]]).map(parts), expected);
     }
 }
+
+/// Each line holds the words' fields by hand, with the names of 7.3.
+#[test]
+fn a_record_is_shown_with_each_of_its_fields_by_name() {
+    #[track_caller]
+    fn check(words: [u64; 4], line: &str) {
+        assert_eq!(std::format!("{}", Event::decode(words).unwrap()), line);
+    }
+    let fetch = 0x00ab_cdef_0123_4568;
+    check(
+        [0x0000_0010_0000_5801, 0x0000_000a_0000_1234, 0xfedc_ba98_7654_3210, 0],
+        "F_UUT, unsupported upstream transaction: StreamID=0x10 SSV=1 SubstreamID=0x5 Reason=0x1234 PnU=1 InD=0 RnW=1 \
+         InputAddr=0xfedcba9876543210",
+    );
+    check([0x0001_0203_0000_0002, 0, 0, 0], "C_BAD_STREAMID, StreamID out of range: StreamID=0x10203 SSV=0");
+    check(
+        [0x0001_0203_0000_0003, 0x1_0009, 0, fetch],
+        "F_STE_FETCH, fetch of the STE aborted: StreamID=0x10203 SSV=0 Reason=0x9 GPCF=1 FetchAddr=0xabcdef01234568",
+    );
+    check([0x0000_0010_0000_5804, 0, 0, 0], "C_BAD_STE, the STE is invalid: StreamID=0x10 SSV=1 SubstreamID=0x5");
+    check(
+        [0x0001_0203_0000_0005, 0, 0x9000, 0],
+        "F_BAD_ATS_TREQ, ATS translation request disallowed: StreamID=0x10203 SSV=0 InputAddr=0x9000",
+    );
+    check(
+        [0x0001_0203_0000_0006, 0, 0, 0],
+        "F_STREAM_DISABLED, transactions without a substream disabled: StreamID=0x10203",
+    );
+    check(
+        [0x0001_0203_0000_0007, 0x8_0000_0000, 0x9008, 0],
+        "F_TRANSL_FORBIDDEN, translated transaction disallowed: StreamID=0x10203 SSV=0 RnW=1 InputAddr=0x9008",
+    );
+    check(
+        [0x0001_0203_0000_0007, 0, 0x9008, 0],
+        "F_TRANSL_FORBIDDEN, translated transaction disallowed: StreamID=0x10203 SSV=0 RnW=0 InputAddr=0x9008",
+    );
+    check(
+        [0x0000_0020_ffff_f008, 0, 0, 0],
+        "C_BAD_SUBSTREAMID, SubstreamID disallowed or out of range: StreamID=0x20 SubstreamID=0xfffff",
+    );
+    check(
+        [0x0000_0010_0000_5809, 0x0_0009, 0, 0x1000],
+        "F_CD_FETCH, fetch of the CD aborted: StreamID=0x10 SSV=1 SubstreamID=0x5 Reason=0x9 GPCF=0 FetchAddr=0x1000",
+    );
+    check([0x0001_0203_0000_000a, 0, 0, 0], "C_BAD_CD, the CD is invalid: StreamID=0x10203 SSV=0");
+    // An instruction fetch, CLASS 1, S2.
+    check(
+        [0x0001_0203_0000_000b, 0x0000_018c_0000_0007, 0x0000_7fff_0000_1238, 0x0000_0000_8000_1000],
+        "F_WALK_EABT, translation table walk aborted: StreamID=0x10203 SSV=0 PnU=0 InD=1 RnW=1 S2=1 CLASS=TTD \
+         InputAddr=0x7fff00001238 Reason=0x7 GPCF=0 FetchAddr=0x80001000",
+    );
+    // A write, CLASS 2, Stall, STAG 0x42.
+    check(
+        [0x0000_0100_0000_0010, 0x0000_0200_8000_0042, 0xdead_b008, 0],
+        "F_TRANSLATION, translation fault: StreamID=0x100 SSV=0 Stall=1 STAG=0x42 PnU=0 InD=0 RnW=0 S2=0 CLASS=IN \
+         InputAddr=0xdeadb008",
+    );
+    // The same fields with S2, CLASS 0 and an IPA, and no stall.
+    check(
+        [0x0000_0100_0000_0011, 0x0000_008a_0000_0000, 0xdead_b008, 0x4000_5000],
+        "F_ADDR_SIZE, address size fault: StreamID=0x100 SSV=0 Stall=0 PnU=1 InD=0 RnW=1 S2=1 CLASS=CD \
+         InputAddr=0xdeadb008 IPA=0x40005000",
+    );
+    check(
+        [0x0000_0100_0000_0012, 0x0000_0208_0000_0000, 0x1000, 0],
+        "F_ACCESS, Access flag fault: StreamID=0x100 SSV=0 Stall=0 PnU=0 InD=0 RnW=1 S2=0 CLASS=IN InputAddr=0x1000",
+    );
+    // CLASS 1 at stage 2: TTRnW says that it was a read, and then a write, of the table.
+    check(
+        [0x0000_0100_0000_0013, 0x0000_1188_0000_0000, 0x1000, 0x7000],
+        "F_PERMISSION, permission fault: StreamID=0x100 SSV=0 Stall=0 PnU=0 InD=0 RnW=1 S2=1 CLASS=TTD TTRnW=1 \
+         InputAddr=0x1000 IPA=0x7000",
+    );
+    check(
+        [0x0000_0100_0000_0013, 0x0000_0188_0000_0000, 0x1000, 0x7000],
+        "F_PERMISSION, permission fault: StreamID=0x100 SSV=0 Stall=0 PnU=0 InD=0 RnW=1 S2=1 CLASS=TTD TTRnW=0 \
+         InputAddr=0x1000 IPA=0x7000",
+    );
+    check(
+        [0x0001_0203_0000_0020, 0x0000_0080_0000_0003, 0x1000, 0x7000],
+        "F_TLB_CONFLICT, TLB conflict: StreamID=0x10203 SSV=0 Reason=0x3 PnU=0 InD=0 RnW=0 S2=1 InputAddr=0x1000 \
+         IPA=0x7000",
+    );
+    check(
+        [0x0001_0203_0000_0021, 0xbeef, 0, 0],
+        "F_CFG_CONFLICT, configuration cache conflict: StreamID=0x10203 SSV=0 Reason=0xbeef",
+    );
+    // uW, pR and pX; Span 3.
+    check(
+        [0x0001_0203_0000_0024, 0x0000_30a4_0000_0000, 0x5000, 0],
+        "E_PAGE_REQUEST, speculative page request hint: StreamID=0x10203 SSV=0 uR=0 uW=1 uX=0 pR=1 pW=0 pX=1 Span=3 \
+         InputAddr=0x5000",
+    );
+    check(
+        [0x0001_0203_0000_0025, 0x0_0009, 0, 0x1000],
+        "F_VMS_FETCH, fetch of the VMS aborted: StreamID=0x10203 SSV=0 Reason=0x9 GPCF=0 FetchAddr=0x1000",
+    );
+    check(
+        [0xe3, 1, 2, 3],
+        "IMPDEF_EVENT, defined by the implementation: 0x00000000000000e3 0x0000000000000001 0x0000000000000002 \
+         0x0000000000000003",
+    );
+}
