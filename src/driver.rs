@@ -6,6 +6,7 @@
 //! | [`Smmu::attach`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
+//! | [`Smmu::set_messages`] | interrupts as messages, or by wires |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`], [`Smmu::reopen_faults`] | global errors (7.5), and service after them |
 //! | [`Smmu::give_up`] | an SMMU that does its work no more: what is pending ends, everything is taken away |
 //! | [`Smmu::forget`] | takes the tables of an address space from the SMMU, so that their memory can be used again |
@@ -27,6 +28,7 @@ mod global_error;
 mod hardware;
 mod hooks;
 mod invalidation;
+mod messages;
 mod page_request_queue;
 mod reclaim;
 mod record_queue;
@@ -48,6 +50,7 @@ pub use error::{DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;
+pub use messages::{ABORTED_MESSAGES, Messages};
 pub use reclaim::{Forgotten, Remembered, Walked};
 pub use record_queue::{Drained, RecordCounts};
 pub use report::{Incident, LINES, Report};

@@ -8,8 +8,8 @@ mod driver_bench;
 
 use std::sync::Arc;
 
-use driver_bench::Need::{Faults, PageRequests, Stall};
-use driver_bench::{Bench, LIMIT_US, Pager, Space, faulting_engines, on_each};
+use driver_bench::Need::{Faults, Messages, PageRequests, Stall};
+use driver_bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::control;
@@ -59,6 +59,8 @@ struct Kernel {
     /// A stalling engine, and one that asks for pages, where the SMMU has both.
     engines: Vec<(usize, FaultMode)>,
     spaces: [Arc<Space>; 2],
+    /// Where interrupts go as messages, if the SMMU sends some; else the kernel hears wires.
+    bells: Option<Doorbells>,
     /// The engines' handlers, if they defer every group and never answer.
     deferring: Vec<Arc<Pager>>,
     outcome: Outcome,
@@ -76,7 +78,13 @@ impl Kernel {
         });
         let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
         let engines = faulting_engines(profile).collect();
-        Self { bench, engines, spaces, deferring: Vec::new(), outcome, recover: false, steps: 0 }
+        let bells = Messages.is_met(profile).then(|| Doorbells::new(host));
+        let mut kernel =
+            Self { bench, engines, spaces, bells, deferring: Vec::new(), outcome, recover: false, steps: 0 };
+        if let Some(messages) = kernel.bells.as_ref().map(Doorbells::messages) {
+            kernel.again("messages", |bench| bench.smmu.set_messages(&mut bench.cpu, Some(&messages)));
+        }
+        kernel
     }
 
     /// Does `step`, and if it fails once more after a look at the global errors.
@@ -124,8 +132,9 @@ impl Kernel {
     /// One step of the machine, and its interrupts.
     fn step(&mut self) {
         self.bench.host.step();
-        for wire in self.bench.host.take_raised() {
-            match wire {
+        let wires = self.bench.host.take_raised();
+        for interrupt in self.bells.as_ref().map_or(wires, Doorbells::take) {
+            match interrupt {
                 Wire::EventQueue => self.drain(OutputQueue::Events),
                 Wire::PriQueue => self.drain(OutputQueue::PageRequests),
                 Wire::GlobalError => self.global_error(),
@@ -309,8 +318,7 @@ fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
                 assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
             });
             let never = match point {
-                // The driver has none.
-                control::MESSAGE => true,
+                control::MESSAGE => !Messages.is_met(profile),
                 control::EVENT_WRITE => !Stall.is_met(profile),
                 control::PAGE_REQUEST_WRITE | control::ATC_INVALIDATION => !PageRequests.is_met(profile),
                 _ => false,

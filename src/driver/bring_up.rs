@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
 
 use tock_registers::LocalRegisterCopy;
 use tock_registers::fields::FieldValue;
@@ -25,7 +26,7 @@ use crate::smmuv3::command::Command;
 use crate::smmuv3::features::{Features, IdRegisters, TableEndianness};
 use crate::smmuv3::queue::QueueSize;
 use crate::smmuv3::registers::Register;
-use crate::smmuv3::registers::fields::{CR0, CR1, CR2, GBPA, IRQ_CTRL, QUEUE_BASE, STRTAB_BASE, STRTAB_BASE_CFG};
+use crate::smmuv3::registers::fields::{CR0, CR1, CR2, GBPA, QUEUE_BASE, STRTAB_BASE, STRTAB_BASE_CFG};
 use crate::sync::Cpu;
 use crate::sync::grace::Domain;
 
@@ -94,7 +95,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             page_requests = Some(RecordQueue::new(region, request_size));
             hardware.enable(cpu, CR0::PRIQEN::SET)?;
         }
-        hardware.enable_interrupts(cpu, &features)?;
+        hardware.enable_interrupts(cpu, &features, None)?;
         if features.ats {
             // Translated transactions of streams without ATS are refused (3.9.1).
             hardware.enable(cpu, CR0::ATSCHK::SET)?;
@@ -107,7 +108,19 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let (streams, lives, spare, leaves) = (Sorted::new(), Vec::new(), Vec::new(), Leaves::new());
         let control = Control { table, streams, lives, terminated: 0, spare, leaves, memory };
         let control = spin::Mutex::new(control);
-        Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
+        let aborted_messages = AtomicU32::new(0);
+        Ok(Arc::new(Self {
+            hardware,
+            features,
+            commands,
+            events,
+            page_requests,
+            faults,
+            hooks,
+            trace,
+            aborted_messages,
+            control,
+        }))
     }
 }
 
@@ -196,25 +209,6 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
     fn enable(&self, cpu: &mut Cpu, bit: FieldValue<u32, CR0::Register>) -> Result<(), DriverError> {
         self.write(Register::Cr0, bit.modify(self.read(Register::Cr0)));
         Ok(self.poll(cpu, Register::Cr0Ack, bit.mask(), bit.value)?)
-    }
-
-    /// Wired interrupts on; MSIs, where there are any, off.
-    fn enable_interrupts(&self, cpu: &mut Cpu, features: &Features) -> Result<(), DriverError> {
-        if features.msi {
-            self.registers.write64(Register::GerrorIrqCfg0, 0);
-            self.registers.write64(Register::EventqIrqCfg0, 0);
-        }
-        let mut enables = IRQ_CTRL::GERROR::SET + IRQ_CTRL::EVENTQ::SET;
-        if features.pri {
-            if features.msi {
-                self.registers.write64(Register::PriqIrqCfg0, 0);
-            }
-            // LO = 0: when the queue becomes non-empty, since it drains into groups at once.
-            self.write(Register::PriqIrqCfg2, 0);
-            enables += IRQ_CTRL::PRIQ::SET;
-        }
-        self.write(Register::IrqCtrl, enables.value);
-        Ok(self.poll(cpu, Register::IrqCtrlAck, u32::MAX, enables.value)?)
     }
 }
 

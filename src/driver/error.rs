@@ -82,6 +82,9 @@ pub enum DriverError {
     /// There were so many command queue errors while the commands were carried out that it is not known whether they were.
     #[error("whether the commands were carried out is lost in {0} command queue errors")]
     ManyErrors(u64),
+    /// IDR0.MSI = 0.
+    #[error("the SMMU sends no messages (IDR0.MSI)")]
+    NoMessages,
     /// The SMMU is given up: it carries out no more commands, or is not trusted to.
     #[error("the SMMU is given up")]
     GivenUp,

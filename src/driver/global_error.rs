@@ -1,12 +1,16 @@
 //! Global errors (7.5): reported, acknowledged, and recovered from where something was lost.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 use core::{fmt, mem};
 
 use tock_registers::LocalRegisterCopy;
+use tock_registers::fields::Field;
 
 use super::error::DriverError;
 use super::faults::{Life, Phase};
+use super::hooks::OutputQueue;
+use super::messages::ABORTED_MESSAGES;
 use super::registers::Registers;
 use super::report::Incident;
 use super::smmu::Control;
@@ -28,8 +32,11 @@ pub struct GlobalErrors {
     pub event_queue_abort: bool,
     /// A write to the PRI queue aborted (PRIQ_ABT_ERR): page requests are lost. The queue has started anew.
     pub page_request_queue_abort: bool,
-    /// An MSI was aborted.
+    /// A message was aborted (MSI_*_ABT_ERR), and with it an interrupt lost: the drainer of the queue has been woken.
     pub msi_abort: bool,
+    /// So many messages were aborted ([`ABORTED_MESSAGES`]) that more will be: where the SMMU has wires, [`Smmu::set_messages`]
+    /// should go back to them. Without, [`Smmu::expire`] finds what no interrupt tells.
+    pub unreachable: bool,
     /// The SMMU entered service failure mode (12.3). It is given up, as by [`Smmu::give_up`].
     pub service_failure: bool,
     /// [`Smmu::recover`] must run: after an abort of the event queue it stays shut until then.
@@ -61,11 +68,22 @@ impl fmt::Display for Lost {
 
 type Flags = LocalRegisterCopy<u32, GERROR::Register>;
 
+/// The errors that stand for an interrupt lost, and the queue that it was about.
+const MESSAGES: [(Field<u32, GERROR::Register>, Option<OutputQueue>); 3] = [
+    (GERROR::MSI_EVENTQ_ABT_ERR, Some(OutputQueue::Events)),
+    (GERROR::MSI_PRIQ_ABT_ERR, Some(OutputQueue::PageRequests)),
+    // Whatever it was about is found here.
+    (GERROR::MSI_GERROR_ABT_ERR, None),
+];
+
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Reports the active global errors, repairs what can be repaired in an interrupt, and acknowledges them.
     ///
     /// For the global error interrupt. [`GlobalErrors::recover`] asks for [`Smmu::recover`] at thread level.
     pub fn handle_global_error(&self, masked: &Masked) -> GlobalErrors {
+        if self.hardware.active_errors() == 0 {
+            return GlobalErrors::default();
+        }
         let command_queue = self.commands.repair(masked);
         let active = Flags::new(self.hardware.active_errors());
         let service_failure = active.is_set(GERROR::SFM_ERR);
@@ -97,16 +115,19 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if active.get() & !known != 0 {
             self.hardware.reports.tell(masked, Incident::GlobalErrors(active.get() & !known));
         }
+        // Acknowledged before: another one that aborts from here on is told of anew.
+        let mut lost = 0;
+        for (_, queue) in MESSAGES.iter().filter(|(error, _)| active.is_set(*error)) {
+            lost += 1;
+            queue.iter().for_each(|queue| self.hooks.wake.wake(masked, *queue));
+        }
+        let lost_before = self.aborted_messages.fetch_add(lost, Ordering::Relaxed);
         GlobalErrors {
             command_queue,
             event_queue_abort,
             page_request_queue_abort,
-            msi_abort: active.any_matching_bits_set(
-                GERROR::MSI_CMDQ_ABT_ERR::SET
-                    + GERROR::MSI_EVENTQ_ABT_ERR::SET
-                    + GERROR::MSI_PRIQ_ABT_ERR::SET
-                    + GERROR::MSI_GERROR_ABT_ERR::SET,
-            ),
+            msi_abort: lost > 0 || active.is_set(GERROR::MSI_CMDQ_ABT_ERR),
+            unreachable: lost > 0 && lost_before.saturating_add(lost) >= ABORTED_MESSAGES,
             service_failure,
             recover: stalls_lost || page_request_queue_abort,
         }

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
@@ -102,6 +103,8 @@ pub struct Smmu<R, D> {
     pub(super) faults: FaultTable,
     pub(super) hooks: Hooks,
     pub(super) trace: Option<Arc<Trace>>,
+    /// Messages aborted since they were set, [`Messages`](super::Messages). Relaxed: a count.
+    pub(super) aborted_messages: AtomicU32,
     pub(super) control: spin::Mutex<Control>,
 }
 
@@ -165,10 +168,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             if self.page_requests.as_ref().is_some_and(|queue| queue.is_waiting(&self.hardware)) {
                 self.hooks.wake.wake(masked, OutputQueue::PageRequests);
             }
-            match self.hardware.active_errors() {
-                0 => GlobalErrors::default(),
-                _ => self.handle_global_error(masked),
-            }
+            self.handle_global_error(masked)
         });
         Upkeep { timed_out, errors }
     }

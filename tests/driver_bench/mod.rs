@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, Weak};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Options, OutputQueue, Report,
-    Smmu, StreamConfig, Wake,
+    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Messages, Options,
+    OutputQueue, Report, Smmu, StreamConfig, Wake,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
@@ -21,11 +21,13 @@ use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::model::wire::Wire;
+use smmu_iopf::smmuv3::command::Msi;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
-use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Shareability, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
@@ -130,6 +132,8 @@ pub(crate) enum Need {
     Substreams,
     /// Queues of eight entries.
     Queues,
+    /// Interrupts as messages.
+    Messages,
 }
 
 impl Need {
@@ -143,7 +147,41 @@ impl Need {
             Self::Ats => features.ats,
             Self::Substreams => features.ssid_bits >= 4,
             Self::Queues => features.event_queue.log2() >= 3,
+            Self::Messages => features.msi,
         }
+    }
+}
+
+/// Memory for messages: a word each, which the SMMU writes its data to.
+pub(crate) struct Doorbells(DmaRegion);
+
+impl Doorbells {
+    pub(crate) fn new(host: &HostSmmu) -> Self {
+        Self(host.memory().allocate(64, 64).unwrap())
+    }
+
+    /// The data 0xe1 for the event queue, 0xe2 for the PRI queue, 0xe3 for global errors; as Device-nGnRE (5.2, MemAttr).
+    pub(crate) fn messages(&self) -> Messages {
+        let message = |place: u64| Msi {
+            address: PhysAddr(self.0.phys.0 + 8 * place),
+            data: 0xe1 + place as u32,
+            attributes: 1,
+            shareability: Shareability::OuterShareable,
+        };
+        Messages { events: message(0), page_requests: message(1), global_errors: message(2) }
+    }
+
+    /// What came since the last call, as the wires that it stands for.
+    pub(crate) fn take(&self) -> Vec<Wire> {
+        let wires = [Wire::EventQueue, Wire::PriQueue, Wire::GlobalError];
+        let rung = self.0.words.iter().zip(0xe1..).map(|(word, data)| match word.swap(0, Ordering::Acquire) {
+            0 => false,
+            actual => {
+                assert_eq!(actual, data);
+                true
+            }
+        });
+        wires.into_iter().zip(rung).filter_map(|(wire, rung)| rung.then_some(wire)).collect()
     }
 }
 
