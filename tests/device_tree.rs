@@ -6,7 +6,7 @@ use core::slice::from_ref;
 use smmu_iopf::model::device_tree::{splice, survey};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::platform::board::{
-    Board, Interrupt, Its, Messages, Mpidr, PcieSpace, PcieWindow, Phandle, PsciMethod, StreamMap, Trigger,
+    Board, Interrupt, Its, Messages, Mpidr, PcieSpace, PcieWindow, Phandle, PsciMethod, StreamMap, Trigger, Wires,
 };
 use smmu_iopf::platform::device_tree::BoardError;
 use smmu_iopf::smmuv3::StreamId;
@@ -27,6 +27,11 @@ fn spliced(tree: &[u8]) -> Vec<u8> {
 
 fn edge(intid: u32) -> Interrupt {
     Interrupt { intid, trigger: Trigger::Edge }
+}
+
+/// The wires of the event queue, the PRI queue, CMD_SYNC and global errors.
+fn separate([event_queue, pri_queue, command_sync, global_error]: [Interrupt; 4]) -> Wires {
+    Wires::Separate { event_queue, pri_queue: Some(pri_queue), command_sync: Some(command_sync), global_error }
 }
 
 /// `tree` with the only occurrence of `old` overwritten.
@@ -65,10 +70,7 @@ fn qemus_tree_gives_the_board() {
     let [smmu] = &board.smmus[..] else { panic!("one SMMU") };
     assert_eq!(smmu.window, 0x0905_0000..0x0907_0000);
     assert_eq!(smmu.phandle, Phandle(0x8007));
-    assert_eq!(smmu.event_queue, edge(106));
-    assert_eq!(smmu.pri_queue, Some(edge(107)));
-    assert_eq!(smmu.command_sync, Some(edge(108)));
-    assert_eq!(smmu.global_error, edge(109));
+    assert_eq!(smmu.wires, Some(separate([106, 107, 108, 109].map(edge))));
     assert_eq!(smmu.messages, None);
     assert!(smmu.coherent);
 }
@@ -106,10 +108,7 @@ fn the_models_nodes_are_found_and_its_share_is_gone() {
     assert_eq!(board.smmus.iter().map(|smmu| smmu.window.start).collect::<Vec<_>>(), [0x0905_0000, 0x0b00_0000]);
     let smmu = board.smmu(Phandle(0x8009)).unwrap();
     assert_eq!(smmu.window, 0x0b00_0000..0x0b02_0000);
-    assert_eq!(smmu.event_queue, edge(232));
-    assert_eq!(smmu.pri_queue, Some(edge(233)));
-    assert_eq!(smmu.command_sync, Some(edge(234)));
-    assert_eq!(smmu.global_error, edge(235));
+    assert_eq!(smmu.wires, Some(separate([232, 233, 234, 235].map(edge))));
     assert_eq!(smmu.messages, Some(Messages { its: Phandle(0x8006), device: 0 }));
 
     let engines: Vec<_> =
@@ -134,6 +133,39 @@ fn a_board_without_an_its_has_nobody_to_take_messages() {
     let board = Board::parse(&spliced(&with(FOUR_CORES, b"arm,gic-v3-its\0", b"arm,gic-v3-ixx\0"))).unwrap();
     assert_eq!(board.gic.its, None);
     assert!(board.smmus.iter().all(|smmu| smmu.messages.is_none()));
+}
+
+/// The binding's names, in what order they like, and flags 1 for an edge, 4 for a level.
+#[test]
+fn an_smmus_interrupts_are_found_by_name_and_are_edges_or_levels_as_their_cells_say() {
+    let wires = |tree: &[u8]| Board::parse(tree).unwrap().smmus[0].wires;
+    let names = b"eventq\0priq\0cmdq-sync\0gerror\0";
+    let level = with(FOUR_CORES, &be(&[0, 0x4a, 1]), &be(&[0, 0x4a, 4]));
+    let event_queue = Interrupt { intid: 106, trigger: Trigger::Level };
+    assert_eq!(wires(&level), Some(separate([event_queue, edge(107), edge(108), edge(109)])));
+    let others = with(FOUR_CORES, names, b"gerror\0priq\0cmdq-sync\0eventq\0");
+    assert_eq!(wires(&others), Some(separate([109, 107, 108, 106].map(edge))));
+    // The one for all goes before the others, whatever its place.
+    let combined = with(FOUR_CORES, names, b"eventq\0priq\0combined\0\0gerror\0");
+    assert_eq!(wires(&combined), Some(Wires::Combined(edge(108))));
+    let combined = with(&combined, &be(&[0, 0x4c, 1]), &be(&[0, 0x4c, 4]));
+    assert_eq!(wires(&combined), Some(Wires::Combined(Interrupt { intid: 108, trigger: Trigger::Level })));
+    let without = with(FOUR_CORES, names, b"eventq\0priq\0cmdq-sync\0herror\0");
+    assert_eq!(message(&without), "device tree: node smmuv3@9050000 has an unusable interrupt-names");
+}
+
+#[test]
+fn an_smmu_may_have_messages_and_no_wires() {
+    let mut tree = spliced(FOUR_CORES);
+    let place = |bytes: &[u8]| tree.windows(bytes.len()).position(|other| other == bytes).unwrap();
+    // Before the value of a property there are 4 bytes with the place of its name in the strings, whose own is at byte 12. The
+    // model's interrupts, from SPI 200 on, become those of another name.
+    let value = place(&be(&[0, 200, 1]));
+    let name = place(b"interrupt-map\0") - u32::from_be_bytes(*tree[12..].first_chunk().unwrap()) as usize;
+    tree[value - 4..value].copy_from_slice(&(name as u32).to_be_bytes());
+    let board = Board::parse(&tree).unwrap();
+    let smmu = board.smmu(Phandle(0x8009)).unwrap();
+    assert_eq!((smmu.wires, smmu.messages), (None, Some(Messages { its: Phandle(0x8006), device: 0 })));
 }
 
 #[test]
@@ -183,8 +215,8 @@ fn assert_sane(board: &Board) {
     }
     for smmu in &board.smmus {
         assert!(smmu.window.end - smmu.window.start >= 0x2_0000);
-        let wires = [Some(smmu.event_queue), smmu.pri_queue, smmu.command_sync, Some(smmu.global_error)];
-        assert!(wires.into_iter().flatten().all(|wire| (16..1020).contains(&wire.intid)));
+        assert!(smmu.wires.is_some() || smmu.messages.is_some());
+        assert!(smmu.wires.into_iter().flat_map(Wires::all).all(|wire| (16..1020).contains(&wire.intid)));
     }
     for engine in &board.engines {
         assert!(board.smmu(engine.smmu).is_some() && engine.pasid_bits <= 20);

@@ -1,5 +1,7 @@
 //! The board's SMMUs and the DMA engines behind them, found, brought up, connected to their interrupts.
 
+mod wiring;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -9,13 +11,14 @@ use core::time::Duration;
 
 use heapless::Deque;
 
+use self::wiring::Service;
 use super::engine::Engine;
 use super::interrupts::{ConnectError, Sgi, send};
 use super::pace::Pace;
 use super::runtime::{Kernel, Work};
 use crate::arch::timer::{self, Timer};
 use crate::driver::{self, DriverError, EventSink, GlobalErrors, Hooks, Options, OutputQueue, Report, Smmu, Wake};
-use crate::platform::board::{self, Phandle};
+use crate::platform::board::{self, Phandle, Wires};
 use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
 use crate::smmuv3::event::{Event, EventError};
 use crate::sync::lock::IrqLock;
@@ -45,8 +48,14 @@ pub struct Unit {
     pub smmu: Arc<BoardSmmu>,
     /// What it reported that was nobody's page fault.
     pub events: Arc<EventLog>,
+    /// What the device tree says.
+    description: board::Smmu,
+    /// Its interrupts are messages.
+    by_message: AtomicBool,
     /// A global error wants more than an interrupt handler can do.
     recover: AtomicBool,
+    /// Its messages do not arrive.
+    unreachable: AtomicBool,
     /// When the waiting groups were last looked at, in milliseconds.
     looked_after: AtomicU64,
     pace: &'static Pace,
@@ -125,10 +134,12 @@ impl Devices {
             let drain = move |masked: &Masked| devices.smmus.iter().for_each(|unit| unit.drain(masked, queue));
             kernel.interrupts.connect_private(drain_again(queue) as u32, Box::new(drain))?;
         }
-        for (unit, description) in devices.smmus.iter().zip(&kernel.board.smmus) {
-            unit.connect(kernel, description)?;
+        let mut service = Service::default();
+        for unit in &devices.smmus {
+            unit.connect(kernel, cpu, &mut service)?;
+            log::info!("SMMU {:#x}: interrupts {}", unit.phandle.0, unit.interrupts());
             kernel
-                .add_work(cpu, Arc::new(Upkeep { unit, engines: &devices.engines }))
+                .add_work(cpu, Arc::new(Upkeep { kernel, unit, engines: &devices.engines }))
                 .map_err(|_| DeviceError::TooMuchWork)?;
         }
         for unit in &devices.engines {
@@ -170,18 +181,26 @@ fn bring_up_smmu(
         .map_err(|error| DeviceError::Smmu(at, error))?;
     smmu.faults().set_clock(timer::ticks);
     log::info!("SMMU at {at:#x}: {}", smmu.features());
-    let (recover, looked_after) = (AtomicBool::new(false), AtomicU64::new(0));
-    Ok(Unit { phandle: description.phandle, smmu, events, recover, looked_after, pace: &kernel.pace })
+    let [by_message, recover, unreachable] = [false; 3].map(AtomicBool::new);
+    let (phandle, description, looked_after) = (description.phandle, description.clone(), AtomicU64::new(0));
+    let pace = &kernel.pace;
+    Ok(Unit { phandle, smmu, events, description, by_message, recover, unreachable, looked_after, pace })
 }
 
 impl Unit {
-    fn connect(&'static self, kernel: &Kernel, description: &board::Smmu) -> Result<(), ConnectError> {
-        let interrupts = &kernel.interrupts;
-        interrupts.connect(description.event_queue, Box::new(|m| self.drain(m, OutputQueue::Events)))?;
-        if let Some(interrupt) = description.pri_queue {
-            interrupts.connect(interrupt, Box::new(|m| self.drain(m, OutputQueue::PageRequests)))?;
+    /// Whether its interrupts are messages, and not wires.
+    pub fn is_by_message(&self) -> bool {
+        self.by_message.load(Relaxed)
+    }
+
+    /// How its interrupts come, in words.
+    fn interrupts(&self) -> &'static str {
+        match self.description.wires {
+            _ if self.is_by_message() => "by message",
+            Some(Wires::Separate { .. }) => "by wires",
+            Some(Wires::Combined(_)) => "by one wire",
+            None => "do not come",
         }
-        interrupts.connect(description.global_error, Box::new(|m| self.global_error(self.smmu.handle_global_error(m))))
     }
 
     /// What the queue's interrupt does: one batch, when there is time for it.
@@ -192,6 +211,11 @@ impl Unit {
         });
     }
 
+    /// What the global error interrupt does.
+    fn look_at_errors(&self, masked: &Masked) {
+        self.global_error(self.smmu.handle_global_error(masked));
+    }
+
     fn global_error(&self, errors: GlobalErrors) {
         if errors == GlobalErrors::default() {
             return;
@@ -200,11 +224,15 @@ impl Unit {
         if errors.recover {
             self.recover.store(true, Relaxed);
         }
+        if errors.unreachable {
+            self.unreachable.store(true, Relaxed);
+        }
     }
 }
 
 /// What an SMMU needs from time to time: groups whose time is over answered, and recovery from lost records.
 struct Upkeep {
+    kernel: &'static Kernel,
     unit: &'static Unit,
     engines: &'static [EngineUnit],
 }
@@ -212,7 +240,7 @@ struct Upkeep {
 impl Upkeep {
     /// Has the faults of what lost records served again. Returns whether that is done.
     fn recover(&self, cpu: &mut Cpu) -> bool {
-        let Self { unit, engines } = self;
+        let Self { unit, engines, .. } = self;
         let lost = match unit.smmu.recover(cpu) {
             Ok(lost) => lost,
             Err(DriverError::GivenUp) => return true,
@@ -243,7 +271,7 @@ impl Upkeep {
 
 impl Work for Upkeep {
     fn work(&self, cpu: &mut Cpu) -> bool {
-        let Self { unit, .. } = self;
+        let Self { kernel, unit, .. } = self;
         // Milliseconds are the fault core's unit for this; one core a millisecond is enough.
         let now = timer::now();
         if unit.looked_after.fetch_max(now.as_millis() as u64, Relaxed) >= now.as_millis() as u64 {
@@ -253,6 +281,9 @@ impl Work for Upkeep {
         // What waits for its recovery is told again.
         if !unit.recover.load(Relaxed) {
             unit.global_error(errors);
+        }
+        if unit.unreachable.swap(false, Relaxed) && !unit.go_back_to_wires(kernel, cpu) {
+            unit.unreachable.store(true, Relaxed);
         }
         if !unit.recover.swap(false, Relaxed) {
             return timed_out > 0;
@@ -264,7 +295,7 @@ impl Work for Upkeep {
     }
 
     fn is_waiting(&self, _: &Masked) -> bool {
-        self.unit.recover.load(Relaxed)
+        self.unit.recover.load(Relaxed) || self.unit.unreachable.load(Relaxed)
     }
 
     fn look_again(&self) -> Option<Duration> {

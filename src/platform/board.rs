@@ -211,18 +211,43 @@ pub struct Smmu {
     pub phandle: Phandle,
     /// Its registers, both pages of them.
     pub window: Range<u64>,
-    /// The event queue became non-empty.
-    pub event_queue: Interrupt,
-    /// The PRI queue became non-empty.
-    pub pri_queue: Option<Interrupt>,
-    /// A CMD_SYNC completed.
-    pub command_sync: Option<Interrupt>,
-    /// A global error became active.
-    pub global_error: Interrupt,
+    /// Its interrupts, unless it has messages alone.
+    pub wires: Option<Wires>,
     /// Where its messages may go instead.
     pub messages: Option<Messages>,
     /// Whether its accesses to tables and queues are coherent with the caches.
     pub coherent: bool,
+}
+
+/// An SMMU's wires to the interrupt controller (3.18.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wires {
+    /// One for each source.
+    Separate {
+        /// The event queue became non-empty.
+        event_queue: Interrupt,
+        /// The PRI queue became non-empty.
+        pri_queue: Option<Interrupt>,
+        /// A CMD_SYNC completed.
+        command_sync: Option<Interrupt>,
+        /// A global error became active.
+        global_error: Interrupt,
+    },
+    /// One for all, which does not tell of what.
+    Combined(Interrupt),
+}
+
+impl Wires {
+    /// Every one.
+    pub fn all(self) -> impl Iterator<Item = Interrupt> {
+        let all = match self {
+            Self::Separate { event_queue, pri_queue, command_sync, global_error } => {
+                [Some(event_queue), pri_queue, command_sync, Some(global_error)]
+            }
+            Self::Combined(interrupt) => [Some(interrupt), None, None, None],
+        };
+        all.into_iter().flatten()
+    }
 }
 
 /// A DMA engine of the model.

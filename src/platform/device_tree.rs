@@ -14,7 +14,7 @@ use heapless::{String, Vec};
 use self::node::Node;
 use super::board::{
     Board, Engine, Gic, Interrupt, Its, Messages, Mpidr, Pcie, PcieSpace, PcieWindow, Phandle, PsciMethod, Smmu,
-    StreamMap, Trigger,
+    StreamMap, Trigger, Wires,
 };
 use crate::smmuv3::{StreamId, registers};
 use crate::sync::cpu::MAX_CORES;
@@ -293,25 +293,37 @@ fn smmu(node: Node<'_>) -> Result<Smmu, BoardError> {
     if node.cell("#iommu-cells")? != 1 {
         return Err(node.unusable("#iommu-cells"));
     }
+    let messages = if node.has("msi-parent") {
+        let [its, device] = node.only("msi-parent")?;
+        Some(Messages { its: Phandle(its), device })
+    } else {
+        None
+    };
+    Ok(Smmu {
+        phandle: Phandle(node.cell("phandle")?),
+        window: node.window(registers::SIZE as u64)?,
+        // An SMMU may have no wires if it has messages (3.18).
+        wires: if node.has("interrupts") || messages.is_none() { Some(wires(node)?) } else { None },
+        messages,
+        coherent: node.has("dma-coherent"),
+    })
+}
+
+/// An SMMU's interrupts by their names. Where one is for all, it is the only one, or the others are not to be used.
+fn wires(node: Node<'_>) -> Result<Wires, BoardError> {
     let wire = |name| -> Result<Option<Interrupt>, BoardError> {
         let Some(index) = node.strings("interrupt-names")?.position(|other| other == name) else { return Ok(None) };
         node.interrupts()?.nth(index).ok_or_else(|| node.unusable("interrupts"))?.map(Some)
     };
     let needed = |wire: Option<Interrupt>| wire.ok_or_else(|| node.unusable("interrupt-names"));
-    Ok(Smmu {
-        phandle: Phandle(node.cell("phandle")?),
-        window: node.window(registers::SIZE as u64)?,
-        event_queue: needed(wire("eventq")?)?,
-        pri_queue: wire("priq")?,
-        command_sync: wire("cmdq-sync")?,
-        global_error: needed(wire("gerror")?)?,
-        messages: if node.has("msi-parent") {
-            let [its, device] = node.only("msi-parent")?;
-            Some(Messages { its: Phandle(its), device })
-        } else {
-            None
+    Ok(match wire("combined")? {
+        Some(interrupt) => Wires::Combined(interrupt),
+        None => Wires::Separate {
+            event_queue: needed(wire("eventq")?)?,
+            pri_queue: wire("priq")?,
+            command_sync: wire("cmdq-sync")?,
+            global_error: needed(wire("gerror")?)?,
         },
-        coherent: node.has("dma-coherent"),
     })
 }
 

@@ -13,7 +13,7 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::interrupts::ConnectError;
 use smmu_iopf::model::engine::registers as engine;
-use smmu_iopf::platform::board::Smmu;
+use smmu_iopf::platform::board::{Smmu, Wires};
 use smmu_iopf::platform::smmu_registers::SmmuRegisters;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::sync::{Masked, wait};
@@ -65,7 +65,12 @@ impl Commands {
         registers.write32(Register::CmdqProd, 0);
         registers.write32(Register::CmdqCons, 0);
         enable(1 << 3)?; // CMDQEN
-        let interrupt = smmu.command_sync.ok_or("it has no interrupt for CMD_SYNC")?;
+        let interrupt = match smmu.wires {
+            Some(Wires::Separate { command_sync, .. }) => command_sync,
+            Some(Wires::Combined(interrupt)) => Some(interrupt),
+            None => None,
+        };
+        let interrupt = interrupt.ok_or("it has no interrupt for CMD_SYNC")?;
         let handler = Box::new(|_: &Masked| {
             INTERRUPTS.fetch_add(1, Relaxed);
         });

@@ -6,7 +6,8 @@ use core::time::Duration;
 
 use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig, Walked};
 use smmu_iopf::iopf::{Priority, StreamLimits};
-use smmu_iopf::kernel::devices::Devices;
+use smmu_iopf::kernel::Kernel;
+use smmu_iopf::kernel::devices::{Devices, EngineUnit, Unit};
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
 use smmu_iopf::smmuv3::Asid;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
@@ -15,7 +16,7 @@ use smmu_iopf::sva::pager::DemandPager;
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::Cpu;
 
-use crate::harness::{Failure, equal, holds};
+use crate::harness::{Failure, Outcome, equal, holds};
 
 /// Where the jobs work.
 const START: u64 = 1 << 30;
@@ -27,6 +28,49 @@ const LIMIT: Duration = Duration::from_secs(5);
 // Of the control page (docs/control.md): the Nth write of a record to the event queue and to the PRI queue aborts.
 const EVENT_WRITE: usize = 0x100;
 const PAGE_REQUEST_WRITE: usize = 0x108;
+// The Nth message of the sources whose bits are set aborts; the second register counts those that did.
+const SOURCES: usize = 0x18;
+const EVENT_QUEUE: u32 = 1 << 0;
+const MESSAGE: usize = 0x140;
+const MESSAGES_ABORTED: usize = 0x144;
+
+/// Attaches the engine's stream to a space of its own, of `pages` pages that come with its faults, and has these served.
+fn serve(
+    kernel: &'static Kernel,
+    cpu: &mut Cpu,
+    front: &Unit,
+    unit: &EngineUnit,
+    frames: &Arc<FramePool>,
+    (asid, pages): (u16, u64),
+) -> Outcome {
+    let (smmu, stream, stalls) = (&front.smmu, unit.engine.stream(), unit.description.can_stall);
+    let (permissions, bytes) = (Permissions::READ_WRITE, pages * FRAME_BYTES as u64);
+    let region = Region { start: START, bytes, permissions, backing: Backing::Anonymous };
+    let space = Arc::new(AddressSpace::new(Asid(asid), &[region], frames.clone())?);
+    let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
+    let faults = if stalls { FaultMode::Stall } else { FaultMode::PageRequest };
+    let response_needs_pasid = unit.engine.response_needs_pasid();
+    let config = StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid };
+    smmu.attach(cpu, stream, &config)?;
+    let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
+    let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
+    smmu.enable_faults(cpu, &[stream], pager, limits)?;
+    if !stalls {
+        unit.engine.enable_page_requests(32);
+    }
+    Ok(())
+}
+
+/// Fills the pages of a job from `start` on: how it ended.
+fn run(kernel: &Kernel, cpu: &mut Cpu, unit: &EngineUnit, start: u64) -> Result<Status, Failure> {
+    unit.engine.start(&Job { pattern: 7, ..Job::new(Operation::Fill, 0, start, BYTES) });
+    let ended = || match unit.engine.status() {
+        Status::Busy => Err(()),
+        status => Ok(status),
+    };
+    let waits = |_| Failure::Wrong(format!("{:?} waits for ever", unit.engine.stream()));
+    kernel.wait_until(cpu, LIMIT, ended).map_err(waits)
+}
 
 test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
     let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
@@ -38,42 +82,45 @@ test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
         let unit = unit.ok_or(Failure::NotHere("engines of both kinds"))?;
         let front = devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?;
         let (smmu, stream) = (&front.smmu, unit.engine.stream());
-        let permissions = Permissions::READ_WRITE;
-        let region = Region { start: START, bytes: BYTES, permissions, backing: Backing::Anonymous };
-        let space = Arc::new(AddressSpace::new(Asid(asid), &[region], frames.clone())?);
-        let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
-        let faults = if stalls { FaultMode::Stall } else { FaultMode::PageRequest };
-        let response_needs_pasid = unit.engine.response_needs_pasid();
-        smmu.attach(
-            cpu,
-            stream,
-            &StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid },
-        )?;
-        let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
-        let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
-        smmu.enable_faults(cpu, &[stream], pager, limits)?;
-        if !stalls {
-            unit.engine.enable_page_requests(32);
-        }
+        serve(kernel, cpu, front, unit, &frames, (asid, BYTES / FRAME_BYTES as u64))?;
         let errors = front.events.global_errors();
         control.write32(point, 1);
-        let job = Job { pattern: 7, ..Job::new(Operation::Fill, 0, START, BYTES) };
-        let run = |cpu: &mut Cpu| {
-            unit.engine.start(&job);
-            kernel
-                .wait_until(cpu, LIMIT, || match unit.engine.status() {
-                    Status::Busy => Err(()),
-                    status => Ok(status),
-                })
-                .map_err(|_| Failure::Wrong(format!("{stream:?} waits for ever")))
-        };
-        holds("the first job is lost", matches!(run(cpu)?, Status::Aborted(_) | Status::Stopped))?;
+        holds("the first job is lost", matches!(run(kernel, cpu, unit, START)?, Status::Aborted(_) | Status::Stopped))?;
         // An automatic answer ends the job before the kernel has recovered.
         let _ = kernel.wait_until(cpu, Duration::from_millis(100), || Err::<(), _>(()));
-        equal("the next job", Status::Done, run(cpu)?)?;
+        equal("the next job", Status::Done, run(kernel, cpu, unit, START)?)?;
         holds("a global error was told", front.events.global_errors() > errors)?;
         smmu.disable_faults(cpu, stream, &unit.engine)?;
         smmu.detach(cpu, stream)?;
     }
     Ok(())
+});
+
+test!(fn an_smmu_whose_messages_are_aborted_is_heard_by_its_wires(kernel, cpu) {
+    let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
+    let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
+    let devices = Devices::bring_up(kernel, cpu, &Options::default())?;
+    let unit = devices.engines.iter().find(|unit| unit.description.can_stall);
+    let unit = unit.ok_or(Failure::NotHere("an engine that stalls"))?;
+    let front = devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?;
+    if !front.is_by_message() {
+        return Err(Failure::NotHere("an SMMU with messages, and an ITS"));
+    }
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
+    serve(kernel, cpu, front, unit, &frames, (1, 8 * BYTES / FRAME_BYTES as u64))?;
+    control.write32(SOURCES, EVENT_QUEUE);
+    for job in 0..3 {
+        control.write32(MESSAGE, 1);
+        equal("a job", Status::Done, run(kernel, cpu, unit, START + job * BYTES)?)?;
+    }
+    kernel
+        .wait_until(cpu, LIMIT, || if front.is_by_message() { Err(()) } else { Ok(()) })
+        .map_err(|_| "the kernel stays with messages")?;
+    control.write32(MESSAGE, 1);
+    for job in 3..6 {
+        equal("a job by wires", Status::Done, run(kernel, cpu, unit, START + job * BYTES)?)?;
+    }
+    equal("messages aborted", 3, control.read32(MESSAGES_ABORTED))?;
+    front.smmu.disable_faults(cpu, unit.engine.stream(), &unit.engine)?;
+    Ok(front.smmu.detach(cpu, unit.engine.stream())?)
 });

@@ -182,7 +182,8 @@ impl Its {
         self.run(&[Command::MapDevice { device, table, event_bits: self.event_bits }])
     }
 
-    /// From now on the message `event` of `device` is an interrupt of `core`: its INTID. The handler must be there already.
+    /// From now on the message `event` of `device` is an interrupt of `core`: its INTID. The handler must be there before the first one
+    /// is sent.
     ///
     /// # Errors
     ///
