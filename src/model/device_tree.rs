@@ -352,9 +352,14 @@ fn write_model(
     writer.begin("iommu", board::SMMU_BASE)?;
     writer.property(Name::Compatible, b"arm,smmu-v3\0")?;
     writer.cells(Name::Reg, reg(board::SMMU_BASE, board::SMMU_SIZE).as_flattened())?;
-    let wires = [Wire::EventQueue, Wire::PriQueue, Wire::CommandSync, Wire::GlobalError];
-    writer.cells(Name::Interrupts, wires.map(interrupt).as_flattened())?;
-    writer.property(Name::InterruptNames, b"eventq\0priq\0cmdq-sync\0gerror\0")?;
+    if profile.has_one_wire() {
+        writer.cells(Name::Interrupts, &interrupt(Wire::EventQueue))?;
+        writer.property(Name::InterruptNames, b"combined\0")?;
+    } else {
+        let wires = [Wire::EventQueue, Wire::PriQueue, Wire::CommandSync, Wire::GlobalError];
+        writer.cells(Name::Interrupts, wires.map(interrupt).as_flattened())?;
+        writer.property(Name::InterruptNames, b"eventq\0priq\0cmdq-sync\0gerror\0")?;
+    }
     writer.property(Name::DmaCoherent, b"")?;
     writer.cells(Name::IommuCells, &[1])?;
     if let Some(its) = machine.its {

@@ -1,7 +1,7 @@
 //! What kind of SMMU the model is: sets of ID registers (6.3.1 to 6.3.8).
 //!
-//! A profile is its ID registers and nothing else. All that the model offers and refuses follows from them through
-//! [`Features`].
+//! A profile is its ID registers, and how its interrupts are wired, of which they say nothing. All else that the model offers and
+//! refuses follows from them through [`Features`].
 
 use super::board::{self, MAX_ENGINES};
 use super::smmu::STALL_MAX;
@@ -111,7 +111,7 @@ profiles! {
     NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// Linear stream and CD tables only: for at most 6 StreamID bits then (6.3.2).
     LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48, V3_3;
-    /// Queues of two entries, 16 StreamIDs, no substreams.
+    /// Queues of two entries, 16 StreamIDs, no substreams; one wire for all its interrupts.
     Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48, V3_3;
     /// Everything as large as the architecture has it, and PPS.
     Big, "big", IDR0, idr1(32, 20, 19), IDR3 | PPS, IDR5 | OAS_52, V3_3;
@@ -131,6 +131,11 @@ const fn sound(profile: Profile) -> Features {
 }
 
 impl Profile {
+    /// Whether all interrupts of the SMMU come by the wire of the event queue: how many an SMMU has is its own business (3.18.2).
+    pub const fn has_one_wire(self) -> bool {
+        matches!(self, Self::Small)
+    }
+
     /// How many engines have a StreamID of their own, at most [`MAX_ENGINES`].
     pub const fn max_engines(self) -> usize {
         board::max_engines(&self.features())

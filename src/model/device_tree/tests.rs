@@ -81,6 +81,13 @@ fn smmu_node_is_what_an_smmu_v3_driver_binds_to() {
 }
 
 #[test]
+fn where_the_smmu_has_one_wire_it_is_called_combined() {
+    let bytes = spliced_for(FOUR_CORES, Profile::Small, 4, HIDDEN).unwrap();
+    let smmu = |name| property(&Fdt::new(&bytes).unwrap(), "/iommu@b000000", name).unwrap();
+    assert_eq!((smmu("interrupts"), smmu("interrupt-names")), (be(&[0, 200, 1]), b"combined\0".to_vec()));
+}
+
+#[test]
 fn where_there_is_no_its_the_smmu_has_nobody_to_send_messages_to() {
     // Of an unknown kind, or without a DeviceID with its messages.
     for (name, other) in [(&b"arm,gic-v3-its\0"[..], &b"arm,gic-v3-ixx\0"[..]), (b"#msi-cells\0", b"#msi-xxxxx\0")] {

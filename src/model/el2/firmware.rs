@@ -250,7 +250,7 @@ fn boot() -> Result<Entry, Refusal> {
         return Err(Refusal::NoKernel);
     }
     // SAFETY: the device tree has a GICv3's distributor there, and the first GiB is mapped as device memory.
-    let distributor = unsafe { Distributor::new(found.distributor) }?;
+    let distributor = unsafe { Distributor::new(found.distributor, profile.has_one_wire()) }?;
     let shared = SHARED.call_once(|| Shared {
         waiting: AtomicU32::new(0),
         pulse: Pulse::new(),

@@ -44,6 +44,8 @@ pub(super) enum GicError {
 #[derive(Debug)]
 pub(super) struct Distributor {
     base: u64,
+    /// The SMMU's interrupts all come by the wire of the event queue.
+    one_wire: bool,
 }
 
 impl Distributor {
@@ -52,11 +54,11 @@ impl Distributor {
     /// # Safety
     ///
     /// A GICv3's distributor is at `base`, mapped as device memory.
-    pub(super) unsafe fn new(base: u64) -> Result<Self, GicError> {
+    pub(super) unsafe fn new(base: u64, one_wire: bool) -> Result<Self, GicError> {
         let needed = board::LAST_SPI;
         // SAFETY: by the caller; reading GICD_TYPER has no effect.
         let lines = unsafe { read(base + GICD_TYPER) } & 0x1f;
-        if 32 * lines <= needed { Err(GicError::Interrupts { needed, lines }) } else { Ok(Self { base }) }
+        if 32 * lines <= needed { Err(GicError::Interrupts { needed, lines }) } else { Ok(Self { base, one_wire }) }
     }
 
     /// Whether EL1 lets interrupts of group 1 pass, and so the one that wakes the clock.
@@ -68,6 +70,10 @@ impl Distributor {
 
 impl Wires for &Distributor {
     fn raise(&mut self, wire: Wire) {
+        let wire = match wire {
+            Wire::PriQueue | Wire::CommandSync | Wire::GlobalError if self.one_wire => Wire::EventQueue,
+            wire => wire,
+        };
         let interrupt = 32 + board::spi(wire);
         let register = GICD_ISPENDR + 4 * u64::from(interrupt / 32);
         // SAFETY: by `new`. Bits written as zero have no effect, so that this needs no lock against EL1.
