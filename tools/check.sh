@@ -44,6 +44,7 @@ for profile in terminate-only forced-stall no-pri no-ats linear-only small big q
 done
 check no-its ./run-qemu.sh --no-its test messages
 check main-job-no-its ./run-qemu.sh --no-its
+check main-job-one-wire ./run-qemu.sh --profile small --no-its
 check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh

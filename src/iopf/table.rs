@@ -32,6 +32,8 @@ const LEAF_BITS: u32 = 10;
 
 /// How long [`FaultTable::open`] waits for closed streams' states to be freed, in microseconds.
 const FREE_LIMIT_US: u32 = 10_000;
+/// How many of the groups that time out at once are logged one by one: a stuck handler may hold thousands.
+const LINES: usize = 4;
 
 type Leaf = Box<[Slot<FaultState>]>;
 
@@ -413,7 +415,7 @@ impl FaultTable {
     /// Answers Invalid what has waited for its stream's time-out, and tries answers again that could not be sent. To be
     /// called regularly, by one core or several, with the time in microseconds from any beginning.
     ///
-    /// A group's time starts with the first call after it was deferred. Returns how many groups timed out; each is logged.
+    /// A group's time starts with the first call after it was deferred. Returns how many groups timed out; the first ones are logged.
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
         let now_ms = (now_us / 1000) as u32;
         let mut timed_out = 0;
@@ -423,9 +425,14 @@ impl FaultTable {
                 if let Some(answer) = cpu.masked(|masked| self.expire_slot(masked, &state, slot, now_ms)) {
                     timed_out += 1;
                     let Answer { stream, to, .. } = answer;
-                    log::warn!("{stream:?}: {to:?} not answered in {} us, refused", state.limits.time_out_us);
+                    if timed_out <= LINES {
+                        log::warn!("{stream:?}: {to:?} not answered in {} us, refused", state.limits.time_out_us);
+                    }
                 }
             }
+        }
+        if timed_out > LINES {
+            log::warn!("and {} more groups", timed_out - LINES);
         }
         timed_out
     }
