@@ -227,7 +227,7 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     let page_requests = board::engine_kind(number) == board::EngineKind::PageRequest;
     let faults = if page_requests { FaultMode::PageRequest } else { FaultMode::Stall };
     let context = Context { table: space.tables[0].phys, asid: Asid(number as u16 + 1), t0sz: 25, mair: 0xff };
-    let config = StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid: false };
+    let config = StreamConfig { faults, translation: context.into(), response_needs_pasid: false };
     smmu.attach(cpu, stream, &config)?;
     let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
     smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;

@@ -3,12 +3,12 @@
 //! | part | does |
 //! |---|---|
 //! | [`Smmu::probe`] | decodes the ID registers, and brings the SMMU up in the order of 3.11 and 6.3 |
-//! | [`Smmu::attach`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
+//! | [`Smmu::attach`], [`Smmu::change`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`], [`Smmu::reopen_faults`] | global errors (7.5), and service after them |
 //! | [`Smmu::give_up`] | an SMMU that does its work no more: what is pending ends, everything is taken away |
-//! | [`Smmu::forget`] | takes the tables of an address space from the SMMU, so that their memory can be used again |
+//! | [`Smmu::forget`] | takes the tables of an address space or a virtual machine from the SMMU, so that their memory can be used again |
 //! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
 //!
 //! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
@@ -39,6 +39,7 @@ mod stream_table;
 mod structure;
 mod teardown;
 mod trace;
+mod translation;
 
 use embedded_hal::delay::DelayNs;
 
@@ -47,10 +48,11 @@ pub use error::{DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;
-pub use reclaim::{Forgotten, Remembered, Walked};
+pub use reclaim::{Forgotten, Remembered, Tag, Walked};
 pub use record_queue::{Drained, RecordCounts};
 pub use smmu::{Hooks, Options, Smmu, Upkeep};
-pub use stream::{Context, FaultMode, NO_TABLES, StreamConfig};
+pub use stream::{FaultMode, StreamConfig, Transition};
+pub use translation::{Context, HOST, NO_TABLES, Stage2, Translation};
 
 /// The most records that one drain takes out of a queue, so that a masked section stays short.
 pub const BATCH: usize = 64;

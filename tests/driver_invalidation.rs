@@ -3,8 +3,8 @@
 mod driver_bench;
 
 use driver_bench::Need::{Ats, PageRequests, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, plain};
-use smmu_iopf::driver::{DriverError, FaultMode, Pages, StreamConfig};
+use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use smmu_iopf::driver::{DriverError, FaultMode, Pages};
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::smmuv3::{Asid, SubstreamId};
 
@@ -72,7 +72,7 @@ fn invalidations_complete_and_a_substream_can_be_taken_away() {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 3);
         space.map(BASE);
-        let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let config = substreams(FaultMode::Terminate, 2);
         let substream = SubstreamId::new(3).unwrap();
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
         bench

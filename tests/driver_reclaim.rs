@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use driver_bench::Need::{PageRequests, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain};
-use smmu_iopf::driver::{Context, DriverError, FaultMode, NO_TABLES, Remembered, StreamConfig, Walked};
+use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
+use smmu_iopf::driver::{Context, DriverError, FaultMode, NO_TABLES, Remembered, StreamConfig, Translation};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
 use smmu_iopf::model::host::MEMORY_BASE;
@@ -65,7 +65,7 @@ impl World {
     }
 
     fn attach(&mut self, engine: usize, faults: FaultMode, space: &AddressSpace) {
-        let config = StreamConfig { context: Some(context(space)), ..plain(faults) };
+        let config = StreamConfig { translation: context(space).into(), ..plain(faults) };
         let stream = self.bench.stream(engine);
         self.bench.smmu.attach(&mut self.bench.cpu, stream, &config).unwrap();
     }
@@ -228,7 +228,7 @@ fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
         let (dying, living) = (world.space(1), world.space(2));
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+        let config = substreams(FaultMode::PageRequest, 4);
         // Without a default, PASID 0 is a PASID like any other (S1DSS = 0b00, 5.2).
         let pasids = [0, 1, 2, 3].map(|pasid| SubstreamId::new(pasid).unwrap());
         let (bench, contexts) = (&mut world.bench, [&dying, &dying, &dying, &living].map(context));
@@ -265,7 +265,7 @@ fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_fir
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
         let (first, second) = (world.space(1), world.space(2));
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+        let config = substreams(FaultMode::PageRequest, 4);
         let pasid = SubstreamId::new(3).unwrap();
         let (bench, contexts) = (&mut world.bench, [&first, &second].map(context));
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
@@ -309,14 +309,17 @@ fn the_tag_without_tables_is_nobodys() {
     on_each(&[Substreams], |profile| {
         let mut world = World::new(profile);
         let space = world.space(NO_TABLES.0);
-        let config = StreamConfig { context: Some(context(&space)), substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let config = StreamConfig {
+            translation: Translation::Stage1 { context: Some(context(&space)), substream_bits: 2 },
+            ..plain(FaultMode::Terminate)
+        };
         let refused = Err(DriverError::NotSupported {
             stream: profile.engine_stream(2),
             what: "an address space with that ASID",
         });
         let (smmu, cpu) = (&world.bench.smmu, &mut world.bench.cpu);
         assert_eq!(smmu.attach(cpu, profile.engine_stream(2), &config), refused);
-        smmu.attach(cpu, profile.engine_stream(2), &StreamConfig { context: None, ..config }).unwrap();
+        smmu.attach(cpu, profile.engine_stream(2), &substreams(FaultMode::Terminate, 2)).unwrap();
         let pasid = SubstreamId::new(1).unwrap();
         assert_eq!(smmu.attach_substream(cpu, profile.engine_stream(2), pasid, Some(&context(&space))), refused);
     });
@@ -327,7 +330,7 @@ fn a_stream_that_could_not_be_attached_is_forgotten_too() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
         let space = world.space(1);
-        let config = StreamConfig { context: Some(context(&space)), ..plain(FaultMode::Terminate) };
+        let config = StreamConfig { translation: context(&space).into(), ..plain(FaultMode::Terminate) };
         world.bench.hold_commands(true);
         let attached = world.bench.smmu.attach(&mut world.bench.cpu, profile.engine_stream(0), &config);
         assert!(matches!(attached, Err(DriverError::Timeout(_))), "{attached:?}");

@@ -11,7 +11,7 @@ use core::time::Duration;
 use smmu_iopf::arch::pmu::Instructions;
 use smmu_iopf::arch::timer::{self, Timer};
 use smmu_iopf::driver::dma::DmaMemory;
-use smmu_iopf::driver::{Context, FaultMode, Options, OutputQueue, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, FaultMode, Options, OutputQueue, StreamConfig};
 use smmu_iopf::iopf::{
     Counter, Counters, Decided, Fault, FaultGroup, FaultHandler, Histogram, Kind, Limits, MAX_MASTER_STREAMS,
     OpenRequest, Priority, StreamLimits, Verdict,
@@ -160,8 +160,7 @@ impl Bench {
         let pager = Arc::new(DemandPager::new([(None, space.clone())].into(), self.kernel.work_queues.clone()));
         let config = StreamConfig {
             faults: FaultMode::Stall,
-            context: Some(Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }),
-            substream_bits: 0,
+            translation: Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }.into(),
             response_needs_pasid: false,
         };
         let (smmu, stream) = (&self.unit.smmu, unit.engine.stream());

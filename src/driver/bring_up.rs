@@ -8,7 +8,7 @@ use tock_registers::fields::FieldValue;
 
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue};
-use super::context_table::Leaves;
+use super::context_table::Tables;
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
@@ -104,8 +104,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let (streams, lives, spare, leaves) = (Sorted::new(), Vec::new(), Vec::new(), Leaves::new());
-        let control = Control { table, streams, lives, terminated: 0, spare, leaves, memory };
+        let (streams, lives, tables) = (Sorted::new(), Vec::new(), Tables::new());
+        let control = Control { table, streams, lives, terminated: 0, tables, memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }
@@ -124,7 +124,6 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
         };
         let features = Features::decode(id)?;
         let refusals = [
-            (!features.stage1, Unsupported::NoStage1),
             (!features.coherent, Unsupported::NotCoherent),
             (!features.granule_4k, Unsupported::No4KGranule),
             (!features.aarch64, Unsupported::NoAarch64Tables),

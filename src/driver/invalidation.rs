@@ -1,8 +1,9 @@
 //! Making the SMMU and devices forget translations (4.4, 4.5.1).
 
 use super::command_queue::Synced;
-use super::error::DriverError;
+use super::error::{DriverError, Unsupported};
 use super::registers::Registers;
+use super::translation::HOST;
 use super::{BATCH, Delay, Smmu};
 use crate::smmuv3::command::{Command, TlbiRange};
 use crate::smmuv3::{Asid, StreamId, SubstreamId, Vmid};
@@ -12,8 +13,6 @@ use crate::sync::grace::Grace;
 const PAGE_SHIFT: u32 = 12;
 /// CMD_ATC_INV.Size for everything (4.5.1).
 const EVERYTHING: u8 = 52;
-/// The driver's streams use stage 1 alone, which tags translations with VMID 0.
-const VMID: Vmid = Vmid(0);
 
 /// A range of 4 KiB pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +49,25 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
+    /// [`DriverError::Unsupported`] on an SMMU without stage 1, and [`DriverError::Timeout`] when it did not complete it in time.
     pub fn invalidate_asid(&self, cpu: &mut Cpu, _grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
-        self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: VMID, asid }])
+        if !self.features.stage1 {
+            return Err(Unsupported::NoStage1.into());
+        }
+        self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: HOST, asid }])
+    }
+
+    /// Makes the SMMU forget every translation of a virtual machine, those of its own address spaces included. When it returns,
+    /// no access under way uses one. `_grace` is as that of [`Smmu::invalidate_asid`].
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Unsupported`] on an SMMU without stage 2, and [`DriverError::Timeout`] when it did not complete it in time.
+    pub fn invalidate_vmid(&self, cpu: &mut Cpu, _grace: &Grace, vmid: Vmid) -> Result<Synced, DriverError> {
+        if !self.features.stage2 {
+            return Err(Unsupported::NoStage2.into());
+        }
+        self.commands.execute(cpu, &[Command::TlbiS12VmAll { vmid }])
     }
 
     /// Makes the SMMU forget the translations of some pages of an address space, table descriptors included. When it
@@ -74,7 +89,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         let commands: heapless::Vec<Command, BATCH> = (0..pages.count)
             .map(|page| pages.first.wrapping_add(page << PAGE_SHIFT))
-            .map(|address| Command::TlbiNhVa { vmid: VMID, asid, range: TlbiRange::single(address, false) })
+            .map(|address| Command::TlbiNhVa { vmid: HOST, asid, range: TlbiRange::single(address, false) })
             .collect();
         self.commands.execute(cpu, &commands)
     }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
-use super::context_table::{ContextTable, Leaves};
+use super::context_table::Tables;
 use super::dma::DmaMemory;
 use super::error::DriverError;
 use super::faults::Life;
@@ -85,9 +85,8 @@ pub(super) struct Control {
     pub(super) lives: Vec<Life>,
     /// Stalls that a recovery ended and that it has not told of yet.
     pub(super) terminated: usize,
-    /// Context tables of detached streams. There is room for that of each stream, so that detaching asks for no memory.
-    pub(super) spare: Vec<ContextTable>,
-    pub(super) leaves: Leaves,
+    /// What the next streams' context tables are made of.
+    pub(super) tables: Tables,
     pub(super) memory: Arc<dyn DmaMemory>,
 }
 

@@ -203,12 +203,7 @@ test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, 
         let asid = Asid(1 + round as u16 % 2);
         let space = Arc::new(AddressSpace::new(asid, &[region], frames.clone())?);
         let context = Context { table: space.root(), asid, t0sz: T0SZ, mair: MAIR };
-        let config = StreamConfig {
-            faults: FaultMode::Stall,
-            context: Some(context),
-            substream_bits: 0,
-            response_needs_pasid: false,
-        };
+        let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };
         smmu.attach(cpu, stream, &config)?;
         // Left to whoever has time: the queues are of use.
         let pager = Deferring(DemandPager::new([(None, space.clone())].into(), kernel.work_queues.clone()));

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
@@ -47,7 +47,7 @@ test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
         smmu.attach(
             cpu,
             stream,
-            &StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid },
+            &StreamConfig { faults, translation: context.into(), response_needs_pasid },
         )?;
         let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
         let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };

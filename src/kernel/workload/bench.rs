@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use crate::arch::timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
-use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Walked};
+use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Translation};
 use crate::iopf::{FaultHandler, Priority, StreamLimits};
 use crate::kernel::control_page::{ControlPage, Traps};
 use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
@@ -186,8 +186,10 @@ impl Bench {
         let plain = spaces.iter().find(|(substream, _)| substream.is_none());
         let config = StreamConfig {
             faults: if stalls { FaultMode::Stall } else { FaultMode::PageRequest },
-            context: plain.map(|(_, space)| context(space)),
-            substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
+            translation: Translation::Stage1 {
+                context: plain.map(|(_, space)| context(space)),
+                substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
+            },
             response_needs_pasid: unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, stream, &config)?;

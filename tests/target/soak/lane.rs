@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use heapless::Vec;
 use smmu_iopf::arch::mmio::Mmio;
-use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Translation};
 use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::EngineUnit;
@@ -291,8 +291,10 @@ impl Lane {
         let smmu = &soak.unit.smmu;
         let config = StreamConfig {
             faults: if self.can_stall() { FaultMode::Stall } else { FaultMode::PageRequest },
-            context: self.can_stall().then_some(context),
-            substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
+            translation: Translation::Stage1 {
+                context: self.can_stall().then_some(context),
+                substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
+            },
             response_needs_pasid: self.unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, self.stream(), &config)?;
