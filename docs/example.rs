@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let frames = Arc::new(FramePool::new(&*memory, 64)?);
     let region =
         Region { start: 0x10_0000, bytes: 0x1_0000, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
-    let space = Arc::new(AddressSpace::new(Asid(1), &[region], frames)?);
+    let space = Arc::new(AddressSpace::new(smmu.take_asid(&mut cpu)?, &[region], frames)?);
     let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
     let stream = board::engine_stream(0);
     let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };

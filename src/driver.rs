@@ -8,6 +8,7 @@
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`], [`Smmu::reopen_faults`] | global errors (7.5), and service after them |
 //! | [`Smmu::give_up`] | an SMMU that does its work no more: what is pending ends, everything is taken away |
+//! | [`Smmu::take_asid`], [`Smmu::take_vmid`] | tags for address spaces and virtual machines |
 //! | [`Smmu::forget`] | takes the tables of an address space or a virtual machine from the SMMU, so that their memory can be used again |
 //! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
 //!
@@ -37,6 +38,7 @@ mod sorted;
 mod stream;
 mod stream_table;
 mod structure;
+mod tags;
 mod teardown;
 mod trace;
 mod translation;

@@ -7,13 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use driver_bench::Need::{PageRequests, Substreams, Termination};
 use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
-use smmu_iopf::driver::{Context, DriverError, FaultMode, NO_TABLES, Remembered, StreamConfig, Translation};
+use smmu_iopf::driver::{
+    Context, DriverError, FaultMode, NO_TABLES, Options, Remembered, StreamConfig, Tag, Translation,
+};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::host::MEMORY_BASE;
+use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId};
+use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
 use smmu_iopf::sva::frames::{Frame, FramePool};
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
@@ -323,6 +327,85 @@ fn the_tag_without_tables_is_nobodys() {
         let pasid = SubstreamId::new(1).unwrap();
         assert_eq!(smmu.attach_substream(cpu, profile.engine_stream(2), pasid, Some(&context(&space))), refused);
     });
+}
+
+#[test]
+fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
+    on_each(&[], |profile| {
+        let mut world = World::new(profile);
+        let take = |world: &mut World| world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap().0;
+        assert_eq!([take(&mut world), take(&mut world)], [1, 2]);
+        let space = world.space(1);
+        world.attach(0, FaultMode::Terminate, &space);
+        let stream = world.bench.stream(0);
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+        assert_eq!(take(&mut world), 3, "the TLB may have translations of the first");
+        world.bench.hold_commands(true);
+        let remembered = world.forget(space).unwrap_err();
+        world.bench.hold_commands(false);
+        assert_eq!(take(&mut world), 4);
+        world.forget(remembered.memory).unwrap();
+        assert_eq!([take(&mut world), take(&mut world)], [1, 5]);
+        // One that came to no use.
+        let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tag::AddressSpace(Asid(2))).unwrap();
+        assert_eq!(take(&mut world), 2);
+    });
+}
+
+#[test]
+fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
+    on_each(&[PageRequests], |profile| {
+        let mut world = World::new(profile);
+        let take = |world: &mut World| world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap().0;
+        let asid = take(&mut world);
+        let space = world.space(asid);
+        let handler = world.serve(2, FaultMode::PageRequest, space);
+        let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
+        world.bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+        let space = handler.0.lock().unwrap().take().unwrap();
+        let remembered = world.forget(space).unwrap_err();
+        assert_eq!(take(&mut world), asid + 1);
+        world.bench.host.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+        world.forget(remembered.memory).unwrap();
+        assert_eq!(take(&mut world), asid);
+    });
+}
+
+/// 6.3.1: tags have 8 bits without ASID16 and VMID16.
+#[test]
+fn tags_that_are_all_in_use_are_an_error_and_come_round() {
+    let ids = Profile::Full.id_registers();
+    let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
+    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(4 << 20)), ids, board::DEFAULT_ENGINES).unwrap();
+    let bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+    let mut world = World { bench, frames };
+    // The last one stays.
+    for tag in 1..=254 {
+        let bench = &mut world.bench;
+        assert_eq!(bench.smmu.take_asid(&mut bench.cpu), Ok(Asid(tag)));
+        assert_eq!(bench.smmu.take_vmid(&mut bench.cpu), Ok(Vmid(tag)));
+    }
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Ok(Vmid(255)));
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Err(DriverError::NoVmid { bits: 8 }));
+    // The same tag, and the same address, each time for another page: whoever has had it has not left a translation.
+    for round in 1..=3 {
+        let asid = world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap();
+        let exhausted = world.bench.smmu.take_asid(&mut world.bench.cpu);
+        assert_eq!((asid, exhausted), (Asid(255), Err(DriverError::NoAsid { bits: 8 })));
+        // So that the frames are others.
+        let _kept = world.frames.take();
+        let space = world.space(asid.0);
+        world.attach(0, FaultMode::Terminate, &space);
+        world.bench.fill(0, BASE, 8, round, None);
+        world.bench.finish([0]);
+        assert_eq!((world.bench.state(0), space.word(BASE).unwrap().load(Relaxed)), (status::DONE, round));
+        let stream = world.bench.stream(0);
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+        world.forget(space).unwrap();
+    }
+    let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tag::VirtualMachine(Vmid(9))).unwrap();
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Ok(Vmid(9)));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::ring::Ring;
 use super::smmu::{Control, Hooks, Options, Smmu};
 use super::sorted::Sorted;
 use super::stream_table::StreamTable;
+use super::tags::Tags;
 use super::trace::Trace;
 use crate::iopf::FaultTable;
 use crate::smmuv3::PhysAddr;
@@ -105,7 +106,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
         let (streams, lives, tables) = (Sorted::new(), Vec::new(), Tables::new());
-        let control = Control { table, streams, lives, terminated: 0, tables, memory };
+        let [asids, vmids] = [features.asid_bits, features.vmid_bits].map(Tags::new);
+        let control = Control { table, streams, lives, terminated: 0, tables, asids, vmids, memory };
         let control = spin::Mutex::new(control);
         Ok(Arc::new(Self { hardware, features, commands, events, page_requests, faults, hooks, trace, control }))
     }

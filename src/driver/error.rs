@@ -146,6 +146,18 @@ pub enum DriverError {
     /// Another stream has other stage 2 tables under this VMID, or this one has had them, and they are not forgotten.
     #[error("{0:?} is that of other stage 2 tables")]
     VmidInUse(Vmid),
+    /// Every ASID is that of an address space that is not forgotten.
+    #[error("all ASIDs of {bits} bits are in use (IDR0.ASID16)")]
+    NoAsid {
+        /// 8 or 16.
+        bits: u8,
+    },
+    /// Every VMID is that of a virtual machine that is not forgotten.
+    #[error("all VMIDs of {bits} bits are in use (IDR0.VMID16)")]
+    NoVmid {
+        /// 8 or 16.
+        bits: u8,
+    },
     /// The stream's context table has no such substream.
     #[error("substream {substream:?} lies beyond the context table of stream {stream:?}")]
     SubstreamOutOfRange {

@@ -53,6 +53,13 @@ pub enum Tag {
     VirtualMachine(Vmid),
 }
 
+/// A tag that came to no use.
+impl Walked for Tag {
+    fn tag(&self) -> Tag {
+        *self
+    }
+}
+
 /// What no core uses any more, and no SMMU, and no device: its memory may be used for something else.
 ///
 /// The SMMU that forgot it is the one that it was asked for, so memory is walked by one SMMU only.
@@ -77,7 +84,7 @@ pub struct Forgotten<T> {
 }
 
 impl<T> Forgotten<T> {
-    /// What was forgotten.
+    /// What was forgotten. Its tag may be somebody else's by now.
     pub fn into_inner(self) -> T {
         self.memory
     }
@@ -134,7 +141,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// passes for those that come before. Then every descriptor that leads to the tables of an address space loses them, and its
     /// accesses are aborted without a record from there on (where the SMMU stalls every fault they stall); the streams of a virtual
     /// machine are aborted without a record. The SMMU and devices with ATS lose the translations. What takes a descriptor's place is
-    /// [`Smmu::attach_substream`]'s to decide, and what takes a virtual machine's [`Smmu::change`]'s.
+    /// [`Smmu::attach_substream`]'s to decide, and what takes a virtual machine's [`Smmu::change`]'s. The tag is free for
+    /// [`Smmu::take_asid`] or [`Smmu::take_vmid`] then.
     ///
     /// Cores that can still find the address space keep it from being forgotten:
     ///
@@ -191,6 +199,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
         }
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));
+        control.asids.give_back(asid.0);
         Ok(synced)
     }
 
@@ -213,6 +222,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             synced = self.invalidate_atc(cpu, &synced, stream, None, None)?;
         }
         control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| own.stage2 = None);
+        control.vmids.give_back(vmid.0);
         Ok(synced)
     }
 }

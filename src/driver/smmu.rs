@@ -17,6 +17,7 @@ use super::registers::Registers;
 use super::sorted::Sorted;
 use super::stream::Stream;
 use super::stream_table::StreamTable;
+use super::tags::Tags;
 use super::trace::Trace;
 use crate::iopf::{FaultTable, Limits};
 use crate::smmuv3::StreamId;
@@ -87,6 +88,8 @@ pub(super) struct Control {
     pub(super) terminated: usize,
     /// What the next streams' context tables are made of.
     pub(super) tables: Tables,
+    pub(super) asids: Tags,
+    pub(super) vmids: Tags,
     pub(super) memory: Arc<dyn DmaMemory>,
 }
 

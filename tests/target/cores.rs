@@ -20,7 +20,7 @@ use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
 use smmu_iopf::kernel::power::PowerError;
 use smmu_iopf::smmuv3::PageResponse::Success;
-use smmu_iopf::smmuv3::{Access, Asid, Stag, StreamId};
+use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -193,14 +193,14 @@ test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, 
     kernel.add_work(cpu, frames.clone()).map_err(|_| "no room for more work")?;
     let stream = unit.engine.stream();
     let (mut gone, mut before) = (0, unit.engine.counters());
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         let region = Region {
             start: START,
             bytes: PAGES * FRAME_BYTES as u64,
             permissions: Permissions::READ_WRITE,
             backing: Backing::Anonymous,
         };
-        let asid = Asid(1 + round as u16 % 2);
+        let asid = smmu.take_asid(cpu)?;
         let space = Arc::new(AddressSpace::new(asid, &[region], frames.clone())?);
         let context = Context { table: space.root(), asid, t0sz: T0SZ, mair: MAIR };
         let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };

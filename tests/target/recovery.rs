@@ -8,7 +8,6 @@ use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
-use smmu_iopf::smmuv3::Asid;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -33,14 +32,14 @@ test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
     let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
     let devices = Devices::bring_up(kernel, cpu, &Options::default())?;
     let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
-    for (stalls, point, asid) in [(true, EVENT_WRITE, 1), (false, PAGE_REQUEST_WRITE, 2)] {
+    for (stalls, point) in [(true, EVENT_WRITE), (false, PAGE_REQUEST_WRITE)] {
         let unit = devices.engines.iter().find(|unit| unit.description.can_stall == stalls);
         let unit = unit.ok_or(Failure::NotHere("engines of both kinds"))?;
         let front = devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?;
         let (smmu, stream) = (&front.smmu, unit.engine.stream());
         let permissions = Permissions::READ_WRITE;
         let region = Region { start: START, bytes: BYTES, permissions, backing: Backing::Anonymous };
-        let space = Arc::new(AddressSpace::new(Asid(asid), &[region], frames.clone())?);
+        let space = Arc::new(AddressSpace::new(smmu.take_asid(cpu)?, &[region], frames.clone())?);
         let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
         let faults = if stalls { FaultMode::Stall } else { FaultMode::PageRequest };
         let response_needs_pasid = unit.engine.response_needs_pasid();

@@ -66,7 +66,7 @@ fn pending_faults(
     kind: &str,
 ) -> Result<(), Failure> {
     let at = bench.somewhere(0);
-    let space = bench.space(&[anonymous(at, 64 * PAGE)])?;
+    let space = bench.space(bench.front(unit)?, &[anonymous(at, 64 * PAGE)])?;
     let substream = if unit.description.can_stall { None } else { SubstreamId::new(1) };
     let holder = Arc::new(Holder(IrqLock::new(Vec::new())));
     let live_before = live(bench);
@@ -229,7 +229,7 @@ fn parked_reader(bench: &mut Bench, report: &mut Report, unit: &'static EngineUn
         return Ok(());
     }
     let at = bench.somewhere(0);
-    let space = bench.space(&[anonymous(at, PAGE)])?;
+    let space = bench.space(bench.front(unit)?, &[anonymous(at, PAGE)])?;
     let live_before = live(bench);
     let served = bench.serve(unit, &[(None, space)], |pager| pager)?;
     let parker = Arc::new(Parker { kernel, state: AtomicU8::new(parker::NEW) });

@@ -46,8 +46,8 @@ impl Stretch {
 }
 
 impl Reach {
-    /// An address space of two stretches of `bytes`, all of it mapped: this SMMU terminates what misses.
-    pub(super) fn new(bench: &mut Bench, bytes: u64) -> Result<Self, Failure> {
+    /// An address space of two stretches of `bytes` for `behind`, all of it mapped: this SMMU terminates what misses.
+    pub(super) fn new(bench: &mut Bench, behind: &Behind, bytes: u64) -> Result<Self, Failure> {
         // Above this machine's memory: a DMA that nobody translates would meet nothing.
         let [read, written] = [1, 2].map(|index| bench.somewhere(index));
         let stretch = |start| {
@@ -55,7 +55,8 @@ impl Reach {
             Ok::<_, Failure>(Stretch { start, memory })
         };
         let (read, written) = (stretch(read)?, stretch(written)?);
-        let space = bench.space(&[read.region(Permissions::READ), written.region(Permissions::READ_WRITE)])?;
+        let space =
+            bench.space(behind.front, &[read.region(Permissions::READ), written.region(Permissions::READ_WRITE)])?;
         let reach = Self { space, read, written };
         for page in (0..bytes).step_by(PAGE as usize) {
             reach.map(reach.read.start + page)?;
