@@ -10,6 +10,7 @@
 //! | [`Smmu::give_up`] | an SMMU that does its work no more: what is pending ends, everything is taken away |
 //! | [`Smmu::take_asid`], [`Smmu::take_vmid`] | tags for address spaces and virtual machines |
 //! | [`Smmu::forget`] | takes the tables of an address space or a virtual machine from the SMMU, so that their memory can be used again |
+//! | [`Smmu::invalidate_guest`] | what virtual machines have their own SMMU forget |
 //! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
 //!
 //! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
@@ -25,6 +26,7 @@ mod event_queue;
 mod fake;
 mod faults;
 mod global_error;
+mod guest;
 mod hardware;
 mod hooks;
 mod invalidation;
@@ -48,6 +50,7 @@ use embedded_hal::delay::DelayNs;
 pub use command_queue::Synced;
 pub use error::{DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
+pub use guest::{Guest, GuestInvalidation};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;
 pub use reclaim::{Forgotten, Remembered, Tag, Walked};

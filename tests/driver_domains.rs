@@ -3,21 +3,27 @@
 
 mod driver_bench;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 
 use driver_bench::Need::{self, PageRequests, Stall, Substreams, Termination};
 use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
-use smmu_iopf::driver::{DriverError, FaultMode, Options, Stage2, StreamConfig, Tag, Transition, Translation, Walked};
+use smmu_iopf::driver::{
+    DriverError, FaultMode, Guest, GuestInvalidation, Options, Stage2, StreamConfig, Tag, Transition, Translation,
+    Walked,
+};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::{Event, FaultClass, FaultKind};
-use smmu_iopf::smmuv3::features::IdRegisters;
-use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Vmid};
+use smmu_iopf::smmuv3::features::{IdRegisters, StallModel};
+use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
+use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, SubstreamId, Vmid};
+use smmu_iopf::sync::Masked;
 
 const PAGES: u64 = 8;
 const BYTES: u64 = PAGES * 4096;
@@ -31,7 +37,39 @@ struct World {
 }
 
 /// The kinds, with the names that docs/structures.md gives them.
-const KINDS: [&str; 5] = ["abort", "bypass", "one CD", "CD table", "stage 2"];
+const KINDS: [&str; 6] = ["abort", "bypass", "one CD", "CD table", "stage 2", "nested"];
+
+/// Where a virtual machine has its context descriptors, and behind them one table of each level.
+const GUEST: u64 = 0x2000_0000;
+
+/// What it says of them in its entry.
+const ONE_CD: Guest = Guest {
+    contexts: GUEST,
+    substream_bits: 0,
+    format: ContextTableFormat::Linear,
+    default_substream: DefaultSubstream::Terminate,
+};
+
+/// Gives a virtual machine a stage 1 of its own, for transactions without a SubstreamID and those with SubstreamID 1, that maps the
+/// pages from `start` on to where they are.
+fn guest(machine: &Space, start: u64, stalls: bool) {
+    (0..4).for_each(|page| machine.map(GUEST + page * 4096));
+    // T0SZ 25, IR0 1, OR0 1, SH0 3, EPD1, V, IPS 2 (40 bits), AA64, R, A, ASET, ASID 0x11; S. TTB0. MAIR (5.4).
+    let first = 0x0011_e202_c000_3519 | u64::from(stalls) << 44;
+    for descriptor in [GUEST, GUEST + 0x40] {
+        [first, GUEST + 0x1000, 0, 0xff]
+            .into_iter()
+            .zip(0..)
+            .for_each(|(word, n)| machine.set_word(descriptor + 8 * n, word));
+    }
+    let index = |shift: u32| (start >> shift & 0x1ff) * 8;
+    machine.set_word(GUEST + 0x1000 + index(30), (GUEST + 0x2000) | 3);
+    machine.set_word(GUEST + 0x2000 + index(21), (GUEST + 0x3000) | 3);
+    assert_eq!(start >> 21, (start + BYTES - 1) >> 21, "one table of level 3");
+    for page in (start..start + BYTES).step_by(4096) {
+        machine.set_word(GUEST + 0x3000 + (page >> 12 & 0x1ff) * 8, page | 0xf43);
+    }
+}
 
 impl World {
     fn new(profile: Profile) -> Self {
@@ -45,6 +83,8 @@ impl World {
         for page in 0..PAGES {
             spaces.iter().chain(&machines).for_each(|space| space.map(memory.phys.0 + page * 4096));
         }
+        let forced = bench.smmu.features().stall_model == StallModel::Forced;
+        machines.iter().for_each(|machine| guest(machine, memory.phys.0, forced));
         Self { bench, memory, spaces, machines }
     }
 
@@ -59,6 +99,7 @@ impl World {
                 Translation::Stage1 { context, substream_bits: 4 }
             }
             "stage 2" => self.machines[usize::from(other)].translation(),
+            "nested" => Translation::Nested(ONE_CD, self.machines[usize::from(other)].stage2()),
             kind => panic!("{kind}"),
         };
         StreamConfig { translation, ..plain(FaultMode::Terminate) }
@@ -91,7 +132,7 @@ impl World {
 fn has(profile: Profile, kind: &str) -> bool {
     match kind {
         "CD table" => Substreams.is_met(profile),
-        "stage 2" => Need::Stage2.is_met(profile),
+        "stage 2" | "nested" => Need::Stage2.is_met(profile),
         _ => true,
     }
 }
@@ -367,6 +408,20 @@ fn what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so() {
             assert_eq!(world.change(0, &config).map(drop), refused);
             world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
         }
+        let guests = [
+            (Guest { contexts: 1 << features.ias(), ..ONE_CD }, "context descriptors at that address (IDR5.OAS)"),
+            (Guest { contexts: GUEST + 0x20, ..ONE_CD }, "context descriptors that are not aligned"),
+            (Guest { substream_bits: features.ssid_bits + 1, ..ONE_CD }, "as many substreams"),
+        ];
+        let two_level = Guest { substream_bits: 1, format: ContextTableFormat::TwoLevel4K, ..ONE_CD };
+        let two_level = (two_level, "context tables of two levels (IDR0.CD2L)");
+        let lacks_levels = features.ssid_bits > 0 && !features.cd2l;
+        for (guest, what) in guests.into_iter().chain(lacks_levels.then_some(two_level)) {
+            let stream = world.bench.stream(0);
+            let what = if features.stage2 { what } else { "stage 2 translation (IDR0.S2P)" };
+            let refused = Err(DriverError::NotSupported { stream, what });
+            assert_eq!(world.attach(0, FaultMode::Terminate, Translation::Nested(guest, machine)), refused);
+        }
         // Nothing is translated, so nothing faults.
         let modes = driver_bench::faulting_engines(profile);
         for ((engine, mode), translation) in modes.zip([Translation::Abort, Translation::Bypass]) {
@@ -376,6 +431,179 @@ fn what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so() {
         if !features.stage2 {
             let error = world.forget(0).unwrap_err();
             assert!(error.to_string().contains("IDR0.S2P"), "{error}");
+        }
+    });
+}
+
+/// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
+#[test]
+fn a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption() {
+    on_each(&[Need::Stage2], |profile| {
+        let mut world = World::new(profile);
+        let machine = world.machines[0].stage2();
+        let config = |translation| StreamConfig { translation, ..plain(FaultMode::Terminate) };
+        let [alone, nested] = [Translation::Stage2(machine), Translation::Nested(ONE_CD, machine)].map(config);
+        let other = config(Translation::Nested(Guest { contexts: GUEST + 0x40, ..ONE_CD }, machine));
+        world.attach(0, FaultMode::Terminate, alone.translation).unwrap();
+        world.bench.fill(0, world.memory.phys.0, BYTES, 7, None);
+        for (config, steps) in [(nested, 2), (other, 1), (alone, 1), (nested, 1)] {
+            assert_eq!(world.bench.state(0), status::BUSY);
+            let before = world.bench.smmu.command_counts().commands;
+            assert_eq!(world.change(0, &config), Ok(Transition::Hitless));
+            assert_eq!(world.bench.smmu.command_counts().commands - before, 2 * steps);
+        }
+        world.bench.finish([0]);
+        assert_eq!((world.bench.state(0), world.events()), (status::DONE, vec![]));
+        assert!((0..BYTES).step_by(8).all(|offset| world.words(offset) == [0, 0, 0, 7, 0]));
+    });
+}
+
+/// Maps what stage 2 lacks, at once or later, and notes what for.
+struct Hypervisor {
+    machine: Arc<Space>,
+    defers: bool,
+    seen: Mutex<Vec<(Option<Stage2Fault>, u64)>>,
+    deferred: Mutex<Vec<FaultGroup>>,
+}
+
+impl Hypervisor {
+    fn resolve(&self, fault: &Fault) -> PageResponse {
+        self.seen.lock().unwrap().push((fault.stage2, fault.address));
+        let Some(stage2) = fault.stage2 else { return PageResponse::Invalid };
+        self.machine.map(stage2.ipa);
+        PageResponse::Success
+    }
+}
+
+impl FaultHandler for Hypervisor {
+    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
+        if self.defers { Verdict::Defer } else { Verdict::Answer(self.resolve(&faults[0])) }
+    }
+
+    fn defer(&self, _: &Masked, group: FaultGroup) {
+        self.deferred.lock().unwrap().push(group);
+    }
+}
+
+/// 7.3.13: the record has the address of the transaction, and the intermediate address of what stage 2 lacks, by CLASS. What the
+/// virtual machine itself does not map, is a fault of its stage 1.
+#[test]
+fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
+    on_each(&[Need::Stage2, Stall], |profile| {
+        for defers in [false, true] {
+            let mut world = World::new(profile);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            guest(&machine, start, true);
+            let pages = [GUEST, GUEST + 0x1000, GUEST + 0x2000, GUEST + 0x3000, start];
+            pages.into_iter().for_each(|page| machine.hide(page));
+            let (seen, deferred) = (Mutex::default(), Mutex::default());
+            let hypervisor = Arc::new(Hypervisor { machine: machine.clone(), defers, seen, deferred });
+            world.attach(0, FaultMode::Stall, Translation::Nested(ONE_CD, machine.stage2())).unwrap();
+            world.bench.enable(0, hypervisor.clone()).unwrap();
+            let write = |world: &mut World, address| {
+                world.bench.fill(0, address, 8, 7, None);
+                world.bench.run_until(|bench| {
+                    for group in std::mem::take(&mut *hypervisor.deferred.lock().unwrap()) {
+                        let response = group.faults().map(|fault| hypervisor.resolve(&fault)).last().unwrap();
+                        bench.cpu.masked(|masked| group.respond(masked, response)).unwrap();
+                    }
+                    bench.state(0) != status::BUSY
+                });
+                world.bench.state(0)
+            };
+            assert_eq!((write(&mut world, start + 0x10), machine.word(start + 0x10)), (status::DONE, 7));
+            let [cd, table, input] = [FaultClass::ContextDescriptor, FaultClass::TableDescriptor, FaultClass::Input];
+            let classes = [cd, table, table, table, input];
+            let expected = pages
+                .into_iter()
+                .zip(classes)
+                .map(|(ipa, class)| (Some(Stage2Fault { ipa, class, table_write: false }), start + 0x10));
+            assert_eq!(std::mem::take(&mut *hypervisor.seen.lock().unwrap()), expected.collect::<Vec<_>>());
+            assert_eq!(write(&mut world, start + BYTES), status::ABORTED);
+            assert_eq!(*hypervisor.seen.lock().unwrap(), [(None, start + BYTES)]);
+            world.bench.disable(0).unwrap();
+            assert_eq!((world.bench.live(), world.events()), (0, vec![]));
+        }
+    });
+}
+
+/// 3.17: ASID 0x11 of one virtual machine is nothing to another, nor to the host.
+#[test]
+fn what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid() {
+    on_each(&[Need::Stage2], |profile| {
+        let requests = |stream| {
+            let substream = SubstreamId::new(0).unwrap();
+            [
+                (vec![GuestInvalidation::All], false),
+                (vec![GuestInvalidation::AddressSpace(Asid(0x11))], false),
+                (vec![GuestInvalidation::Page { asid: Some(Asid(0x11)), address: 0, leaf: true }; 70], false),
+                (vec![GuestInvalidation::Page { asid: None, address: 0, leaf: false }], false),
+                (vec![GuestInvalidation::Contexts(stream), GuestInvalidation::All], true),
+                (vec![GuestInvalidation::Context { stream, substream, leaf: true }, GuestInvalidation::All], true),
+            ]
+        };
+        for (mut invalidations, changes_descriptor) in requests(profile.engine_stream(0)) {
+            let mut world = World::new(profile);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            for invalidation in &mut invalidations {
+                if let GuestInvalidation::Page { address, .. } = invalidation {
+                    *address = start;
+                }
+            }
+            world.attach(0, FaultMode::Terminate, Translation::Nested(ONE_CD, machine.stage2())).unwrap();
+            assert_eq!((world.write(0, 7), machine.word(start)), (status::DONE, 7));
+            // Its first page goes where its second one goes: by its table, or by another one.
+            let table = if changes_descriptor { GUEST + 0x4000 } else { GUEST + 0x3000 };
+            if changes_descriptor {
+                (4..7).for_each(|page| machine.map(GUEST + page * 4096));
+                machine.set_word(GUEST + 0x6000 + (start >> 30 & 0x1ff) * 8, (GUEST + 0x5000) | 3);
+                machine.set_word(GUEST + 0x5000 + (start >> 21 & 0x1ff) * 8, table | 3);
+                machine.set_word(GUEST + 8, GUEST + 0x6000);
+            }
+            machine.set_word(table + (start >> 12 & 0x1ff) * 8, (start + 0x1000) | 0xf43);
+            let _ = world.bench.smmu.invalidate_guest(&mut world.bench.cpu, Vmid(1), &invalidations).unwrap();
+            world.bench.fill(0, start, 8, 9, None);
+            world.bench.finish([0]);
+            let words = [0, 0x1000].map(|offset| machine.word(start + offset));
+            assert_eq!((world.bench.state(0), words), (status::DONE, [7, 9]), "{invalidations:?}");
+        }
+        // Nobody else's streams.
+        let mut world = World::new(profile);
+        world.attach(0, FaultMode::Terminate, Translation::Nested(ONE_CD, world.machines[0].stage2())).unwrap();
+        world.attach(1, FaultMode::Terminate, world.machines[1].translation()).unwrap();
+        for (vmid, engine) in [(2, 0), (2, 1), (1, 1), (1, 2)] {
+            let stream = world.bench.stream(engine);
+            let (smmu, contexts) = (&world.bench.smmu, [GuestInvalidation::Contexts(stream)]);
+            let refused = smmu.invalidate_guest(&mut world.bench.cpu, Vmid(vmid), &contexts).map(drop);
+            assert_eq!(refused, Err(DriverError::NotAttached(stream)));
+        }
+    });
+}
+
+/// The host does not know which substreams a virtual machine uses: a device forgets all of them.
+#[test]
+fn devices_forget_every_substream_of_a_virtual_machine() {
+    on_each(&[Need::Stage2, PageRequests, Substreams], |profile| {
+        for dies in [true, false] {
+            let mut world = World::new(profile);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            let two = Guest { substream_bits: 1, ..ONE_CD };
+            world.attach(2, FaultMode::PageRequest, Translation::Nested(two, machine.stage2())).unwrap();
+            world.bench.enable(2, Pager::new(&machine, start..start)).unwrap();
+            let write = |world: &mut World, value| {
+                world.bench.fill(2, start, 8, value, Some(1));
+                world.bench.finish([2]);
+                (world.bench.state(2), machine.word(start))
+            };
+            assert_eq!(write(&mut world, 7), (status::DONE, 7));
+            let before = world.bench.host.read_engine(2, reg::INVALIDATIONS);
+            if dies {
+                world.forget(0).unwrap();
+                assert_eq!(write(&mut world, 8), (status::ABORTED, 7));
+            } else {
+                world.bench.disable(2).unwrap();
+            }
+            assert_eq!(world.bench.host.read_engine(2, reg::INVALIDATIONS) - before, 2);
         }
     });
 }
@@ -394,6 +622,7 @@ fn an_smmu_with_stage_2_alone_and_short_vmids_is_served() {
     let long = Stage2 { vmid: Vmid(0x100), ..world.machines[0].stage2() };
     for (translation, what) in [
         (world.spaces[0].translation(), "stage 1 translation (IDR0.S1P)"),
+        (Translation::Nested(ONE_CD, world.machines[0].stage2()), "stage 1 translation (IDR0.S1P)"),
         (Translation::Stage2(long), "that VMID (IDR0.VMID16)"),
     ] {
         assert_eq!(world.attach(0, FaultMode::Terminate, translation), refused(what));

@@ -143,6 +143,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let command = Command::AtcInv { stream, substream, global: false, address, size };
         self.commands.execute(cpu, &[command])
     }
+
+    /// Makes a device forget the translations of all its substreams (4.5.1, Global).
+    pub(super) fn invalidate_substreams(&self, cpu: &mut Cpu, stream: StreamId) -> Result<Synced, DriverError> {
+        let substream = Some(SubstreamId::from_low_bits(0));
+        self.commands.execute(cpu, &[Command::AtcInv { stream, substream, global: true, address: 0, size: EVERYTHING }])
+    }
 }
 
 #[cfg(test)]

@@ -218,10 +218,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             self.change_entry(cpu, stream, attached, &attached.disabled)?;
         }
         let mut synced = self.invalidate_vmid(cpu, grace, vmid)?;
-        for (&stream, _) in control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream)) {
+        for (&stream, own) in control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream)) {
             synced = self.invalidate_atc(cpu, &synced, stream, None, None)?;
+            if own.has_guest_substreams() {
+                synced = self.invalidate_substreams(cpu, stream)?;
+            }
         }
-        control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| own.stage2 = None);
+        control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| (own.guest, own.stage2) = (None, None));
         control.vmids.give_back(vmid.0);
         Ok(synced)
     }

@@ -7,6 +7,7 @@ use core::mem;
 use super::command_queue::Synced;
 use super::context_table::{ContextTable, Tables};
 use super::error::DriverError;
+use super::guest::Guest;
 use super::hardware::Hardware;
 use super::reclaim::{self, Remembered};
 use super::registers::Registers;
@@ -72,6 +73,8 @@ pub(super) struct Stream {
     pub(super) contexts: Option<ContextTable>,
     /// Tables that the entry may still lead to, after a change or an end that is not complete: there is none else.
     left: [Option<ContextTable>; 2],
+    /// A virtual machine's own stage 1.
+    pub(super) guest: Option<Guest>,
     /// What tags the translations of stage 2, and where they come from.
     pub(super) stage2: Option<Stage2>,
     /// Substream 0's descriptor serves the transactions without a substream (S1DSS = 0b10, 5.2).
@@ -85,6 +88,11 @@ impl Stream {
     /// transactions without one.
     pub(super) fn asked_with(&self, substream: SubstreamId) -> Option<SubstreamId> {
         Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
+    }
+
+    /// The device may have translations of substreams that only the virtual machine knows.
+    pub(super) fn has_guest_substreams(&self) -> bool {
+        self.guest.is_some_and(|guest| guest.substream_bits > 0)
     }
 }
 
@@ -156,9 +164,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         stream: StreamId,
         config: &StreamConfig,
     ) -> Result<Transition, DriverError> {
-        let stage2 = match config.translation {
-            Translation::Stage2(stage2) => Some(stage2),
-            _ => None,
+        let (guest, stage2) = match config.translation {
+            Translation::Stage2(stage2) => (None, Some(stage2)),
+            Translation::Nested(guest, stage2) => (Some(guest), Some(stage2)),
+            _ => (None, None),
         };
         if let Some(new) = stage2
             && control.streams.iter().filter_map(|(_, own)| own.stage2).any(|old| old.vmid == new.vmid && old != new)
@@ -197,6 +206,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             disabled,
             contexts,
             left: [None, old.and_then(|old| old.contexts)],
+            guest,
             stage2,
             has_default,
             spaces,

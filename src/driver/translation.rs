@@ -2,6 +2,7 @@
 
 use super::context_table::ContextTable;
 use super::error::DriverError;
+use super::guest::Guest;
 use super::registers::Registers;
 use super::stream::{FaultMode, StreamConfig};
 use super::structure::WORDS;
@@ -54,8 +55,10 @@ pub enum Translation {
         /// The number of substreams as a power of two; 0 is none. See [`Smmu::attach_substream`].
         substream_bits: u8,
     },
-    /// Through stage 2. Substreams are terminated (3.9).
+    /// Through stage 2. Transactions with a SubstreamID are terminated (5.2, S1CDMax).
     Stage2(Stage2),
+    /// Through a virtual machine's own stage 1, and then through stage 2.
+    Nested(Guest, Stage2),
 }
 
 /// Stage 1 without substreams.
@@ -150,11 +153,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// The stream's entry with faults enabled and with faults off. They differ in one word, so that going from one to the
     /// other disturbs nothing. `contexts` is the table of stage 1.
     pub(super) fn entries(&self, config: &StreamConfig, contexts: Option<&ContextTable>) -> [[u64; WORDS]; 2] {
-        let stage1 = |contexts: &ContextTable, has_default: bool| Stage1 {
-            context: contexts.base(),
-            cd_max: contexts.bits(),
-            format: contexts.format(),
-            default_substream: if has_default { DefaultSubstream::Substream0 } else { DefaultSubstream::Terminate },
+        let stage1 = |context, cd_max, format, default_substream| Stage1 {
+            context,
+            cd_max,
+            format,
+            default_substream,
             attributes: TableAttributes::COHERENT,
             // PCIe streams must never stall (3.12.1). Where stalling is not configurable the field must be 0 (5.5).
             stall_disabled: config.faults != FaultMode::Stall && self.features.stall_model == StallModel::Configurable,
@@ -163,7 +166,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let (translation, vmid) = match (config.translation, contexts) {
             (Translation::Bypass, _) => (ste::StreamConfig::Bypass, HOST),
             (Translation::Stage1 { context, .. }, Some(contexts)) => {
-                (ste::StreamConfig::Stage1(stage1(contexts, context.is_some())), HOST)
+                let default =
+                    if context.is_some() { DefaultSubstream::Substream0 } else { DefaultSubstream::Terminate };
+                let stage1 = stage1(contexts.base(), contexts.bits(), contexts.format(), default);
+                (ste::StreamConfig::Stage1(stage1), HOST)
+            }
+            (Translation::Nested(guest, stage2), _) => {
+                let Guest { contexts, substream_bits, format, default_substream } = guest;
+                let stage1 = stage1(PhysAddr(contexts), substream_bits, format, default_substream);
+                (ste::StreamConfig::Nested(stage1, stage2.encode(&self.features, config.faults)), stage2.vmid)
             }
             (Translation::Stage2(stage2), _) => {
                 (ste::StreamConfig::Stage2(stage2.encode(&self.features, config.faults)), stage2.vmid)
@@ -241,12 +252,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
             Translation::Stage1 { .. } => None,
             // EATS beside S2S is ILLEGAL (5.2), and S2S has to be 1.
-            Translation::Stage2(_)
+            Translation::Stage2(_) | Translation::Nested(..)
                 if config.faults == FaultMode::PageRequest && self.features.stall_model == StallModel::Forced =>
             {
                 Some("ATS with stage 2 (IDR0.STALL_MODEL)")
             }
             Translation::Stage2(stage2) => stage2.refusal(&self.features),
+            Translation::Nested(guest, stage2) => stage2.refusal(&self.features).or(guest.refusal(&self.features)),
         };
         let faults = match config.faults {
             FaultMode::Stall if !self.features.can_stall() => Some("the stall model"),

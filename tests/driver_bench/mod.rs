@@ -470,6 +470,12 @@ impl Space {
         self.map(address);
     }
 
+    /// Takes the page of `address` away, until it is mapped again.
+    pub(crate) fn hide(&self, address: u64) {
+        let table = self.table(self.table(self.root, address, 30), address, 21);
+        table.words[index(address, 12)].store(0, Ordering::Release);
+    }
+
     fn map_as(&self, address: u64, flags: u64) {
         let page = address & !0xfff;
         let mut pages = self.pages.lock().unwrap();

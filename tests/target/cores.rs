@@ -99,7 +99,7 @@ test!(fn groups_that_wait_at_a_core_that_is_switched_off_are_served_by_others(ke
         let handler = again.clone();
         table.open(cpu, &mut Timer, OpenRequest { streams: &[stream], kind: Kind::Stall, handler, limits, since: 0 })?;
         let request = Request::Stall(Stag(0));
-        let fault = Fault { stream, substream: None, address: 0, access: Access::READ, request };
+        let fault = Fault { stream, substream: None, address: 0, access: Access::READ, request, stage2: None };
         equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
     }
     cpu.masked(|masked| kernel.wake_others(masked));
@@ -165,7 +165,7 @@ test!(fn with_every_other_core_off_the_first_serves_all_by_priority(kernel, cpu)
         table.open(cpu, &mut Timer, OpenRequest { streams, kind: Kind::Stall, handler, limits, since: 0 })?;
         for tag in 0..groups {
             let (address, request) = (u64::from(stream) << 12, Request::Stall(Stag(tag)));
-            let fault = Fault { stream: streams[0], substream: None, address, access: Access::READ, request };
+            let fault = Fault { stream: streams[0], substream: None, address, access: Access::READ, request, stage2: None };
             equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
         }
     }

@@ -133,7 +133,7 @@ fn late_records(bench: &mut Bench, report: &mut Report, served: &Served, job: &J
         (Request::Page { group: PrgIndex::from_low_bits(0), last: true }, PageResponse::Failure)
     };
     let stream = unit.engine.stream();
-    let fault = Fault { stream, substream: job.substream, address: 0, access: Access::READ, request };
+    let fault = Fault { stream, substream: job.substream, address: 0, access: Access::READ, request, stage2: None };
     // Reported straight to the fault core, so its answer goes nowhere: no device waits for it.
     let refused = bench.cpu.masked(|masked| faults.report(masked, u64::MAX, fault));
     report.equal(format_args!("{kind}: a later record"), Reported::Answer(fault.answer(expected)), refused);
