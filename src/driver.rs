@@ -11,7 +11,7 @@
 //! | [`Smmu::take_asid`], [`Smmu::take_vmid`] | tags for address spaces and virtual machines |
 //! | [`Smmu::forget`] | takes the tables of an address space or a virtual machine from the SMMU, so that their memory can be used again |
 //! | [`Smmu::invalidate_guest`] | what virtual machines have their own SMMU forget |
-//! | [`Smmu::invalidate_asid`] and its kin | TLB and ATC invalidation, complete on return |
+//! | [`Smmu::invalidate`] and its kin | TLB and ATC invalidation, gathered, complete on return |
 //!
 //! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
 //! waits for in [`sync::wait`](crate::sync::wait), and the error names the register.
@@ -52,7 +52,7 @@ pub use error::{DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
 pub use guest::{Guest, GuestInvalidation};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
-pub use invalidation::Pages;
+pub use invalidation::{Gathered, Pages};
 pub use reclaim::{Forgotten, Remembered, Tag, Walked};
 pub use record_queue::{Drained, RecordCounts};
 pub use smmu::{Hooks, Options, Smmu, Upkeep};

@@ -273,7 +273,7 @@ fn what_is_taken_away_asks_the_heap_for_nothing() {
     let grace = bench.grace();
     let pages = Pages { first: 0x1000, count: 3 };
     let ((), sizes) = allocations(|| {
-        let synced = smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(1), pages).unwrap();
+        let synced = smmu.invalidate(&mut bench.cpu, &grace, Asid(1), &pages.into()).unwrap();
         let _ = smmu.invalidate_atc(&mut bench.cpu, &synced, id, Some(substream), Some(pages)).unwrap();
         let _ = smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(1)).unwrap();
         smmu.attach_substream(&mut bench.cpu, id, substream, None).unwrap();

@@ -23,6 +23,7 @@ use embedded_hal::delay::DelayNs;
 use super::command_queue::Synced;
 use super::error::DriverError;
 use super::hardware::Hardware;
+use super::invalidation::{Gathered, all_of_device};
 use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::Stream;
@@ -192,12 +193,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 self.change_descriptor(cpu, stream, contexts, substream, descriptor, &target)?;
             }
         }
-        let mut synced = self.invalidate_asid(cpu, grace, asid)?;
-        for (&stream, attached) in control.streams.iter().filter(|(stream, _)| control.has_ats(**stream)) {
-            for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
-                synced = self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
-            }
-        }
+        let synced = self.invalidate_space(cpu, control, grace, asid, &Gathered::all())?;
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));
         control.asids.give_back(asid.0);
         Ok(synced)
@@ -217,13 +213,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             attached.disabled = attached.enabled;
             self.change_entry(cpu, stream, attached, &attached.disabled)?;
         }
-        let mut synced = self.invalidate_vmid(cpu, grace, vmid)?;
-        for (&stream, own) in control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream)) {
-            synced = self.invalidate_atc(cpu, &synced, stream, None, None)?;
-            if own.has_guest_substreams() {
-                synced = self.invalidate_substreams(cpu, stream)?;
-            }
-        }
+        let synced = self.invalidate_vmid(cpu, grace, vmid)?;
+        let with_ats = control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream));
+        let commands = with_ats.flat_map(|(&stream, own)| all_of_device(stream, own.has_guest_substreams()));
+        let synced = self.forget_by_devices(cpu, synced, commands)?;
         control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| (own.guest, own.stage2) = (None, None));
         control.vmids.give_back(vmid.0);
         Ok(synced)

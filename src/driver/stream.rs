@@ -90,6 +90,11 @@ impl Stream {
         Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
     }
 
+    /// The device may have translations of substreams.
+    pub(super) fn has_substreams(&self) -> bool {
+        self.has_guest_substreams() || self.spaces.iter().any(|&(substream, _)| self.asked_with(substream).is_some())
+    }
+
     /// The device may have translations of substreams that only the virtual machine knows.
     pub(super) fn has_guest_substreams(&self) -> bool {
         self.guest.is_some_and(|guest| guest.substream_bits > 0)

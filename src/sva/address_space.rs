@@ -208,7 +208,7 @@ impl AddressSpace {
     /// stays: what resolves a fault there maps the page again.
     ///
     /// The SMMU and devices may go on with the page until they were told to forget it:
-    /// [`Smmu::invalidate_pages`](crate::driver::Smmu::invalidate_pages), and `invalidate_atc` for a device with ATS.
+    /// [`Smmu::invalidate`](crate::driver::Smmu::invalidate).
     pub fn unmap(&self, address: u64) -> bool {
         let region = region_of(&self.regions, address);
         region.is_some_and(|(_, region)| region.backing != Backing::Anonymous) && self.table.unmap(address)

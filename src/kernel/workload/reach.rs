@@ -93,8 +93,8 @@ impl Reach {
             return Err(Failure::new("a page of a device was not mapped"));
         }
         let grace = bench.kernel.domain.synchronize(&mut bench.cpu, &mut Timer, LIMIT_US).map_err(Failure::new)?;
-        let pages = Pages { first: page, count: 1 };
-        behind.front.smmu.invalidate_pages(&mut bench.cpu, &grace, self.space.asid(), pages)?;
+        let taken = Pages { first: page, count: 1 };
+        behind.front.smmu.invalidate(&mut bench.cpu, &grace, self.space.asid(), &taken.into())?;
         behind.front.events.take(&bench.cpu);
         let before = behind.front.events.seen();
         let ended = request();
