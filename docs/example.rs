@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use smmu_iopf::driver::{Context, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake, Walked};
+use smmu_iopf::driver::{Context, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
 use smmu_iopf::iopf::{Priority, StreamLimits, WorkQueues};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::{
@@ -48,15 +48,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let frames = Arc::new(FramePool::new(&*memory, 64)?);
     let region =
         Region { start: 0x10_0000, bytes: 0x1_0000, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
-    let space = Arc::new(AddressSpace::new(Asid(1), &[region], frames)?);
+    let space = Arc::new(AddressSpace::new(smmu.take_asid(&mut cpu)?, &[region], frames)?);
     let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
     let stream = board::engine_stream(0);
-    let config = StreamConfig {
-        faults: FaultMode::Stall,
-        context: Some(context),
-        substream_bits: 0,
-        response_needs_pasid: false,
-    };
+    let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };
     smmu.attach(&mut cpu, stream, &config)?;
     // Groups that the interrupt handlers leave to a core with time. In a kernel: interrupts a core that sleeps.
     let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));

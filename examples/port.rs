@@ -12,7 +12,7 @@ use std::time::Instant;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Report, Smmu, StreamConfig, Wake,
+    Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Report, Smmu, StreamConfig, Tag, Wake,
 };
 use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict, WorkQueues};
 use smmu_iopf::model::board::{self, SMMU_BASE};
@@ -22,7 +22,7 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{Asid, PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
@@ -227,8 +227,9 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     let space = Space::new(memory, work)?;
     let page_requests = board::engine_kind(number) == board::EngineKind::PageRequest;
     let faults = if page_requests { FaultMode::PageRequest } else { FaultMode::Stall };
-    let context = Context { table: space.tables[0].phys, asid: Asid(number as u16 + 1), t0sz: 25, mair: 0xff };
-    let config = StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid: false };
+    let asid = smmu.take_asid(cpu)?;
+    let context = Context { table: space.tables[0].phys, asid, t0sz: 25, mair: 0xff };
+    let config = StreamConfig { faults, translation: context.into(), response_needs_pasid: false };
     smmu.attach(cpu, stream, &config)?;
     let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
     smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;
@@ -250,6 +251,8 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     }
     let state = machine.read_engine(number, engine::STATUS) & status::STATE;
     smmu.disable_faults(cpu, stream, &device)?;
+    // The tables stay the handler's; their tag is the next device's.
+    let _ = smmu.forget(cpu, Tag::AddressSpace(asid)).map_err(|remembered| remembered.error)?;
     smmu.detach(cpu, stream)?;
     let pages = space.pages.load(Relaxed);
     if (state, pages) == (status::DONE, 16) { Ok(()) } else { Err(format!("state {state}, {pages} pages").into()) }

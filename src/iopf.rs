@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 
 pub use batch::Batch;
 pub use closing::{Closing, Leftover, Unfinished};
-pub use fault::{Answer, Fault, Kind, Report, Request, Target};
+pub use fault::{Answer, Fault, Kind, Report, Request, Stage2Fault, Target};
 pub use group::{Decided, FaultGroup, LateAnswer};
 pub use latency::{BUCKETS, Histogram, Latencies};
 pub use stalls::Stalls;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use driver_bench::Need::{PageRequests, Substreams, Termination};
 use driver_bench::{Bench, Pager, Space, on_each, plain};
-use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
+use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig, Translation};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
@@ -30,7 +30,10 @@ fn space(bench: &Bench, asid: u16) -> Arc<Space> {
 /// As many substreams as the SMMU has, and `default` for what comes without one.
 fn config(profile: Profile, default: Option<&Space>) -> StreamConfig {
     let context = default.map(Space::context);
-    StreamConfig { context, substream_bits: profile.features().ssid_bits, ..plain(FaultMode::Terminate) }
+    StreamConfig {
+        translation: Translation::Stage1 { context, substream_bits: profile.features().ssid_bits },
+        ..plain(FaultMode::Terminate)
+    }
 }
 
 fn attach(bench: &mut Bench, profile: Profile, engine: usize, default: Option<&Space>) -> Result<(), DriverError> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use driver_bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain};
+use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain, substreams};
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig};
+use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig, Translation};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
 use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
@@ -149,7 +149,7 @@ fn answers_that_found_no_room_are_not_sent_after_stall_term() {
 /// Engine 2 with two address spaces of its own, reached by PASIDs 1 and 2.
 fn two_pasids(profile: Profile, bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Pager>) {
     let spaces = [Space::new(bench, 11), Space::new(bench, 12)];
-    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+    let config = substreams(FaultMode::PageRequest, 4);
     bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
     let ids = [1, 2].map(|id| SubstreamId::new(id).unwrap());
     for (id, space) in ids.into_iter().zip(&spaces) {
@@ -262,7 +262,11 @@ fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
         let space = Space::new(&bench, 1);
         let pasid = SubstreamId::new(1).unwrap();
         // Engine 6 is one of these (docs/engine.md).
-        let config = StreamConfig { substream_bits: 4, response_needs_pasid: false, ..plain(FaultMode::PageRequest) };
+        let config = StreamConfig {
+            translation: Translation::Stage1 { context: None, substream_bits: 4 },
+            response_needs_pasid: false,
+            ..plain(FaultMode::PageRequest)
+        };
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(6), &config).unwrap();
         bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(6), pasid, Some(&space.context())).unwrap();
         let pager = Pager::with(BTreeMap::from([(Some(pasid), space.clone())]), SOURCE..SOURCE + BYTES);
@@ -278,7 +282,7 @@ fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
 fn a_context_table_that_is_used_again_leads_to_nobodys_address_space() {
     on_each(&[Substreams], |profile| {
         let mut bench = Bench::of(profile);
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
+        let config = substreams(FaultMode::Terminate, 4);
         let space = Space::new(&bench, 1);
         space.map(SOURCE);
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
@@ -299,7 +303,10 @@ fn substreams_and_transactions_without_one_go_different_ways() {
         let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
         spaces.iter().for_each(|space| space.map(SOURCE));
         let context = Some(spaces[0].context());
-        let config = StreamConfig { context, substream_bits: 4, ..plain(FaultMode::Terminate) };
+        let config = StreamConfig {
+            translation: Translation::Stage1 { context, substream_bits: 4 },
+            ..plain(FaultMode::Terminate)
+        };
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
         let substream = SubstreamId::new(5).unwrap();
         bench
@@ -418,7 +425,7 @@ fn streams_and_substreams_that_the_smmu_does_not_have_are_refused() {
         let config = plain(FaultMode::Terminate);
         let refused = bench.smmu.attach(&mut bench.cpu, far, &config);
         assert_eq!(refused, Err(DriverError::StreamOutOfRange { stream: far, bits }));
-        let refused = bench.smmu.attach(&mut bench.cpu, stream, &StreamConfig { substream_bits, ..config });
+        let refused = bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::Terminate, substream_bits));
         assert_eq!(refused, Err(DriverError::NotSupported { stream, what: "as many substreams" }));
     });
 }

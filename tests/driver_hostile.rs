@@ -5,8 +5,8 @@ mod driver_bench;
 use std::sync::Arc;
 
 use driver_bench::Need::{PageRequests, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, plain};
-use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
+use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use smmu_iopf::driver::{DriverError, FaultMode};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
 use smmu_iopf::model::host::MEMORY_BASE;
 use smmu_iopf::model::profile::Profile;
@@ -20,7 +20,7 @@ const BYTES: u64 = 16 * 4096;
 /// Attaches engine `engine` to a space of its own, reached by PASID 1, and enables its faults.
 fn paging(profile: Profile, bench: &mut Bench, engine: usize) -> Arc<Space> {
     let space = Space::new(bench, engine as u16);
-    let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+    let config = substreams(FaultMode::PageRequest, 4);
     bench.smmu.attach(&mut bench.cpu, profile.engine_stream(engine), &config).unwrap();
     let pasid = SubstreamId::new(1).unwrap();
     bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(engine), pasid, Some(&space.context())).unwrap();

@@ -218,7 +218,7 @@ impl Kernel {
         let pages = Pages { first: BASE, count: 3 };
         let mut synced = None;
         self.again("invalidate", |bench| {
-            synced = Some(bench.smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(2), pages)?);
+            synced = Some(bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(2), &pages.into())?);
             Ok(())
         });
         let synced = synced.unwrap();

@@ -3,9 +3,12 @@
 mod driver_bench;
 
 use driver_bench::Need::{Ats, PageRequests, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, plain};
-use smmu_iopf::driver::{DriverError, FaultMode, Pages, StreamConfig};
+use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
+use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::{Asid, SubstreamId};
 
 const BASE: u64 = 0x1000_0000;
@@ -38,7 +41,7 @@ fn pages_that_were_invalidated_are_walked_anew() {
         assert_ne!(fill(&mut bench, 0, &space, 2).len(), PAGES as usize, "the SMMU remembers some of them");
         let grace = bench.grace();
         let pages = Pages { first: BASE, count: PAGES };
-        bench.smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(3), pages).unwrap();
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
         assert_eq!(fill(&mut bench, 0, &space, 3).len(), PAGES as usize);
     });
 }
@@ -72,7 +75,7 @@ fn invalidations_complete_and_a_substream_can_be_taken_away() {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 3);
         space.map(BASE);
-        let config = StreamConfig { substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let config = substreams(FaultMode::Terminate, 2);
         let substream = SubstreamId::new(3).unwrap();
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
         bench
@@ -87,8 +90,8 @@ fn invalidations_complete_and_a_substream_can_be_taken_away() {
         let (cpu, smmu) = (&mut bench.cpu, &bench.smmu);
         smmu.invalidate_asid(cpu, &grace, Asid(3)).unwrap();
         let pages = Pages { first: BASE, count: 3 };
-        smmu.invalidate_pages(cpu, &grace, Asid(3), pages).unwrap();
-        let synced = smmu.invalidate_pages(cpu, &grace, Asid(3), Pages { count: 1 << 20, ..pages }).unwrap();
+        smmu.invalidate(cpu, &grace, Asid(3), &pages.into()).unwrap();
+        let synced = smmu.invalidate(cpu, &grace, Asid(3), &Pages { count: 1 << 20, ..pages }.into()).unwrap();
         let device = smmu.invalidate_atc(cpu, &synced, profile.engine_stream(2), Some(substream), Some(pages));
         let lacks = DriverError::NotSupported { stream: profile.engine_stream(2), what: "ATS" };
         assert_eq!(device.err(), (!Ats.is_met(profile)).then_some(lacks));
@@ -99,5 +102,80 @@ fn invalidations_complete_and_a_substream_can_be_taken_away() {
         let out_of_range = DriverError::SubstreamOutOfRange { stream: profile.engine_stream(2), substream: beyond };
         let result = bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), beyond, None);
         assert_eq!(result, Err(out_of_range));
+    });
+}
+
+/// What a profile's SMMU is asked, when two ranges of an address space are to be forgotten, of 4 pages and of 3.
+fn gathered() -> Gathered {
+    let mut gathered = Gathered::from(Pages { first: BASE + 2 * 4096, count: 2 });
+    gathered.add(Pages { first: BASE + 8 * 4096, count: 3 });
+    gathered.add(Pages { first: BASE + 4 * 4096, count: 2 });
+    gathered
+}
+
+/// The pages of [`gathered`].
+fn forgotten() -> Vec<u64> {
+    [2, 3, 4, 5, 8, 9, 10].map(|page| BASE + page * 4096).into()
+}
+
+#[test]
+fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+        let space = Space::new(&bench, 3);
+        addresses().for_each(|address| space.map(address));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        assert_eq!(fill(&mut bench, 0, &space, 1).len(), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        assert_eq!(fill(&mut bench, 0, &space, 2), [0; 0], "the SMMU remembers all of them");
+        let grace = bench.grace();
+        let before = bench.smmu.command_counts().commands;
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &gathered()).unwrap();
+        // 4 pages and 3 are a range each (4.4.1.1), and there is the SYNC.
+        let commands = if bench.smmu.features().range_invalidation { 2 + 1 } else { 7 + 1 };
+        assert_eq!(bench.smmu.command_counts().commands - before, commands, "{}", profile.name());
+        assert_eq!(fill(&mut bench, 0, &space, 3), forgotten());
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &Gathered::all()).unwrap();
+        assert_eq!(fill(&mut bench, 0, &space, 4).len(), PAGES as usize);
+    });
+}
+
+#[test]
+fn devices_forget_what_was_gathered_by_a_second_sync() {
+    on_each(&[PageRequests], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+        bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        assert_eq!(fill(&mut bench, 2, &space, 1).len(), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        let grace = bench.grace();
+        let before = bench.smmu.command_counts().commands;
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &gathered()).unwrap();
+        // Pages 2 and 3, 4 and 5, 8 and 9, 10, each aligned, and the second SYNC.
+        let tlb = if bench.smmu.features().range_invalidation { 2 + 1 } else { 7 + 1 };
+        assert_eq!(bench.smmu.command_counts().commands - before, tlb + 4 + 1, "{}", profile.name());
+        assert_eq!(fill(&mut bench, 2, &space, 2), forgotten());
+        bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
+        assert_eq!(fill(&mut bench, 2, &space, 3).len(), PAGES as usize);
+        bench.disable(2).unwrap();
+    });
+}
+
+#[test]
+fn more_pages_than_a_batch_has_commands_for_are_the_whole_address_space() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let grace = bench.grace();
+        let mut count = |pages: Pages| {
+            let before = bench.smmu.command_counts().commands;
+            bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
+            bench.smmu.command_counts().commands - before
+        };
+        let [few, many] = [64, 65].map(|pages| count(Pages { first: BASE, count: pages }));
+        let by_ranges = bench.smmu.features().range_invalidation;
+        // 64 is one range, 65 is two. By single pages 65 are more than a batch.
+        assert_eq!([few, many], if by_ranges { [2, 3] } else { [65, 2] }, "{}", profile.name());
     });
 }

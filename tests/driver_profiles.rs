@@ -2,8 +2,8 @@
 
 mod driver_bench;
 
-use driver_bench::{Bench, Need, Pager, Space, faulting_engines, on_each, plain};
-use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig};
+use driver_bench::{Bench, Need, Pager, Space, faulting_engines, on_each, plain, substreams};
+use smmu_iopf::driver::{DriverError, FaultMode};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
 
@@ -43,11 +43,8 @@ fn what_a_profile_lacks_is_refused_by_name() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
         let stream = bench.stream(2);
-        let configurations = [
-            plain(FaultMode::Stall),
-            plain(FaultMode::PageRequest),
-            StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) },
-        ];
+        let configurations =
+            [plain(FaultMode::Stall), plain(FaultMode::PageRequest), substreams(FaultMode::Terminate, 4)];
         for (config, lack) in configurations.into_iter().zip(lacks(profile)) {
             let expected = lack.map_or(Ok(()), |what| Err(DriverError::NotSupported { stream, what }));
             assert_eq!(bench.smmu.attach(&mut bench.cpu, stream, &config), expected);

@@ -6,14 +6,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use driver_bench::Need::{PageRequests, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain};
-use smmu_iopf::driver::{Context, DriverError, FaultMode, NO_TABLES, Remembered, StreamConfig, Walked};
+use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
+use smmu_iopf::driver::{
+    Context, DriverError, FaultMode, NO_TABLES, Options, Remembered, StreamConfig, Tag, Translation,
+};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::host::MEMORY_BASE;
+use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId};
+use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
 use smmu_iopf::sva::frames::{Frame, FramePool};
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
@@ -65,7 +69,7 @@ impl World {
     }
 
     fn attach(&mut self, engine: usize, faults: FaultMode, space: &AddressSpace) {
-        let config = StreamConfig { context: Some(context(space)), ..plain(faults) };
+        let config = StreamConfig { translation: context(space).into(), ..plain(faults) };
         let stream = self.bench.stream(engine);
         self.bench.smmu.attach(&mut self.bench.cpu, stream, &config).unwrap();
     }
@@ -228,7 +232,7 @@ fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
         let (dying, living) = (world.space(1), world.space(2));
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+        let config = substreams(FaultMode::PageRequest, 4);
         // Without a default, PASID 0 is a PASID like any other (S1DSS = 0b00, 5.2).
         let pasids = [0, 1, 2, 3].map(|pasid| SubstreamId::new(pasid).unwrap());
         let (bench, contexts) = (&mut world.bench, [&dying, &dying, &dying, &living].map(context));
@@ -265,7 +269,7 @@ fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_fir
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
         let (first, second) = (world.space(1), world.space(2));
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::PageRequest) };
+        let config = substreams(FaultMode::PageRequest, 4);
         let pasid = SubstreamId::new(3).unwrap();
         let (bench, contexts) = (&mut world.bench, [&first, &second].map(context));
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(2), &config).unwrap();
@@ -309,17 +313,99 @@ fn the_tag_without_tables_is_nobodys() {
     on_each(&[Substreams], |profile| {
         let mut world = World::new(profile);
         let space = world.space(NO_TABLES.0);
-        let config = StreamConfig { context: Some(context(&space)), substream_bits: 2, ..plain(FaultMode::Terminate) };
+        let config = StreamConfig {
+            translation: Translation::Stage1 { context: Some(context(&space)), substream_bits: 2 },
+            ..plain(FaultMode::Terminate)
+        };
         let refused = Err(DriverError::NotSupported {
             stream: profile.engine_stream(2),
             what: "an address space with that ASID",
         });
         let (smmu, cpu) = (&world.bench.smmu, &mut world.bench.cpu);
         assert_eq!(smmu.attach(cpu, profile.engine_stream(2), &config), refused);
-        smmu.attach(cpu, profile.engine_stream(2), &StreamConfig { context: None, ..config }).unwrap();
+        smmu.attach(cpu, profile.engine_stream(2), &substreams(FaultMode::Terminate, 2)).unwrap();
         let pasid = SubstreamId::new(1).unwrap();
         assert_eq!(smmu.attach_substream(cpu, profile.engine_stream(2), pasid, Some(&context(&space))), refused);
     });
+}
+
+#[test]
+fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
+    on_each(&[], |profile| {
+        let mut world = World::new(profile);
+        let take = |world: &mut World| world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap().0;
+        assert_eq!([take(&mut world), take(&mut world)], [1, 2]);
+        let space = world.space(1);
+        world.attach(0, FaultMode::Terminate, &space);
+        let stream = world.bench.stream(0);
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+        assert_eq!(take(&mut world), 3, "the TLB may have translations of the first");
+        world.bench.hold_commands(true);
+        let remembered = world.forget(space).unwrap_err();
+        world.bench.hold_commands(false);
+        assert_eq!(take(&mut world), 4);
+        world.forget(remembered.memory).unwrap();
+        assert_eq!([take(&mut world), take(&mut world)], [1, 5]);
+        // One that came to no use.
+        let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tag::AddressSpace(Asid(2))).unwrap();
+        assert_eq!(take(&mut world), 2);
+    });
+}
+
+#[test]
+fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
+    on_each(&[PageRequests], |profile| {
+        let mut world = World::new(profile);
+        let take = |world: &mut World| world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap().0;
+        let asid = take(&mut world);
+        let space = world.space(asid);
+        let handler = world.serve(2, FaultMode::PageRequest, space);
+        let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
+        world.bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+        let space = handler.0.lock().unwrap().take().unwrap();
+        let remembered = world.forget(space).unwrap_err();
+        assert_eq!(take(&mut world), asid + 1);
+        world.bench.host.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+        world.forget(remembered.memory).unwrap();
+        assert_eq!(take(&mut world), asid);
+    });
+}
+
+/// 6.3.1: tags have 8 bits without ASID16 and VMID16.
+#[test]
+fn tags_that_are_all_in_use_are_an_error_and_come_round() {
+    let ids = Profile::Full.id_registers();
+    let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
+    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(4 << 20)), ids, board::DEFAULT_ENGINES).unwrap();
+    let bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+    let mut world = World { bench, frames };
+    // The last one stays.
+    for tag in 1..=254 {
+        let bench = &mut world.bench;
+        assert_eq!(bench.smmu.take_asid(&mut bench.cpu), Ok(Asid(tag)));
+        assert_eq!(bench.smmu.take_vmid(&mut bench.cpu), Ok(Vmid(tag)));
+    }
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Ok(Vmid(255)));
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Err(DriverError::NoVmid { bits: 8 }));
+    // The same tag, and the same address, each time for another page: whoever has had it has not left a translation.
+    for round in 1..=3 {
+        let asid = world.bench.smmu.take_asid(&mut world.bench.cpu).unwrap();
+        let exhausted = world.bench.smmu.take_asid(&mut world.bench.cpu);
+        assert_eq!((asid, exhausted), (Asid(255), Err(DriverError::NoAsid { bits: 8 })));
+        // So that the frames are others.
+        let _kept = world.frames.take();
+        let space = world.space(asid.0);
+        world.attach(0, FaultMode::Terminate, &space);
+        world.bench.fill(0, BASE, 8, round, None);
+        world.bench.finish([0]);
+        assert_eq!((world.bench.state(0), space.word(BASE).unwrap().load(Relaxed)), (status::DONE, round));
+        let stream = world.bench.stream(0);
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+        world.forget(space).unwrap();
+    }
+    let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tag::VirtualMachine(Vmid(9))).unwrap();
+    assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Ok(Vmid(9)));
 }
 
 #[test]
@@ -327,7 +413,7 @@ fn a_stream_that_could_not_be_attached_is_forgotten_too() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
         let space = world.space(1);
-        let config = StreamConfig { context: Some(context(&space)), ..plain(FaultMode::Terminate) };
+        let config = StreamConfig { translation: context(&space).into(), ..plain(FaultMode::Terminate) };
         world.bench.hold_commands(true);
         let attached = world.bench.smmu.attach(&mut world.bench.cpu, profile.engine_stream(0), &config);
         assert!(matches!(attached, Err(DriverError::Timeout(_))), "{attached:?}");

@@ -3,8 +3,8 @@
 mod driver_bench;
 
 use driver_bench::Need::{self, PageRequests, Queues, Stall, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, plain};
-use smmu_iopf::driver::{FaultMode, StreamConfig};
+use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use smmu_iopf::driver::FaultMode;
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
@@ -90,7 +90,7 @@ fn substreams_take_the_steps_of_the_table() {
         }
         let mut bench = Bench::of(profile);
         let (stream, spaces) = (profile.engine_stream(0), [Space::new(&bench, 1), Space::new(&bench, 2)]);
-        let config = StreamConfig { substream_bits: 8, ..plain(FaultMode::Terminate) };
+        let config = substreams(FaultMode::Terminate, 8);
         bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
         let rows: Vec<_> = rows("| substream | given |").collect();
         assert_eq!(rows.len(), 6);
@@ -122,7 +122,7 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
         for page in 0..PAGES {
             spaces.iter().for_each(|space| space.map(BASE + page * 4096));
         }
-        let config = StreamConfig { substream_bits: 4, ..plain(FaultMode::Terminate) };
+        let config = substreams(FaultMode::Terminate, 4);
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(0), &config).unwrap();
         let pasid = SubstreamId::new(3).unwrap();
         let change = |bench: &mut Bench, space: &Space| {

@@ -9,9 +9,9 @@ use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
 
-use driver_bench::{Pager, Space, plain, stream};
+use driver_bench::{Pager, Space, plain, stream, substreams};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Walked};
+use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Tag, Walked};
 use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
@@ -200,11 +200,9 @@ fn driver(engine: usize, attached: Option<FaultMode>) -> (driver_bench::Bench, A
     let mut bench = driver_bench::Bench::new();
     let space = Space::new(&bench, 1);
     if let Some(faults) = attached {
-        let config = StreamConfig { context: Some(space.context()), substream_bits: 0, ..plain(faults) };
-        let config = if faults == FaultMode::PageRequest {
-            StreamConfig { context: None, substream_bits: 8, ..config }
-        } else {
-            config
+        let config = match faults {
+            FaultMode::PageRequest => substreams(faults, 8),
+            _ => StreamConfig { translation: space.context().into(), ..plain(faults) },
         };
         bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();
     }
@@ -275,7 +273,7 @@ fn what_is_taken_away_asks_the_heap_for_nothing() {
     let grace = bench.grace();
     let pages = Pages { first: 0x1000, count: 3 };
     let ((), sizes) = allocations(|| {
-        let synced = smmu.invalidate_pages(&mut bench.cpu, &grace, Asid(1), pages).unwrap();
+        let synced = smmu.invalidate(&mut bench.cpu, &grace, Asid(1), &pages.into()).unwrap();
         let _ = smmu.invalidate_atc(&mut bench.cpu, &synced, id, Some(substream), Some(pages)).unwrap();
         let _ = smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(1)).unwrap();
         smmu.attach_substream(&mut bench.cpu, id, substream, None).unwrap();
@@ -300,8 +298,8 @@ fn what_is_taken_away_asks_the_heap_for_nothing() {
 struct Tables(Asid);
 
 impl Walked for Tables {
-    fn asid(&self) -> Asid {
-        self.0
+    fn tag(&self) -> Tag {
+        Tag::AddressSpace(self.0)
     }
 }
 

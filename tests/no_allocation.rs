@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use driver_bench::{Bench, plain, stream};
 use fault_bench::{Clock, LIMITS, STREAM, STREAM_LIMITS, cpu, page, stall};
-use smmu_iopf::driver::{Context, FaultMode, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, FaultMode, StreamConfig, Translation};
 use smmu_iopf::iopf::{
     Answer, Fault, FaultGroup, FaultHandler, FaultTable, Kind, NotSent, OpenRequest, PageResponder, Report, Verdict,
     WorkQueues,
@@ -153,8 +153,10 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
         let space = Arc::new(AddressSpace::new(Asid(engine as u16 + 1), &[region], frames.clone()).unwrap());
         let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
         let config = StreamConfig {
-            context: substream.is_none().then_some(context),
-            substream_bits: if substream.is_some() { 8 } else { 0 },
+            translation: Translation::Stage1 {
+                context: substream.is_none().then_some(context),
+                substream_bits: if substream.is_some() { 8 } else { 0 },
+            },
             ..plain(faults)
         };
         bench.smmu.attach(&mut bench.cpu, stream(engine), &config).unwrap();

@@ -217,7 +217,7 @@ impl World {
             _ if board::engine_kind(engine) == board::EngineKind::Stall => FaultMode::Stall,
             _ => FaultMode::PageRequest,
         };
-        let config = StreamConfig { context: Some(self.space.context()), ..plain(faults) };
+        let config = StreamConfig { translation: self.space.context().into(), ..plain(faults) };
         self.smmu.attach(cpu, self.stream(engine), &config).unwrap();
     }
 

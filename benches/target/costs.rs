@@ -11,7 +11,7 @@ use core::time::Duration;
 use smmu_iopf::arch::pmu::Instructions;
 use smmu_iopf::arch::timer::{self, Timer};
 use smmu_iopf::driver::dma::DmaMemory;
-use smmu_iopf::driver::{Context, FaultMode, Options, OutputQueue, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, FaultMode, Options, OutputQueue, StreamConfig};
 use smmu_iopf::iopf::{
     Counter, Counters, Decided, Fault, FaultGroup, FaultHandler, Histogram, Kind, Limits, MAX_MASTER_STREAMS,
     OpenRequest, Priority, StreamLimits, Verdict,
@@ -20,7 +20,7 @@ use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::{Devices, EngineUnit, Unit};
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
 use smmu_iopf::kernel::interrupts::{Sgi, send};
-use smmu_iopf::smmuv3::{Asid, StreamId};
+use smmu_iopf::smmuv3::StreamId;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -66,7 +66,7 @@ fn run(kernel: &'static Kernel, cpu: &mut Cpu) -> Result<(), String> {
     let &[first, second, ..] = stalling.as_slice() else { return Err("two engines that stall are wanted".into()) };
     let unit = devices.smmu_of(first).ok_or("no SMMU in front of the engines")?;
     let frames = Arc::new(FramePool::new(&*kernel.device_memory, 256).map_err(text)?);
-    let mut bench = Bench { kernel, unit, engines: [first, second], frames, instructions, asid: 1 };
+    let mut bench = Bench { kernel, unit, engines: [first, second], frames, instructions };
     bench.calibrate(cpu)?;
     for streams in ["2 streams", "65,536 streams"] {
         for deferring in [false, true] {
@@ -88,7 +88,6 @@ struct Bench {
     engines: [&'static EngineUnit; 2],
     frames: Arc<FramePool>,
     instructions: Instructions,
-    asid: u16,
 }
 
 /// Leaves every group to a core with time.
@@ -155,13 +154,12 @@ impl Bench {
             permissions: Permissions::READ_WRITE,
             backing: Backing::Memory(memory.phys),
         };
-        self.asid += 1;
-        let space = Arc::new(AddressSpace::new(Asid(self.asid), &[region], self.frames.clone()).map_err(text)?);
+        let asid = self.unit.smmu.take_asid(cpu).map_err(text)?;
+        let space = Arc::new(AddressSpace::new(asid, &[region], self.frames.clone()).map_err(text)?);
         let pager = Arc::new(DemandPager::new([(None, space.clone())].into(), self.kernel.work_queues.clone()));
         let config = StreamConfig {
             faults: FaultMode::Stall,
-            context: Some(Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }),
-            substream_bits: 0,
+            translation: Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }.into(),
             response_needs_pasid: false,
         };
         let (smmu, stream) = (&self.unit.smmu, unit.engine.stream());

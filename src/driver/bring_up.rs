@@ -9,7 +9,7 @@ use tock_registers::fields::FieldValue;
 
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue};
-use super::context_table::Leaves;
+use super::context_table::Tables;
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
@@ -19,6 +19,7 @@ use super::ring::Ring;
 use super::smmu::{Control, Hooks, Options, Smmu};
 use super::sorted::Sorted;
 use super::stream_table::StreamTable;
+use super::tags::Tags;
 use super::trace::Trace;
 use crate::iopf::FaultTable;
 use crate::smmuv3::PhysAddr;
@@ -105,8 +106,9 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
-        let (streams, lives, spare, leaves) = (Sorted::new(), Vec::new(), Vec::new(), Leaves::new());
-        let control = Control { table, streams, lives, terminated: 0, spare, leaves, memory };
+        let (streams, lives, tables) = (Sorted::new(), Vec::new(), Tables::new());
+        let [asids, vmids] = [features.asid_bits, features.vmid_bits].map(Tags::new);
+        let control = Control { table, streams, lives, terminated: 0, tables, asids, vmids, memory };
         let control = spin::Mutex::new(control);
         let aborted_messages = AtomicU32::new(0);
         Ok(Arc::new(Self {
@@ -137,7 +139,6 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
         };
         let features = Features::decode(id)?;
         let refusals = [
-            (!features.stage1, Unsupported::NoStage1),
             (!features.coherent, Unsupported::NotCoherent),
             (!features.granule_4k, Unsupported::No4KGranule),
             (!features.aarch64, Unsupported::NoAarch64Tables),

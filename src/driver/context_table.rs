@@ -8,7 +8,7 @@ use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::DriverError;
 use super::reclaim::Forgotten;
 use super::sorted::Sorted;
-use super::stream::Stream;
+use super::stream::FIRST;
 use super::structure::{self, Structure, WORDS};
 use crate::smmuv3::cd::L1ContextDescriptor;
 use crate::smmuv3::features::Features;
@@ -32,33 +32,106 @@ pub(super) struct ContextTable {
     settled: Cell<bool>,
 }
 
-/// Second-level tables of zeros that no stream uses.
-pub(super) struct Leaves {
-    spare: Vec<DmaRegion>,
-    /// All there are. There is room for them in `spare`, so that giving one back asks for no memory.
+/// Context tables, and second-level tables of them, that no stream uses: every descriptor is invalid.
+pub(super) struct Tables {
+    /// There is room for all there are, so that giving one back asks for no memory; in `leaves` too.
+    spare: Vec<ContextTable>,
     made: usize,
+    leaves: Vec<DmaRegion>,
+    leaves_made: usize,
 }
 
-impl Leaves {
+impl Tables {
     pub(super) const fn new() -> Self {
-        Self { spare: Vec::new(), made: 0 }
+        Self { spare: Vec::new(), made: 0, leaves: Vec::new(), leaves_made: 0 }
     }
 
-    fn take(&mut self, memory: &dyn DmaMemory) -> Result<DmaRegion, DriverError> {
-        if let Some(leaf) = self.spare.pop() {
+    /// A table for 2^`bits` substreams. No descriptor is valid but the first one, where it is to hold `first`: the SMMU cannot
+    /// have seen the table, so that nothing is invalidated (3.21.3.1).
+    pub(super) fn take(
+        &mut self,
+        features: &Features,
+        bits: u8,
+        first: Option<&[u64; WORDS]>,
+        memory: &dyn DmaMemory,
+    ) -> Result<ContextTable, DriverError> {
+        let mut table = match self.spare.iter().position(|table| table.bits == bits) {
+            Some(spare) => self.spare.swap_remove(spare),
+            None => {
+                self.spare.try_reserve(self.made + 1)?;
+                let table = ContextTable::new(features, bits, memory)?;
+                self.made += 1;
+                table
+            }
+        };
+        let Some(words) = first else { return Ok(table) };
+        if let Some(entry) = table.entry(FIRST) {
+            structure::fill(entry, words);
+        } else if let Err(error) = self.grow(&mut table, FIRST, words, memory) {
+            self.spare.push(table);
+            return Err(error);
+        }
+        Ok(table)
+    }
+
+    /// Makes the second-level table of `substream`, of which `table` has none. The descriptor holds `words` as soon as the SMMU
+    /// can find it, so that it takes one invalidation (3.21.3.1), with Leaf = 0.
+    pub(super) fn grow(
+        &mut self,
+        table: &mut ContextTable,
+        substream: SubstreamId,
+        words: &[u64; WORDS],
+        memory: &dyn DmaMemory,
+    ) -> Result<(), DriverError> {
+        let (upper, lower) = split(substream);
+        let (Some(leaves), Some(first)) = (&mut table.leaves, table.first.words.get(upper)) else { return Ok(()) };
+        leaves.try_reserve()?;
+        let leaf = self.take_leaf(memory)?;
+        if let Some(entry) = structure::at(leaf.words, lower) {
+            structure::fill(entry, words);
+        }
+        // Release: the SMMU must find the descriptors when it finds their table.
+        first.store(L1ContextDescriptor { table: leaf.phys }.encode(), Ordering::Release);
+        leaves.insert(upper, leaf);
+        Ok(())
+    }
+
+    fn take_leaf(&mut self, memory: &dyn DmaMemory) -> Result<DmaRegion, DriverError> {
+        if let Some(leaf) = self.leaves.pop() {
             return Ok(leaf);
         }
-        self.spare.try_reserve(self.made + 1)?;
+        self.leaves.try_reserve(self.leaves_made + 1)?;
         let leaf = memory.allocate(LEAF_BYTES, LEAF_BYTES)?;
-        self.made += 1;
+        self.leaves_made += 1;
         Ok(leaf)
+    }
+
+    /// Takes tables back to which no entry leads any more.
+    pub(super) fn give_back(&mut self, left: Forgotten<[Option<ContextTable>; 2]>) {
+        let clear = |region: &DmaRegion| region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        for mut table in left.into_inner().into_iter().flatten() {
+            match &mut table.leaves {
+                None => clear(&table.first),
+                Some(leaves) => {
+                    while let Some((upper, leaf)) = leaves.pop() {
+                        if let Some(word) = table.first.words.get(upper) {
+                            word.store(L1ContextDescriptor::NOT_VALID, Ordering::Relaxed);
+                        }
+                        clear(&leaf);
+                        self.leaves.push(leaf);
+                    }
+                }
+            }
+            table.settled.set(true);
+            self.spare.push(table);
+        }
     }
 }
 
 impl ContextTable {
     /// A table of 2^`bits` invalid descriptors: two levels where the SMMU offers them, so that memory is used only where
     /// address spaces are.
-    pub(super) fn new(features: &Features, bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
+    fn new(features: &Features, bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
         let two_level = features.cd2l && bits > SPLIT;
         let (bytes, leaves) = if two_level {
             (L1ContextDescriptor::SIZE << (bits - SPLIT), Some(Sorted::new()))
@@ -105,48 +178,6 @@ impl ContextTable {
             None => structure::at(self.first.words, substream.get() as usize),
             Some(leaves) => structure::at(leaves.get(&upper)?.words, lower),
         }
-    }
-
-    /// Makes the second-level table of `substream`, which has none. The descriptor holds `words` as soon as the SMMU can find
-    /// it, so that it takes one invalidation (3.21.3.1), with Leaf = 0.
-    pub(super) fn grow(
-        &mut self,
-        substream: SubstreamId,
-        words: &[u64; WORDS],
-        spare: &mut Leaves,
-        memory: &dyn DmaMemory,
-    ) -> Result<(), DriverError> {
-        let (upper, lower) = split(substream);
-        let (Some(leaves), Some(first)) = (&mut self.leaves, self.first.words.get(upper)) else { return Ok(()) };
-        leaves.try_reserve()?;
-        let leaf = spare.take(memory)?;
-        if let Some(entry) = structure::at(leaf.words, lower) {
-            structure::fill(entry, words);
-        }
-        // Release: the SMMU must find the descriptors when it finds their table.
-        first.store(L1ContextDescriptor { table: leaf.phys }.encode(), Ordering::Release);
-        leaves.insert(upper, leaf);
-        Ok(())
-    }
-
-    /// The table of a stream that is no more, with every descriptor invalid again, and its second-level tables in `spare`.
-    pub(super) fn reclaim(stream: Forgotten<Stream>, spare: &mut Leaves) -> Self {
-        let mut table = stream.into_inner().contexts;
-        let clear = |region: &DmaRegion| region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        match &mut table.leaves {
-            None => clear(&table.first),
-            Some(leaves) => {
-                while let Some((upper, leaf)) = leaves.pop() {
-                    if let Some(word) = table.first.words.get(upper) {
-                        word.store(L1ContextDescriptor::NOT_VALID, Ordering::Relaxed);
-                    }
-                    clear(&leaf);
-                    spare.spare.push(leaf);
-                }
-            }
-        }
-        table.settled.set(true);
-        table
     }
 }
 

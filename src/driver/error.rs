@@ -8,7 +8,7 @@ use super::hooks::OutputQueue;
 use crate::iopf::{CloseError, OpenError};
 use crate::smmuv3::features::FeaturesError;
 use crate::smmuv3::registers::Register;
-use crate::smmuv3::{StreamId, SubstreamId};
+use crate::smmuv3::{StreamId, SubstreamId, Vmid};
 use crate::sync::grace::GraceTimeout;
 
 /// A register that did not come to what was waited for.
@@ -31,9 +31,12 @@ pub struct Timeout {
 /// Why this driver cannot use an SMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// IDR0.S1P = 0.
+    /// IDR0.S1P = 0, for what is about address spaces.
     #[error("it does not implement stage 1 translation (IDR0.S1P)")]
     NoStage1,
+    /// IDR0.S2P = 0, for what is about virtual machines.
+    #[error("it does not implement stage 2 translation (IDR0.S2P)")]
+    NoStage2,
     /// IDR0.TTF without AArch64 tables.
     #[error("it does not walk AArch64 translation tables (IDR0.TTF)")]
     NoAarch64Tables,
@@ -143,6 +146,21 @@ pub enum DriverError {
         stream: StreamId,
         /// What was asked for.
         what: &'static str,
+    },
+    /// Another stream has other stage 2 tables under this VMID, or this one has had them, and they are not forgotten.
+    #[error("{0:?} is that of other stage 2 tables")]
+    VmidInUse(Vmid),
+    /// Every ASID is that of an address space that is not forgotten.
+    #[error("all ASIDs of {bits} bits are in use (IDR0.ASID16)")]
+    NoAsid {
+        /// 8 or 16.
+        bits: u8,
+    },
+    /// Every VMID is that of a virtual machine that is not forgotten.
+    #[error("all VMIDs of {bits} bits are in use (IDR0.VMID16)")]
+    NoVmid {
+        /// 8 or 16.
+        bits: u8,
     },
     /// The stream's context table has no such substream.
     #[error("substream {substream:?} lies beyond the context table of stream {stream:?}")]

@@ -48,7 +48,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         };
         self.faults.stalls(masked, answer, |stalls| {
             records.for_each(|record| {
-                if !stalls.report(|| records.number(record), first_words(record)) {
+                if !stalls.report(|| (records.number(record), words(record)[3]), first_words(record)) {
                     self.pass_on(masked, words(record));
                 }
             });

@@ -72,7 +72,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams: attached, lives, .. } = &mut *control;
-        let mut mode = None;
+        let (mut mode, mut has_stage2) = (None, false);
         let mut life = Vec::new();
         let first = streams.first().copied().unwrap_or(StreamId(0));
         life.try_reserve_exact(streams.len())
@@ -86,9 +86,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             if *mode.get_or_insert(own.mode) != own.mode {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
+            has_stage2 |= own.stage2.is_some();
             life.push(stream);
         }
         let (mode, kind, queue) = match mode {
+            Some(mode @ FaultMode::Stall) if has_stage2 => (mode, Kind::Stage2Stall, OutputQueue::Events),
             Some(mode @ FaultMode::Stall) => (mode, Kind::Stall, OutputQueue::Events),
             Some(mode @ FaultMode::PageRequest) => (mode, Kind::Page, OutputQueue::PageRequests),
             Some(FaultMode::Terminate) | None => {

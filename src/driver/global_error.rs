@@ -14,7 +14,8 @@ use super::messages::ABORTED_MESSAGES;
 use super::registers::Registers;
 use super::report::Incident;
 use super::smmu::Control;
-use super::stream::{self, FaultMode, Stream};
+use super::stream::{FaultMode, Stream};
+use super::translation::aborted;
 use super::{Delay, Smmu};
 use crate::iopf::Partials;
 use crate::smmuv3::StreamId;
@@ -176,11 +177,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 let (closing, grace) = self.terminate_stalls(cpu, streams, stream, life)?;
                 *terminated += closing.answer_pending(cpu, &grace).terminated;
             }
-            let stalls_unasked =
-                |own: &Stream| own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced;
+            let stalls_unasked = |own: &Stream| {
+                let is_translated = own.contexts.is_some() || own.stage2.is_some();
+                is_translated && own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced
+            };
             for (&stream, own) in streams.iter_mut().filter(|(_, own)| stalls_unasked(own)) {
                 own.stopped = true;
-                self.change_entry(cpu, stream, own, &stream::aborted(own.disabled))?;
+                self.change_entry(cpu, stream, own, &aborted(own.disabled))?;
                 self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
             }
             cpu.masked(|masked| {

@@ -1,38 +1,21 @@
 //! Making the SMMU and devices forget translations (4.4, 4.5.1).
 
+mod range;
+
+use core::iter;
+
+use self::range::AtcSpan;
+pub use self::range::{Gathered, Pages};
 use super::command_queue::Synced;
-use super::error::DriverError;
+use super::error::{DriverError, Unsupported};
 use super::registers::Registers;
+use super::smmu::Control;
+use super::translation::HOST;
 use super::{BATCH, Delay, Smmu};
-use crate::smmuv3::command::{Command, TlbiRange};
+use crate::smmuv3::command::Command;
 use crate::smmuv3::{Asid, StreamId, SubstreamId, Vmid};
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
-
-const PAGE_SHIFT: u32 = 12;
-/// CMD_ATC_INV.Size for everything (4.5.1).
-const EVERYTHING: u8 = 52;
-/// The driver's streams use stage 1 alone, which tags translations with VMID 0.
-const VMID: Vmid = Vmid(0);
-
-/// A range of 4 KiB pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pages {
-    /// The address of the first.
-    pub first: u64,
-    /// How many, at least 1.
-    pub count: u64,
-}
-
-impl Pages {
-    /// The smallest naturally aligned power of two of pages around the range, as its CMD_ATC_INV.Size: the power.
-    fn atc_size(self) -> u8 {
-        let first = self.first >> PAGE_SHIFT;
-        let last = first.saturating_add(self.count.saturating_sub(1));
-        let differing = u64::BITS - (first ^ last).leading_zeros();
-        (differing as u8).min(EVERYTHING)
-    }
-}
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Makes the SMMU forget every translation of an address space. When it returns, no access under way uses one.
@@ -50,33 +33,111 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
+    /// [`DriverError::Unsupported`] on an SMMU without stage 1, and [`DriverError::Timeout`] when it did not complete it in time.
     pub fn invalidate_asid(&self, cpu: &mut Cpu, _grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
-        self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: VMID, asid }])
+        if !self.features.stage1 {
+            return Err(Unsupported::NoStage1.into());
+        }
+        self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: HOST, asid }])
     }
 
-    /// Makes the SMMU forget the translations of some pages of an address space, table descriptors included. When it
-    /// returns, no access under way uses one. `grace` is as `_grace` of [`Smmu::invalidate_asid`].
+    /// Makes the SMMU forget every translation of a virtual machine, those of its own address spaces included. When it returns,
+    /// no access under way uses one. `_grace` is as that of [`Smmu::invalidate_asid`].
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
-    pub fn invalidate_pages(
+    /// [`DriverError::Unsupported`] on an SMMU without stage 2, and [`DriverError::Timeout`] when it did not complete it in time.
+    pub fn invalidate_vmid(&self, cpu: &mut Cpu, _grace: &Grace, vmid: Vmid) -> Result<Synced, DriverError> {
+        if !self.features.stage2 {
+            return Err(Unsupported::NoStage2.into());
+        }
+        self.commands.execute(cpu, &[Command::TlbiS12VmAll { vmid }])
+    }
+
+    /// Makes the SMMU, and the devices with ATS, forget what is `gathered` of an address space, table descriptors included: the SMMU by one
+    /// CMD_SYNC, then the devices by another. When it returns, no access under way uses any of it. `grace` is as `_grace` of
+    /// [`Smmu::invalidate_asid`].
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Timeout`] when the SMMU did not complete it in time, [`DriverError::AtcInvalidationTimeout`] when a device did not,
+    /// and [`DriverError::Busy`].
+    pub fn invalidate(
         &self,
         cpu: &mut Cpu,
         grace: &Grace,
         asid: Asid,
-        pages: Pages,
+        gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
-        // Past a batch, one command for all beats one for each page.
-        if pages.count > BATCH as u64 {
-            return self.invalidate_asid(cpu, grace, asid);
+        let control = self.control(cpu)?;
+        self.invalidate_space(cpu, &control, grace, asid, gathered)
+    }
+
+    /// As [`invalidate`](Self::invalidate), by who has the control already.
+    pub(super) fn invalidate_space(
+        &self,
+        cpu: &mut Cpu,
+        control: &Control,
+        grace: &Grace,
+        asid: Asid,
+        gathered: &Gathered,
+    ) -> Result<Synced, DriverError> {
+        let synced = match gathered.ranges().and_then(|ranges| self.tlb_commands(asid, ranges)) {
+            Some(commands) => self.commands.execute(cpu, &commands)?,
+            None => self.invalidate_asid(cpu, grace, asid)?,
+        };
+        let attached = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
+        let spaces = attached.flat_map(|(&stream, attached)| {
+            let of_asid = attached.spaces.iter().filter(move |(_, other)| *other == asid);
+            of_asid.map(move |&(substream, _)| (stream, attached.asked_with(substream)))
+        });
+        let commands = spaces.flat_map(|(stream, substream)| {
+            let spans = gathered.ranges().map(|ranges| ranges.iter().flat_map(|pages| pages.atc_spans()));
+            let all = spans.is_none().then_some(AtcSpan::ALL);
+            spans.into_iter().flatten().chain(all).map(move |span| atc_invalidation(stream, substream, span))
+        });
+        self.forget_by_devices(cpu, synced, commands)
+    }
+
+    /// Makes the SMMU and all devices with ATS forget all translations. When it returns, no access under way uses one. `_grace` is as that of
+    /// [`Smmu::invalidate_asid`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Smmu::invalidate`].
+    pub fn invalidate_all(&self, cpu: &mut Cpu, _grace: &Grace) -> Result<Synced, DriverError> {
+        let control = self.control(cpu)?;
+        let commands = [Command::TlbiNsnhAll, Command::TlbiEl2All];
+        let synced = self.commands.execute(cpu, if self.features.hyp { &commands } else { &commands[..1] })?;
+        let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
+        let commands = with_ats.flat_map(|(&stream, attached)| all_of_device(stream, attached.has_substreams()));
+        self.forget_by_devices(cpu, synced, commands)
+    }
+
+    /// What makes the TLB forget `ranges`, or `None` where one command for the address space beats so many.
+    fn tlb_commands(&self, asid: Asid, ranges: &[Pages]) -> Option<heapless::Vec<Command, BATCH>> {
+        let mut commands = heapless::Vec::new();
+        let ranges = ranges.iter().flat_map(|pages| pages.tlb_ranges(self.features.range_invalidation));
+        for range in ranges {
+            commands.push(Command::TlbiNhVa { vmid: HOST, asid, range }).ok()?;
         }
-        let commands: heapless::Vec<Command, BATCH> = (0..pages.count)
-            .map(|page| pages.first.wrapping_add(page << PAGE_SHIFT))
-            .map(|address| Command::TlbiNhVa { vmid: VMID, asid, range: TlbiRange::single(address, false) })
-            .collect();
-        self.commands.execute(cpu, &commands)
+        Some(commands)
+    }
+
+    /// Has devices carry out `commands`, CMD_ATC_INVs, with a CMD_SYNC for each batch of them. Returns the proof of the last, or `synced` if there
+    /// are none.
+    pub(super) fn forget_by_devices(
+        &self,
+        cpu: &mut Cpu,
+        mut synced: Synced,
+        commands: impl Iterator<Item = Command>,
+    ) -> Result<Synced, DriverError> {
+        let mut commands = commands.peekable();
+        while commands.peek().is_some() {
+            let batch = iter::from_fn(|| commands.next()).take(BATCH).collect::<heapless::Vec<_, BATCH>>();
+            synced = self.commands.execute(cpu, &batch)?;
+        }
+        Ok(synced)
     }
 
     /// Makes a device forget translations that it got by ATS, with this SubstreamID or without one; no `pages` means all
@@ -124,28 +185,34 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if !self.features.ats {
             return Err(DriverError::NotSupported { stream, what: "ATS" });
         }
-        let (address, size) = pages.map_or((0, EVERYTHING), |pages| (pages.first, pages.atc_size()));
-        let command = Command::AtcInv { stream, substream, global: false, address, size };
-        self.commands.execute(cpu, &[command])
+        let mut commands = heapless::Vec::<_, BATCH>::new();
+        match pages {
+            None => commands.extend([atc_invalidation(stream, substream, AtcSpan::ALL)]),
+            Some(pages) => {
+                commands.extend(pages.atc_spans().into_iter().map(|span| atc_invalidation(stream, substream, span)))
+            }
+        }
+        self.commands.execute(cpu, &commands)
+    }
+
+    /// Makes a device forget the translations of all its substreams (4.5.1, Global).
+    pub(super) fn invalidate_substreams(&self, cpu: &mut Cpu, stream: StreamId) -> Result<Synced, DriverError> {
+        self.commands.execute(cpu, &[of_all_substreams(stream)])
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+const fn atc_invalidation(stream: StreamId, substream: Option<SubstreamId>, span: AtcSpan) -> Command {
+    let AtcSpan { address, size } = span;
+    Command::AtcInv { stream, substream, global: false, address, size }
+}
 
-    #[test]
-    fn an_atc_invalidation_covers_the_range_and_is_aligned() {
-        for (first, count, size) in [
-            (0x1000, 1, 0),
-            (0x2000, 2, 1),
-            (0x1000, 2, 2),
-            (0x7000, 2, 4),
-            (0, 0x10_0000, 20),
-            (0, 1 << 52, 52),
-            (!0xfff, 5, 52),
-        ] {
-            assert_eq!(Pages { first, count }.atc_size(), size, "{first:#x} {count}");
-        }
-    }
+/// What makes a device forget everything, of its substreams too if it has any.
+pub(super) fn all_of_device(stream: StreamId, has_substreams: bool) -> impl Iterator<Item = Command> {
+    iter::once(atc_invalidation(stream, None, AtcSpan::ALL)).chain(has_substreams.then(|| of_all_substreams(stream)))
+}
+
+/// CMD_ATC_INV of everything, with Global (4.5.1).
+const fn of_all_substreams(stream: StreamId) -> Command {
+    let (substream, AtcSpan { address, size }) = (Some(SubstreamId::from_low_bits(0)), AtcSpan::ALL);
+    Command::AtcInv { stream, substream, global: true, address, size }
 }

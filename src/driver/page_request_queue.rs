@@ -58,6 +58,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             address: request.address,
             access: request.access,
             request: Request::Page { group: request.group, last: request.last },
+            stage2: None,
         }
     }
 }

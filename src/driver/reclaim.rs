@@ -23,10 +23,15 @@ use embedded_hal::delay::DelayNs;
 use super::command_queue::Synced;
 use super::error::DriverError;
 use super::hardware::Hardware;
+use super::invalidation::{Gathered, all_of_device};
 use super::registers::Registers;
+use super::smmu::Control;
+use super::stream::Stream;
+use super::structure::WORDS;
+use super::translation::aborted;
 use super::{Delay, Smmu, structure};
-use crate::smmuv3::Asid;
 use crate::smmuv3::cd::ContextDescriptor;
+use crate::smmuv3::{Asid, Vmid};
 use crate::sync::Cpu;
 use crate::sync::grace::{Domain, Grace};
 #[cfg(loom)]
@@ -37,7 +42,23 @@ use crate::sync::mutant::mutant;
 /// Whoever has it by value has taken it from every core, so it is implemented for owners alone, never for references.
 pub trait Walked {
     /// The tag of the tables' translations.
-    fn asid(&self) -> Asid;
+    fn tag(&self) -> Tag;
+}
+
+/// What tags translations in a TLB (3.17).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tag {
+    /// Those of an address space, by stage 1 alone.
+    AddressSpace(Asid),
+    /// Those of a virtual machine, by all stages.
+    VirtualMachine(Vmid),
+}
+
+/// A tag that came to no use.
+impl Walked for Tag {
+    fn tag(&self) -> Tag {
+        *self
+    }
 }
 
 /// What no core uses any more, and no SMMU, and no device: its memory may be used for something else.
@@ -64,7 +85,7 @@ pub struct Forgotten<T> {
 }
 
 impl<T> Forgotten<T> {
-    /// What was forgotten.
+    /// What was forgotten. Its tag may be somebody else's by now.
     pub fn into_inner(self) -> T {
         self.memory
     }
@@ -114,12 +135,15 @@ pub(super) fn forget<T>(
 }
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
-    /// Makes the SMMU and the devices behind it forget an address space, so that its owner may use the memory again.
+    /// Makes the SMMU and the devices behind it forget an address space or a virtual machine, so that its owner may use the
+    /// memory again.
     ///
-    /// The caller has taken `memory` from every core: a fault that comes from now on finds no address space. A grace period
-    /// passes for those that come before. Then every descriptor that leads to the tables loses them, its accesses are
-    /// aborted without a record from there on (where the SMMU stalls every fault they stall), and the SMMU and devices
-    /// with ATS lose the translations. What takes a descriptor's place is [`Smmu::attach_substream`]'s to decide.
+    /// The caller has taken `memory` from every core: a fault that comes from now on finds nothing of it. A grace period
+    /// passes for those that come before. Then every descriptor that leads to the tables of an address space loses them, and its
+    /// accesses are aborted without a record from there on (where the SMMU stalls every fault they stall); the streams of a virtual
+    /// machine are aborted without a record. The SMMU and devices with ATS lose the translations. What takes a descriptor's place is
+    /// [`Smmu::attach_substream`]'s to decide, and what takes a virtual machine's [`Smmu::change`]'s. The tag is free for
+    /// [`Smmu::take_asid`] or [`Smmu::take_vmid`] then.
     ///
     /// Cores that can still find the address space keep it from being forgotten:
     ///
@@ -139,29 +163,62 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn forget<T: Walked>(&self, cpu: &mut Cpu, memory: T) -> Result<Forgotten<T>, Remembered<T>> {
         let Hardware { domain, limit_us, .. } = &*self.hardware;
         forget(domain, cpu, &mut self.hardware.delay(), *limit_us, memory, |cpu, memory, grace| {
-            self.take_tables(cpu, grace, memory.asid())
+            let mut control = self.control(cpu)?;
+            // Tables that a change or an attachment which failed may have left in use.
+            for (&stream, failed) in control.streams.iter().filter(|(_, own)| !own.complete) {
+                self.change_entry(cpu, stream, failed, &[0; WORDS])?;
+            }
+            match memory.tag() {
+                Tag::AddressSpace(asid) => self.take_address_space(cpu, &mut control, grace, asid),
+                Tag::VirtualMachine(vmid) => self.take_virtual_machine(cpu, &mut control, grace, vmid),
+            }
         })
     }
 
-    fn take_tables(&self, cpu: &mut Cpu, grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
-        let mut control = self.control(cpu)?;
+    fn take_address_space(
+        &self,
+        cpu: &mut Cpu,
+        control: &mut Control,
+        grace: &Grace,
+        asid: Asid,
+    ) -> Result<Synced, DriverError> {
         for (&stream, attached) in control.streams.iter() {
+            let Some(contexts) = &attached.contexts else { continue };
             for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
-                let Some(descriptor) = attached.contexts.entry(substream) else { continue };
+                let Some(descriptor) = contexts.entry(substream) else { continue };
                 let mut target = structure::words(descriptor);
                 if ContextDescriptor::asid_of(target[0]) == Some(asid) {
                     target[0] = self.quiet();
                 }
-                self.change_descriptor(cpu, stream, attached, substream, descriptor, &target)?;
+                self.change_descriptor(cpu, stream, contexts, substream, descriptor, &target)?;
             }
         }
-        let mut synced = self.invalidate_asid(cpu, grace, asid)?;
-        for (&stream, attached) in control.streams.iter().filter(|(stream, _)| control.has_ats(**stream)) {
-            for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
-                synced = self.invalidate_atc(cpu, &synced, stream, attached.asked_with(substream), None)?;
-            }
-        }
+        let synced = self.invalidate_space(cpu, control, grace, asid, &Gathered::all())?;
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));
+        control.asids.give_back(asid.0);
+        Ok(synced)
+    }
+
+    /// Leaves its streams aborted, and as if they had been attached so.
+    fn take_virtual_machine(
+        &self,
+        cpu: &mut Cpu,
+        control: &mut Control,
+        grace: &Grace,
+        vmid: Vmid,
+    ) -> Result<Synced, DriverError> {
+        let is_its = |own: &Stream| own.stage2.is_some_and(|stage2| stage2.vmid == vmid);
+        for (&stream, attached) in control.streams.iter_mut().filter(|(_, own)| own.complete && is_its(own)) {
+            attached.enabled = aborted(attached.disabled);
+            attached.disabled = attached.enabled;
+            self.change_entry(cpu, stream, attached, &attached.disabled)?;
+        }
+        let synced = self.invalidate_vmid(cpu, grace, vmid)?;
+        let with_ats = control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream));
+        let commands = with_ats.flat_map(|(&stream, own)| all_of_device(stream, own.has_guest_substreams()));
+        let synced = self.forget_by_devices(cpu, synced, commands)?;
+        control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| (own.guest, own.stage2) = (None, None));
+        control.vmids.give_back(vmid.0);
         Ok(synced)
     }
 }

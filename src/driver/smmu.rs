@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicU32;
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
-use super::context_table::{ContextTable, Leaves};
+use super::context_table::Tables;
 use super::dma::DmaMemory;
 use super::error::DriverError;
 use super::faults::Life;
@@ -18,6 +18,7 @@ use super::registers::Registers;
 use super::sorted::Sorted;
 use super::stream::Stream;
 use super::stream_table::StreamTable;
+use super::tags::Tags;
 use super::trace::Trace;
 use crate::iopf::{FaultTable, Limits};
 use crate::smmuv3::StreamId;
@@ -86,9 +87,10 @@ pub(super) struct Control {
     pub(super) lives: Vec<Life>,
     /// Stalls that a recovery ended and that it has not told of yet.
     pub(super) terminated: usize,
-    /// Context tables of detached streams. There is room for that of each stream, so that detaching asks for no memory.
-    pub(super) spare: Vec<ContextTable>,
-    pub(super) leaves: Leaves,
+    /// What the next streams' context tables are made of.
+    pub(super) tables: Tables,
+    pub(super) asids: Tags,
+    pub(super) vmids: Tags,
     pub(super) memory: Arc<dyn DmaMemory>,
 }
 

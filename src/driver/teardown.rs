@@ -134,6 +134,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             for substream in own.spaces.iter().filter_map(|&(substream, _)| own.asked_with(substream)) {
                 self.invalidate_device(cpu, *stream, Some(substream), None)?;
             }
+            if own.has_guest_substreams() {
+                let _ = self.invalidate_substreams(cpu, *stream)?;
+            }
         }
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         Ok(closed)

@@ -91,7 +91,7 @@ impl<'t> Closing<'t> {
                 });
                 let Some(claim) = claim else { return };
                 match self.state.kind {
-                    Kind::Stall => {
+                    Kind::Stall | Kind::Stage2Stall => {
                         self.state.count(masked, [Counter::Terminated]);
                         self.state.give_back(claim.done());
                         leftover.terminated += 1;

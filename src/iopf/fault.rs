@@ -1,6 +1,6 @@
 //! One fault, and the answer to it.
 
-use crate::smmuv3::event::Stall;
+use crate::smmuv3::event::{FaultClass, Stall, TranslationFault};
 use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
 /// One access that a device could not complete, as its queue recorded it.
@@ -16,6 +16,29 @@ pub struct Fault {
     pub access: Access,
     /// How the device waits for the answer.
     pub request: Request,
+    /// Where stage 2 misses, of a stall there; what is missing lies at this intermediate address then.
+    pub stage2: Option<Stage2Fault>,
+}
+
+/// What a stall at stage 2 stopped (7.3.13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2Fault {
+    /// The intermediate address of the page, a multiple of 4096.
+    pub ipa: u64,
+    /// What is there: what the device accesses, or a structure of stage 1 that the SMMU has to read for that, whatever the device
+    /// wants to do.
+    pub class: FaultClass,
+    /// The SMMU has to write the structure too: the Access flag of a table's entry.
+    pub table_write: bool,
+}
+
+impl Stage2Fault {
+    /// What the record of `stall`, which has this word 3, says of stage 2, if that is where it stopped. With the reserved CLASS it says
+    /// nothing.
+    pub(super) fn of(stall: &Stall, fourth: u64) -> Option<Self> {
+        let TranslationFault { ipa, class, table_write, .. } = stall.fault(fourth)?;
+        ipa.map(|ipa| Self { ipa, class, table_write })
+    }
 }
 
 /// How a device waits for its answer.
@@ -41,6 +64,7 @@ impl From<&Stall> for Fault {
             address: stall.address(),
             access: stall.access(),
             request: Request::Stall(stall.stag()),
+            stage2: None,
         }
     }
 }
@@ -102,8 +126,10 @@ pub struct Answer {
 /// By which means a device has its faults answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The SMMU stalls its transactions.
+    /// The SMMU stalls its transactions, at stage 1.
     Stall,
+    /// The SMMU stalls its transactions, at stage 2 or at both stages: each is reported by itself, with what [`Fault::stage2`] says.
+    Stage2Stall,
     /// It sends page requests (ATS and PRI).
     Page,
 }
@@ -151,7 +177,14 @@ mod tests {
 
     fn page(access: Access, substream: Option<SubstreamId>, last: bool) -> Fault {
         let group = PrgIndex::from_low_bits(7);
-        Fault { stream: StreamId(1), substream, address: 0, access, request: Request::Page { group, last } }
+        Fault {
+            stream: StreamId(1),
+            substream,
+            address: 0,
+            access,
+            request: Request::Page { group, last },
+            stage2: None,
+        }
     }
 
     #[test]

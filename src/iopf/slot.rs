@@ -25,7 +25,8 @@
 
 use alloc::boxed::Box;
 
-use super::fault::{Answer, Fault, Request};
+use super::fault::{Answer, Fault, Request, Stage2Fault};
+use crate::smmuv3::event::FaultClass;
 use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use crate::sync::atomic::{
     AtomicU64,
@@ -149,7 +150,8 @@ impl Word {
 struct StoredFault {
     /// StreamID 31:0, SubstreamID 51:32, SubstreamID valid 52, read 53, write 54, execute 55, privileged 56.
     who: AtomicU64,
-    /// STAG 15:0, or PRG index 15:0 with Last 16 and 17 set.
+    /// STAG 15:0, or PRG index 15:0 with Last 16 and 17 set. Of a stall also what stopped at stage 2: a structure of stage 1 to be
+    /// written 16, CLASS 19:18 or, if it was not there, 3, IPA 63:20 (55:12 of it).
     request: AtomicU64,
     address: AtomicU64,
 }
@@ -165,7 +167,7 @@ impl StoredFault {
         let Access { read, write, execute, privileged } = fault.access;
         let access = u64::from(read) | u64::from(write) << 1 | u64::from(execute) << 2 | u64::from(privileged) << 3;
         let request = match fault.request {
-            Request::Stall(tag) => u64::from(tag.0),
+            Request::Stall(tag) => u64::from(tag.0) | store_stage2(fault.stage2),
             Request::Page { group, last } => 1 << 17 | u64::from(last) << 16 | u64::from(group.get()),
         };
         self.who.store(u64::from(fault.stream.0) | substream | access << 53, Relaxed);
@@ -187,8 +189,28 @@ impl StoredFault {
             } else {
                 Request::Stall(Stag(request as u16))
             },
+            stage2: if request >> 17 & 1 != 0 { None } else { load_stage2(request) },
         }
     }
+}
+
+const fn store_stage2(fault: Option<Stage2Fault>) -> u64 {
+    match fault {
+        None => 3 << 18,
+        Some(Stage2Fault { ipa, class, table_write }) => {
+            (ipa >> 12) << 20 | (class as u64) << 18 | (table_write as u64) << 16
+        }
+    }
+}
+
+const fn load_stage2(request: u64) -> Option<Stage2Fault> {
+    let class = match request >> 18 & 3 {
+        0 => FaultClass::ContextDescriptor,
+        1 => FaultClass::TableDescriptor,
+        2 => FaultClass::Input,
+        _ => return None,
+    };
+    Some(Stage2Fault { ipa: (request >> 20) << 12, class, table_write: request >> 16 & 1 != 0 })
 }
 
 /// Room for one group.

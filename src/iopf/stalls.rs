@@ -4,7 +4,7 @@ use core::{array, fmt};
 
 use super::FaultHandler;
 use super::batch::{Moment, Tally};
-use super::fault::{Fault, Outcome};
+use super::fault::{Fault, Outcome, Stage2Fault};
 use super::state::FaultState;
 use super::table::FaultTable;
 use crate::smmuv3::PageResponse;
@@ -47,22 +47,22 @@ impl<'a, A: FnMut(StallRun<'_>, PageResponse)> Stalls<'a, A> {
         Self { table, moment, runs: array::from_fn(|_| Run::none()), answer }
     }
 
-    /// Deals with the stall in a record, now or with others. The record begins with `words`, and `number` says the how manyth of its queue
-    /// it is, from 0, when that is asked. Returns whether it is a stall's.
+    /// Deals with the stall in a record, now or with others. The record begins with `words`, and `more` says the how manyth of its queue
+    /// it is, from 0, and what its word 3 is, when that is asked. Returns whether it is a stall's.
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
     #[inline(always)]
-    pub fn report(&mut self, number: impl FnOnce() -> u64, words: [u64; 3]) -> bool {
+    pub fn report(&mut self, more: impl FnOnce() -> (u64, u64), words: [u64; 3]) -> bool {
         let [origin, second, third] = words;
-        self.runs[place(origin)].stalls.push(words) || self.begin(number, origin, (second, third))
+        self.runs[place(origin)].stalls.push(words) || self.begin(more, origin, (second, third))
     }
 
     /// Begins another run in place of the one that a stall does not go on.
     #[inline(never)]
-    fn begin(&mut self, number: impl FnOnce() -> u64, origin: u64, (second, third): (u64, u64)) -> bool {
+    fn begin(&mut self, more: impl FnOnce() -> (u64, u64), origin: u64, (second, third): (u64, u64)) -> bool {
         let Some(stall) = Stall::decode([origin, second, third]) else { return false };
         let Self { table, moment, runs, answer } = self;
-        let (run, record) = (&mut runs[place(origin)], number());
+        let (run, (record, fourth)) = (&mut runs[place(origin)], more());
         if run.owner.is_some() {
             run.end_early(moment, answer);
         }
@@ -75,7 +75,7 @@ impl<'a, A: FnMut(StallRun<'_>, PageResponse)> Stalls<'a, A> {
             run.stalls.begin(stall);
         } else {
             run.stalls = StallBuffer::new();
-            report_alone(table, moment, state, record, &stall, answer);
+            report_alone(table, moment, state, record, (&stall, fourth), answer);
         }
         true
     }
@@ -146,7 +146,7 @@ impl Owner<'_> {
     }
 }
 
-/// Has a stall reported by itself.
+/// Has a stall, whose record has this word 3, reported by itself.
 #[cold]
 #[inline(never)]
 fn report_alone(
@@ -154,10 +154,11 @@ fn report_alone(
     moment: &Moment<'_>,
     state: Option<&Counted<FaultState>>,
     record: u64,
-    stall: &Stall,
+    (stall, fourth): (&Stall, u64),
     answer: &mut impl FnMut(StallRun<'_>, PageResponse),
 ) {
-    if let Outcome::Answer(response) = table.report_in(moment, state, record, &Fault::from(stall)) {
+    let fault = Fault { stage2: Stage2Fault::of(stall, fourth), ..Fault::from(stall) };
+    if let Outcome::Answer(response) = table.report_in(moment, state, record, &fault) {
         answer(stall.into(), response);
     }
 }

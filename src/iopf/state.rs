@@ -71,7 +71,7 @@ impl FaultState {
         since: u64,
     ) -> Option<Self> {
         let (requests, places) = match kind {
-            Kind::Stall => (1, 0),
+            Kind::Stall | Kind::Stage2Stall => (1, 0),
             Kind::Page => (limits.requests.into(), streams.len() * usize::from(PrgIndex::COUNT)),
         };
         let mut ids = streams.iter().copied();
@@ -384,7 +384,7 @@ impl FaultState {
     /// Whether the stream serves faults of this kind.
     pub(super) fn serves(&self, request: Request) -> bool {
         match request {
-            Request::Stall(_) => self.kind == Kind::Stall,
+            Request::Stall(_) => self.kind != Kind::Page,
             Request::Page { .. } => self.kind == Kind::Page,
         }
     }

@@ -18,7 +18,7 @@ mod target {
     use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
     use super::PAGE;
-    use super::command::{COMMAND_WORDS, COMPLETION_WORDS, Completion, Pointer, Request, list};
+    use super::command::{COMMAND_WORDS, Completion, Pointer, Request, list};
     use crate::arch::{mmio::Mmio, timer::Timer};
     use crate::driver::dma::DmaRegion;
     use crate::sync::wait;
@@ -46,6 +46,9 @@ mod target {
     const ENABLED: u32 = 1 | 6 << 16 | 4 << 20;
     const READY: u32 = 1 << 0;
     const FATAL: u32 = 1 << 1;
+
+    /// 64-bit words of a completion.
+    const COMPLETION_WORDS: usize = 2;
 
     /// Entries of each queue: the commands of a page.
     const ENTRIES: u16 = 64;

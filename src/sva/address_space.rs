@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_in::PageIns;
 use super::page_table::{Entries, MapError, PageTable, Permissions};
-use crate::driver::{Forgotten, Walked};
+use crate::driver::{Forgotten, Tag, Walked};
 use crate::smmuv3::event::{AccessSet, StallRun};
 use crate::smmuv3::{Access, Asid, PhysAddr};
 
@@ -111,8 +111,8 @@ pub struct AddressSpace {
 }
 
 impl Walked for AddressSpace {
-    fn asid(&self) -> Asid {
-        self.asid
+    fn tag(&self) -> Tag {
+        Tag::AddressSpace(self.asid)
     }
 }
 
@@ -135,6 +135,11 @@ impl AddressSpace {
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
         Ok(Self { asid, regions: sorted.into(), last_region: AtomicUsize::new(0), table, page_ins: PageIns::new() })
+    }
+
+    /// The tag of its translations.
+    pub fn asid(&self) -> Asid {
+        self.asid
     }
 
     /// Where its root table is.
@@ -203,7 +208,7 @@ impl AddressSpace {
     /// stays: what resolves a fault there maps the page again.
     ///
     /// The SMMU and devices may go on with the page until they were told to forget it:
-    /// [`Smmu::invalidate_pages`](crate::driver::Smmu::invalidate_pages), and `invalidate_atc` for a device with ATS.
+    /// [`Smmu::invalidate`](crate::driver::Smmu::invalidate).
     pub fn unmap(&self, address: u64) -> bool {
         let region = region_of(&self.regions, address);
         region.is_some_and(|(_, region)| region.backing != Backing::Anonymous) && self.table.unmap(address)

@@ -12,7 +12,7 @@ use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Messages, Options,
-    OutputQueue, Report, Smmu, StreamConfig, Wake,
+    OutputQueue, Report, Smmu, Stage2, StreamConfig, Tag, Translation, Wake,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
@@ -27,7 +27,7 @@ use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
-use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Shareability, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Shareability, StreamId, SubstreamId, Vmid};
 use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
@@ -134,6 +134,8 @@ pub(crate) enum Need {
     Queues,
     /// Interrupts as messages.
     Messages,
+    /// Stage 2, with a walk that begins at level 1.
+    Stage2,
 }
 
 impl Need {
@@ -148,6 +150,7 @@ impl Need {
             Self::Substreams => features.ssid_bits >= 4,
             Self::Queues => features.event_queue.log2() >= 3,
             Self::Messages => features.msi,
+            Self::Stage2 => features.stage2 && features.ias() >= 35,
         }
     }
 }
@@ -322,7 +325,7 @@ impl Bench {
 
     /// Attaches an engine to `space`, with its faults off.
     pub(crate) fn attach(&mut self, engine: usize, faults: FaultMode, space: &Space) -> Result<(), DriverError> {
-        let config = StreamConfig { context: Some(space.context()), ..plain(faults) };
+        let config = StreamConfig { translation: space.translation(), ..plain(faults) };
         let stream = self.stream(engine);
         self.smmu.attach(&mut self.cpu, stream, &config)
     }
@@ -394,9 +397,15 @@ pub(crate) fn stream(engine: usize) -> StreamId {
     board::engine_stream(engine)
 }
 
-/// A configuration without context.
+/// A configuration without address spaces.
 pub(crate) fn plain(faults: FaultMode) -> StreamConfig {
-    StreamConfig { faults, context: None, substream_bits: 0, response_needs_pasid: true }
+    substreams(faults, 0)
+}
+
+/// The same with 2^`bits` substreams.
+pub(crate) fn substreams(faults: FaultMode, substream_bits: u8) -> StreamConfig {
+    let translation = Translation::Stage1 { context: None, substream_bits };
+    StreamConfig { faults, translation, response_needs_pasid: true }
 }
 
 /// An engine's side of taking faults away.
@@ -439,11 +448,13 @@ impl DeviceControl for Device {
     }
 }
 
-/// An address space: 39-bit tables and the pages mapped, made by hand.
+/// An address space, or the memory of a virtual machine: tables for 39 address bits, or as many as there are, and the pages mapped, made
+/// by hand.
 pub(crate) struct Space {
     memory: Arc<HostMemory>,
     root: DmaRegion,
-    asid: u16,
+    pub(crate) tag: Tag,
+    ipa_bits: u8,
     tables: Mutex<BTreeMap<u64, DmaRegion>>,
     pages: Mutex<BTreeMap<u64, DmaRegion>>,
 }
@@ -451,24 +462,51 @@ pub(crate) struct Space {
 /// Leaf flags: valid page, Access flag, inner shareable, unprivileged, not global; read-only with bit 7.
 const PAGE: u64 = 0xf43;
 
+/// The same at stage 2: write-back memory, read and write.
+const STAGE2_PAGE: u64 = 0x7ff;
+
 impl Space {
     pub(crate) fn new(bench: &Bench, asid: u16) -> Arc<Self> {
         Self::on(bench.host.memory().clone(), asid)
     }
 
     pub(crate) fn on(memory: Arc<HostMemory>, asid: u16) -> Arc<Self> {
+        Self::tagged(memory, Tag::AddressSpace(Asid(asid)), 0)
+    }
+
+    /// The memory of a virtual machine.
+    pub(crate) fn machine(bench: &Bench, vmid: u16) -> Arc<Self> {
+        let ipa_bits = bench.smmu.features().ias().min(39);
+        Self::tagged(bench.host.memory().clone(), Tag::VirtualMachine(Vmid(vmid)), ipa_bits)
+    }
+
+    fn tagged(memory: Arc<HostMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
         let root = memory.allocate(4096, 4096).unwrap();
-        Arc::new(Self { memory, root, asid, tables: Mutex::default(), pages: Mutex::default() })
+        Arc::new(Self { memory, root, tag, ipa_bits, tables: Mutex::default(), pages: Mutex::default() })
     }
 
     /// AttrIndx 0 is write-back memory.
     pub(crate) fn context(&self) -> Context {
-        Context { table: self.root.phys, asid: Asid(self.asid), t0sz: 25, mair: 0xff }
+        let Tag::AddressSpace(asid) = self.tag else { panic!("a virtual machine") };
+        Context { table: self.root.phys, asid, t0sz: 25, mair: 0xff }
+    }
+
+    pub(crate) fn stage2(&self) -> Stage2 {
+        let Tag::VirtualMachine(vmid) = self.tag else { panic!("an address space") };
+        Stage2 { table: self.root.phys, vmid, ipa_bits: self.ipa_bits }
+    }
+
+    /// How a stream goes through it.
+    pub(crate) fn translation(&self) -> Translation {
+        match self.tag {
+            Tag::AddressSpace(_) => self.context().into(),
+            Tag::VirtualMachine(_) => Translation::Stage2(self.stage2()),
+        }
     }
 
     /// Maps the page of `address` to zeroed memory, if it is not mapped.
     pub(crate) fn map(&self, address: u64) {
-        self.map_as(address, PAGE);
+        self.map_as(address, if matches!(self.tag, Tag::AddressSpace(_)) { PAGE } else { STAGE2_PAGE });
     }
 
     pub(crate) fn map_read_only(&self, address: u64) {
@@ -479,6 +517,12 @@ impl Space {
     pub(crate) fn remap(&self, address: u64) {
         self.pages.lock().unwrap().remove(&(address & !0xfff));
         self.map(address);
+    }
+
+    /// Takes the page of `address` away, until it is mapped again.
+    pub(crate) fn hide(&self, address: u64) {
+        let table = self.table(self.table(self.root, address, 30), address, 21);
+        table.words[index(address, 12)].store(0, Ordering::Release);
     }
 
     fn map_as(&self, address: u64, flags: u64) {

@@ -92,7 +92,7 @@ fn a_group_whose_handler_panics_is_answered_invalid_and_the_table_goes_on() {
             bench.handler.defers.store(false, SeqCst);
             bench.handler.panics.store(false, SeqCst);
             let (again, answer) = match kind {
-                Kind::Stall => (stall(STREAM, 7, 0), to_stall(STREAM, 7, Success)),
+                Kind::Stall | Kind::Stage2Stall => (stall(STREAM, 7, 0), to_stall(STREAM, 7, Success)),
                 Kind::Page => (page(STREAM, 7, true, 0), to_group(STREAM, 7, Success)),
             };
             assert_eq!(bench.report(again), Report::Answer(answer));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, FaultHandler, Kind, Limits, StreamLimits, Verdict};
+use smmu_iopf::iopf::{Answer, Fault, FaultHandler, Kind, Limits, Stage2Fault, StreamLimits, Verdict};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
-use smmu_iopf::smmuv3::event::StallRun;
+use smmu_iopf::smmuv3::event::{FaultClass, StallRun};
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 
@@ -185,5 +185,45 @@ fn a_run_keeps_the_limit_over_all_streams() {
             (groups as u64, 64, 64)
         );
         drop(bench.handler.take());
+    }
+}
+
+/// 7.3.13, 7.3.16: F_TRANSLATION and F_PERMISSION with S2, CLASS and TTRnW; and without S2, and with the reserved CLASS, which is to be
+/// answered too.
+#[test]
+fn stalls_at_stage_2_are_reported_one_by_one_with_what_is_missing() {
+    const S2: u64 = 1 << 39;
+    const IPA: u64 = 0x00ff_ffff_ffff_f000;
+    let at = |class, table_write| Some(Stage2Fault { ipa: IPA, class, table_write });
+    let cases = [
+        (0x10, S2, at(FaultClass::ContextDescriptor, false)),
+        (0x13, S2 | 1 << 40 | 1 << 44, at(FaultClass::TableDescriptor, false)),
+        (0x13, S2 | 1 << 40, at(FaultClass::TableDescriptor, true)),
+        (0x10, S2 | 2 << 40, at(FaultClass::Input, false)),
+        (0x10, S2 | 3 << 40, None),
+        (0x10, 2 << 40, None),
+    ];
+    for defers in [false, true] {
+        let bench = Bench::open(Kind::Stage2Stall);
+        bench.handler.at_once.store(100, SeqCst);
+        bench.handler.defers.store(defers, SeqCst);
+        for (tag, (kind, more, stage2)) in (7..).zip(cases) {
+            let words = [0x101 << 32 | kind, 1 << 31 | 1 << 35 | more | u64::from(tag), 0x1234_5008];
+            let mut answered = 0;
+            let answer = |stalls: StallRun<'_>, _| answered += stalls.len();
+            bench
+                .cpu
+                .masked(|masked| bench.table.stalls(masked, answer, |batch| assert!(batch.report(|| (0, IPA), words))));
+            let expected = Fault { stage2, ..stall(STREAM, tag, 0x1234_5008) };
+            assert_eq!(std::mem::take(&mut *bench.handler.seen.lock().unwrap()), [vec![expected]]);
+            if defers {
+                let group = bench.handler.take_one();
+                assert_eq!(group.faults().collect::<Vec<_>>(), [expected]);
+                bench.cpu.masked(|masked| group.respond(masked, Success)).unwrap();
+                assert_eq!(bench.responder.take(), [to_stall(STREAM, tag, Success)]);
+            }
+            assert_eq!(answered, usize::from(!defers));
+        }
+        assert_eq!(bench.asked(), [[0_u16; 0]; 0]);
     }
 }

@@ -30,7 +30,7 @@ pub fn cpu(index: usize) -> Cpu {
 }
 
 pub fn stall(stream: StreamId, tag: u16, address: u64) -> Fault {
-    Fault { stream, substream: None, address, access: Access::READ, request: Request::Stall(Stag(tag)) }
+    Fault { stream, substream: None, address, access: Access::READ, request: Request::Stall(Stag(tag)), stage2: None }
 }
 
 /// The first words of the record of `fault`, a stall.
@@ -47,7 +47,7 @@ pub fn recorded(fault: &Fault) -> [u64; 3] {
 
 pub fn page(stream: StreamId, group: u16, last: bool, address: u64) -> Fault {
     let request = Request::Page { group: PrgIndex::new(group).unwrap(), last };
-    Fault { stream, substream: None, address, access: Access::READ, request }
+    Fault { stream, substream: None, address, access: Access::READ, request, stage2: None }
 }
 
 pub fn in_substream(fault: Fault, substream: u32) -> Fault {
@@ -228,7 +228,9 @@ impl Bench {
         };
         self.cpu.masked(|masked| {
             self.table.stalls(masked, answer, |batch| {
-                (record..).zip(stalls).for_each(|(record, fault)| assert!(batch.report(|| record, recorded(fault))));
+                (record..)
+                    .zip(stalls)
+                    .for_each(|(record, fault)| assert!(batch.report(|| (record, 0), recorded(fault))));
             });
         });
         answers

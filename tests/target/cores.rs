@@ -20,7 +20,7 @@ use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
 use smmu_iopf::kernel::power::PowerError;
 use smmu_iopf::smmuv3::PageResponse::Success;
-use smmu_iopf::smmuv3::{Access, Asid, Stag, StreamId};
+use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -99,7 +99,7 @@ test!(fn groups_that_wait_at_a_core_that_is_switched_off_are_served_by_others(ke
         let handler = again.clone();
         table.open(cpu, &mut Timer, OpenRequest { streams: &[stream], kind: Kind::Stall, handler, limits, since: 0 })?;
         let request = Request::Stall(Stag(0));
-        let fault = Fault { stream, substream: None, address: 0, access: Access::READ, request };
+        let fault = Fault { stream, substream: None, address: 0, access: Access::READ, request, stage2: None };
         equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
     }
     cpu.masked(|masked| kernel.wake_others(masked));
@@ -165,7 +165,7 @@ test!(fn with_every_other_core_off_the_first_serves_all_by_priority(kernel, cpu)
         table.open(cpu, &mut Timer, OpenRequest { streams, kind: Kind::Stall, handler, limits, since: 0 })?;
         for tag in 0..groups {
             let (address, request) = (u64::from(stream) << 12, Request::Stall(Stag(tag)));
-            let fault = Fault { stream: streams[0], substream: None, address, access: Access::READ, request };
+            let fault = Fault { stream: streams[0], substream: None, address, access: Access::READ, request, stage2: None };
             equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
         }
     }
@@ -193,22 +193,17 @@ test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, 
     kernel.add_work(cpu, frames.clone()).map_err(|_| "no room for more work")?;
     let stream = unit.engine.stream();
     let (mut gone, mut before) = (0, unit.engine.counters());
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         let region = Region {
             start: START,
             bytes: PAGES * FRAME_BYTES as u64,
             permissions: Permissions::READ_WRITE,
             backing: Backing::Anonymous,
         };
-        let asid = Asid(1 + round as u16 % 2);
+        let asid = smmu.take_asid(cpu)?;
         let space = Arc::new(AddressSpace::new(asid, &[region], frames.clone())?);
         let context = Context { table: space.root(), asid, t0sz: T0SZ, mair: MAIR };
-        let config = StreamConfig {
-            faults: FaultMode::Stall,
-            context: Some(context),
-            substream_bits: 0,
-            response_needs_pasid: false,
-        };
+        let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };
         smmu.attach(cpu, stream, &config)?;
         // Left to whoever has time: the queues are of use.
         let pager = Deferring(DemandPager::new([(None, space.clone())].into(), kernel.work_queues.clone()));

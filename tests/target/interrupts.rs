@@ -198,7 +198,7 @@ test!(fn a_core_with_groups_to_serve_looks_after_the_rest_too(kernel, cpu) {
     table.open(cpu, &mut Timer, OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits, since: 0 })?;
     kernel.add_work(cpu, seen.clone()).map_err(|_| "no room for more work")?;
     let request = Request::Stall(Stag(0));
-    let fault = Fault { stream: STREAM, substream: None, address: 0, access: Access::READ, request };
+    let fault = Fault { stream: STREAM, substream: None, address: 0, access: Access::READ, request, stage2: None };
     equal("the report", Report::Deferred, cpu.masked(|masked| table.report(masked, 0, fault)))?;
     let core = cpu.core();
     // The others take the group too: a round of this core in which it did.

@@ -4,12 +4,11 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::{Devices, EngineUnit, Unit};
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
-use smmu_iopf::smmuv3::Asid;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -41,16 +40,16 @@ fn serve(
     front: &Unit,
     unit: &EngineUnit,
     frames: &Arc<FramePool>,
-    (asid, pages): (u16, u64),
+    pages: u64,
 ) -> Outcome {
     let (smmu, stream, stalls) = (&front.smmu, unit.engine.stream(), unit.description.can_stall);
     let (permissions, bytes) = (Permissions::READ_WRITE, pages * FRAME_BYTES as u64);
     let region = Region { start: START, bytes, permissions, backing: Backing::Anonymous };
-    let space = Arc::new(AddressSpace::new(Asid(asid), &[region], frames.clone())?);
+    let space = Arc::new(AddressSpace::new(smmu.take_asid(cpu)?, &[region], frames.clone())?);
     let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
     let faults = if stalls { FaultMode::Stall } else { FaultMode::PageRequest };
     let response_needs_pasid = unit.engine.response_needs_pasid();
-    let config = StreamConfig { faults, context: Some(context), substream_bits: 0, response_needs_pasid };
+    let config = StreamConfig { faults, translation: context.into(), response_needs_pasid };
     smmu.attach(cpu, stream, &config)?;
     let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
     let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
@@ -77,12 +76,12 @@ test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
     let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
     let devices = Devices::bring_up(kernel, cpu, &Options::default())?;
     let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
-    for (stalls, point, asid) in [(true, EVENT_WRITE, 1), (false, PAGE_REQUEST_WRITE, 2)] {
+    for (stalls, point) in [(true, EVENT_WRITE), (false, PAGE_REQUEST_WRITE)] {
         let unit = devices.engines.iter().find(|unit| unit.description.can_stall == stalls);
         let unit = unit.ok_or(Failure::NotHere("engines of both kinds"))?;
         let front = devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?;
         let (smmu, stream) = (&front.smmu, unit.engine.stream());
-        serve(kernel, cpu, front, unit, &frames, (asid, BYTES / FRAME_BYTES as u64))?;
+        serve(kernel, cpu, front, unit, &frames, BYTES / FRAME_BYTES as u64)?;
         let errors = front.events.global_errors();
         control.write32(point, 1);
         holds("the first job is lost", matches!(run(kernel, cpu, unit, START)?, Status::Aborted(_) | Status::Stopped))?;
@@ -107,7 +106,7 @@ test!(fn an_smmu_whose_messages_are_aborted_is_heard_by_its_wires(kernel, cpu) {
         return Err(Failure::NotHere("an SMMU with messages, and an ITS"));
     }
     let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
-    serve(kernel, cpu, front, unit, &frames, (1, 8 * BYTES / FRAME_BYTES as u64))?;
+    serve(kernel, cpu, front, unit, &frames, 8 * BYTES / FRAME_BYTES as u64)?;
     control.write32(SOURCES, EVENT_QUEUE);
     for job in 0..3 {
         control.write32(MESSAGE, 1);

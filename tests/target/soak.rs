@@ -313,14 +313,14 @@ test!(fn streams_come_and_go_while_engines_fault_and_nothing_is_left(kernel, cpu
     let zeroing: Arc<dyn Work> = frames.clone();
     kernel.add_work(cpu, zeroing).map_err(|_| "no room for more work")?;
     let streams = [stall0, page0, stall1, page1].map(|unit| unit.engine.stream());
-    let lane = |unit, index| Lane::new(kernel, unit, index);
+    let lane = |unit| Lane::new(kernel, unit);
     let soak = Arc::new(Soak {
         kernel,
         unit,
         seed: seed.into(),
         frames,
         readers: Readers::new(kernel, unit.smmu.clone(), streams)?,
-        lanes: [Mutex::new([lane(stall0, 0)?, lane(page0, 1)?]), Mutex::new([lane(stall1, 2)?, lane(page1, 3)?])],
+        lanes: [Mutex::new([lane(stall0)?, lane(page0)?]), Mutex::new([lane(stall1)?, lane(page1)?])],
         next: 0.into(),
         end: 0.into(),
         restless: 0.into(),

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use core::time::Duration;
 
 use smmu_iopf::arch::timer;
-use smmu_iopf::driver::{FaultMode, Options, StreamConfig};
+use smmu_iopf::driver::{FaultMode, Options, StreamConfig, Translation};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::model::engine::registers::{self as reg, hostile};
@@ -40,7 +40,7 @@ test!(fn a_storm_that_is_answered_at_once_leaves_the_drainer_time(kernel, cpu) {
     let smmu = &devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?.smmu;
     let stream = unit.engine.stream();
     let faults = FaultMode::PageRequest;
-    smmu.attach(cpu, stream, &StreamConfig { faults, context: None, substream_bits: 0, response_needs_pasid: true })?;
+    smmu.attach(cpu, stream, &StreamConfig { faults, translation: Translation::Stage1 { context: None, substream_bits: 0 }, response_needs_pasid: true })?;
     let handler = Arc::new(Refusing::default());
     let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
     smmu.enable_faults(cpu, &[stream], handler.clone(), limits)?;

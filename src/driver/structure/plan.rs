@@ -39,6 +39,13 @@ pub(in crate::driver) const STE: Kind = Kind { valid: 1 << 0, used: Ste::used };
 pub(in crate::driver) const CD: Kind = Kind { valid: 1 << 31, used: ContextDescriptor::used };
 
 impl Kind {
+    /// Whether the structure is not made invalid on its way from `old` to what `target` means, but if one of them is.
+    pub(in crate::driver) fn is_hitless(&self, old: &Words, target: &Words) -> bool {
+        let is_valid = |words: &Words| words[0] & self.valid != 0;
+        let [from, to] = [old, target].map(is_valid);
+        !(from && to) || self.plan(old, target).all(|words| is_valid(&words))
+    }
+
     /// How to get from `old`, which is what the SMMU has, to what `target` means: what the structure holds at each
     /// invalidation.
     pub(super) fn plan(&self, old: &Words, target: &Words) -> impl Iterator<Item = Words> + use<> {

@@ -10,15 +10,15 @@ use core::time::Duration;
 
 use crate::arch::timer;
 use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
-use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Walked};
+use crate::driver::{Context, DriverError, FaultMode, StreamConfig, Translation};
 use crate::iopf::{FaultHandler, Priority, StreamLimits};
 use crate::kernel::control_page::{ControlPage, Traps};
-use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit};
+use crate::kernel::devices::{BoardSmmu, Devices, EngineUnit, Unit};
 use crate::kernel::engine::{Job, Status};
 use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
 use crate::platform::pci::{Ecam, RootBus};
-use crate::smmuv3::{Asid, StreamId, SubstreamId};
+use crate::smmuv3::{StreamId, SubstreamId};
 use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
 use crate::sva::frames::{FRAME_BYTES, FramePool};
 use crate::sva::pager::DemandPager;
@@ -88,7 +88,6 @@ pub(super) struct Bench {
     /// Page-ins that faults had in common with others, in address spaces that have ended.
     pub(super) saved: u64,
     random: u64,
-    next_asid: u16,
 }
 
 /// An engine's stream, served by a pager.
@@ -112,7 +111,7 @@ impl Bench {
         let board = &kernel.board;
         let control_page = board.control.as_ref().and_then(|window| board.registers(window)).and_then(ControlPage::new);
         let bus = super::pci::bring_up(board)?;
-        Ok(Self { kernel, devices, cpu, frames, bus, control_page, expected, saved: 0, random: seed, next_asid: 1 })
+        Ok(Self { kernel, devices, cpu, frames, bus, control_page, expected, saved: 0, random: seed })
     }
 
     /// Notes that `what` cannot be checked: a failure if the hardware for it is `expected` to be there.
@@ -150,10 +149,14 @@ impl Bench {
         ((index + 1) << 30) + (self.random() & 0xff << 21)
     }
 
-    /// An address space with `regions`.
-    pub(super) fn space(&mut self, regions: &[Region]) -> Result<Arc<AddressSpace>, Failure> {
-        let asid = Asid(self.next_asid);
-        self.next_asid += 1;
+    /// The SMMU in front of `unit`.
+    pub(super) fn front(&self, unit: &EngineUnit) -> Result<&'static Unit, Failure> {
+        self.devices.smmu_of(unit).ok_or_else(|| Failure::new("no SMMU in front of an engine"))
+    }
+
+    /// An address space with `regions` for devices behind `front`.
+    pub(super) fn space(&mut self, front: &Unit, regions: &[Region]) -> Result<Arc<AddressSpace>, Failure> {
+        let asid = front.smmu.take_asid(&mut self.cpu)?;
         Ok(Arc::new(AddressSpace::new(asid, regions, self.frames.clone())?))
     }
 
@@ -180,14 +183,16 @@ impl Bench {
         spaces: &[(Option<SubstreamId>, Arc<AddressSpace>)],
         wrap: impl FnOnce(Arc<DemandPager>) -> Arc<dyn FaultHandler>,
     ) -> Result<Served, Failure> {
-        let Some(front) = self.devices.smmu_of(unit) else { return Err(Failure::new("no SMMU in front of an engine")) };
+        let front = self.front(unit)?;
         let (smmu, stream, cpu) = (&front.smmu, unit.engine.stream(), &mut self.cpu);
         let stalls = unit.description.can_stall;
         let plain = spaces.iter().find(|(substream, _)| substream.is_none());
         let config = StreamConfig {
             faults: if stalls { FaultMode::Stall } else { FaultMode::PageRequest },
-            context: plain.map(|(_, space)| context(space)),
-            substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
+            translation: Translation::Stage1 {
+                context: plain.map(|(_, space)| context(space)),
+                substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
+            },
             response_needs_pasid: unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, stream, &config)?;

@@ -66,7 +66,7 @@ fn pending_faults(
     kind: &str,
 ) -> Result<(), Failure> {
     let at = bench.somewhere(0);
-    let space = bench.space(&[anonymous(at, 64 * PAGE)])?;
+    let space = bench.space(bench.front(unit)?, &[anonymous(at, 64 * PAGE)])?;
     let substream = if unit.description.can_stall { None } else { SubstreamId::new(1) };
     let holder = Arc::new(Holder(IrqLock::new(Vec::new())));
     let live_before = live(bench);
@@ -133,7 +133,7 @@ fn late_records(bench: &mut Bench, report: &mut Report, served: &Served, job: &J
         (Request::Page { group: PrgIndex::from_low_bits(0), last: true }, PageResponse::Failure)
     };
     let stream = unit.engine.stream();
-    let fault = Fault { stream, substream: job.substream, address: 0, access: Access::READ, request };
+    let fault = Fault { stream, substream: job.substream, address: 0, access: Access::READ, request, stage2: None };
     // Reported straight to the fault core, so its answer goes nowhere: no device waits for it.
     let refused = bench.cpu.masked(|masked| faults.report(masked, u64::MAX, fault));
     report.equal(format_args!("{kind}: a later record"), Reported::Answer(fault.answer(expected)), refused);
@@ -229,7 +229,7 @@ fn parked_reader(bench: &mut Bench, report: &mut Report, unit: &'static EngineUn
         return Ok(());
     }
     let at = bench.somewhere(0);
-    let space = bench.space(&[anonymous(at, PAGE)])?;
+    let space = bench.space(bench.front(unit)?, &[anonymous(at, PAGE)])?;
     let live_before = live(bench);
     let served = bench.serve(unit, &[(None, space)], |pager| pager)?;
     let parker = Arc::new(Parker { kernel, state: AtomicU8::new(parker::NEW) });

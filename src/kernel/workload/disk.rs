@@ -31,7 +31,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let Some(behind) = bench.behind(report, bench.expected.unpaced, "virtio-blk", [VENDOR, DISK]) else {
         return Ok(());
     };
-    let reach = Reach::new(bench, AREA)?;
+    let reach = Reach::new(bench, &behind, AREA)?;
     bench.attach(&behind, &reach.space)?;
     Disk::share(reach.shared(bench)?).map_err(Failure::new)?;
     let start =

@@ -29,7 +29,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let source =
         Region { start: from, bytes: BYTES, permissions: Permissions::READ, backing: Backing::Memory(data.phys) };
     let protected = Region { permissions: Permissions::READ, ..anonymous(read_only, PAGE) };
-    let space = bench.space(&[source, anonymous(to, BYTES), protected])?;
+    let space = bench.space(front, &[source, anonymous(to, BYTES), protected])?;
     // This SMMU terminates what misses, so the pages are there beforehand.
     for (address, access) in [(from, Access::READ), (to, Access::WRITE), (read_only, Access::READ)] {
         if space.resolve(address, access, Effort::Zero) != Resolution::Mapped {

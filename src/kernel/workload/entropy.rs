@@ -18,7 +18,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let Some(behind) = bench.behind(report, bench.expected.unpaced, "virtio-rng", [VENDOR, ENTROPY]) else {
         return Ok(());
     };
-    let reach = Reach::new(bench, AREA)?;
+    let reach = Reach::new(bench, &behind, AREA)?;
     bench.attach(&behind, &reach.space)?;
     Entropy::share(reach.shared(bench)?).map_err(Failure::new)?;
     let mut device = Entropy::start(bench.bus()?, &behind.function, LIMIT_US).map_err(Failure::new)?;

@@ -29,7 +29,7 @@ const MARK: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 
 pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure> {
     let Some(behind) = bench.behind(report, bench.expected.unpaced, "NVMe", [VENDOR, DEVICE]) else { return Ok(()) };
-    let reach = Reach::new(bench, DATA + REQUEST)?;
+    let reach = Reach::new(bench, &behind, DATA + REQUEST)?;
     bench.attach(&behind, &reach.space)?;
     let bar = behind.function.bars[0].as_ref().ok_or_else(|| Failure::new("the NVMe controller has no BAR 0"))?;
     let [read, written] = [reach.read, reach.written].map(|of| Window { address: of.start, memory: of.memory });

@@ -26,7 +26,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let mut data = Vec::new();
     for pasid in [1, 2] {
         let memory = bench.random_memory(BYTES)?;
-        let space = bench.space(&[backed(from, BYTES, &memory), anonymous(to, BYTES)])?;
+        let space = bench.space(bench.front(unit)?, &[backed(from, BYTES, &memory), anonymous(to, BYTES)])?;
         spaces.push((SubstreamId::new(pasid), space));
         data.push(memory);
     }

@@ -56,8 +56,7 @@ impl Bench {
     pub(super) fn attach(&mut self, behind: &Behind, space: &AddressSpace) -> Result<(), Failure> {
         let config = StreamConfig {
             faults: FaultMode::Terminate,
-            context: Some(context(space)),
-            substream_bits: 0,
+            translation: context(space).into(),
             response_needs_pasid: false,
         };
         behind.front.smmu.attach(&mut self.cpu, behind.stream, &config)?;

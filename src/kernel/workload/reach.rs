@@ -6,8 +6,8 @@ use core::sync::atomic::AtomicU64;
 use super::bench::{Bench, Failure, LIMIT_US, PAGE};
 use super::pci::{Behind, Seen};
 use crate::arch::timer::Timer;
+use crate::driver::Pages;
 use crate::driver::dma::{DmaMemory, DmaRegion};
-use crate::driver::{Pages, Walked};
 use crate::kernel::report::Report;
 use crate::platform::virtio::{Area, Shared};
 use crate::smmuv3::Access;
@@ -46,8 +46,8 @@ impl Stretch {
 }
 
 impl Reach {
-    /// An address space of two stretches of `bytes`, all of it mapped: this SMMU terminates what misses.
-    pub(super) fn new(bench: &mut Bench, bytes: u64) -> Result<Self, Failure> {
+    /// An address space of two stretches of `bytes` for `behind`, all of it mapped: this SMMU terminates what misses.
+    pub(super) fn new(bench: &mut Bench, behind: &Behind, bytes: u64) -> Result<Self, Failure> {
         // Above this machine's memory: a DMA that nobody translates would meet nothing.
         let [read, written] = [1, 2].map(|index| bench.somewhere(index));
         let stretch = |start| {
@@ -55,7 +55,8 @@ impl Reach {
             Ok::<_, Failure>(Stretch { start, memory })
         };
         let (read, written) = (stretch(read)?, stretch(written)?);
-        let space = bench.space(&[read.region(Permissions::READ), written.region(Permissions::READ_WRITE)])?;
+        let space =
+            bench.space(behind.front, &[read.region(Permissions::READ), written.region(Permissions::READ_WRITE)])?;
         let reach = Self { space, read, written };
         for page in (0..bytes).step_by(PAGE as usize) {
             reach.map(reach.read.start + page)?;
@@ -92,8 +93,8 @@ impl Reach {
             return Err(Failure::new("a page of a device was not mapped"));
         }
         let grace = bench.kernel.domain.synchronize(&mut bench.cpu, &mut Timer, LIMIT_US).map_err(Failure::new)?;
-        let pages = Pages { first: page, count: 1 };
-        behind.front.smmu.invalidate_pages(&mut bench.cpu, &grace, self.space.asid(), pages)?;
+        let taken = Pages { first: page, count: 1 };
+        behind.front.smmu.invalidate(&mut bench.cpu, &grace, self.space.asid(), &taken.into())?;
         behind.front.events.take(&bench.cpu);
         let before = behind.front.events.seen();
         let ended = request();

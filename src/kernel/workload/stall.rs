@@ -17,7 +17,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     };
     let data = bench.random_memory(BYTES)?;
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));
-    let space = bench.space(&[backed(from, BYTES, &data), anonymous(to, BYTES)])?;
+    let space = bench.space(bench.front(unit)?, &[backed(from, BYTES, &data), anonymous(to, BYTES)])?;
     let served = bench.serve(unit, &[(None, space.clone())], |pager| pager)?;
 
     let stalls_before = unit.engine.counters();

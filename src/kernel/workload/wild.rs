@@ -39,10 +39,10 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     };
     let data = bench.random_memory(BYTES)?;
     let (from, to) = (bench.somewhere(0), bench.somewhere(1));
-    let space = bench.space(&[backed(from, BYTES, &data), anonymous(to, BYTES)])?;
+    let space = bench.space(bench.front(neighbour)?, &[backed(from, BYTES, &data), anonymous(to, BYTES)])?;
     let neighbour_served = bench.serve(neighbour, &[(None, space.clone())], |pager| Arc::new(Deferring(pager)))?;
     let (good, bad) = (bench.somewhere(2), bench.somewhere(3));
-    let wild_space = bench.space(&[anonymous(good, PAGE)])?;
+    let wild_space = bench.space(bench.front(wild)?, &[anonymous(good, PAGE)])?;
     let wild_served = bench.serve(wild, &[(None, wild_space)], |pager| pager)?;
 
     let before = wild_served.smmu.faults().totals().statistics;

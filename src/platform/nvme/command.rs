@@ -4,8 +4,6 @@ use super::PAGE;
 
 /// 64-bit words of a command.
 pub(super) const COMMAND_WORDS: usize = 8;
-/// 64-bit words of a completion.
-pub(super) const COMPLETION_WORDS: usize = 2;
 
 /// A command as a submission queue holds it.
 pub(super) type Command = [u64; COMMAND_WORDS];

@@ -4,8 +4,8 @@
 
 use core::{fmt, hint, slice};
 
-use super::Origin;
 use super::codec::{ACCESS, F_PERMISSION, F_TRANSLATION, ORIGIN, STAG, STALL, get_access};
+use super::{Event, Origin, TranslationFault};
 use crate::smmuv3::bits::Field;
 use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 
@@ -13,7 +13,7 @@ use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 const KIND: Field = Field::new(7, 2);
 const _: () = assert!(F_TRANSLATION == 0x10 && F_PERMISSION == 0x13);
 
-/// A stalled transaction: what an answer to it takes. [`TranslationFault`](super::TranslationFault) has the rest of its record.
+/// A stalled transaction: what an answer to it takes. [`TranslationFault`] has the rest of its record.
 #[derive(Clone, Copy)]
 pub struct Stall {
     /// Word 0 of its record, or of that of another one beside it.
@@ -49,7 +49,7 @@ pub struct StallBuffer<const N: usize> {
 impl Stall {
     /// The stalled transaction of the record that begins with `words`, or `None` for any other record.
     ///
-    /// It waits for its answer whatever else the record says: also with a `CLASS` that [`Event::decode`](super::Event::decode) refuses.
+    /// It waits for its answer whatever else the record says: also with a `CLASS` that [`Event::decode`] refuses.
     #[inline(always)]
     pub const fn decode(words: [u64; 3]) -> Option<Self> {
         let [origin, second, third] = words;
@@ -79,6 +79,15 @@ impl Stall {
     #[inline(always)]
     pub const fn access(&self) -> Access {
         get_access(self.rest.0)
+    }
+
+    /// All that its record says, which has this word 3. `None` with the reserved CLASS.
+    pub const fn fault(&self, fourth: u64) -> Option<TranslationFault> {
+        let (second, third) = self.rest;
+        match Event::decode([self.origin, second, third, fourth]) {
+            Ok(Event::Fault(fault)) => Some(fault),
+            _ => None,
+        }
     }
 
     /// Whether what it wanted is one of `accesses`.

@@ -6,13 +6,13 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use heapless::Vec;
 use smmu_iopf::arch::mmio::Mmio;
-use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Walked};
+use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Translation};
 use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::EngineUnit;
 use smmu_iopf::kernel::engine::{Counters, Job, Operation};
 use smmu_iopf::model::engine::registers::{self as reg, hostile};
-use smmu_iopf::smmuv3::{Asid, PageResponse, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::FRAME_BYTES;
 use smmu_iopf::sva::pager::DemandPager;
@@ -100,7 +100,6 @@ struct Life {
 pub(super) struct Lane {
     unit: &'static EngineUnit,
     registers: Mmio,
-    asids: [Asid; 2],
     space: Option<Arc<AddressSpace>>,
     /// The first page that no job has touched.
     page: u32,
@@ -170,11 +169,10 @@ impl DeviceControl for Device<'_> {
 
 impl Lane {
     /// The lane of engine `index`.
-    pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit, index: u16) -> Result<Self, Failure> {
+    pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit) -> Result<Self, Failure> {
         let registers = kernel.board.registers(&unit.description.window).ok_or("an engine is not mapped")?;
-        let asids = [Asid(2 * index + 1), Asid(2 * index + 2)];
         let (space, life) = (None, None);
-        Ok(Self { unit, registers, asids, space, page: 0, life, endless: 0, lives: 0, late: 0 })
+        Ok(Self { unit, registers, space, page: 0, life, endless: 0, lives: 0, late: 0 })
     }
 
     pub(super) fn stream(&self) -> StreamId {
@@ -279,20 +277,22 @@ impl Lane {
 
     /// Attaches the stream to a new address space.
     fn attach(&mut self, soak: &Soak, cpu: &mut Cpu) -> Result<Arc<AddressSpace>, Failure> {
-        self.asids.swap(0, 1);
         let region = Region {
             start: START,
             bytes: u64::from(PAGES) * PAGE,
             permissions: Permissions::READ_WRITE,
             backing: Backing::Anonymous,
         };
-        let space = Arc::new(AddressSpace::new(self.asids[0], &[region], soak.frames.clone())?);
+        let asid = soak.unit.smmu.take_asid(cpu)?;
+        let space = Arc::new(AddressSpace::new(asid, &[region], soak.frames.clone())?);
         let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
         let smmu = &soak.unit.smmu;
         let config = StreamConfig {
             faults: if self.can_stall() { FaultMode::Stall } else { FaultMode::PageRequest },
-            context: self.can_stall().then_some(context),
-            substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
+            translation: Translation::Stage1 {
+                context: self.can_stall().then_some(context),
+                substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
+            },
             response_needs_pasid: self.unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, self.stream(), &config)?;
