@@ -43,7 +43,7 @@ mod trace;
 use embedded_hal::delay::DelayNs;
 
 pub use command_queue::Synced;
-pub use error::{DriverError, Timeout, Unsupported};
+pub use error::{CommandTimeout, DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};
 pub use invalidation::Pages;

@@ -75,7 +75,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let all = answers.len();
         let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
         answers.drain(..sent);
-        if timeout.waited_us > 0 {
+        if timeout.timeout.waited_us > 0 {
             log::error!("{} of {all} answers wait to be sent: {timeout}", answers.len());
         }
     }

@@ -24,6 +24,7 @@ type OnWrite = dyn Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync;
 pub(super) struct Fake {
     values: Mutex<BTreeMap<usize, u64>>,
     written: Mutex<Vec<(Register, u64)>>,
+    read: Mutex<Vec<Register>>,
     on_write: Box<OnWrite>,
 }
 
@@ -31,7 +32,12 @@ impl Fake {
     pub(super) fn new(
         on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self { values: Mutex::default(), written: Mutex::default(), on_write: Box::new(on_write) })
+        Arc::new(Self {
+            values: Mutex::default(),
+            written: Mutex::default(),
+            read: Mutex::default(),
+            on_write: Box::new(on_write),
+        })
     }
 
     pub(super) fn set(&self, register: Register, value: u64) {
@@ -43,10 +49,16 @@ impl Fake {
         let written = self.written.lock().unwrap();
         written.iter().filter(|(written, _)| *written == register).map(|(_, value)| *value).collect()
     }
+
+    /// How often `register` was read.
+    pub(super) fn reads(&self, register: Register) -> usize {
+        self.read.lock().unwrap().iter().filter(|read| **read == register).count()
+    }
 }
 
 impl Registers for Fake {
     fn read32(&self, register: Register) -> u32 {
+        self.read.lock().unwrap().push(register);
         self.values.lock().unwrap().get(&register.offset()).map_or(0, |value| *value as u32)
     }
 

@@ -50,7 +50,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
+    /// [`DriverError::CommandTimeout`] when the SMMU did not complete it in time.
     pub fn invalidate_asid(&self, cpu: &mut Cpu, _grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
         self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: VMID, asid }])
     }
@@ -60,7 +60,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
+    /// [`DriverError::CommandTimeout`] when the SMMU did not complete it in time.
     pub fn invalidate_pages(
         &self,
         cpu: &mut Cpu,
@@ -100,7 +100,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AtcInvalidationTimeout`] when the device did not complete it: nothing that the translations lead to
-    /// may be used again until the device is reset. [`DriverError::Timeout`] when the SMMU did not, and
+    /// may be used again until the device is reset. [`DriverError::CommandTimeout`] when the SMMU did not, and
     /// [`DriverError::NotSupported`] on an SMMU without ATS.
     pub fn invalidate_atc(
         &self,

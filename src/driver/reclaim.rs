@@ -134,7 +134,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`Remembered`] with [`DriverError::Grace`], [`DriverError::Timeout`], [`DriverError::IllegalCommand`],
+    /// [`Remembered`] with [`DriverError::Grace`], [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`],
     /// [`DriverError::AtcInvalidationTimeout`] or [`DriverError::Busy`]. The memory stays in use; the call may be repeated.
     pub fn forget<T: Walked>(&self, cpu: &mut Cpu, memory: T) -> Result<Forgotten<T>, Remembered<T>> {
         let Hardware { domain, limit_us, .. } = &*self.hardware;

@@ -167,6 +167,13 @@ impl Ring {
             }
         }
     }
+
+    /// Takes note that what was reserved is consumed up to `end`, as a message said.
+    pub(super) fn pass(&self, end: u64) {
+        // Release pairs with `consumed`.
+        let order = if mutant!("pass_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.consumed.fetch_max(end, order);
+    }
 }
 
 #[cfg(all(test, not(loom)))]

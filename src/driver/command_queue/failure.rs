@@ -75,7 +75,7 @@ pub(super) fn blame(
 }
 
 /// A command for the log: decoded if it can be.
-pub(super) struct Named(pub(super) [u64; WORDS]);
+pub(in crate::driver) struct Named(pub(in crate::driver) [u64; WORDS]);
 
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
