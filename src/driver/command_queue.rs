@@ -308,18 +308,16 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         // by the message, or by the read of CONS, whose position a core noted with release if another one saw it.
         let errors = self.errors.load(Ordering::Relaxed);
         let (sync, message) = self.completion.next(cpu);
-        let Range { start, end } = self.put(cpu, commands, Some(sync))?;
-        self.wait_for_sync(cpu, end, message)?;
+        let own = self.put(cpu, commands, Some(sync))?;
+        self.wait_for_sync(cpu, own.end, message)?;
         if self.errors.load(Ordering::Relaxed) == errors {
             return Ok(Synced(()));
         }
-        let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
         cpu.masked(|masked| {
             let failures = self.failures.lock(masked);
             // Relaxed: counted under the lock.
             let new = self.errors.load(Ordering::Relaxed) - errors;
-            // A SYNC that was refused is replaced by one that does the same.
-            blame(&failures, new, &(start..end - 1), invalidates.then_some(end))
+            blame(&failures, new, commands, &own)
         })?;
         Ok(Synced(()))
     }
