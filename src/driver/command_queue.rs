@@ -192,7 +192,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let (batch, behind) = rest.split_at(rest.len().min(most));
             // Where there is room beside the last of them.
             let last = sync.take_if(|_| batch.len() < most);
-            let words = batch.iter().chain(&last).map(Command::encode).collect::<heapless::Vec<_, MOST>>();
+            let mut words = heapless::Vec::<_, MOST>::new();
+            words.extend(batch.iter().chain(&last).map(Command::encode));
             let look = |cpu: &Cpu| match self.hardware.is_given_up() {
                 true => Ok(None),
                 false => cpu.masked(|masked| self.try_submit(masked, words.iter().copied())).map(Some),

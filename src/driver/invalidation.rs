@@ -72,10 +72,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if pages.count > BATCH as u64 {
             return self.invalidate_asid(cpu, grace, asid);
         }
-        let commands: heapless::Vec<Command, BATCH> = (0..pages.count)
-            .map(|page| pages.first.wrapping_add(page << PAGE_SHIFT))
-            .map(|address| Command::TlbiNhVa { vmid: VMID, asid, range: TlbiRange::single(address, false) })
-            .collect();
+        let addresses = (0..pages.count).map(|page| pages.first.wrapping_add(page << PAGE_SHIFT));
+        let command = |address| Command::TlbiNhVa { vmid: VMID, asid, range: TlbiRange::single(address, false) };
+        // Filled where it is: it is large to be moved.
+        let mut commands = heapless::Vec::<Command, BATCH>::new();
+        commands.extend(addresses.map(command));
         self.commands.execute(cpu, &commands)
     }
 
