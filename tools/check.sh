@@ -47,6 +47,7 @@ check main-job-no-its ./run-qemu.sh --no-its
 check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh
+check commands tools/commands.sh 2
 check costs tools/costs.sh
 check gdb tools/gdb/test.sh
 
