@@ -51,7 +51,7 @@ mod translation;
 use embedded_hal::delay::DelayNs;
 
 pub use command_queue::Synced;
-pub use error::{DriverError, Timeout, Unsupported};
+pub use error::{CommandTimeout, DriverError, Timeout, Unsupported};
 pub use global_error::{GlobalErrors, Lost};
 pub use guest::{Guest, GuestInvalidation};
 pub use hooks::{DeviceControl, EventSink, OutputQueue, Wake};

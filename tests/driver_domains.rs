@@ -10,8 +10,8 @@ use driver_bench::Need::{self, PageRequests, Stall, Substreams, Termination};
 use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
 use smmu_iopf::driver::{
-    DriverError, FaultMode, Guest, GuestInvalidation, Options, Stage2, StreamConfig, Tag, Transition, Translation,
-    Walked,
+    DriverError, FaultMode, Guest, GuestInvalidation, Options, Pages, Stage2, StreamConfig, Tag, Transition,
+    Translation, Walked,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
 use smmu_iopf::model::board;
@@ -637,8 +637,11 @@ fn an_smmu_with_stage_2_alone_and_short_vmids_is_served() {
     assert_eq!(world.change(0, &world.config("bypass", false)), Ok(Transition::Hitless));
     assert_eq!((world.write(0, 8), world.words(0)[0]), (status::DONE, 8));
     let grace = world.bench.grace();
-    let error = world.bench.smmu.invalidate_asid(&mut world.bench.cpu, &grace, Asid(1)).unwrap_err();
-    assert!(error.to_string().contains("IDR0.S1P"), "{error}");
+    let (smmu, cpu, page) = (&world.bench.smmu, &mut world.bench.cpu, Pages { first: 0, count: 1 });
+    let refused = [smmu.invalidate_asid(cpu, &grace, Asid(1)), smmu.invalidate(cpu, &grace, Asid(1), &page.into())];
+    for error in refused.map(Result::unwrap_err) {
+        assert!(error.to_string().contains("IDR0.S1P"), "{error}");
+    }
 }
 
 /// Whichever command of a change fails, it can be repeated, or the stream detached, and what it used is used again.

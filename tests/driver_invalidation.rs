@@ -2,10 +2,11 @@
 
 mod driver_bench;
 
-use driver_bench::Need::{Ats, PageRequests, Substreams};
+use driver_bench::Need::{Ats, PageRequests, Queues, Substreams};
 use driver_bench::{Bench, Pager, Space, on_each, substreams};
 use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
 use smmu_iopf::model::board;
+use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::diagnostics;
@@ -43,6 +44,32 @@ fn pages_that_were_invalidated_are_walked_anew() {
         let pages = Pages { first: BASE, count: PAGES };
         bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
         assert_eq!(fill(&mut bench, 0, &space, 3).len(), PAGES as usize);
+    });
+}
+
+/// The model consumes 32 commands in a step, so the SYNC behind as many waits for the next one.
+#[test]
+fn pages_are_not_believed_to_be_forgotten_before_the_sync_behind_them_is_consumed() {
+    const PAGES: u64 = 32;
+    on_each(&[Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        let addresses = || (0..PAGES).map(|page| BASE + page * 4096);
+        let fill = |bench: &mut Bench, pattern| {
+            bench.fill(0, BASE, PAGES * 4096, pattern, None);
+            bench.finish([0]);
+            addresses().filter(|address| space.word(*address) == pattern).count()
+        };
+        addresses().for_each(|address| space.map(address));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        assert_eq!(fill(&mut bench, 1), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        let grace = bench.grace();
+        let pages = Pages { first: BASE, count: PAGES };
+        let began = bench.host.read_control(control::TICKS);
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
+        assert_eq!(bench.host.read_control(control::TICKS) - began, 2);
+        assert_eq!(fill(&mut bench, 2), PAGES as usize);
     });
 }
 

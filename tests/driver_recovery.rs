@@ -47,7 +47,7 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
 fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
     on_each(&[Stall, PageRequests], |profile| {
         // The event queue lies where there is no memory: no stall record can be written.
-        let mut bench = Bench::with_broken(profile, Options { limit_us: LIMIT_US, ..Options::default() }, 2);
+        let mut bench = Bench::with_broken(profile, Options { limit_us: LIMIT_US, ..Options::default() }, 3);
         let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();

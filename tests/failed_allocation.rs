@@ -286,7 +286,7 @@ fn what_is_taken_away_asks_the_heap_for_nothing() {
     // Nor when it is refused, and put back.
     bench.hold_commands(true);
     let (refused, sizes) = allocations(|| smmu.detach(&mut bench.cpu, id));
-    assert!(matches!(refused, Err(DriverError::Timeout(_))), "{refused:?}");
+    assert!(matches!(refused, Err(DriverError::CommandTimeout(_))), "{refused:?}");
     assert_eq!(sizes, []);
     bench.hold_commands(false);
     let (detached, sizes) = allocations(|| smmu.detach(&mut bench.cpu, id));
@@ -307,7 +307,7 @@ impl Walked for Tables {
 fn a_heap_that_is_full_at_a_recovery_leaves_it_to_be_done() {
     // The event queue lies where there is no memory: no stall record can be written.
     let options = Options { limit_us: driver_bench::LIMIT_US, ..Options::default() };
-    let mut bench = driver_bench::Bench::with_broken(Profile::Full, options, 2);
+    let mut bench = driver_bench::Bench::with_broken(Profile::Full, options, 3);
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, 0..1 << 30)).unwrap();

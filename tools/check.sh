@@ -48,6 +48,7 @@ check main-job-one-wire ./run-qemu.sh --profile small --no-its
 check differential tools/differential.sh
 check refusals tools/refusals.sh
 check determinism tools/determinism.sh
+check commands tools/commands.sh 2
 check costs tools/costs.sh
 check gdb tools/gdb/test.sh
 

@@ -61,6 +61,8 @@ lib           publisher_unread            driver::ring::loom_tests::concurrent_b
 lib           publisher_relaxed           driver::ring::loom_tests::concurrent_batches_are_all_published_and_prod_never_moves_back
 lib           consumed_unread             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed
 lib           observe_relaxed             driver::ring::loom_tests::a_slot_is_written_again_only_after_its_command_was_consumed
+lib           message_unread              driver::command_queue::completion::loom_tests::who_sees_a_message_sees_what_was_done_before_it_and_may_use_its_slot_again
+lib           pass_relaxed                driver::command_queue::completion::loom_tests::who_sees_a_message_sees_what_was_done_before_it_and_may_use_its_slot_again
 lib           sync_before_grace           driver::reclaim::loom_tests::nothing_is_mapped_again_behind_the_invalidation
 lib           reclaim_before_sync         driver::reclaim::loom_tests::an_access_under_way_ends_before_the_page_is_used_again
 lib           records_done_relaxed        driver::record_queue::loom_tests::who_sees_that_a_record_is_dealt_with_sees_its_answer_sent

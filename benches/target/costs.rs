@@ -27,6 +27,8 @@ use smmu_iopf::sva::pager::DemandPager;
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
+use crate::commands;
+
 const PAGE: u64 = FRAME_BYTES as u64;
 /// Stalls of one engine at a time: its most.
 const DEPTH: u64 = 32;
@@ -40,7 +42,11 @@ const STREAMS: u32 = 1 << 16;
 smmu_iopf::entry!(main);
 
 fn main(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
-    match run(kernel, &mut cpu) {
+    let result = match kernel.board.engines.is_empty() {
+        true => commands::run(kernel, &mut cpu),
+        false => run(kernel, &mut cpu),
+    };
+    match result {
         Ok(()) => 0,
         Err(error) => {
             log::error!("{error}");
@@ -49,7 +55,7 @@ fn main(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
     }
 }
 
-fn text(error: impl Display) -> String {
+pub(crate) fn text(error: impl Display) -> String {
     format!("{error}")
 }
 
@@ -244,6 +250,7 @@ impl Bench {
 }
 
 /// One line for `tools/costs.sh`: instructions a fault, in hundredths.
-fn row(what: &str, instructions: u32, faults: u32) {
-    log::info!("cost: {what}: {}.{:02}", instructions / faults, instructions % faults * 100 / faults);
+pub(crate) fn row(what: &str, instructions: u32, faults: u32) {
+    let hundredths = u64::from(instructions % faults) * 100 / u64::from(faults);
+    log::info!("cost: {what}: {}.{hundredths:02}", instructions / faults);
 }

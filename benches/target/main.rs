@@ -1,4 +1,4 @@
-//! What a page fault costs the kernel on the target, in instructions. `tools/costs.sh` runs it, and `docs/performance.md` says more.
+//! What a page fault, and what a command, costs the kernel on the target, in instructions. `tools/costs.sh` runs it, and `docs/performance.md` says more.
 //!
 //! Two engines' accesses stall until a whole batch of records is in the event queue, with interrupts masked; then the
 //! function that the interrupt calls is called once, between two readings of the instruction count.
@@ -13,5 +13,7 @@ fn main() -> std::process::ExitCode {
 #[cfg(target_os = "none")]
 extern crate alloc;
 
+#[cfg(target_os = "none")]
+mod commands;
 #[cfg(target_os = "none")]
 mod costs;

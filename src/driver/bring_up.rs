@@ -8,7 +8,7 @@ use tock_registers::LocalRegisterCopy;
 use tock_registers::fields::FieldValue;
 
 use super::Delay;
-use super::command_queue::{COMMAND_BYTES, CommandQueue};
+use super::command_queue::{COMMAND_BYTES, CommandQueue, Completion};
 use super::context_table::Tables;
 use super::dma::{DmaMemory, DmaRegion, NoMemory};
 use super::error::{DriverError, Unsupported};
@@ -48,8 +48,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
-    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], and [`DriverError::Timeout`] naming the register that
-    /// did not acknowledge.
+    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::Timeout`] naming the register that did
+    /// not acknowledge, and [`DriverError::CommandTimeout`] naming the command that was not consumed.
     pub fn probe(
         cpu: &mut Cpu,
         registers: R,
@@ -73,8 +73,9 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
 
         let region = queue_memory(&*memory, command_size, COMMAND_BYTES)?;
         hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, region.phys, command_size);
-        let ring = Ring::new(command_size);
-        let commands = CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, trace.clone());
+        let (ring, completion) = (Ring::new(command_size), Completion::new(&features, &*memory)?);
+        let commands =
+            CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, completion, trace.clone());
         let commands = Arc::new(commands);
         hardware.acknowledge_all();
         hardware.enable(cpu, CR0::CMDQEN::SET)?;

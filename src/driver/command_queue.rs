@@ -1,5 +1,6 @@
 //! The command queue: many cores put commands in, the SMMU takes them out in order (3.5, 4.1, 7.1).
 
+mod completion;
 mod failure;
 
 use alloc::boxed::Box;
@@ -10,11 +11,13 @@ use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
 use tock_registers::LocalRegisterCopy;
 
+pub(super) use self::completion::Completion;
+use self::completion::Message;
 pub(super) use self::failure::Named;
 pub use self::failure::{CommandError, CommandFailure};
 use self::failure::{Failures, blame};
 use super::dma::DmaRegion;
-use super::error::{DriverError, Timeout};
+use super::error::{CommandTimeout, DriverError, Timeout};
 use super::hardware::Hardware;
 use super::registers::Registers;
 use super::report::{Incident, Source};
@@ -37,6 +40,11 @@ use crate::sync::{Cpu, Masked};
 pub(super) const COMMAND_BYTES: usize = 16;
 /// 64-bit words of a command.
 const WORDS: usize = 2;
+
+/// The longest wait for room for answers, in microseconds: it is one with interrupts masked.
+const ANSWER_LIMIT_US: u32 = 1_000;
+/// How often at least CMDQ_CONS is looked at where a message is waited for: in so many looks.
+const CONS_LOOKS: u32 = 64;
 
 /// An answer as the command that carries it.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +69,7 @@ pub(super) struct Unsent {
     /// How many of the answers were sent: the first ones.
     pub(super) sent: usize,
     /// What the next ones waited for.
-    pub(super) timeout: Timeout,
+    pub(super) timeout: CommandTimeout,
 }
 
 /// Tag of an answer in the trace.
@@ -107,6 +115,7 @@ pub struct CommandQueue<R, D> {
     features: Features,
     memory: DmaRegion,
     ring: Ring,
+    completion: Completion,
     failures: IrqLock<Failures>,
     errors: AtomicU64,
     /// Commands that are no answers. What is counted by an exchange is the rarer kind.
@@ -127,6 +136,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         stream_bits: u8,
         memory: DmaRegion,
         ring: Ring,
+        completion: Completion,
         trace: Option<Arc<Trace>>,
     ) -> Self {
         let commands = memory.words.get(..ring.size() as usize * WORDS).unwrap_or_default();
@@ -136,6 +146,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             features,
             memory: DmaRegion { words: commands, ..memory },
             ring,
+            completion,
             failures: IrqLock::new(Failures::new()),
             errors: AtomicU64::new(0),
             others: AtomicU64::new(0),
@@ -164,30 +175,44 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     }
 
     /// Puts `commands` into the queue in this order, with one PROD write if they fit the queue at once. Waits, bounded and
-    /// unmasked, while the queue is full. Returns the positions they lie within.
+    /// unmasked, while the queue is full.
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
+    /// [`DriverError::CommandTimeout`] when the SMMU consumed nothing in time; some of the commands may be in the queue then.
     /// [`DriverError::GivenUp`]
-    pub fn submit(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Range<u64>, DriverError> {
-        let mut first = None;
-        let mut end = self.ring.consumed();
-        for batch in commands.chunks(self.ring.size() as usize) {
+    pub fn submit(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<(), DriverError> {
+        self.put(cpu, commands, None).map(drop)
+    }
+
+    /// The same with a `sync` behind them, under one PROD write if all of it fits the queue, and a batch, at once. Returns the
+    /// positions that they lie within.
+    fn put(&self, cpu: &mut Cpu, commands: &[Command], mut sync: Option<Command>) -> Result<Range<u64>, DriverError> {
+        const MOST: usize = BATCH + 1;
+        let most = MOST.min(self.ring.size() as usize);
+        let (mut rest, mut first) = (commands, None);
+        loop {
+            let (batch, behind) = rest.split_at(rest.len().min(most));
+            // Where there is room beside the last of them.
+            let last = sync.take_if(|_| batch.len() < most);
+            let mut words = heapless::Vec::<_, MOST>::new();
+            words.extend(batch.iter().chain(&last).map(Command::encode));
             let look = |cpu: &Cpu| match self.hardware.is_given_up() {
                 true => Ok(None),
-                false => cpu.masked(|masked| self.try_submit(masked, batch.iter().map(Command::encode))).map(Some),
+                false => cpu.masked(|masked| self.try_submit(masked, words.iter().copied())).map(Some),
             };
             let positions = self
                 .hardware
                 .wait(cpu, self.hardware.limit_us, look)
-                .map_err(|expired| self.no_room(batch.len(), expired))?
+                .map_err(|expired| self.no_room(words.len(), &expired))?
                 .ok_or(DriverError::GivenUp)?;
-            self.others.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            first.get_or_insert(positions.start);
-            end = positions.end;
+            self.others.fetch_add(words.len() as u64, Ordering::Relaxed);
+            let first = *first.get_or_insert(positions.start);
+            if behind.is_empty() && sync.is_none() {
+                return Ok(first..positions.end);
+            }
+            rest = behind;
         }
-        Ok(first.unwrap_or(end)..end)
     }
 
     /// Puts `commands`, which fit the queue, into it with one PROD write, or nothing.
@@ -273,44 +298,69 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         }
     }
 
-    /// Puts `commands` and a SYNC into the queue, and returns when the SYNC is complete.
+    /// Puts `commands` and a SYNC into the queue, with one PROD write if they fit it at once, and returns when the SYNC is
+    /// complete.
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] naming `CMDQ_CONS` when the SYNC was not consumed in time,
+    /// [`DriverError::CommandTimeout`] when there was no room, or the SYNC was not consumed, in time,
     /// [`DriverError::IllegalCommand`] when the SMMU refused one of these commands,
     /// [`DriverError::AtcInvalidationTimeout`] when an ATC invalidation among these commands may not have completed,
     /// [`DriverError::ManyErrors`] when there were more errors meanwhile than are kept, [`DriverError::GivenUp`].
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
         // Relaxed: the failures themselves are under a lock. That the count has those that came before the SYNC was consumed is
-        // by the read of CONS, whose position a core noted with release if another one read it.
+        // by the message, or by the read of CONS, whose position a core noted with release if another one saw it.
         let errors = self.errors.load(Ordering::Relaxed);
-        let own = self.submit(cpu, commands)?;
-        let end = self.submit(cpu, &[Command::Sync(SyncCompletion::None)])?.end;
-        let consumed = |cpu: &Cpu| match cpu.masked(|masked| self.progress(masked)) {
-            _ if self.ring.consumed() >= end => Ok(Ok(())),
-            _ if self.hardware.is_given_up() => Ok(Err(DriverError::GivenUp)),
-            cons => Err(cons),
-        };
-        self.hardware.wait(cpu, self.hardware.limit_us, consumed).map_err(|Expired { last, waited_us }| {
-            Timeout { register: Register::CmdqCons, expected: self.ring.index(end), actual: last, waited_us }
-        })??;
+        let (sync, message) = self.completion.next(cpu);
+        let own = self.put(cpu, commands, Some(sync))?;
+        self.wait_for_sync(cpu, own.end, message)?;
         if self.errors.load(Ordering::Relaxed) == errors {
             return Ok(Synced(()));
         }
-        let invalidates = commands.iter().any(|command| matches!(command, Command::AtcInv { .. }));
         cpu.masked(|masked| {
             let failures = self.failures.lock(masked);
             // Relaxed: counted under the lock.
             let new = self.errors.load(Ordering::Relaxed) - errors;
-            blame(&failures, new, &own, invalidates.then_some(end))
+            blame(&failures, new, commands, &own)
         })?;
         Ok(Synced(()))
     }
 
-    /// Sends `answers` in this order, with one PROD write if they fit the queue at once. Waits, bounded, while the queue is full;
-    /// after one wait in vain no further one, until there is room again: this is a masked section. Those to an SMMU that is given
-    /// up are counted, and nobody waits for them.
+    /// Returns when the SYNC before `end`, which sends `message` if it has one, is complete.
+    fn wait_for_sync(&self, cpu: &mut Cpu, end: u64, message: Option<Message>) -> Result<(), DriverError> {
+        let mut looks = 0_u32;
+        let complete = |cpu: &Cpu| {
+            // CONS is a register, and slow to read. Where there is a message it is looked at more and more seldom.
+            let cons_is_due =
+                message.is_none() || looks.is_power_of_two() || looks > CONS_LOOKS && looks.is_multiple_of(CONS_LOOKS);
+            looks += 1;
+            if message.as_ref().is_some_and(Message::has_come) {
+                self.ring.pass(end);
+            } else if cons_is_due {
+                cpu.masked(|masked| self.progress(masked));
+            }
+            match self.ring.consumed() >= end {
+                true => Ok(Ok(())),
+                false if self.hardware.is_given_up() => Ok(Err(DriverError::GivenUp)),
+                false => Err(()),
+            }
+        };
+        match self.hardware.wait(cpu, self.hardware.limit_us, complete) {
+            Ok(complete) => complete,
+            Err(Expired { waited_us, .. }) => {
+                // It may be complete, and its message lost.
+                let last = cpu.masked(|masked| self.progress(masked));
+                match self.ring.consumed() >= end {
+                    true => Ok(()),
+                    false => Err(self.timeout(end, &Expired { last, waited_us }).into()),
+                }
+            }
+        }
+    }
+
+    /// Sends `answers` in this order, with one PROD write if they fit the queue at once. This is a masked section, so it waits for
+    /// a short time while the queue is full, and after one wait in vain for none, until there is room again. Those to an SMMU that
+    /// is given up are counted, and nobody waits for them.
     ///
     /// # Errors
     ///
@@ -318,7 +368,10 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     pub(super) fn answer(&self, masked: &Masked, answers: &[AnswerCommand]) -> Result<(), Unsent> {
         let mut sent = 0;
         for batch in answers.chunks(self.ring.size() as usize) {
-            let limit_us = if self.stuck.load(Ordering::Relaxed) { 0 } else { self.hardware.limit_us };
+            let limit_us = match self.stuck.load(Ordering::Relaxed) {
+                true => 0,
+                false => ANSWER_LIMIT_US.min(self.hardware.limit_us),
+            };
             let submit = || match self.hardware.is_given_up() {
                 true => Ok(None),
                 false => self.try_submit(masked, batch.iter().map(|answer| answer.0)).map(Some),
@@ -326,7 +379,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let submitted = wait::until(&mut self.hardware.delay(), limit_us, submit);
             self.stuck.store(submitted.is_err(), Ordering::Relaxed);
             let positions =
-                submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), expired) })?;
+                submitted.map_err(|expired| Unsent { sent, timeout: self.no_room(batch.len(), &expired) })?;
             if positions.is_none() {
                 self.refused.fetch_add((answers.len() - sent) as u64, Ordering::Relaxed);
                 return Ok(());
@@ -392,13 +445,24 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         repaired.is_some()
     }
 
+    /// A message of a CMD_SYNC aborted (MSI_CMDQ_ABT_ERR).
+    pub(super) fn abandon_messages(&self) {
+        self.completion.abandon_messages();
+    }
+
     /// The error of a wait for room for `count` commands.
-    fn no_room(&self, count: usize, expired: Expired<u32>) -> Timeout {
-        Timeout {
-            register: Register::CmdqCons,
-            expected: self.ring.index(self.ring.awaited(count as u64)),
-            actual: expired.last,
-            waited_us: expired.waited_us,
+    fn no_room(&self, count: usize, expired: &Expired<u32>) -> CommandTimeout {
+        self.timeout(self.ring.awaited(count as u64), expired)
+    }
+
+    /// The error of a wait for CONS to come to `awaited`.
+    fn timeout(&self, awaited: u64, &Expired { last: actual, waited_us }: &Expired<u32>) -> CommandTimeout {
+        let expected = self.ring.index(awaited);
+        let next = self.ring.consumed();
+        CommandTimeout {
+            timeout: Timeout { register: Register::CmdqCons, expected, actual, waited_us },
+            command: (next < self.ring.reserved()).then(|| self.read(next)),
+            errors: self.hardware.active_errors(),
         }
     }
 

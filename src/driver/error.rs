@@ -1,6 +1,7 @@
 //! What can go wrong between the driver and its SMMU.
 
 use alloc::collections::TryReserveError;
+use core::fmt;
 
 use super::command_queue::Named;
 use super::dma::NoMemory;
@@ -26,6 +27,29 @@ pub struct Timeout {
     pub actual: u32,
     /// How long was waited, in microseconds.
     pub waited_us: u32,
+}
+
+/// Commands that the SMMU did not consume in time, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{timeout}, and stands at {}, with the global errors {errors:#x}", At(*command))]
+pub struct CommandTimeout {
+    /// How far CMDQ_CONS should have come: past the CMD_SYNC, or until there is room.
+    pub timeout: Timeout,
+    /// The command at CONS, which the SMMU does not get past; `None` if it has come past all meanwhile.
+    pub command: Option<[u64; 2]>,
+    /// The global errors that are active: where GERROR and GERRORN differ (7.5).
+    pub errors: u32,
+}
+
+struct At(Option<[u64; 2]>);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(command) => Named(command).fmt(f),
+            None => f.write_str("no command"),
+        }
+    }
 }
 
 /// Why this driver cannot use an SMMU.
@@ -66,6 +90,9 @@ pub enum DriverError {
     /// A polled register did not change in time.
     #[error(transparent)]
     Timeout(#[from] Timeout),
+    /// The SMMU did not consume commands in time.
+    #[error(transparent)]
+    CommandTimeout(#[from] CommandTimeout),
     /// No memory for a queue or a table.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),

@@ -81,7 +81,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     fn send_all(&self, masked: &Masked, answers: &mut Answers) {
         let Err(Unsent { sent, timeout }) = self.commands.answer(masked, answers) else { return answers.clear() };
         answers.drain(..sent);
-        if timeout.waited_us > 0 {
+        if timeout.timeout.waited_us > 0 {
             self.hardware.reports.tell(masked, Incident::Unsent { waiting: answers.len(), timeout });
         }
     }

@@ -61,7 +61,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
     /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, or none at all,
     /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]. After
-    /// [`DriverError::Timeout`] and [`DriverError::IllegalCommand`] the faults count as enabled, and [`Smmu::disable_faults`]
+    /// [`DriverError::CommandTimeout`] and [`DriverError::IllegalCommand`] the faults count as enabled, and [`Smmu::disable_faults`]
     /// ends that.
     pub fn enable_faults(
         &self,

@@ -91,6 +91,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if service_failure {
             self.give_up();
         }
+        if active.is_set(GERROR::MSI_CMDQ_ABT_ERR) {
+            self.commands.abandon_messages();
+        }
         let event_queue_abort = active.is_set(GERROR::EVENTQ_ABT_ERR);
         let page_request_queue_abort = active.is_set(GERROR::PRIQ_ABT_ERR);
         // While an abort is not acknowledged nothing is written to that queue, so what is thrown away is what there was. None of

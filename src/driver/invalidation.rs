@@ -33,7 +33,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Unsupported`] on an SMMU without stage 1, and [`DriverError::Timeout`] when it did not complete it in time.
+    /// [`DriverError::Unsupported`] on an SMMU without stage 1, and [`DriverError::CommandTimeout`] when it did not complete it in time.
     pub fn invalidate_asid(&self, cpu: &mut Cpu, _grace: &Grace, asid: Asid) -> Result<Synced, DriverError> {
         if !self.features.stage1 {
             return Err(Unsupported::NoStage1.into());
@@ -46,7 +46,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::Unsupported`] on an SMMU without stage 2, and [`DriverError::Timeout`] when it did not complete it in time.
+    /// [`DriverError::Unsupported`] on an SMMU without stage 2, and [`DriverError::CommandTimeout`] when it did not complete it in time.
     pub fn invalidate_vmid(&self, cpu: &mut Cpu, _grace: &Grace, vmid: Vmid) -> Result<Synced, DriverError> {
         if !self.features.stage2 {
             return Err(Unsupported::NoStage2.into());
@@ -54,14 +54,32 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.execute(cpu, &[Command::TlbiS12VmAll { vmid }])
     }
 
-    /// Makes the SMMU, and the devices with ATS, forget what is `gathered` of an address space, table descriptors included: the SMMU by one
-    /// CMD_SYNC, then the devices by another. When it returns, no access under way uses any of it. `grace` is as `_grace` of
-    /// [`Smmu::invalidate_asid`].
+    /// Makes the SMMU forget what is `gathered` of an address space, table descriptors included, by one CMD_SYNC. When it returns, no access
+    /// under way uses any of it. Any number of cores may do so side by side. `grace` is as `_grace` of [`Smmu::invalidate_asid`].
     ///
     /// # Errors
     ///
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time, [`DriverError::AtcInvalidationTimeout`] when a device did not,
-    /// and [`DriverError::Busy`].
+    /// As [`Smmu::invalidate_asid`].
+    pub fn invalidate_pages(
+        &self,
+        cpu: &mut Cpu,
+        grace: &Grace,
+        asid: Asid,
+        gathered: &Gathered,
+    ) -> Result<Synced, DriverError> {
+        let ranges = gathered.ranges().filter(|_| self.features.stage1);
+        match ranges.and_then(|ranges| self.tlb_commands(asid, ranges)) {
+            Some(commands) => self.commands.execute(cpu, &commands),
+            None => self.invalidate_asid(cpu, grace, asid),
+        }
+    }
+
+    /// As [`invalidate_pages`](Self::invalidate_pages), and makes the devices with ATS that know the address space forget it too, by another
+    /// CMD_SYNC.
+    ///
+    /// # Errors
+    ///
+    /// As [`Smmu::invalidate_asid`]; [`DriverError::AtcInvalidationTimeout`] when a device did not complete it in time, and [`DriverError::Busy`].
     pub fn invalidate(
         &self,
         cpu: &mut Cpu,
@@ -69,23 +87,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         asid: Asid,
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
+        let synced = self.invalidate_pages(cpu, grace, asid, gathered)?;
         let control = self.control(cpu)?;
-        self.invalidate_space(cpu, &control, grace, asid, gathered)
+        self.forget_space_by_devices(cpu, &control, synced, asid, gathered)
     }
 
-    /// As [`invalidate`](Self::invalidate), by who has the control already.
-    pub(super) fn invalidate_space(
+    /// The devices' part of [`invalidate`](Self::invalidate).
+    pub(super) fn forget_space_by_devices(
         &self,
         cpu: &mut Cpu,
         control: &Control,
-        grace: &Grace,
+        synced: Synced,
         asid: Asid,
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
-        let synced = match gathered.ranges().and_then(|ranges| self.tlb_commands(asid, ranges)) {
-            Some(commands) => self.commands.execute(cpu, &commands)?,
-            None => self.invalidate_asid(cpu, grace, asid)?,
-        };
         let attached = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
         let spaces = attached.flat_map(|(&stream, attached)| {
             let of_asid = attached.spaces.iter().filter(move |(_, other)| *other == asid);
@@ -134,7 +149,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<Synced, DriverError> {
         let mut commands = commands.peekable();
         while commands.peek().is_some() {
-            let batch = iter::from_fn(|| commands.next()).take(BATCH).collect::<heapless::Vec<_, BATCH>>();
+            // Filled where it is: it is large to be moved.
+            let mut batch = heapless::Vec::<_, BATCH>::new();
+            batch.extend(iter::from_fn(|| commands.next()).take(BATCH));
             synced = self.commands.execute(cpu, &batch)?;
         }
         Ok(synced)
@@ -161,7 +178,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AtcInvalidationTimeout`] when the device did not complete it: nothing that the translations lead to
-    /// may be used again until the device is reset. [`DriverError::Timeout`] when the SMMU did not, and
+    /// may be used again until the device is reset. [`DriverError::CommandTimeout`] when the SMMU did not, and
     /// [`DriverError::NotSupported`] on an SMMU without ATS.
     pub fn invalidate_atc(
         &self,

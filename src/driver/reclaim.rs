@@ -158,7 +158,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`Remembered`] with [`DriverError::Grace`], [`DriverError::Timeout`], [`DriverError::IllegalCommand`],
+    /// [`Remembered`] with [`DriverError::Grace`], [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`],
     /// [`DriverError::AtcInvalidationTimeout`] or [`DriverError::Busy`]. The memory stays in use; the call may be repeated.
     pub fn forget<T: Walked>(&self, cpu: &mut Cpu, memory: T) -> Result<Forgotten<T>, Remembered<T>> {
         let Hardware { domain, limit_us, .. } = &*self.hardware;
@@ -193,7 +193,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 self.change_descriptor(cpu, stream, contexts, substream, descriptor, &target)?;
             }
         }
-        let synced = self.invalidate_space(cpu, control, grace, asid, &Gathered::all())?;
+        let synced = self.invalidate_asid(cpu, grace, asid)?;
+        let synced = self.forget_space_by_devices(cpu, control, synced, asid, &Gathered::all())?;
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));
         control.asids.give_back(asid.0);
         Ok(synced)

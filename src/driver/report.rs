@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use tock_registers::LocalRegisterCopy;
 
 use super::command_queue::CommandFailure;
-use super::error::Timeout;
+use super::error::CommandTimeout;
 use super::hooks::{EventSink, OutputQueue};
 use crate::smmuv3::event::{Event, EventError};
 use crate::smmuv3::registers::Register;
@@ -59,7 +59,7 @@ pub enum Incident<'a> {
         /// How many of a batch.
         waiting: usize,
         /// What they waited for.
-        timeout: Timeout,
+        timeout: CommandTimeout,
     },
     /// These bits of GERROR were active (7.5).
     GlobalErrors(u32),

@@ -109,7 +109,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// [`DriverError::AlreadyAttached`], [`DriverError::StreamOutOfRange`], [`DriverError::NotSupported`] when the SMMU
     /// cannot do what `config` asks for, [`DriverError::VmidInUse`], [`DriverError::NoMemory`], [`DriverError::HeapFull`],
-    /// [`DriverError::Timeout`], [`DriverError::Busy`]. The call may be repeated.
+    /// [`DriverError::CommandTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         match control.streams.get(&stream) {
@@ -236,7 +236,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::Timeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
+    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
     /// may be repeated.
     pub fn attach_substream(
         &self,
@@ -287,7 +287,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Grace`], [`DriverError::Timeout`],
+    /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Grace`], [`DriverError::CommandTimeout`],
     /// [`DriverError::Busy`]. The call may be repeated.
     pub fn detach(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;

@@ -161,17 +161,28 @@ impl Memory for HostMemory {
     }
 }
 
-/// The interrupts raised since they were last taken.
-#[derive(Debug, Default)]
-struct Raised(Vec<Wire>);
+/// The interrupts raised, and the WFE wake-up events sent, since they were last taken.
+#[derive(Debug)]
+struct Raised {
+    wires: Vec<Wire>,
+    events: u64,
+}
+
+impl Raised {
+    fn new() -> Self {
+        // Room for those of a test that looks at allocations, which are to be the driver's alone.
+        Self { wires: Vec::with_capacity(1 << 10), events: 0 }
+    }
+}
 
 impl Wires for Raised {
     fn raise(&mut self, wire: Wire) {
-        self.0.push(wire);
+        self.wires.push(wire);
     }
 
-    // Nothing on the host waits for an event.
-    fn send_event(&mut self) {}
+    fn send_event(&mut self) {
+        self.events += 1;
+    }
 }
 
 /// The machine on the host, shared by threads.
@@ -212,7 +223,7 @@ impl HostSmmu {
         machine.poison_registers(UNKNOWN);
         machine.be_strict();
         let keeps_violations = AtomicBool::new(false);
-        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::default())), keeps_violations })
+        Arc::new(Self { memory, machine: Mutex::new((machine, Raised::new())), keeps_violations })
     }
 
     /// From now on a driver's mistake does not panic, but waits for [`HostSmmu::take_violation`].
@@ -261,7 +272,12 @@ impl HostSmmu {
 
     /// The interrupts raised since the last call, in order.
     pub fn take_raised(&self) -> Vec<Wire> {
-        core::mem::take(&mut self.lock().1.0)
+        self.lock().1.wires.drain(..).collect()
+    }
+
+    /// How many WFE wake-up events were sent since the last call. Nothing on the host waits for one.
+    pub fn take_events(&self) -> u64 {
+        core::mem::take(&mut self.lock().1.events)
     }
 
     /// Reads the register at physical `address`.

@@ -232,8 +232,8 @@ impl Bench {
         Self::with_broken(profile, options, u64::MAX)
     }
 
-    /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the event
-    /// queue, 3 the PRI queue.
+    /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the
+    /// lines for messages where IDR0.MSI is set; then the event queue and the PRI queue.
     pub(crate) fn with_broken(profile: Profile, options: Options, bad: u64) -> Self {
         let memory = Arc::new(HostMemory::new(4 << 20));
         Self::on(HostSmmu::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()

@@ -59,6 +59,12 @@ pub(crate) fn holds(what: &str, holds: bool) -> Outcome {
     if holds { Ok(()) } else { Err(Failure::Wrong(what.to_string())) }
 }
 
+/// The number that the argument `name`, with its equals sign, gives.
+pub(crate) fn argument(kernel: &Kernel, name: &str, default: u32) -> Result<u32, Failure> {
+    let value = kernel.arguments.iter().find_map(|argument| argument.strip_prefix(name));
+    Ok(value.map(str::parse).transpose()?.unwrap_or(default))
+}
+
 /// Registers a test: `test!(fn name(kernel, cpu) { ... Ok(()) })`, or one that ends the machine:
 /// `test!(fn name(kernel, cpu) must_end_by(|end| ...) { ... })`.
 macro_rules! test {

@@ -14,12 +14,17 @@ extern crate alloc;
 #[macro_use]
 mod harness;
 #[cfg(target_os = "none")]
+#[path = "../support/paper.rs"]
+mod paper;
+#[cfg(target_os = "none")]
 mod selection;
 
 #[cfg(target_os = "none")]
 mod address_space;
 #[cfg(target_os = "none")]
 mod boot;
+#[cfg(target_os = "none")]
+mod commands;
 #[cfg(target_os = "none")]
 mod cores;
 #[cfg(target_os = "none")]

@@ -44,8 +44,8 @@ impl<'a> Selection<'a> {
                 // For the EL2 image, which has the same command line.
                 option if option.starts_with("profile=") || option.starts_with("engines=") => {}
                 "strict" => {}
-                // For the soak.
-                option if option.starts_with("cycles=") || option.starts_with("seed=") => {}
+                // For the soaks.
+                option if ["cycles=", "seed=", "seconds="].iter().any(|name| option.starts_with(name)) => {}
                 option if option.starts_with("differential=") => selection.differential = true,
                 option if option.starts_with('-') => return Err(Unusable::Option(option)),
                 name => selection.names.push(name).map_err(|_| Unusable::TooManyNames)?,
@@ -115,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_the_soak_select_nothing() {
-        assert_eq!(parse("cycles=100000 seed=7"), parse(""));
+    fn arguments_of_the_soaks_select_nothing() {
+        assert_eq!(parse("cycles=100000 seed=7 seconds=600"), parse(""));
     }
 
     #[test]

@@ -33,7 +33,7 @@ use spin::Mutex;
 
 use self::lane::{Lane, Sums};
 use self::readers::Readers;
-use crate::harness::{Failure, Outcome, equal, holds};
+use crate::harness::{Failure, Outcome, argument, equal, holds};
 
 /// How many cycles there are unless `cycles=N` says otherwise, and before anything is measured.
 const CYCLES: u32 = 150;
@@ -181,12 +181,6 @@ impl Work for Soak {
             && !self.failed.load(Relaxed)
             && self.next.load(Relaxed) < self.end.load(Relaxed)
     }
-}
-
-/// The number that the argument `name`, with its equals sign, gives.
-fn argument(kernel: &Kernel, name: &str, default: u32) -> Result<u32, Failure> {
-    let value = kernel.arguments.iter().find_map(|argument| argument.strip_prefix(name));
-    Ok(value.map(str::parse).transpose()?.unwrap_or(default))
 }
 
 /// A core that is off.

@@ -180,7 +180,7 @@ expect "smmu queues#2" "$qemu" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "PRIQ, page requests: none, this SMMU has no PRI" "$model" \
     "CMDQ, commands: 256 entries at 0x4..., empty" \
     "PROD 8 wrap 0   CONS 8 wrap 0   ERR 0" \
-    "[7] consumed: CMD_SYNC  CS=0 (no completion signal)" \
+    "[7] consumed: CMD_SYNC  CS=1 (interrupt or MSI)" \
     "[6] consumed: CMD_CFGI_STE  StreamID=0x100  Leaf=1" \
     "EVENTQ, events: 512 entries at 0x4..., 1 to consume" \
     "PROD 1 wrap 0   CONS 0 wrap 0   OVFLG 0 OVACKFLG 0: no overflow" \

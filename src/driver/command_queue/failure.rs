@@ -62,27 +62,23 @@ impl fmt::Display for CommandFailure {
 /// The last failures, newest last.
 pub(super) type Failures = heapless::HistoryBuf<CommandFailure, 16>;
 
-/// Whether one of `failures` concerns the commands at `own`, whose SYNC lies before `invalidated` if there are ATC
-/// invalidations among them. Since they were put into the queue there were `new` failures: of more than are kept, nobody
-/// knows.
-pub(super) fn blame(
-    failures: &Failures,
-    new: u64,
-    own: &Range<u64>,
-    invalidated: Option<u64>,
-) -> Result<(), DriverError> {
+/// Whether one of `failures` concerns `commands`, which lie with their SYNC within `own`. Since they were put into the queue there
+/// were `new` failures: of more than are kept, nobody knows.
+///
+/// What did not fit the queue at once has others' commands in between, so an illegal command is one's own by its words too. A
+/// SYNC that was refused is nobody's: the one in its place does the same.
+pub(super) fn blame(failures: &Failures, new: u64, commands: &[Command], own: &Range<u64>) -> Result<(), DriverError> {
     if new > failures.capacity() as u64 {
         return Err(DriverError::ManyErrors(new));
     }
-    for failure in failures.oldest_ordered() {
+    let any = |is_it: &dyn Fn(&Command) -> bool| commands.iter().any(is_it);
+    for failure in failures.oldest_ordered().filter(|failure| own.contains(&failure.position)) {
         match failure.error {
-            CommandError::Illegal if own.contains(&failure.position) => {
+            CommandError::Illegal if any(&|command| command.encode() == failure.words) => {
                 return Err(DriverError::IllegalCommand { words: failure.words });
             }
             // Any invalidation before the SYNC that failed may be the one that timed out (4.7.3).
-            CommandError::AtcInvalidation
-                if invalidated.is_some_and(|end| (own.start..end).contains(&failure.position)) =>
-            {
+            CommandError::AtcInvalidation if any(&|command| matches!(command, Command::AtcInv { .. })) => {
                 return Err(DriverError::AtcInvalidationTimeout);
             }
             _ => {}
@@ -106,16 +102,30 @@ impl fmt::Display for Named {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smmuv3::StreamId;
 
     /// 16 failures of somebody else hide one that came before them.
     #[test]
     fn what_more_failures_than_are_kept_say_is_not_taken_for_success() {
+        let invalidation =
+            Command::AtcInv { stream: StreamId(1), substream: None, global: false, address: 0, size: 52 };
         let mut failures = Failures::new();
         let failure = |position| CommandFailure { error: CommandError::AtcInvalidation, words: [0x46, 0], position };
         failures.write(failure(3));
         (4..20).for_each(|position| failures.write(failure(position)));
-        assert_eq!(blame(&failures, 17, &(2..3), Some(4)), Err(DriverError::ManyErrors(17)));
-        assert_eq!(blame(&failures, 16, &(2..3), Some(4)), Ok(()));
-        assert_eq!(blame(&failures, 16, &(2..3), Some(5)), Err(DriverError::AtcInvalidationTimeout));
+        assert_eq!(blame(&failures, 17, &[invalidation], &(2..4)), Err(DriverError::ManyErrors(17)));
+        assert_eq!(blame(&failures, 16, &[invalidation], &(2..4)), Ok(()));
+        assert_eq!(blame(&failures, 16, &[invalidation], &(2..5)), Err(DriverError::AtcInvalidationTimeout));
+    }
+
+    #[test]
+    fn an_illegal_command_among_ones_own_is_ones_own_by_its_words() {
+        let [own, other] = [1, 2].map(|stream| Command::CfgiSte { stream: StreamId(stream), leaf: true });
+        let words = [0x2_0000_0003, 1];
+        let mut failures = Failures::new();
+        failures.write(CommandFailure { error: CommandError::Illegal, words, position: 3 });
+        assert_eq!(blame(&failures, 1, &[own, own], &(2..6)), Ok(()));
+        assert_eq!(blame(&failures, 1, &[own, other], &(2..6)), Err(DriverError::IllegalCommand { words }));
+        assert_eq!(blame(&failures, 1, &[own, other], &(4..6)), Ok(()));
     }
 }

@@ -1,8 +1,10 @@
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use std::sync::Mutex;
 
 use super::*;
+use crate::driver::dma::{DmaMemory, NoMemory};
 use crate::driver::fake::{self, Fake, Lines, NoDelay};
 use crate::smmuv3::event::StallBuffer;
 use crate::smmuv3::features::IdRegisters;
@@ -15,6 +17,18 @@ const CFGI_STE_0X10_LEAF: [u64; 2] = [0x10_0000_0003, 1];
 struct Bench {
     fake: Arc<Fake>,
     queue: CommandQueue<Arc<Fake>, NoDelay>,
+    /// Where messages go.
+    lines: Option<DmaRegion>,
+}
+
+/// Memory for messages.
+#[derive(Default)]
+struct Messages(Mutex<Option<DmaRegion>>);
+
+impl DmaMemory for Messages {
+    fn allocate(&self, bytes: usize, _: usize) -> Result<DmaRegion, NoMemory> {
+        Ok(*self.0.lock().unwrap().insert(fake::region(bytes)))
+    }
 }
 
 /// S1P, AArch64 tables, COHACC, ATS, PRI, little-endian tables, and stalls.
@@ -41,14 +55,22 @@ fn bench_of(
     let features = Features::decode(id).unwrap();
     let ring = Ring::new(QueueSize::new(log2).unwrap());
     let region = fake::region(COMMAND_BYTES << log2);
-    let queue = CommandQueue::new(Arc::new(fake::hardware(&fake)), features, 8, region, ring, None);
-    Bench { fake, queue }
+    let messages = Messages::default();
+    let completion = Completion::new(&features, &messages).unwrap();
+    let hardware = Arc::new(fake::hardware(&fake));
+    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
+    Bench { fake, queue, lines: messages.0.into_inner().unwrap() }
 }
 
 impl Bench {
+    /// The SMMU sends message `data` to a core's line.
+    fn send(&self, core: usize, data: u64) {
+        self.lines.unwrap().words[core * 16].store(data, Ordering::Release);
+    }
+
     fn answer<const N: usize>(&self, answers: [Answer; N]) -> Result<(), Timeout> {
         let answers = answers.iter().filter_map(|answer| self.queue.command_for(answer)).collect::<Answers>();
-        fake::cpu().masked(|masked| self.queue.answer(masked, &answers)).map_err(|unsent| unsent.timeout)
+        fake::cpu().masked(|masked| self.queue.answer(masked, &answers)).map_err(|unsent| unsent.timeout.timeout)
     }
 }
 
@@ -102,19 +124,122 @@ fn execute_returns_when_the_sync_behind_the_commands_is_consumed() {
 fn a_batch_longer_than_the_queue_goes_through_it_in_parts() {
     let bench = bench(1, consume);
     bench.queue.execute(&mut fake::cpu(), &[cfgi(); 5]).unwrap();
-    assert_eq!(bench.fake.written(Register::CmdqProd), [2, 0, 1, 2]);
+    assert_eq!(bench.fake.written(Register::CmdqProd), [2, 0, 2]);
+}
+
+#[test]
+fn commands_and_their_sync_share_a_prod_write_where_they_fit() {
+    for (count, written) in [(0, &[1][..]), (1, &[2]), (7, &[8]), (8, &[8, 9]), (9, &[8, 10])] {
+        let bench = bench(3, consume);
+        bench.queue.execute(&mut fake::cpu(), &[cfgi(); 9][..count]).unwrap();
+        assert_eq!(bench.fake.written(Register::CmdqProd), written);
+        let end = count as u64 + 1;
+        assert_eq!(bench.queue.counts().commands, end);
+        assert_eq!(bench.queue.read(end - 1), SYNC);
+    }
+}
+
+#[test]
+fn a_sync_that_is_next_is_not_complete() {
+    let bench = bench(3, |values, register, value| consume(values, register, value.saturating_sub(1)));
+    let result = bench.queue.execute(&mut fake::cpu(), &[cfgi()]);
+    let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 1, waited_us: 10 };
+    let stuck = CommandTimeout { timeout, command: Some(SYNC), errors: 0 };
+    assert_eq!(result.map(drop), Err(stuck.into()));
+}
+
+/// IDR0.MSI, IDR0.SEV.
+const MSI: u32 = 1 << 13;
+const SEV: u32 = 1 << 14;
+
+fn with(idr0: u32) -> IdRegisters {
+    IdRegisters { idr0: IDS.idr0 | idr0, ..IDS }
+}
+
+#[test]
+fn a_sync_asks_for_what_idr0_offers() {
+    // Opcode 0x46. CS = 2 at bit 12; CS = 1, MSH = 3 at bit 22, MSIATTR = 0xf at bit 24, and the message at bit 32 (4.7.3).
+    for (idr0, sync) in [
+        (0, [0x46, 0]),
+        (SEV, [0x2046, 0]),
+        (MSI, [0x1_0fc0_1046, 0x1234_0000]),
+        (MSI | SEV, [0x1_0fc0_1046, 0x1234_0000]),
+    ] {
+        let bench = bench_of(with(idr0), 3, consume);
+        bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+        assert_eq!(bench.queue.read(1), sync, "{idr0:#x}");
+        assert_eq!(bench.lines.is_some(), idr0 & MSI != 0);
+    }
+}
+
+#[test]
+fn each_message_has_its_number_and_each_core_its_line() {
+    let bench = bench_of(with(MSI), 3, consume);
+    for core in [0, 0, 1] {
+        bench.queue.execute(&mut Cpu::of_test(core), &[]).unwrap();
+    }
+    let syncs = [[0x1_0fc0_1046, 0x1234_0000], [0x2_0fc0_1046, 0x1234_0000], [0x1_0fc0_1046, 0x1234_0080]];
+    assert_eq!([0, 1, 2].map(|position| bench.queue.read(position)), syncs);
+}
+
+#[test]
+fn a_message_completes_a_sync_and_makes_room_without_a_look_at_cons() {
+    let bench = bench_of(with(MSI), 1, |_, _, _| {});
+    bench.send(0, 0xffff_ffff_0000_0001);
+    bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+    assert_eq!(bench.fake.reads(Register::CmdqCons), 0);
+    // The SMMU has not moved CONS: that there is room is from the message.
+    bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2]).unwrap();
+    assert_eq!(bench.fake.reads(Register::CmdqCons), 0);
+}
+
+#[test]
+fn the_message_of_another_sync_is_not_believed() {
+    let bench = bench_of(with(MSI), 3, |_, _, _| {});
+    bench.send(0, 1);
+    bench.queue.execute(&mut fake::cpu(), &[]).unwrap();
+    // That of the one before, and that of another core's second one.
+    bench.send(1, 2);
+    let result = bench.queue.execute(&mut fake::cpu(), &[]);
+    assert!(matches!(result, Err(DriverError::CommandTimeout(_))), "{result:?}");
+}
+
+#[test]
+fn a_sync_whose_message_is_lost_is_complete_when_it_is_consumed() {
+    let bench = bench_of(with(MSI), 3, consume);
+    bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
+    // After a microsecond.
+    assert_eq!(bench.fake.reads(Register::CmdqCons), 1);
+}
+
+#[test]
+fn after_an_aborted_message_none_is_asked_for() {
+    for (idr0, sync) in [(MSI, [0x46, 0]), (MSI | SEV, [0x2046, 0])] {
+        let bench = bench_of(with(idr0), 3, consume);
+        bench.queue.abandon_messages();
+        bench.queue.execute(&mut fake::cpu(), &[]).unwrap();
+        assert_eq!(bench.queue.read(0), sync);
+    }
 }
 
 #[test]
 fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
     let bench = bench(1, |_, _, _| {});
+    bench.fake.set(Register::Gerror, 0x90);
+    bench.fake.set(Register::Gerrorn, 0x80);
     let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
-    assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(timeout.into()));
+    let stuck = CommandTimeout { timeout, command: Some(CFGI_STE_0X10_LEAF), errors: 0x10 };
+    assert_eq!(bench.queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(stuck.into()));
     // Two slots are taken; one more is free when the SMMU has consumed the first, two when it has consumed both.
     for count in [1, 2] {
-        let full = Timeout { expected: count as u32, ..timeout };
-        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]).map(drop), Err(full.into()));
+        let full = CommandTimeout { timeout: Timeout { expected: count as u32, ..timeout }, ..stuck };
+        assert_eq!(bench.queue.submit(&mut fake::cpu(), &[cfgi(); 2][..count]), Err(full.into()));
     }
+    assert_eq!(
+        DriverError::from(stuck).to_string(),
+        "CMDQ_CONS did not become 0x2 within 10 us: it is 0x0, and stands at CfgiSte { stream: StreamId(10), leaf: true }, \
+         with the global errors 0x10"
+    );
 }
 
 #[test]
@@ -172,10 +297,13 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
     });
     let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
     let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()), fake::region(COMMAND_BYTES << 3));
-    let queue = CommandQueue::new(hardware, Features::decode(IDS).unwrap(), 8, region, ring, None);
+    let features = Features::decode(IDS).unwrap();
+    let completion = Completion::new(&features, &Messages::default()).unwrap();
+    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
     fake.set(Register::CmdqCons, 2 << 24);
     fake.set(Register::Gerror, 1);
     let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 2 << 24, waited_us: 10 };
+    let timeout = CommandTimeout { timeout, command: Some(CFGI_STE_0X10_LEAF), errors: 1 };
     assert_eq!(queue.execute(&mut fake::cpu(), &[cfgi()]).map(drop), Err(timeout.into()));
     let counts = queue.counts();
     assert!(counts.errors > 4, "{counts:?}");

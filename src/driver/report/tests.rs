@@ -4,6 +4,7 @@ use std::string::{String, ToString};
 
 use super::*;
 use crate::driver::command_queue::CommandError;
+use crate::driver::error::Timeout;
 use crate::driver::fake::{self, Lines};
 
 const TRANSLATION: [u64; 4] = [0x0000_0100_0000_0010, 0x0000_0208_0000_0000, 0x1000, 0];
@@ -62,6 +63,7 @@ fn a_flood_of_one_event_hides_no_other_one() {
 fn each_incident_has_its_words_and_is_counted_for_its_queue() {
     let failure = CommandFailure { error: CommandError::Illegal, words: [0x10_0000_0003, 1], position: 17 };
     let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 0, waited_us: 10 };
+    let timeout = CommandTimeout { timeout, command: None, errors: 0 };
     let incidents = [
         (
             Incident::Undecodable { words: [0x7f, 1, 2, 3], error: EventError::Number(0x7f) },
@@ -95,7 +97,7 @@ fn each_incident_has_its_words_and_is_counted_for_its_queue() {
         ),
         (
             Incident::Unsent { waiting: 3, timeout },
-            "3 answers wait to be sent: CMDQ_CONS did not become 0x2 within 10 us: it is 0x0",
+            "3 answers wait to be sent: CMDQ_CONS did not become 0x2 within 10 us: it is 0x0, and stands at no command, with the global errors 0x0",
             [0, 0, 1],
         ),
         // 7.5: bits 2, 5 and 8.
