@@ -67,11 +67,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         asid: Asid,
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
+        // Filled where it is: it is large to be moved.
+        let mut commands = heapless::Vec::<_, BATCH>::new();
         let ranges = gathered.ranges().filter(|_| self.features.stage1);
-        match ranges.and_then(|ranges| self.tlb_commands(asid, ranges)) {
-            Some(commands) => self.commands.execute(cpu, &commands),
-            None => self.invalidate_asid(cpu, grace, asid),
-        }
+        let is_room = ranges.is_some_and(|ranges| {
+            let mut ranges = ranges.iter().flat_map(|pages| pages.tlb_ranges(self.features.range_invalidation));
+            ranges.all(|range| commands.push(Command::TlbiNhVa { vmid: HOST, asid, range }).is_ok())
+        });
+        // One command for the address space beats more than a batch.
+        if is_room { self.commands.execute(cpu, &commands) } else { self.invalidate_asid(cpu, grace, asid) }
     }
 
     /// As [`invalidate_pages`](Self::invalidate_pages), and makes the devices with ATS that know the address space forget it too, by another
@@ -127,16 +131,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
         let commands = with_ats.flat_map(|(&stream, attached)| all_of_device(stream, attached.has_substreams()));
         self.forget_by_devices(cpu, synced, commands)
-    }
-
-    /// What makes the TLB forget `ranges`, or `None` where one command for the address space beats so many.
-    fn tlb_commands(&self, asid: Asid, ranges: &[Pages]) -> Option<heapless::Vec<Command, BATCH>> {
-        let mut commands = heapless::Vec::new();
-        let ranges = ranges.iter().flat_map(|pages| pages.tlb_ranges(self.features.range_invalidation));
-        for range in ranges {
-            commands.push(Command::TlbiNhVa { vmid: HOST, asid, range }).ok()?;
-        }
-        Some(commands)
     }
 
     /// Has devices carry out `commands`, CMD_ATC_INVs, with a CMD_SYNC for each batch of them. Returns the proof of the last, or `synced` if there
