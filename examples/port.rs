@@ -232,10 +232,10 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     let config = StreamConfig { faults, translation: context.into(), response_needs_pasid: false };
     smmu.attach(cpu, stream, &config)?;
     let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
-    smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;
+    let credits = smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;
     if page_requests {
         machine.write_engine(number, engine::ATS_CONTROL, ats_control::ENABLE);
-        machine.write_engine(number, engine::PRI_ALLOCATION, 16);
+        machine.write_engine(number, engine::PRI_ALLOCATION, credits);
         machine.write_engine(number, engine::PRI_CONTROL, pri_control::ENABLE);
     }
     machine.write_engine64(number, engine::DESTINATION, 0x1_0000);

@@ -116,7 +116,8 @@ pub const MAX_MASTER_STREAMS: usize = 16;
 /// What one master may ask for. Beyond it, its groups are answered Invalid; others do not notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Groups in storage, 1 to 65534: partial, deferred, or answered and not let go.
+    /// Groups in storage, 1 to 65534: partial, deferred, or answered and not let go. No device needs
+    /// more page requests outstanding.
     pub groups: u16,
     /// Requests in a page request group, 1 to [`MAX_GROUP_REQUESTS`].
     pub requests: u8,

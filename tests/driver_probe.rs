@@ -182,6 +182,9 @@ fn probe_paper(ids: [u32; 4], memory: DmaRegion) -> Result<(), DriverError> {
     Smmu::probe(&mut cpu(0), Paper::new(ids), memory, Arc::new(Domain::new()), NoDelay, hooks(), options()).map(drop)
 }
 
+/// Enough for an event queue of 2^16 entries, the most that STALL_MAX has room for (6.3.6).
+const MEMORY: usize = 8 << 20;
+
 fn memory(bytes: usize) -> DmaRegion {
     HostMemory::new(bytes).allocate(bytes, 8).unwrap()
 }
@@ -295,7 +298,7 @@ fn serve(bench: &mut Bench, engine: usize, mode: FaultMode, space: Arc<Space>) {
 /// Brings up a model with `ids` and serves each kind of engine that its SMMU can serve; the others are refused by name.
 fn serve_all(ids: IdRegisters) {
     println!("{ids:x?}");
-    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(1 << 20)), ids, board::DEFAULT_ENGINES).unwrap();
+    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(MEMORY)), ids, board::DEFAULT_ENGINES).unwrap();
     let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
     let (stalls, asks) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16);
     // With one bit of StreamID there is no engine 2.
@@ -329,7 +332,7 @@ fn serve_all(ids: IdRegisters) {
 
 #[test]
 fn an_smmu_one_bit_away_from_a_profile_is_served_with_what_it_has_or_refused_by_name() {
-    let memory = memory(1 << 20);
+    let memory = memory(MEMORY);
     let (mut served, mut refused) = (0, 0);
     for ids in neighbours() {
         let probed = probe_paper([ids.idr0, ids.idr1, ids.idr3, ids.idr5], memory);
@@ -347,7 +350,7 @@ fn an_smmu_one_bit_away_from_a_profile_is_served_with_what_it_has_or_refused_by_
 
 #[test]
 fn a_hundred_thousand_random_id_register_sets_are_accepted_or_refused_by_name() {
-    let memory = memory(1 << 20);
+    let memory = memory(MEMORY);
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = || {
         state ^= state << 13;

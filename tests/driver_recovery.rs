@@ -4,7 +4,7 @@ mod driver_bench;
 
 use std::sync::atomic::Ordering;
 
-use driver_bench::Need::{PageRequests, Stall, Termination};
+use driver_bench::Need::{PageRequests, Queues, Stall, Termination};
 use driver_bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
 use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each};
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
@@ -254,7 +254,7 @@ fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
 
 #[test]
 fn an_aborted_pri_queue_starts_anew() {
-    on_each(&[PageRequests], |profile| {
+    on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, pager) = paging(profile);
         // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
         bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
@@ -283,7 +283,7 @@ fn an_aborted_pri_queue_starts_anew() {
 /// A group that waits for its handler, one with Last that is in the queue when another write aborts, and that one.
 #[test]
 fn after_an_aborted_pri_write_the_engine_is_served_again() {
-    on_each(&[PageRequests], |profile| {
+    on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, space, pager) = requesting(profile);
         bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
         bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
@@ -314,7 +314,7 @@ fn after_an_aborted_pri_write_the_engine_is_served_again() {
 /// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
 #[test]
 fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
-    on_each(&[PageRequests], |profile| {
+    on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, _, pager) = requesting(profile);
         bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
         bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);

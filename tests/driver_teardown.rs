@@ -249,7 +249,7 @@ const COMMANDS_LATE: u32 = LIMIT_US / 2;
 
 #[test]
 fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
-    on_each(&[PageRequests], |profile| {
+    on_each(&[PageRequests, Queues], |profile| {
         let mut bench =
             Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
         let space = Space::new(&bench, 1);

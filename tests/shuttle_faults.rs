@@ -232,11 +232,11 @@ impl World {
 
     /// Enables an engine's faults, and has it begin a job.
     fn enable(&self, cpu: &mut Cpu, engine: usize) {
-        self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
+        let credits = self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
         let host = &self.host;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
             host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            host.write_engine(engine, reg::PRI_ALLOCATION, 8);
+            host.write_engine(engine, reg::PRI_ALLOCATION, credits);
             host.write_engine(engine, reg::GROUP_SIZE, 2);
             host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
         }

@@ -65,7 +65,9 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
 
         let table = StreamTable::new(&features, options.stream_bits, memory.clone())?;
         let command_size = queue_size(options.command_queue_log2, features.command_queue);
-        let event_size = queue_size(options.event_queue_log2, features.event_queue);
+        // With room for every stall record that may wait for its answer (6.3.6), none is held back for want of it (7.4).
+        let stalls_log2 = u32::from(features.stall_max).next_power_of_two().ilog2() as u8;
+        let event_size = queue_size(options.event_queue_log2.max(stalls_log2), features.event_queue);
         let trace = options.trace.then(|| Arc::new(Trace::new()));
 
         hardware.set_attributes();

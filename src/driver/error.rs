@@ -197,6 +197,18 @@ pub enum DriverError {
         /// The substream.
         substream: SubstreamId,
     },
+    /// The PRI queue is given out to devices whose faults are enabled: see [`Smmu::enable_faults`](super::Smmu::enable_faults).
+    #[error(
+        "stream {stream:?} needs {needed} entries of the PRI queue for a page request and Stop markers: {free} are free"
+    )]
+    NoCredits {
+        /// The stream.
+        stream: StreamId,
+        /// The entries that its device needs at least.
+        needed: u32,
+        /// The entries that are not given out.
+        free: u32,
+    },
     /// The fault core refused to open the stream.
     #[error(transparent)]
     Open(#[from] OpenError),

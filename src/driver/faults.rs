@@ -23,6 +23,10 @@ pub(super) struct Life {
     pub(super) mode: FaultMode,
     pub(super) streams: Box<[StreamId]>,
     pub(super) phase: Phase,
+    /// How many page requests its device may have outstanding.
+    credits: u32,
+    /// For how many Stop markers of its streams the PRI queue keeps room.
+    markers: u8,
     /// [`RecordQueue::losses`] of the PRI queue when its device last had no request outstanding.
     losses: u64,
 }
@@ -56,11 +60,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// When it returns, a stream in [`FaultMode::Stall`] is translated and stalls, and for one in
     /// [`FaultMode::PageRequest`] ATS and PRI may be enabled at the device (3.9.2).
     ///
+    /// Returns how many page requests the device may have outstanding, all its StreamIDs together: as many as it may have groups in
+    /// storage, or what is left of the PRI queue, which is shared out until [`Smmu::disable_faults`] gives it back. Each StreamID with
+    /// substreams also has room there for one Stop marker (8): its device stops one PASID at a time. Zero for stalls.
+    ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
     /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, or none at all,
-    /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]. After
+    /// [`DriverError::NoCredits`], [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]. After
     /// [`DriverError::CommandTimeout`] and [`DriverError::IllegalCommand`] the faults count as enabled, and [`Smmu::disable_faults`]
     /// ends that.
     pub fn enable_faults(
@@ -69,10 +77,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         streams: &[StreamId],
         handler: Arc<dyn FaultHandler>,
         limits: StreamLimits,
-    ) -> Result<(), DriverError> {
+    ) -> Result<u32, DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams: attached, lives, .. } = &mut *control;
-        let (mut mode, mut has_stage2) = (None, false);
+        let (mut mode, mut has_stage2, mut markers) = (None, false, 0);
         let mut life = Vec::new();
         let first = streams.first().copied().unwrap_or(StreamId(0));
         life.try_reserve_exact(streams.len())
@@ -87,6 +95,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
             has_stage2 |= own.stage2.is_some();
+            markers = u8::saturating_add(markers, own.takes_substreams().into());
             life.push(stream);
         }
         let (mode, kind, queue) = match mode {
@@ -97,6 +106,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream: first, what: "enabling faults" });
             }
         };
+        let credits = match mode {
+            FaultMode::PageRequest => self.credits(lives, first, limits, markers)?,
+            _ => 0,
+        };
         // What the queue holds now belongs to an earlier life of these StreamIDs: the streams are not live yet.
         let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
@@ -105,9 +118,26 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             mode,
             streams: life.into_boxed_slice(),
             phase: Phase::Served,
+            credits,
+            markers,
             losses: self.page_request_losses(),
         });
-        self.change_entries(cpu, attached, streams, |own| &own.enabled)
+        self.change_entries(cpu, attached, streams, |own| &own.enabled)?;
+        Ok(credits)
+    }
+
+    /// How many page requests the device of a life that is about to begin may have outstanding beside those of `lives`, so that the PRI
+    /// queue takes all of them, and the Stop markers too, which want no credit of the device (8).
+    fn credits(&self, lives: &[Life], stream: StreamId, limits: StreamLimits, markers: u8) -> Result<u32, DriverError> {
+        let entries = self.page_requests.as_ref().map_or(0, RecordQueue::entries);
+        let given = |life: &Life| life.credits + u32::from(life.markers);
+        let used: u32 = lives.iter().filter(|life| life.mode == FaultMode::PageRequest).map(given).sum();
+        let (free, markers) = (entries.saturating_sub(used), u32::from(markers));
+        // Each request belongs to a group, so with no more than that none is refused for want of storage.
+        match free.saturating_sub(markers).min(limits.groups.into()) {
+            0 if limits.groups > 0 => Err(DriverError::NoCredits { stream, needed: markers + 1, free }),
+            credits => Ok(credits),
+        }
     }
 
     /// Has a stream's faults, and those enabled together with it, served again by the same handlers, after [`Smmu::recover`]

@@ -224,6 +224,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         mem::take(&mut self.state.lock(masked).lost)
     }
 
+    /// How many records the queue holds.
+    pub(super) fn entries(&self) -> u32 {
+        self.size.entries()
+    }
+
     /// The number of records dealt with or skipped so far.
     pub(super) fn done(&self) -> u64 {
         self.done.load(if mutant!("records_done_unread") { Ordering::Relaxed } else { Ordering::Acquire })

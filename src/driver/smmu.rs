@@ -31,10 +31,10 @@ use crate::sync::{Cpu, Masked};
 pub struct Options {
     /// Entries of the command queue, as a power of two.
     pub command_queue_log2: u8,
-    /// Entries of the event queue, as a power of two.
+    /// Entries of the event queue, as a power of two. There are enough for every transaction that can be stalled in any case.
     pub event_queue_log2: u8,
-    /// Entries of the PRI queue, as a power of two. Not less than the page requests that all devices together may have
-    /// outstanding.
+    /// Entries of the PRI queue, as a power of two. [`Smmu::enable_faults`] shares them out: all devices together have no more page
+    /// requests outstanding.
     pub page_request_queue_log2: u8,
     /// StreamIDs covered, as a power of two: 20 at most are sensible.
     pub stream_bits: u8,

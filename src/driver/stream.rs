@@ -95,6 +95,11 @@ impl Stream {
         self.has_guest_substreams() || self.spaces.iter().any(|&(substream, _)| self.asked_with(substream).is_some())
     }
 
+    /// The device's transactions may have substreams.
+    pub(super) fn takes_substreams(&self) -> bool {
+        self.contexts.as_ref().is_some_and(|contexts| contexts.bits() > 0) || self.has_guest_substreams()
+    }
+
     /// The device may have translations of substreams that only the virtual machine knows.
     pub(super) fn has_guest_substreams(&self) -> bool {
         self.guest.is_some_and(|guest| guest.substream_bits > 0)

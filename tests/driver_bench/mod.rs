@@ -332,10 +332,10 @@ impl Bench {
 
     pub(crate) fn enable(&mut self, engine: usize, handler: Arc<dyn FaultHandler>) -> Result<(), DriverError> {
         let stream = self.stream(engine);
-        self.smmu.enable_faults(&mut self.cpu, &[stream], handler, LIMITS)?;
+        let credits = self.smmu.enable_faults(&mut self.cpu, &[stream], handler, LIMITS)?;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
             self.host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            self.host.write_engine(engine, reg::PRI_ALLOCATION, 64);
+            self.host.write_engine(engine, reg::PRI_ALLOCATION, credits);
             self.host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
         }
         Ok(())

@@ -53,9 +53,9 @@ fn serve(
     smmu.attach(cpu, stream, &config)?;
     let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
     let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
-    smmu.enable_faults(cpu, &[stream], pager, limits)?;
+    let credits = smmu.enable_faults(cpu, &[stream], pager, limits)?;
     if !stalls {
-        unit.engine.enable_page_requests(32);
+        unit.engine.enable_page_requests(credits);
     }
     Ok(())
 }

@@ -237,7 +237,7 @@ fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
     }
     assert_eq!(
         DriverError::from(stuck).to_string(),
-        "CMDQ_CONS did not become 0x2 within 10 us: it is 0x0, and stands at CfgiSte { stream: StreamId(10), leaf: true }, \
+        "CMDQ_CONS did not become 0x2 within 10 us: it is 0x0, and stands at CMD_CFGI_STE StreamID=0x10 Leaf=1, \
          with the global errors 0x10"
     );
 }

@@ -203,9 +203,9 @@ impl Bench {
         }
         let pager = Arc::new(DemandPager::new(spaces.into(), self.kernel.work_queues.clone()));
         let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000, priority: Priority::Normal };
-        smmu.enable_faults(cpu, &[stream], wrap(pager), limits)?;
+        let credits = smmu.enable_faults(cpu, &[stream], wrap(pager), limits)?;
         if !stalls {
-            unit.engine.enable_page_requests(32);
+            unit.engine.enable_page_requests(credits);
         }
         let spaces = spaces.iter().map(|(_, space)| space.clone()).collect();
         Ok(Served { unit, smmu: smmu.clone(), spaces })

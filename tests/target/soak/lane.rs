@@ -228,11 +228,11 @@ impl Lane {
             time_out_us: if mode == Mode::TimedOut { 2_000 } else { 60_000_000 },
             priority: if random.one_in(2) { Priority::Normal } else { Priority::High },
         };
-        soak.unit.smmu.enable_faults(cpu, &[self.stream()], handler.clone(), limits)?;
+        let credits = soak.unit.smmu.enable_faults(cpu, &[self.stream()], handler.clone(), limits)?;
         let before = (hostile & hostile::NO_LAST != 0).then(|| self.unit.engine.counters());
         self.registers.write32(reg::HOSTILE, hostile);
         if !self.can_stall() {
-            self.unit.engine.enable_page_requests(32);
+            self.unit.engine.enable_page_requests(credits);
         }
         let jobs = self.unit.engine.jobs_ended();
         let at = START + u64::from(self.page) * PAGE;

@@ -1,0 +1,111 @@
+//! Page requests over the life of a device: how many it may have outstanding, and what becomes of them.
+
+mod driver_bench;
+
+use std::sync::Arc;
+
+use driver_bench::Need::{PageRequests, Queues, Substreams};
+use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, substreams};
+use smmu_iopf::driver::registers::Registers;
+use smmu_iopf::driver::{DriverError, FaultMode, Options};
+use smmu_iopf::iopf::StreamLimits;
+use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::profile::Profile;
+use smmu_iopf::smmuv3::registers::Register;
+
+const BASE: u64 = 0x1000_0000;
+const BYTES: u64 = 16 * 4096;
+
+/// Engines that ask for pages.
+const ASKERS: [usize; 3] = [2, 3, 6];
+
+/// A bench whose PRI queue has eight entries, with [`ASKERS`] attached, which have substreams.
+fn eight_entries(profile: Profile) -> Bench {
+    let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 3, ..Options::default() };
+    let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), profile, 8);
+    let mut bench = Bench::on(host, options, u64::MAX).unwrap();
+    for engine in ASKERS {
+        let stream = bench.stream(engine);
+        bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
+    }
+    bench
+}
+
+/// Enables the faults of an engine that is to have up to `groups` groups. Says how many page requests it may have outstanding.
+fn grant(bench: &mut Bench, engine: usize, groups: u16) -> Result<u32, DriverError> {
+    let (stream, space) = (bench.stream(engine), Space::new(bench, 1));
+    let limits = StreamLimits { groups, ..LIMITS };
+    bench.smmu.enable_faults(&mut bench.cpu, &[stream], Pager::new(&space, 0..1), limits)
+}
+
+#[test]
+fn the_pri_queue_is_shared_out_and_given_back_with_room_for_a_stop_marker_of_each_stream() {
+    on_each(&[PageRequests, Substreams, Queues], |profile| {
+        let mut bench = eight_entries(profile);
+        let [first, second, third] = ASKERS;
+        assert_eq!(grant(&mut bench, first, 64), Ok(7), "eight without a Stop marker");
+        let refused = DriverError::NoCredits { stream: bench.stream(second), needed: 2, free: 0 };
+        assert_eq!(grant(&mut bench, second, 1), Err(refused));
+        bench.disable(first).unwrap();
+
+        assert_eq!(grant(&mut bench, first, 2), Ok(2), "as many as it may have groups");
+        assert_eq!(grant(&mut bench, second, 3), Ok(3));
+        let refused = DriverError::NoCredits { stream: bench.stream(third), needed: 2, free: 1 };
+        assert_eq!(grant(&mut bench, third, 3), Err(refused));
+        bench.disable(first).unwrap();
+        assert_eq!(grant(&mut bench, third, 64), Ok(3));
+        bench.disable(second).unwrap();
+        bench.disable(third).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+#[test]
+fn two_stream_ids_of_one_device_share_its_page_requests() {
+    on_each(&[PageRequests, Substreams, Queues], |profile| {
+        let mut bench = eight_entries(profile);
+        let space = Space::new(&bench, 1);
+        let streams = [bench.stream(2), bench.stream(3)];
+        let granted = bench.smmu.enable_faults(&mut bench.cpu, &streams, Pager::new(&space, 0..1), LIMITS);
+        assert_eq!(granted, Ok(6), "eight without two Stop markers");
+    });
+}
+
+#[test]
+fn devices_that_obey_never_fill_a_pri_queue_of_two_entries_beyond_it() {
+    // No substreams, so no Stop markers.
+    let mut bench = Bench::of(Profile::Small);
+    let space = Space::new(&bench, 1);
+    for engine in [2, 3] {
+        bench.attach(engine, FaultMode::PageRequest, &space).unwrap();
+    }
+    let pager = Pager::new(&space, BASE..BASE + BYTES);
+    bench.enable(2, pager.clone()).unwrap();
+    let refused = DriverError::NoCredits { stream: bench.stream(3), needed: 1, free: 0 };
+    assert_eq!(bench.enable(3, pager), Err(refused));
+    bench.host.write_engine(2, reg::DEPTH, 16);
+    bench.host.write_engine(2, reg::GROUP_SIZE, 4);
+    bench.fill(2, BASE, BYTES, 5, None);
+    // Nobody drains at first.
+    bench.host.run(200);
+    assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 2);
+    bench.finish([2]);
+    assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
+    assert_eq!(bench.smmu.page_request_counts().overflows, 0);
+}
+
+#[test]
+fn the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it() {
+    on_each(&[], |profile| {
+        let bench = Bench::with(profile, Options { limit_us: LIMIT_US, event_queue_log2: 2, ..Options::default() });
+        // IDR5.STALL_MAX is 64 where there are stalls; IDR1.EVENTQS is 1 on the small one.
+        let log2size = match profile.name() {
+            "full" | "forced-stall" | "no-pri" | "no-ats" | "linear-only" | "big" => 6,
+            "terminate-only" | "qemu-7.2" | "qemu-10" => 2,
+            "small" => 1,
+            other => panic!("a profile that this test does not know: {other}"),
+        };
+        assert_eq!(bench.host.read32(Register::EventqBase) & 0x1f, log2size);
+    });
+}
