@@ -65,9 +65,13 @@ fn pages_are_not_believed_to_be_forgotten_before_the_sync_behind_them_is_consume
         assert_eq!(fill(&mut bench, 1), PAGES as usize);
         addresses().for_each(|address| space.remap(address));
         let grace = bench.grace();
-        let pages = Pages { first: BASE, count: PAGES };
+        let mut gathered = Gathered::from(Pages { first: BASE, count: PAGES });
+        if bench.smmu.features().range_invalidation {
+            // 33 pages are two ranges.
+            (0..16).for_each(|n| gathered.add(Pages { first: BASE + (n << 20), count: 33 }));
+        }
         let began = bench.host.read_control(control::TICKS);
-        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &gathered).unwrap();
         assert_eq!(bench.host.read_control(control::TICKS) - began, 2);
         assert_eq!(fill(&mut bench, 2), PAGES as usize);
     });

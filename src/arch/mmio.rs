@@ -48,7 +48,8 @@ impl Mmio {
         value
     }
 
-    /// As [`Mmio::read32`], but memory accesses after it in program order may happen before it.
+    /// As [`Mmio::read32`], but memory accesses after it in program order may happen before it. Accesses to one peripheral keep
+    /// their order (nGnRE).
     ///
     /// # Panics
     ///
@@ -94,8 +95,8 @@ impl Mmio {
         }
     }
 
-    /// As [`Mmio::write32`], but memory accesses before it in program order may happen after it. It happens after accesses to this
-    /// window before it, and after what a load acquire before it saw.
+    /// As [`Mmio::write32`], but without a barrier: it happens after what the last barrier is after, and after what a load acquire before
+    /// it saw (Arm DDI 0487, B2.3.2); an observer of that memory in its shareability domain finds it then.
     ///
     /// # Panics
     ///

@@ -265,7 +265,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         self.ring.reserve(count).ok_or(cons)
     }
 
-    /// Publishes the commands that were put into the queue before the last write to a register.
+    /// As [`publish`](Self::publish), for who has written a register ([`Registers::write32`]) since it put commands into the queue.
     pub(super) fn publish_relaxed(&self) {
         self.ring.publish(|end| self.hardware.registers.write32_relaxed(Register::CmdqProd, self.ring.index(end)));
     }

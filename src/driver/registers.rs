@@ -15,15 +15,16 @@ pub trait Registers: Send + Sync {
     /// Writes 32 bits.
     fn write32(&self, register: Register, value: u32);
 
-    /// As [`read32`](Self::read32), for a value after which nothing is read that depends on it: memory accesses that come after it
-    /// in program order may happen before it. Where that saves nothing, this stays as it is.
+    /// As [`read32`](Self::read32), for a value after which nothing is read that depends on it: memory accesses behind it in program order
+    /// may happen before it. It happens after this core's accesses to the same page of registers before it. Where that saves nothing, this
+    /// stays as it is.
     fn read32_relaxed(&self, register: Register) -> u32 {
         self.read32(register)
     }
 
-    /// As [`write32`](Self::write32), behind another write to these registers: it happens after that write and what that one is after, and
-    /// after what other cores' memory accesses this core has seen since by an acquire. Other accesses of this core between
-    /// the two may happen later. Where that saves nothing, this stays as it is.
+    /// As [`write32`](Self::write32), without a barrier of its own: it happens after what this core's last `write32` is after, not after
+    /// that write itself, and after what other cores' accesses this core has seen by an acquire. Its other accesses since then may happen
+    /// later. Where that saves nothing, this stays as it is.
     fn write32_relaxed(&self, register: Register, value: u32) {
         self.write32(register, value);
     }

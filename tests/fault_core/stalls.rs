@@ -170,6 +170,19 @@ fn a_run_behind_which_an_unknown_stall_takes_its_place_is_answered_once() {
 }
 
 #[test]
+fn a_stall_behind_one_that_took_its_runs_place_is_answered() {
+    let bench = bench();
+    let unknown = StreamId(STREAM.0 + 4);
+    let stalls =
+        [stall(STREAM, 1, 0x1000), stall(unknown, 2, 0x1000), stall(STREAM, 3, 0x1000), stall(STREAM, 4, 0x1000)];
+    assert_eq!(
+        bench.report_stalls(0, &stalls),
+        [(STREAM, 1, Success), (unknown, 2, Invalid), (STREAM, 3, Success), (STREAM, 4, Success)]
+            .map(|(stream, tag, response)| to_stall(stream, tag, response))
+    );
+}
+
+#[test]
 fn a_run_keeps_the_limit_over_all_streams() {
     // With less than 32 left one at a time; else several are counted at once.
     for groups in [1, 5, 31, 33, 40, 60] {

@@ -12,6 +12,8 @@ use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 /// The bits of an event number that the four events which can stall have in common.
 const KIND: Field = Field::new(7, 2);
 const _: () = assert!(F_TRANSLATION == 0x10 && F_PERMISSION == 0x13);
+/// A bit that those numbers have, and word 0 of [`StallBuffer::new`] has not.
+const NOT_NONE: Field = Field::bit(4);
 
 /// A stalled transaction: what an answer to it takes. [`TranslationFault`] has the rest of its record.
 #[derive(Clone, Copy)]
@@ -41,7 +43,7 @@ pub struct StallRun<'a> {
 /// Where up to `N` stalled transactions of one stream and address space are gathered.
 #[derive(Clone)]
 pub struct StallBuffer<const N: usize> {
-    /// Word 0 of the first one's record. As long as there is none, that of no stall.
+    /// Word 0 of the first one's record, or 0 as long as there is none.
     origin: u64,
     rest: heapless::Vec<Rest, N>,
 }
@@ -190,7 +192,8 @@ impl<const N: usize> StallBuffer<N> {
     pub fn push(&mut self, words: [u64; 3]) -> bool {
         const BESIDE: u64 = ORIGIN.mask() | KIND.mask();
         let [origin, second, third] = words;
-        if (origin ^ self.origin) & BESIDE != 0 {
+        // What is beside none may look like it: no stall's number lacks this bit.
+        if !NOT_NONE.is_set(origin) || (origin ^ self.origin) & BESIDE != 0 {
             hint::cold_path();
             return false;
         }

@@ -342,6 +342,10 @@ fn stalls_of_one_stream_and_substream_are_gathered_while_there_is_room() {
     let words = |first: u64, tag: u64| [first, 0x0000_0208_8000_0000 | tag, 0x1000 * tag];
     let mut stalls = StallBuffer::<3>::new();
     assert!(!stalls.push(words(0x0000_0100_0000_2810, 1)), "the first");
+    // F_UUT, C_BAD_STREAMID and F_STE_FETCH of StreamID 0, with a reserved bit where others have Stall.
+    for number in [1, 2, 3] {
+        assert!(!stalls.push([number, 1 << 31, 0]), "event {number}");
+    }
     stalls.begin(Stall::decode(words(0x0000_0100_0000_2810, 1)).unwrap());
     assert!(stalls.push(words(0x0000_0100_0000_2813, 2)));
     assert!(!stalls.push(words(0x0000_0100_0000_3810, 9)), "another SubstreamID");
@@ -370,14 +374,20 @@ fn stalls_of_one_stream_and_substream_are_gathered_while_there_is_room() {
 
 #[test]
 fn the_access_of_a_stall_is_in_the_sets_that_include_it() {
-    // RnW in bit 35, InD in 34, PnU in 33 (7.3.13): an unprivileged write, read, and fetch; the same, privileged.
-    let words = [0x0_0000_0000_u64, 0x8_0000_0000, 0xc_0000_0000, 0x2_0000_0000, 0xa_0000_0000, 0xe_0000_0000];
+    // RnW in bit 35, InD in 34, PnU in 33 (7.3.13): an unprivileged write, read, and fetch; the same, privileged; writes with InD.
+    let words = [0x0_u64, 0x8, 0xc, 0x2, 0xa, 0xe, 0x4, 0x6].map(|access| access << 32);
     let stalls = words.map(|access| Stall::decode([0x10, access | 1 << 31, 0]).unwrap());
     let included = |set: AccessSet| stalls.map(|stall| stall.is_one_of(set));
-    assert_eq!(included(AccessSet::of(|access| access.write)), [true, false, false, true, false, false]);
-    assert_eq!(included(AccessSet::of(|access| access.read)), [false, true, false, false, true, false]);
-    assert_eq!(included(AccessSet::of(|access| access.execute)), [false, false, true, false, false, true]);
-    assert_eq!(included(AccessSet::of(|access| access.privileged)), [false, false, false, true, true, true]);
+    assert_eq!(included(AccessSet::of(|access| access.write)), [true, false, false, true, false, false, true, true]);
+    assert_eq!(included(AccessSet::of(|access| access.read)), [false, true, false, false, true, false, false, false]);
+    assert_eq!(
+        included(AccessSet::of(|access| access.execute)),
+        [false, false, true, false, false, true, false, false]
+    );
+    assert_eq!(
+        included(AccessSet::of(|access| access.privileged)),
+        [false, false, false, true, true, true, false, true]
+    );
 }
 
 proptest! {
