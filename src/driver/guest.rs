@@ -103,7 +103,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`] for a stream that is not the virtual machine's, with nothing done, and
-    /// [`DriverError::Timeout`] when the SMMU did not complete it in time.
+    /// [`DriverError::CommandTimeout`] when the SMMU did not complete it in time.
     pub fn invalidate_guest(
         &self,
         cpu: &mut Cpu,
