@@ -236,7 +236,8 @@ impl World {
         let host = &self.host;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
             host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            host.write_engine(engine, reg::PRI_ALLOCATION, credits);
+            // It does not keep to what it is granted, so the queue overflows at times.
+            host.write_engine(engine, reg::PRI_ALLOCATION, credits.max(8));
             host.write_engine(engine, reg::GROUP_SIZE, 2);
             host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
         }
