@@ -166,7 +166,7 @@ for command in "smmu ste 0x100" "smmu ste 256"; do
         "STE of StreamID 0x100 at 0x...: V=1 (valid)  Config=5 (stage 1)  EATS=0 (no ATS)" \
         "S1STALLD=0 (contexts may stall)  PPAR=0  MEV=0  STRW=0 (EL1)  SHCFG=1 (as incoming)  S2VMID=0x0" \
         "stage 1: S1ContextPtr=0x...0  S1CDMax=0  S1Fmt=0 (linear)  S1DSS=2 (CD 0 without substream)" \
-        "CD of substream 0 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x2  ASET=1 (the SMMU's own)" \
+        "CD of substream 0 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x1  ASET=1 (the SMMU's own)" \
         "S=1 (faults stall)  R=1 (recorded)  A=1 (abort)  T0SZ=25  TG0=0 (4 KiB)  EPD0=0 (TTB0 walked)" \
         "TTB0=0x4...000  EPD1=1 (TTB1 not walked)  IPS=5 (48 bits)  IR0=1 (write-back)  OR0=1 (write-back)" \
         "1 of 1 context descriptors are valid"
@@ -209,8 +209,8 @@ expect "grace 1" "error: usage: grace"
 expect "smmu ste 0x102" "STE of StreamID 0x102 at 0x...: V=1 (valid)  Config=5 (stage 1)  EATS=1 (ATS and PRI)" \
     "S1STALLD=1 (stall disabled)  PPAR=1  MEV=0  STRW=0 (EL1)  SHCFG=1 (as incoming)  S2VMID=0x0" \
     "stage 1: S1ContextPtr=0x...0  S1CDMax=8  S1Fmt=1 (2-level, 4 KiB)  S1DSS=0 (terminate without substream)" \
-    "CD of substream 1 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x3  ASET=1 (the SMMU's own)" \
-    "CD of substream 2 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x4  ASET=1 (the SMMU's own)" \
+    "CD of substream 1 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x1  ASET=1 (the SMMU's own)" \
+    "CD of substream 2 at 0x...: V=1 (valid)  AA64=1 (AArch64)  ASID=0x2  ASET=1 (the SMMU's own)" \
     "2 of 256 context descriptors are valid"
 expect "smmu queues#3" "EVENTQ, events: 512 entries at 0x4..., empty" \
     "... page request  StreamID=0x102  SubstreamID=0x1  PRGIndex=0  Last=0  R=1  W=0  X=0  Priv=0  Address=0x..."
