@@ -195,6 +195,31 @@ fn devices_forget_what_was_gathered_by_a_second_sync() {
 }
 
 #[test]
+fn a_device_forgets_the_translations_of_its_substreams_with_all_others() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        addresses().for_each(|address| space.map(address));
+        let (stream, pasid) = (profile.engine_stream(2), SubstreamId::new(1).unwrap());
+        bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 1)).unwrap();
+        bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, Some(&space.context())).unwrap();
+        bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        let fill = |bench: &mut Bench, pattern| {
+            bench.fill(2, BASE, BYTES, pattern, Some(1));
+            bench.finish([2]);
+            addresses().filter(|address| space.word(*address) == pattern).count()
+        };
+        assert_eq!(fill(&mut bench, 1), PAGES as usize);
+        addresses().for_each(|address| space.remap(address));
+        assert_eq!(fill(&mut bench, 2), 0, "the device remembers all of them");
+        let grace = bench.grace();
+        bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
+        assert_eq!(fill(&mut bench, 3), PAGES as usize);
+        bench.disable(2).unwrap();
+    });
+}
+
+#[test]
 fn more_pages_than_a_batch_has_commands_for_are_the_whole_address_space() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
