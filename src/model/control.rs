@@ -28,6 +28,11 @@ pub const REORDER: usize = 0x020;
 pub const SEED: usize = 0x024;
 /// How often records changed places. Read-only.
 pub const REORDERED: usize = 0x028;
+/// Bit 0: something may be left to do at once. Read-only; 0 once a tick has found nothing, until a register is written.
+pub const BUSY: usize = 0x02c;
+/// Writing N resets the machine, whose SMMU is of the Nth profile then, counted from 1 as
+/// [`Profile::ALL`](super::profile::Profile::ALL) has them; where there is no such profile nothing happens. Reads as zero.
+pub const RESET: usize = 0x030;
 
 /// From the register of a point or a hold to the one that counts how often it happened, which is read-only.
 pub const HAPPENED: usize = 4;

@@ -47,6 +47,12 @@ pub struct Machine {
     engines: [Engine; MAX_ENGINES],
     /// How many of the engines there are.
     count: usize,
+    /// How many there are to be, where the SMMU has StreamIDs for them.
+    wanted: usize,
+    /// Whether the last tick, or a write since, left something to do.
+    busy: bool,
+    /// What the registers that reset leaves UNKNOWN follow from, 0 if they are zero.
+    unknown: u32,
     /// The engines that may have something to do, one bit each: the others cost a step nothing.
     awake: u64,
     buffers: Buffers,
@@ -63,6 +69,9 @@ impl Machine {
             smmu: Smmu::new(),
             engines: [const { Engine::new(0) }; MAX_ENGINES],
             count: DEFAULT_ENGINES,
+            wanted: DEFAULT_ENGINES,
+            busy: false,
+            unknown: 0,
             awake: 0,
             buffers: Buffers::new(),
             traps: [0; TRAP_KINDS],
@@ -102,6 +111,9 @@ impl Machine {
             engine.reset(index, board::wired_stream(index, &features), board::pasid_bits(&features));
         }
         self.count = engines.clamp(1, board::max_engines(&features));
+        self.wanted = engines;
+        self.busy = false;
+        self.unknown = 0;
         self.awake = 0;
         self.buffers = Buffers::new();
         self.traps = [0; TRAP_KINDS];
@@ -129,10 +141,29 @@ impl Machine {
 
     /// The 32 bits at `offset` of the control page.
     fn read_control(&self, offset: usize) -> u32 {
-        if TRAP_COUNTERS.contains(&offset) {
-            return self.traps.get((offset - TRAP_COUNTERS.start) / 4).copied().unwrap_or(0);
+        match offset {
+            control::BUSY => self.busy.into(),
+            _ if TRAP_COUNTERS.contains(&offset) => {
+                self.traps.get((offset - TRAP_COUNTERS.start) / 4).copied().unwrap_or(0)
+            }
+            _ => self.smmu.read_control(offset),
         }
-        self.smmu.read_control(offset)
+    }
+
+    /// Writes 32 bits at `offset` of the control page.
+    fn write_control(&mut self, offset: usize, value: u32) {
+        if offset != control::RESET {
+            return self.smmu.write_control(offset, value);
+        }
+        let profile = (value as usize).checked_sub(1).and_then(|number| Profile::ALL.get(number));
+        if let Some(&profile) = profile {
+            let (strict, unknown) = (self.smmu.is_strict(), self.unknown);
+            self.reset(profile, self.wanted);
+            self.poison_registers(unknown);
+            if strict {
+                self.be_strict();
+            }
+        }
     }
 
     /// The SMMU fails: it enters service failure mode, which only [`reset`](Machine::reset) ends (12.3).
@@ -157,12 +188,13 @@ impl Machine {
     /// Writes `value` to the register at physical `address`. Where there is none, and for a misaligned access, nothing
     /// happens (6.2).
     pub fn write(&mut self, address: u64, width: Width, value: u64) {
+        self.busy = true;
         match decode(address, width) {
             Some(Target::Smmu(offset)) => self.smmu.write(offset, width, value),
             Some(Target::Control(offset)) => {
-                self.smmu.write_control(offset, value as u32);
+                self.write_control(offset, value as u32);
                 if width == Width::Double {
-                    self.smmu.write_control(offset + 4, (value >> 32) as u32);
+                    self.write_control(offset + 4, (value >> 32) as u32);
                 }
             }
             Some(Target::Engine(index, offset)) => {
@@ -190,6 +222,7 @@ impl Machine {
     /// Fills the registers that reset leaves UNKNOWN with values that follow from `seed`
     /// ([`REGISTER_POISON`](diagnostics::REGISTER_POISON)). For right after a reset.
     pub fn poison_registers(&mut self, seed: u32) {
+        self.unknown = seed;
         self.write(board::SMMU_BASE + diagnostics::REGISTER_POISON as u64, Width::Word, seed.into());
     }
 
@@ -230,6 +263,7 @@ impl Machine {
                 self.awake &= !(1 << index);
             }
         }
+        self.busy = busy;
         busy
     }
 }

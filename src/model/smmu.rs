@@ -153,6 +153,11 @@ impl Smmu {
         Self { registers: RegisterFile::with(ids, features), ..Self::new() }
     }
 
+    /// Whether it watches the driver.
+    pub(super) fn is_strict(&self) -> bool {
+        self.registers.diagnostics.is_strict()
+    }
+
     /// Enters service failure mode (12.3). From now on transactions are aborted, those that stall too, ATS requests get
     /// Completer Abort, and no queue is accessed. Registers can still be read and written; to acknowledge SFM_ERR changes
     /// nothing (6.3.19). Only a reset ends it.

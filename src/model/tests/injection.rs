@@ -18,6 +18,8 @@ const LATE_TICKS: u64 = 0x01c;
 const REORDER: u64 = 0x020;
 const SEED: u64 = 0x024;
 const REORDERED: u64 = 0x028;
+const BUSY: u64 = 0x02c;
+const RESET: u64 = 0x030;
 const EVENT_WRITE: u64 = 0x100;
 const PAGE_REQUEST_WRITE: u64 = 0x108;
 const COMMAND_FETCH: u64 = 0x110;
@@ -37,6 +39,9 @@ const ENGINES_HELD: u64 = 0x1a0;
 const HAPPENED: u64 = 4;
 
 const UNTIL_RELEASED: u32 = 0xffff_ffff;
+
+/// IDR1 of the SMMU (6.3.2).
+const IDR1: u64 = 0x04;
 
 /// CMD_SYNC without a signal (4.7.3).
 const SYNC: [u64; 2] = [0x46, 0];
@@ -101,6 +106,70 @@ fn ticks_and_64_bit_registers_are_read_whole_or_by_halves() {
     assert_eq!((bench.control(ENGINES), bench.control(ENGINES + 4)), (0x9abc_def0, 0x1234_5678));
     bench.set_control(ENGINES + 4, 1);
     assert_eq!(bench.control64(ENGINES), 0x1_9abc_def0);
+}
+
+#[test]
+fn reset_makes_it_an_smmu_of_another_profile() {
+    let mut bench = recording();
+    bench.set_control(EVENT_WRITE, 2);
+    bench.write_word(0, 0x5000);
+    let (full, small) = (bench.read(IDR1), 7);
+    // "small": 4 bits of StreamIDs, none of SubstreamIDs, queues of 2 entries (6.3.2). ATTR_PERMS_OVR.
+    bench.set_control(RESET, small);
+    assert_eq!(bench.read(IDR1), 0x0421_0804 | 1 << 11 | 1 << 16 | 1 << 21);
+    assert_eq!((bench.read(CR0ACK), bench.read(EVENTQ_PROD), bench.control(EVENT_WRITE)), (0, 0, 0));
+    assert_eq!((bench.control64(TICKS), bench.control(RESET)), (0, 0));
+    assert_eq!(bench.engine(0, reg::STATUS), 0, "its job is gone");
+    for nothing in [0, 11, 0xffff_ffff] {
+        bench.set_control(RESET, nothing);
+        assert_ne!(bench.read(IDR1), full);
+    }
+    bench.set_control(RESET, 1);
+    assert_eq!(bench.read(IDR1), full);
+}
+
+#[test]
+fn reset_brings_back_all_engines_that_the_profile_has_streams_for() {
+    let mut bench = Bench::reset();
+    bench.machine.reset(Profile::Full, 20);
+    let there = |bench: &Bench| (0..64).filter(|&engine| bench.engine(engine, reg::ID) != 0).count();
+    let counts = [7, 1].map(|profile| {
+        bench.set_control(RESET, profile);
+        there(&bench)
+    });
+    assert_eq!(counts, [Profile::Small.max_engines().min(20), 20]);
+    assert!(counts[0] < 20);
+}
+
+#[test]
+fn reset_leaves_strict_mode_on_and_registers_unknown() {
+    let mut bench = Bench::reset();
+    bench.set_control(RESET, 1);
+    assert_eq!(bench.read(CMDQ_PROD), 0, "nothing is UNKNOWN where it was not asked for");
+    bench.write(CR0, 8);
+    assert!(bench.machine.violation().is_none());
+    bench.machine.be_strict();
+    bench.machine.poison_registers(UNKNOWN);
+    for _ in 0..2 {
+        bench.set_control(RESET, 1);
+        assert!(bench.machine.violation().is_none());
+        assert_ne!(bench.read(CMDQ_PROD), 0, "UNKNOWN (6.3.27)");
+        bench.write(CR0, 8);
+        assert!(bench.machine.violation().is_some(), "the queue was enabled before its registers were written");
+    }
+}
+
+#[test]
+fn it_is_busy_from_a_write_until_a_tick_finds_nothing() {
+    let mut bench = Bench::enabled();
+    while bench.step() {}
+    assert_eq!(bench.control(BUSY), 0);
+    bench.submit([0x46, 0]);
+    assert_eq!(bench.control(BUSY), 1);
+    while bench.step() {
+        assert_eq!(bench.control(BUSY), 1);
+    }
+    assert_eq!(bench.control(BUSY), 0);
 }
 
 #[test]
