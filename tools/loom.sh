@@ -91,35 +91,39 @@ for name in $(awk '{ print $1 }' <<<"$mutants" | sort -u); do
     binaries[$name]=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built")
 done
 
-passed=0 failed=0
-log=$(mktemp) && trap 'rm -f "$log"' EXIT
-
-for name in "${!binaries[@]}"; do
-    while read -r test; do
-        if "${binaries[$name]}" --exact "$test" >"$log" 2>&1; then
-            echo "ok      $name $test"
-            ((passed += 1))
-        else
-            sed 's/^/    /' "$log"
-            echo "FAILED  $name $test"
-            ((failed += 1))
-        fi
-        # Of the library's tests, those that are loom's.
-    done < <("${binaries[$name]}" --list $([[ $name == lib ]] && echo loom_tests) | sed -n 's/: test$//p')
-done
-
-while read -r name mutant test; do
-    [[ -n $name ]] || continue
-    MUTANT=$mutant timeout 60 "${binaries[$name]}" --exact "$test" >"$log" 2>&1
-    if grep -q "^test $test \.\.\. FAILED" "$log"; then
-        echo "killed  $mutant by $test"
-        ((passed += 1))
+# try BINARY NAME TEST [MUTANT]: the test passes as it is, or catches the mistake.
+try() {
+    local output status
+    if [[ -z ${4:-} ]]; then
+        output=$("$1" --exact "$3" 2>&1)
+        status=$?
+        ((status == 0)) && echo "ok      $2 $3" || printf '%s\nFAILED  %s %s\n' "$output" "$2" "$3"
     else
-        tail -n 3 "$log" | sed 's/^/    /'
-        echo "FAILED  $mutant was not caught by $test"
-        ((failed += 1))
+        output=$(MUTANT=$4 timeout 120 "$1" --exact "$3" 2>&1)
+        if grep -q "^test $3 \.\.\. FAILED" <<<"$output"; then
+            echo "killed  $4 by $3"
+        else
+            printf '%s\nFAILED  %s was not caught by %s\n' "$(tail -n 3 <<<"$output")" "$4" "$3"
+        fi
     fi
-done <<<"$mutants"
+}
+export -f try
+
+tries=$(
+    for name in "${!binaries[@]}"; do
+        # Of the library's tests, those that are loom's.
+        "${binaries[$name]}" --list $([[ $name == lib ]] && echo loom_tests) | sed -n "s|\(.*\): test\$|${binaries[$name]} $name \1|p"
+    done
+    while read -r name mutant test; do
+        [[ -n $name ]] && echo "${binaries[$name]} $name $test $mutant"
+    done <<<"$mutants"
+)
+
+# A test is one thread: each core has one.
+log=$(mktemp) && trap 'rm -f "$log"' EXIT
+xargs -P "$(nproc)" -L 1 bash -c 'try "$@"' try <<<"$tries" | tee "$log"
+passed=$(grep -cE '^(ok|killed) ' "$log")
+failed=$(($(wc -l <<<"$tries") - passed))
 
 # A mistake without a line above is one that nobody catches.
 while read -r mutant; do
