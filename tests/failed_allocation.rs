@@ -1,5 +1,8 @@
 //! The heap is full at each place that asks it for memory, and what an enabled stream takes of it.
 
+extern crate alloc;
+
+#[path = "driver/bench/mod.rs"]
 mod driver_bench;
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
@@ -312,7 +315,7 @@ fn a_heap_that_is_full_at_a_recovery_leaves_it_to_be_done() {
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, 0..1 << 30)).unwrap();
     bench.fill(0, 0x1000, 8, 1, None);
-    bench.host.run(100);
+    bench.machine.run(100);
     assert!(bench.cpu.masked(|masked| bench.smmu.handle_global_error(masked)).recover);
     let mut recover = || bench.smmu.recover(&mut bench.cpu);
     assert_eq!(with_full_heap(0, &mut recover), (Err(DriverError::HeapFull), true));

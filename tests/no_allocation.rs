@@ -1,5 +1,8 @@
 //! Between a record's decode and its answer nothing is allocated or freed, page frames of the pool aside.
 
+extern crate alloc;
+
+#[path = "driver/bench/mod.rs"]
 mod driver_bench;
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
@@ -144,7 +147,7 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
     const START: u64 = 0x4000_0000;
     const BYTES: u64 = 64 * 4096;
     let mut bench = Bench::new();
-    let frames = Arc::new(FramePool::new(&**bench.host.memory(), 200).unwrap());
+    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), 200).unwrap());
     let region =
         Region { start: START, bytes: BYTES, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
     let pasid = SubstreamId::new(3);
@@ -165,8 +168,8 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
         }
         let pager = Arc::new(DemandPager::new(Box::new([(substream, space)]), work.clone()));
         bench.enable(engine, pager).unwrap();
-        bench.host.write_engine(engine, reg::DEPTH, 8);
-        bench.host.write_engine(engine, reg::GROUP_SIZE, 4);
+        bench.machine.write_engine(engine, reg::DEPTH, 8);
+        bench.machine.write_engine(engine, reg::GROUP_SIZE, 4);
     }
     // Zeroed ahead are 100 frames of the 136 that it takes: the faults that need the rest are deferred.
     let dirty: Vec<_> = (0..140).map(|_| frames.take_zeroed().unwrap()).collect();
@@ -177,7 +180,7 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
     bench.fill(2, START, BYTES, 2, pasid.map(SubstreamId::get));
     let (mut in_drains, mut in_work, mut rounds) = (0, 0, 0);
     while [0, 2].map(|engine| bench.state(engine)) != [status::DONE; 2] {
-        bench.host.step();
+        bench.machine.step();
         in_drains += calls(|| {
             bench.cpu.masked(|masked| {
                 bench.smmu.drain_events(masked);

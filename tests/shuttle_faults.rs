@@ -5,11 +5,15 @@
 //! that little is needed for much to go wrong.
 #![cfg(shuttle)]
 
+extern crate alloc;
+
+#[path = "driver/bench/mod.rs"]
 mod driver_bench;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use driver_bench::machine::{Machine, MachineMemory};
 use driver_bench::{Pager, Space, cpu, plain};
 use embedded_hal::delay::DelayNs;
 use shuttle::rand::{Rng, thread_rng};
@@ -21,7 +25,6 @@ use smmu_iopf::driver::{DeviceControl, EventSink, FaultMode, Hooks, Options, Out
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics::*;
@@ -51,12 +54,12 @@ const MOST_STEPS: usize = 300_000;
 
 std::thread_local! {
     // What a machine's memory is made of is never freed, so all schedules of a test share it.
-    static MEMORY: Arc<HostMemory> = Arc::new(HostMemory::new(1 << 20));
+    static MEMORY: Arc<MachineMemory> = Arc::new(MachineMemory::new(1 << 20));
 }
 
 /// The registers and the clock of the machine: each access is a step of its own, and a delay lets others go on.
 #[derive(Clone)]
-struct Bus(Arc<HostSmmu>);
+struct Bus(Arc<Machine>);
 
 impl Registers for Bus {
     fn read32(&self, register: Register) -> u32 {
@@ -114,7 +117,7 @@ impl EventSink for Kernel {
 }
 
 struct World {
-    host: Arc<HostSmmu>,
+    machine: Arc<Machine>,
     smmu: Arc<Smmu<Bus, Bus>>,
     domain: Arc<Domain>,
     kernel: Arc<Kernel>,
@@ -129,7 +132,7 @@ struct Device<'a>(&'a World, usize);
 
 impl DeviceControl for Device<'_> {
     fn stop_new_work(&self) {
-        self.0.host.write_engine(self.1, reg::CONTROL, control::STOP);
+        self.0.machine.write_engine(self.1, reg::CONTROL, control::STOP);
     }
 
     fn is_idle(&self) -> bool {
@@ -137,24 +140,24 @@ impl DeviceControl for Device<'_> {
     }
 
     fn disable_page_requests(&self) {
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, 0);
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, 0);
     }
 
     fn page_requests_stopped(&self) -> bool {
-        self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
+        self.0.machine.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
     fn reset_page_requests(&self) {
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
     }
 
     fn resume_page_requests(&self) {
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {
-        self.0.host.write_engine(self.1, reg::ATS_CONTROL, 0);
+        self.0.machine.write_engine(self.1, reg::ATS_CONTROL, 0);
     }
 }
 
@@ -162,18 +165,18 @@ impl World {
     fn new(cpu: &mut Cpu) -> Arc<Self> {
         let memory = MEMORY.with(Arc::clone);
         memory.start_over();
-        let host = HostSmmu::with(memory.clone(), Profile::Small, board::DEFAULT_ENGINES);
+        let machine = Machine::with(memory.clone(), Profile::Small, board::DEFAULT_ENGINES);
         let domain = Arc::new(Domain::new());
         domain.online(cpu);
         let kernel = Arc::new(Kernel::default());
         let hooks = Hooks { wake: kernel.clone(), events: kernel.clone() };
         let options = Options { limit_us: LIMIT_US, ..Options::default() };
-        let bus = Bus(host.clone());
+        let bus = Bus(machine.clone());
         let smmu = Smmu::probe(cpu, bus.clone(), memory.clone(), domain.clone(), bus, hooks, options).unwrap();
         let space = Space::on(memory, 1);
         let pager = Pager::deferring(&space, BASE..WILD);
         Arc::new(Self {
-            host,
+            machine,
             smmu,
             domain,
             kernel,
@@ -204,11 +207,11 @@ impl World {
     }
 
     fn stream(&self, engine: usize) -> StreamId {
-        StreamId(self.host.read_engine(engine, reg::STREAM_ID))
+        StreamId(self.machine.read_engine(engine, reg::STREAM_ID))
     }
 
     fn is_busy(&self, engine: usize) -> bool {
-        self.host.read_engine(engine, reg::STATUS) & status::STATE == status::BUSY
+        self.machine.read_engine(engine, reg::STATUS) & status::STATE == status::BUSY
     }
 
     fn attach(&self, cpu: &mut Cpu, engine: usize) {
@@ -223,23 +226,23 @@ impl World {
 
     /// Has an engine begin a job of `pages` pages from `destination` on, two at a time.
     fn start(&self, engine: usize, destination: u64, pages: u64) {
-        self.host.write_engine(engine, reg::DEPTH, 2);
-        self.host.write_engine64(engine, reg::PATTERN, 1);
-        self.host.write_engine64(engine, reg::DESTINATION, destination);
-        self.host.write_engine64(engine, reg::LENGTH, pages * 4096);
-        self.host.write_engine(engine, reg::CONTROL, control::START | control::FILL << control::OPERATION);
+        self.machine.write_engine(engine, reg::DEPTH, 2);
+        self.machine.write_engine64(engine, reg::PATTERN, 1);
+        self.machine.write_engine64(engine, reg::DESTINATION, destination);
+        self.machine.write_engine64(engine, reg::LENGTH, pages * 4096);
+        self.machine.write_engine(engine, reg::CONTROL, control::START | control::FILL << control::OPERATION);
     }
 
     /// Enables an engine's faults, and has it begin a job.
     fn enable(&self, cpu: &mut Cpu, engine: usize) {
         let credits = self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
-        let host = &self.host;
+        let machine = &self.machine;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
-            host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
+            machine.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
             // It does not keep to what it is granted, so the queue overflows at times.
-            host.write_engine(engine, reg::PRI_ALLOCATION, credits.max(8));
-            host.write_engine(engine, reg::GROUP_SIZE, 2);
-            host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
+            machine.write_engine(engine, reg::PRI_ALLOCATION, credits.max(8));
+            machine.write_engine(engine, reg::GROUP_SIZE, 2);
+            machine.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
         }
         self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
     }
@@ -251,7 +254,7 @@ impl World {
 
 /// Takes out what the interrupts tell of.
 fn drain(world: &World, cpu: &mut Cpu) {
-    let raised = world.host.take_raised();
+    let raised = world.machine.take_raised();
     for (queue, wire) in [(OutputQueue::Events, Wire::EventQueue), (OutputQueue::PageRequests, Wire::PriQueue)] {
         if !world.kernel.woken[queue as usize].swap(false, Relaxed) && !raised.contains(&wire) {
             continue;
@@ -315,7 +318,7 @@ fn schedule() {
         let world = world.clone();
         thread::spawn(move || {
             while !world.ends.load(Relaxed) {
-                world.host.step();
+                world.machine.step();
                 yield_now();
             }
         })
@@ -338,7 +341,7 @@ fn schedule() {
         }
         let engine = ENGINES[thread_rng().gen_range(0..ENGINES.len())];
         if thread_rng().gen_range(0..4_u32) == 0 {
-            let mut bus = Bus(world.host.clone());
+            let mut bus = Bus(world.machine.clone());
             world.smmu.faults().flush(&mut here, &mut bus, world.stream(engine), LIMIT_US).unwrap();
         }
         world.disable(&mut here, engine);
@@ -358,7 +361,7 @@ fn schedule() {
     world.ends.store(true, Relaxed);
     cores.into_iter().chain([machine]).for_each(|task| task.join().unwrap());
     drop(world.pager.take());
-    let _passed = world.domain.synchronize(&mut here, &mut Bus(world.host.clone()), LIMIT_US).unwrap();
+    let _passed = world.domain.synchronize(&mut here, &mut Bus(world.machine.clone()), LIMIT_US).unwrap();
     world.domain.poll(&mut here);
     world.check();
 }
@@ -366,7 +369,7 @@ fn schedule() {
 impl World {
     /// Each record was answered once, by what the machine counted and by what the driver did, and nothing is left.
     fn check(&self) {
-        let count = |offset: usize| self.host.read(board::SMMU_BASE + offset as u64, Width::Word);
+        let count = |offset: usize| self.machine.read(board::SMMU_BASE + offset as u64, Width::Word);
         assert_eq!(count(STALLED), 0);
         let resumed = count(RESUMED_RETRY) + count(RESUMED_ABORT);
         // STALL_TERM also ends stalls without a record, and those that were told to try again and have not yet.

@@ -40,19 +40,26 @@ pub struct HostMemory {
     words: &'static [AtomicU64],
     /// The words given out.
     used: AtomicUsize,
+    /// The words up to the last one that was written by address.
+    written: AtomicUsize,
 }
 
 impl HostMemory {
     /// `bytes` of zeroed memory at [`MEMORY_BASE`]. It is never freed.
     pub fn new(bytes: usize) -> Self {
         let words: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
-        Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0) }
+        Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0), written: AtomicUsize::new(0) }
     }
 
-    /// Zeroes what was given out and gives it out anew: for one machine after another on the same memory. Who has memory of
+    /// How large it is, in bytes.
+    pub fn size(&self) -> usize {
+        8 * self.words.len()
+    }
+
+    /// Zeroes it and gives it out anew: for one machine after another on the same memory. Who has memory of
     /// before, shares it with others now.
     pub fn start_over(&self) {
-        let used = self.used.swap(0, Ordering::Relaxed);
+        let used = self.used.swap(0, Ordering::Relaxed).max(self.written.swap(0, Ordering::Relaxed));
         self.words.iter().take(used).for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
@@ -67,20 +74,24 @@ impl HostMemory {
         self.write64(PhysAddr(address), value).ok()
     }
 
+    /// [`word`](HostMemory::word), to write to.
+    fn word_to_write(&self, address: PhysAddr) -> Result<(&'static AtomicU64, usize), Abort> {
+        let found = self.word(address)?;
+        self.written.fetch_max((address.0 - MEMORY_BASE) as usize / 8 + 1, Ordering::Relaxed);
+        Ok(found)
+    }
+
     /// The word that holds the byte at `address`, and that byte's place in it.
     fn word(&self, PhysAddr(address): PhysAddr) -> Result<(&'static AtomicU64, usize), Abort> {
         let offset = address.checked_sub(MEMORY_BASE).ok_or(Abort)?;
         let index = usize::try_from(offset / 8).map_err(|_| Abort)?;
         Ok((self.words.get(index).ok_or(Abort)?, (offset % 8) as usize))
     }
+}
 
-    /// The word at `address`, a multiple of 8.
-    fn aligned(&self, address: PhysAddr) -> Result<&'static AtomicU64, Abort> {
-        match self.word(address)? {
-            (word, 0) => Ok(word),
-            _ => Err(Abort),
-        }
-    }
+/// The word of an address that is a multiple of 8.
+fn aligned((word, first): (&AtomicU64, usize)) -> Result<&AtomicU64, Abort> {
+    if first == 0 { Ok(word) } else { Err(Abort) }
 }
 
 impl DmaMemory for HostMemory {
@@ -101,17 +112,16 @@ impl DmaMemory for HostMemory {
 // Relaxed accesses suffice: the lock around the machine orders them.
 impl Memory for HostMemory {
     fn read64(&self, address: PhysAddr) -> Result<u64, Abort> {
-        Ok(self.aligned(address)?.load(Ordering::Relaxed))
+        aligned(self.word(address)?).map(|word| word.load(Ordering::Relaxed))
     }
 
     fn write64(&self, address: PhysAddr, value: u64) -> Result<(), Abort> {
-        self.aligned(address)?.store(value, Ordering::Relaxed);
-        Ok(())
+        aligned(self.word_to_write(address)?).map(|word| word.store(value, Ordering::Relaxed))
     }
 
     // Release: pairs with an Acquire load of whoever polls for the message.
     fn write32(&self, address: PhysAddr, value: u32) -> Result<(), Abort> {
-        let (word, first) = self.word(address)?;
+        let (word, first) = self.word_to_write(address)?;
         if !first.is_multiple_of(4) {
             return Err(Abort);
         }
@@ -122,7 +132,7 @@ impl Memory for HostMemory {
     }
 
     fn compare_exchange64(&self, address: PhysAddr, expected: u64, new: u64) -> Result<u64, Abort> {
-        let word = self.aligned(address)?;
+        let word = aligned(self.word_to_write(address)?)?;
         let held = word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Ok(held.unwrap_or_else(|other| other))
@@ -145,7 +155,7 @@ impl Memory for HostMemory {
         let mut at = address;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (word, first) = self.word(at)?;
+            let (word, first) = self.word_to_write(at)?;
             let (part, after) = rest.split_at(rest.len().min(8 - first));
             let merge = |old: u64| {
                 let mut new = old.to_le_bytes();

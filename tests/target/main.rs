@@ -30,6 +30,10 @@ mod cores;
 #[cfg(target_os = "none")]
 mod differential;
 #[cfg(target_os = "none")]
+#[path = "../driver/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "what only tests on the host use")]
+mod driver;
+#[cfg(target_os = "none")]
 mod faults;
 #[cfg(target_os = "none")]
 mod grace;

@@ -1,9 +1,6 @@
 //! What changes of streams and substreams cost, and whom they disturb (docs/structures.md).
 
-mod driver_bench;
-
-use driver_bench::Need::{self, PageRequests, Queues, Stall, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use alloc::vec::Vec;
 use smmu_iopf::driver::FaultMode;
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
@@ -12,19 +9,29 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::registers::Register;
 
+use super::bench::Need::{self, PageRequests, Queues, Stall, Substreams};
+use super::bench::{Bench, Pager, Space, on_each, substreams};
+
+scenarios![
+    calls_take_the_steps_of_the_table,
+    a_device_at_work_is_not_disturbed_by_a_change_of_one_word,
+    streams_that_were_used_before_there_was_a_table_for_them_work,
+    substreams_take_the_steps_of_the_table,
+];
+
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
 
 /// CFGI commands from number `first` on, each of which a SYNC must follow at once (4.1.3: opcodes 0x03 to 0x06 and 0x46), as
 /// their opcode and Leaf (4.3).
 fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
-    let base = bench.host.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
+    let base = bench.machine.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
     let entries = 1 << (base & 0x1f);
     let commands = bench.smmu.command_counts().commands;
     assert!(commands - first <= entries, "what was put in is still there");
     let word = |number: u64, offset: u64| {
         let address = (base & 0x000f_ffff_ffff_ffe0) + number % entries * 16 + offset;
-        bench.host.memory().load(address).unwrap()
+        bench.machine.memory().load(address).unwrap()
     };
     let opcode = |number| word(number, 0) & 0xff;
     let steps = (first..commands).filter(|&number| matches!(opcode(number), 0x03..=0x06));
@@ -40,14 +47,13 @@ fn steps_since(bench: &Bench, first: u64) -> usize {
 
 /// The rows of the table in the documentation that begins with `head`.
 fn rows(head: &str) -> impl Iterator<Item = Vec<&'static str>> {
-    let lines = include_str!("../docs/structures.md").lines().skip_while(move |line| !line.starts_with(head));
+    let lines = include_str!("../../docs/structures.md").lines().skip_while(move |line| !line.starts_with(head));
     lines.skip(2).take_while(|line| line.starts_with('|')).map(|row| {
         let cells = row.trim_matches('|').split('|');
         cells.map(|cell| cell.trim().trim_matches('`')).collect()
     })
 }
 
-#[test]
 fn calls_take_the_steps_of_the_table() {
     type Mode = (&'static str, usize, FaultMode, Need);
     let modes: [Mode; 2] =
@@ -71,7 +77,7 @@ fn calls_take_the_steps_of_the_table() {
                     _ => bench.attach(engine, mode, &space).unwrap(),
                 }
                 let invalidations = invalidations_since(&bench, before);
-                assert_eq!(invalidations.len(), steps.parse().unwrap(), "{call} of a stream that {name}");
+                assert_eq!(invalidations.len(), steps.parse::<usize>().unwrap(), "{call} of a stream that {name}");
                 // The first-level descriptor may be new with a new stream, and is not later (4.3.1).
                 for (step, invalidation) in invalidations.into_iter().enumerate() {
                     assert_eq!(invalidation, (0x03, !call.starts_with("attach") || step > 0));
@@ -82,7 +88,6 @@ fn calls_take_the_steps_of_the_table() {
     }
 }
 
-#[test]
 fn substreams_take_the_steps_of_the_table() {
     on_each(&[Substreams, Queues], |profile| {
         if !profile.features().cd2l {
@@ -108,13 +113,12 @@ fn substreams_take_the_steps_of_the_table() {
             let (context, before) = (space.map(|space| space.context()), bench.smmu.command_counts().commands);
             let substream = SubstreamId::new(row[0].parse().unwrap()).unwrap();
             bench.smmu.attach_substream(&mut bench.cpu, stream, substream, context.as_ref()).unwrap();
-            assert_eq!(steps_since(&bench, before), row[2].parse().unwrap(), "{row:?}");
+            assert_eq!(steps_since(&bench, before), row[2].parse::<usize>().unwrap(), "{row:?}");
         }
     });
 }
 
 /// Other tables under the same tag are one word: a device that is at work does not notice.
-#[test]
 fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
     on_each(&[Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -138,7 +142,7 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
             assert_eq!(change(&mut bench, space), 1);
         }
         bench.finish([0]);
-        assert_eq!((bench.state(0), bench.sink.0.lock().unwrap().len()), (status::DONE, 0));
+        assert_eq!((bench.state(0), bench.sink.0.lock().len()), (status::DONE, 0));
         for page in 0..PAGES {
             assert!(spaces.iter().any(|space| space.word(BASE + page * 4096) == 7), "page {page}");
         }
@@ -146,7 +150,6 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
 }
 
 /// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
-#[test]
 fn streams_that_were_used_before_there_was_a_table_for_them_work() {
     on_each(&[], |profile| {
         for number in 1.. {
@@ -159,10 +162,10 @@ fn streams_that_were_used_before_there_was_a_table_for_them_work() {
                 bench.state(engine)
             };
             assert_eq!([0, 1].map(|engine| write(&mut bench, engine)), [status::ABORTED; 2]);
-            bench.host.write_control(control::COMMAND_ILLEGAL, number);
+            bench.machine.write_control(control::COMMAND_ILLEGAL, number);
             let failed = bench.attach(0, FaultMode::Terminate, &space).is_err();
-            let happened = bench.host.read_control(control::COMMAND_ILLEGAL + control::HAPPENED) != 0;
-            bench.host.write_control(control::COMMAND_ILLEGAL, 0);
+            let happened = bench.machine.read_control(control::COMMAND_ILLEGAL + control::HAPPENED) != 0;
+            bench.machine.write_control(control::COMMAND_ILLEGAL, 0);
             bench.attach(1, FaultMode::Terminate, &space).unwrap();
             if failed {
                 bench.attach(0, FaultMode::Terminate, &space).unwrap();

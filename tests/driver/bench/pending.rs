@@ -1,6 +1,6 @@
 //! Streams in the middle of their work, for tests that end it.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
 
 use smmu_iopf::driver::{DeviceControl, FaultMode};
 use smmu_iopf::model::engine::registers as reg;
@@ -18,9 +18,9 @@ pub(crate) fn stalled(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, pager.clone()).unwrap();
-    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.machine.write_engine(0, reg::DEPTH, 8);
     bench.fill(0, BASE, BYTES, 1, None);
-    bench.run_until(|_| pager.deferred.lock().unwrap().len() == 8);
+    bench.run_until(|_| pager.deferred.lock().len() == 8);
     (bench, space, pager)
 }
 
@@ -31,9 +31,9 @@ pub(crate) fn requesting(profile: Profile) -> (Bench, Arc<Space>, Arc<Pager>) {
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
     bench.attach(2, FaultMode::PageRequest, &space).unwrap();
     bench.enable(2, pager.clone()).unwrap();
-    bench.host.write_engine(2, reg::GROUP_SIZE, 2);
+    bench.machine.write_engine(2, reg::GROUP_SIZE, 2);
     bench.fill(2, BASE, BYTES, 1, None);
-    bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
+    bench.run_until(|_| !pager.deferred.lock().is_empty());
     (bench, space, pager)
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Restless(pub(crate) Device);
 
 impl Restless {
     pub(crate) fn new(bench: &Bench, engine: usize) -> Self {
-        Self(Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine })
+        Self(Device { machine: bench.machine.clone(), smmu: bench.smmu.clone(), engine })
     }
 }
 

@@ -1,18 +1,14 @@
-//! A fault's whole way on the host: engine, model, driver, fault core, handler, and back.
+//! A fault's whole way: engine, model, driver, fault core, handler, and back.
 
-mod driver_bench;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use driver_bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain, substreams};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig, Translation};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, control, hostile, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
@@ -20,11 +16,37 @@ use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 
+use super::bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
+use super::bench::machine::{self, Machine, memory_base};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain, substreams};
+
+scenarios![
+    a_stalled_copy_pages_in_both_regions_and_every_stall_is_counted_and_answered_once,
+    a_wild_address_is_refused_and_the_neighbour_goes_on,
+    a_deferred_fault_waits_for_its_answer,
+    answers_that_found_no_room_are_not_sent_after_stall_term,
+    a_page_request_outside_every_region_is_answered_invalid,
+    a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own,
+    a_context_table_that_is_used_again_leads_to_nobodys_address_space,
+    substreams_and_transactions_without_one_go_different_ways,
+    a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason,
+    streams_that_are_not_attached_are_terminated_and_reported,
+    attaching_and_enabling_twice_or_without_need_is_refused,
+    streams_and_substreams_that_the_smmu_does_not_have_are_refused,
+    a_detached_stream_is_terminated_and_can_be_attached_again,
+    a_device_with_two_stream_ids_shares_one_life,
+    the_trace_tells_runs_apart_by_the_order_of_their_records,
+    answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_before_they_are_sent,
+    page_request_groups_page_in_two_pasids_with_the_same_addresses,
+    an_overflow_of_the_pri_queue_is_acknowledged_and_the_work_still_gets_done,
+    stall_records_that_found_the_event_queue_full_come_later_and_are_answered_too,
+    an_answer_that_a_handler_sends_itself_finds_room_behind_those_of_its_own_drain,
+];
+
 const SOURCE: u64 = 0x1000_0000;
 const DESTINATION: u64 = 0x2000_0000;
 const BYTES: u64 = 32 * 4096;
 
-#[test]
 fn a_stalled_copy_pages_in_both_regions_and_every_stall_is_counted_and_answered_once() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -50,7 +72,6 @@ fn a_stalled_copy_pages_in_both_regions_and_every_stall_is_counted_and_answered_
     });
 }
 
-#[test]
 fn a_wild_address_is_refused_and_the_neighbour_goes_on() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -70,7 +91,6 @@ fn a_wild_address_is_refused_and_the_neighbour_goes_on() {
     });
 }
 
-#[test]
 fn a_deferred_fault_waits_for_its_answer() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -80,7 +100,7 @@ fn a_deferred_fault_waits_for_its_answer() {
         bench.enable(0, pager.clone()).unwrap();
 
         bench.fill(0, SOURCE, 0x1000, 7, None);
-        bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
+        bench.run_until(|_| !pager.deferred.lock().is_empty());
         assert_eq!(bench.state(0), status::BUSY);
         let group = pager.take().pop().unwrap();
         assert_eq!(pager.resolve(group.faults()), PageResponse::Success);
@@ -98,9 +118,9 @@ fn unsent(profile: Profile) -> (Bench, Arc<Space>) {
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
     bench.hold_commands(true);
-    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.machine.write_engine(0, reg::DEPTH, 8);
     bench.fill(0, SOURCE, 8 * 4096, 7, None);
-    bench.host.run(1000);
+    bench.machine.run(1000);
     bench.drain();
     assert_eq!(bench.model_count(diagnostics::STALLS_RECORDED), 8);
     assert_eq!(bench.smmu.command_counts().answers, 2);
@@ -108,18 +128,17 @@ fn unsent(profile: Profile) -> (Bench, Arc<Space>) {
     (bench, space)
 }
 
-#[test]
 fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_before_they_are_sent() {
     on_each(&[Stall, Queues], |profile| {
         let (mut bench, space) = unsent(profile);
         assert_eq!(bench.smmu.event_records(), 0, "records count as dealt with when their answers are sent");
-        let cons = bench.host.read32(Register::EventqCons);
+        let cons = bench.machine.read32(Register::EventqCons);
         bench.drain();
-        assert_eq!(bench.host.read32(Register::EventqCons), cons);
+        assert_eq!(bench.machine.read32(Register::EventqCons), cons);
         assert_eq!(bench.smmu.event_counts().unsent, 6);
 
         bench.hold_commands(false);
-        bench.host.run(1000);
+        bench.machine.run(1000);
         // No interrupt tells of room in the command queue, and no further record comes: this is what looks after it.
         let _ = bench.smmu.expire(&bench.cpu, 0);
         assert_eq!(bench.smmu.event_counts().unsent, 0);
@@ -132,7 +151,6 @@ fn answers_that_find_no_room_are_kept_and_nothing_is_taken_out_of_the_queue_befo
     });
 }
 
-#[test]
 fn answers_that_found_no_room_are_not_sent_after_stall_term() {
     on_each(&[Stall, Queues], |profile| {
         let (mut bench, _) = unsent(profile);
@@ -160,13 +178,12 @@ fn two_pasids(profile: Profile, bench: &mut Bench) -> ([Arc<Space>; 2], Arc<Page
     (spaces, pager)
 }
 
-#[test]
 fn page_request_groups_page_in_two_pasids_with_the_same_addresses() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut bench = Bench::of(profile);
         let (spaces, pager) = two_pasids(profile, &mut bench);
         bench.enable(2, pager.clone()).unwrap();
-        bench.host.write_engine(2, reg::GROUP_SIZE, 8);
+        bench.machine.write_engine(2, reg::GROUP_SIZE, 8);
 
         for (pasid, pattern) in [(1, 0x1111), (2, 0x2222)] {
             bench.fill(2, SOURCE, BYTES, pattern, Some(pasid));
@@ -174,16 +191,15 @@ fn page_request_groups_page_in_two_pasids_with_the_same_addresses() {
             assert_eq!(bench.state(2), status::DONE);
         }
         assert_eq!([0, 1].map(|space| spaces[space].word(SOURCE + BYTES - 8)), [0x1111, 0x2222]);
-        assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 64);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_SUCCESS), 8);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUESTS), 64);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_SUCCESS), 8);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
         assert_eq!(bench.smmu.page_request_records(), 64);
         assert_eq!(bench.smmu.command_counts().answers, 8);
         assert_eq!((pager.groups.load(Ordering::Relaxed), pager.faults.load(Ordering::Relaxed)), (8, 64));
     });
 }
 
-#[test]
 fn a_page_request_outside_every_region_is_answered_invalid() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -192,25 +208,24 @@ fn a_page_request_outside_every_region_is_answered_invalid() {
         bench.fill(2, DESTINATION, 0x1000, 1, Some(1));
         bench.finish([2]);
         assert_eq!((bench.state(2), bench.fault_address(2)), (status::ABORTED, DESTINATION));
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
     });
 }
 
-#[test]
 fn an_overflow_of_the_pri_queue_is_acknowledged_and_the_work_still_gets_done() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut bench = Bench::with(profile, Options { page_request_queue_log2: 2, ..Options::default() });
         let (spaces, pager) = two_pasids(profile, &mut bench);
         bench.enable(2, pager).unwrap();
         // Eight requests outstanding, more than it may have, four entries, and at first nobody who drains them.
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_CREDITS);
-        bench.host.write_engine(2, reg::DEPTH, 8);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_CREDITS);
+        bench.machine.write_engine(2, reg::DEPTH, 8);
         bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
-        bench.host.run(200);
+        bench.machine.run(200);
         bench.finish([2]);
         assert_eq!((bench.state(2), spaces[0].word(SOURCE + BYTES - 8)), (status::DONE, 0x77));
         assert!(bench.smmu.page_request_counts().overflows > 0);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
     });
 }
 
@@ -221,10 +236,10 @@ fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
         let (_, pager) = two_pasids(profile, &mut bench);
         bench.enable(2, pager).unwrap();
         // More than it may have: four requests of the group get in, and the SMMU answers the lost Last itself.
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_CREDITS);
-        bench.host.write_engine(2, reg::GROUP_SIZE, 8);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_CREDITS);
+        bench.machine.write_engine(2, reg::GROUP_SIZE, 8);
         bench.fill(2, SOURCE, BYTES, 0x77, Some(1));
-        bench.host.run(200);
+        bench.machine.run(200);
         bench.drain();
         assert_eq!((bench.smmu.page_request_records(), bench.smmu.page_request_counts().overflows), (4, 1));
         assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
@@ -232,7 +247,6 @@ fn requests_whose_last_was_lost_in_an_overflow_are_dropped() {
     });
 }
 
-#[test]
 fn a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own() {
     on_each(&[], |profile| {
         // T0SZ 25, 4 KiB, write-back, inner shareable, EPD1, V, IPS, AA64, R, A, ASET, ASID 9; ASET keeps broadcast TLB
@@ -248,9 +262,9 @@ fn a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own() {
             let mut bench = Bench::of(profile);
             let space = Space::new(&bench, 9);
             bench.attach(engine, mode, &space).unwrap();
-            let memory = bench.host.memory();
+            let memory = bench.machine.memory();
             let table = Some(space.context().table.0);
-            let at = (MEMORY_BASE..).step_by(64).find(|at| memory.load(at + 8) == table).unwrap();
+            let at = (memory_base()..).step_by(64).find(|at| memory.load(at + 8) == table).unwrap();
             assert_eq!(memory.load(at), Some(word));
         }
     });
@@ -259,8 +273,8 @@ fn a_context_descriptor_is_that_of_5_4_with_an_asid_of_its_own() {
 #[test]
 fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
     on_each(&[PageRequests, Substreams], |profile| {
-        let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), profile, 8);
-        let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+        let machine = Machine::with(machine::memory(4 << 20), profile, 8);
+        let mut bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
         let space = Space::new(&bench, 1);
         let pasid = SubstreamId::new(1).unwrap();
         // Engine 6 is one of these (docs/engine.md).
@@ -276,11 +290,10 @@ fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
         bench.fill(6, SOURCE, BYTES, 3, Some(1));
         bench.finish([6]);
         assert_eq!((bench.state(6), space.word(SOURCE + BYTES - 8)), (status::DONE, 3));
-        assert_eq!(bench.host.read_engine(6, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(6, reg::RESPONSES_UNEXPECTED), 0);
     });
 }
 
-#[test]
 fn a_context_table_that_is_used_again_leads_to_nobodys_address_space() {
     on_each(&[Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -298,7 +311,6 @@ fn a_context_table_that_is_used_again_leads_to_nobodys_address_space() {
     });
 }
 
-#[test]
 fn substreams_and_transactions_without_one_go_different_ways() {
     on_each(&[Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -326,23 +338,21 @@ fn substreams_and_transactions_without_one_go_different_ways() {
     });
 }
 
-#[test]
 fn stall_records_that_found_the_event_queue_full_come_later_and_are_answered_too() {
     // On the others the queue has room for all.
     let mut bench = Bench::of(Profile::Small);
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
-    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.machine.write_engine(0, reg::DEPTH, 8);
     bench.fill(0, SOURCE, BYTES, 5, None);
-    bench.host.run(200);
+    bench.machine.run(200);
     assert!(bench.model_count(diagnostics::STALLS_HELD) > 0);
     bench.finish([0]);
     assert_eq!((bench.state(0), space.word(SOURCE + BYTES - 8)), (status::DONE, 5));
     assert_eq!(bench.smmu.event_counts().overflows, 0, "stalls do not overflow");
 }
 
-#[test]
 fn a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason() {
     on_each(&[Termination], |profile| {
         let mut bench = Bench::of(profile);
@@ -354,7 +364,7 @@ fn a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason() {
             bench.finish([0]);
             assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, address));
         }
-        let events = std::mem::take(&mut *bench.sink.0.lock().unwrap());
+        let events = core::mem::take(&mut *bench.sink.0.lock());
         let faults = events.iter().map(|event| match event {
             Event::Fault(fault) => (fault.kind, fault.stream, fault.address, fault.stag, fault.access.write),
             other => panic!("{other:?}"),
@@ -368,7 +378,6 @@ fn a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason() {
     });
 }
 
-#[test]
 fn streams_that_are_not_attached_are_terminated_and_reported() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
@@ -381,12 +390,11 @@ fn streams_that_are_not_attached_are_terminated_and_reported() {
         bench.fill(1, SOURCE, 8, 1, None);
         bench.finish([1]);
         assert_eq!(bench.state(1), status::ABORTED);
-        let streams = bench.sink.0.lock().unwrap().iter().map(Event::stream).collect::<Vec<_>>();
+        let streams = bench.sink.0.lock().iter().map(Event::stream).collect::<Vec<_>>();
         assert_eq!(streams, [0, 1].map(|engine| Some(profile.engine_stream(engine))));
     });
 }
 
-#[test]
 fn attaching_and_enabling_twice_or_without_need_is_refused() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -410,7 +418,6 @@ fn attaching_and_enabling_twice_or_without_need_is_refused() {
     });
 }
 
-#[test]
 fn streams_and_substreams_that_the_smmu_does_not_have_are_refused() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
@@ -431,7 +438,6 @@ fn streams_and_substreams_that_the_smmu_does_not_have_are_refused() {
     });
 }
 
-#[test]
 fn a_detached_stream_is_terminated_and_can_be_attached_again() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
@@ -450,7 +456,6 @@ fn a_detached_stream_is_terminated_and_can_be_attached_again() {
     });
 }
 
-#[test]
 fn a_device_with_two_stream_ids_shares_one_life() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -480,13 +485,12 @@ fn trace(profile: Profile, seed: u32) -> u64 {
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Pager::new(&space, SOURCE..SOURCE + BYTES)).unwrap();
-    bench.host.write_engine(0, reg::SEED, seed);
+    bench.machine.write_engine(0, reg::SEED, seed);
     bench.fill(0, SOURCE, BYTES, 3, None);
     bench.finish([0]);
     bench.cpu.masked(|masked| bench.smmu.trace_hash(masked)).unwrap()
 }
 
-#[test]
 fn the_trace_tells_runs_apart_by_the_order_of_their_records() {
     on_each(&[Stall], |profile| {
         assert_eq!(trace(profile, 1), trace(profile, 1));
@@ -511,18 +515,17 @@ impl FaultHandler for AnswersInDefer {
     }
 }
 
-#[test]
 fn an_answer_that_a_handler_sends_itself_finds_room_behind_those_of_its_own_drain() {
     let options = Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() };
     let mut bench = Bench::with(Profile::Full, options);
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Stall, &space).unwrap();
     bench.enable(0, Arc::new(AnswersInDefer(space.clone(), 0.into()))).unwrap();
-    bench.host.write_engine(0, reg::DEPTH, 8);
+    bench.machine.write_engine(0, reg::DEPTH, 8);
     bench.fill(0, SOURCE, 8 * 4096, 7, None);
     // Eight stalls wait in one batch.
     while bench.model_count(diagnostics::STALLS_RECORDED) < 8 {
-        bench.host.step();
+        bench.machine.step();
     }
     bench.finish([0]);
     let totals = bench.smmu.faults().totals().statistics;

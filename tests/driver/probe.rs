@@ -1,11 +1,8 @@
 //! Probing: what is accepted, what is refused by name, and which register is named when it does not answer.
 
-mod driver_bench;
-
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use driver_bench::{Bench, LIMIT_US, Need, Pager, Sink, Space, cpu, on_each, plain, substreams};
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
@@ -15,13 +12,15 @@ use smmu_iopf::driver::{
 };
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::status;
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 use smmu_iopf::sync::grace::Domain;
+
+use super::bench::machine::{self, Machine, MachineMemory};
+use super::bench::{Bench, LIMIT_US, Need, Pager, Sink, Space, cpu, on_each, plain, substreams};
 
 #[derive(Clone)]
 struct NoDelay;
@@ -47,30 +46,30 @@ fn options() -> Options {
 
 /// The model with one register stuck at a value.
 struct Stuck {
-    host: Arc<HostSmmu>,
+    machine: Arc<Machine>,
     register: Register,
     value: u32,
 }
 
 impl Registers for Stuck {
     fn read32(&self, register: Register) -> u32 {
-        if register == self.register { self.value } else { self.host.read32(register) }
+        if register == self.register { self.value } else { self.machine.read32(register) }
     }
 
     fn write32(&self, register: Register, value: u32) {
-        self.host.write32(register, value);
+        self.machine.write32(register, value);
     }
 
     fn write64(&self, register: Register, value: u64) {
-        self.host.write64(register, value);
+        self.machine.write64(register, value);
     }
 }
 
 fn probe_stuck(profile: Profile, register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
-    let memory = Arc::new(HostMemory::new(1 << 20));
-    let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
-    let delay = host.delay();
-    let registers = Stuck { host, register, value };
+    let memory = machine::memory(1 << 20);
+    let machine = Machine::with(memory.clone(), profile, board::DEFAULT_ENGINES);
+    let delay = machine.delay();
+    let registers = Stuck { machine, register, value };
     Smmu::probe(&mut cpu(0), registers, memory, Arc::new(Domain::new()), delay, hooks(), options())
 }
 
@@ -106,7 +105,7 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
 /// 5.4: where IDR0.ASID16 is 0, a descriptor whose ASID has more than 8 bits is illegal.
 #[test]
 fn an_asid_that_is_too_long_for_the_smmu_is_refused() {
-    let idr0 = HostSmmu::new(Arc::new(HostMemory::new(1 << 20))).read32(Register::Idr0);
+    let idr0 = Machine::new(machine::memory(1 << 20)).read32(Register::Idr0);
     let [short, long] = [idr0 & !(1 << 12), idr0].map(|idr0| probe_stuck(Profile::Full, Register::Idr0, idr0).unwrap());
     let stream = StreamId(0);
     let refused = Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
@@ -186,7 +185,7 @@ fn probe_paper(ids: [u32; 4], memory: DmaRegion) -> Result<(), DriverError> {
 const MEMORY: usize = 8 << 20;
 
 fn memory(bytes: usize) -> DmaRegion {
-    HostMemory::new(bytes).allocate(bytes, 8).unwrap()
+    MachineMemory::new(bytes).allocate(bytes, 8).unwrap()
 }
 
 /// IDR0, IDR1, IDR3 and IDR5 of QEMU 7.2 and 10.0.
@@ -298,8 +297,8 @@ fn serve(bench: &mut Bench, engine: usize, mode: FaultMode, space: Arc<Space>) {
 /// Brings up a model with `ids` and serves each kind of engine that its SMMU can serve; the others are refused by name.
 fn serve_all(ids: IdRegisters) {
     println!("{ids:x?}");
-    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(MEMORY)), ids, board::DEFAULT_ENGINES).unwrap();
-    let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
+    let machine = Machine::with_ids(machine::memory(MEMORY), ids, board::DEFAULT_ENGINES).unwrap();
+    let mut bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
     let (stalls, asks) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16);
     // With one bit of StreamID there is no engine 2.
     let modes = [(0, FaultMode::Terminate, true), (0, FaultMode::Stall, stalls), (2, FaultMode::PageRequest, asks)];

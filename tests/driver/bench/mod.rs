@@ -1,13 +1,51 @@
-//! The driver, the fault core and the model in one process: what a kernel would be to them.
+//! What a kernel would be to driver, fault core and model.
 #![allow(dead_code, reason = "each test crate uses a part")]
 
+/// The machine under test: memory, the model, and how it is let work.
+#[cfg(not(target_os = "none"))]
+pub(crate) mod machine {
+    use alloc::sync::Arc;
+    use alloc::vec::Vec;
+
+    pub(crate) use smmu_iopf::model::host::{
+        HostDelay as MachineDelay, HostMemory as MachineMemory, HostSmmu as Machine,
+    };
+    use spin::Mutex;
+
+    /// `bytes` of zeroed memory, which other tests have had before: it lives for ever, and there are many tests.
+    pub(crate) fn memory(bytes: usize) -> Arc<MachineMemory> {
+        static POOL: Mutex<Vec<Arc<MachineMemory>>> = Mutex::new(Vec::new());
+        let mut pool = POOL.lock();
+        let free = |memory: &&Arc<MachineMemory>| memory.size() == bytes && Arc::strong_count(memory) == 1;
+        if let Some(memory) = pool.iter().find(free) {
+            memory.start_over();
+            return memory.clone();
+        }
+        pool.push(Arc::new(MachineMemory::new(bytes)));
+        pool[pool.len() - 1].clone()
+    }
+
+    /// Where device memory begins.
+    pub(crate) fn memory_base() -> u64 {
+        smmu_iopf::model::host::MEMORY_BASE
+    }
+}
+#[cfg(target_os = "none")]
+#[path = "board.rs"]
+pub(crate) mod machine;
 pub(crate) mod pending;
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(target_os = "none"))]
+use std::println as say;
 
+#[cfg(target_os = "none")]
+use log::info as say;
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
@@ -17,7 +55,6 @@ use smmu_iopf::driver::{
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
-use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
@@ -30,9 +67,12 @@ use smmu_iopf::smmuv3::registers::fields::CR0;
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Shareability, StreamId, SubstreamId, Vmid};
 use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
+use spin::Mutex;
+
+use self::machine::{Machine, MachineDelay, MachineMemory};
 
 /// The driver on the model.
-pub(crate) type Driver = Smmu<Arc<HostSmmu>, HostDelay>;
+pub(crate) type Driver = Smmu<Arc<Machine>, MachineDelay>;
 
 /// A limit that no test waits for in vain but those that mean to, in microseconds; each is a step of the model.
 pub(crate) const LIMIT_US: u32 = 20_000;
@@ -53,13 +93,13 @@ pub(crate) struct Sink(pub(crate) Mutex<Vec<Event>>, Mutex<Vec<String>>);
 impl Sink {
     /// What was printed since the last call.
     pub(crate) fn take_lines(&self) -> Vec<String> {
-        std::mem::take(&mut *self.1.lock().unwrap())
+        core::mem::take(&mut *self.1.lock())
     }
 }
 
 impl EventSink for Sink {
     fn event(&self, _: &Masked, event: &Event) {
-        self.0.lock().unwrap().push(*event);
+        self.0.lock().push(*event);
     }
 
     fn undecodable(&self, _: &Masked, words: [u64; 4], error: EventError) {
@@ -67,7 +107,7 @@ impl EventSink for Sink {
     }
 
     fn report(&self, _: &Masked, report: &Report<'_>) {
-        self.1.lock().unwrap().push(report.to_string());
+        self.1.lock().push(report.to_string());
     }
 }
 
@@ -77,7 +117,7 @@ struct DrainNow(Mutex<Weak<Driver>>);
 
 impl Wake for DrainNow {
     fn wake(&self, masked: &Masked, queue: OutputQueue) {
-        let smmu = self.0.lock().unwrap().upgrade().unwrap();
+        let smmu = self.0.lock().upgrade().unwrap();
         drain(&smmu, masked, queue);
     }
 }
@@ -92,7 +132,7 @@ fn drain(smmu: &Driver, masked: &Masked, queue: OutputQueue) {
 
 /// Hands the allocation number `bad` out at an address where there is no memory.
 pub(crate) struct Broken {
-    memory: Arc<HostMemory>,
+    memory: Arc<MachineMemory>,
     count: AtomicU64,
     bad: u64,
     /// Nothing is handed out.
@@ -159,8 +199,8 @@ impl Need {
 pub(crate) struct Doorbells(DmaRegion);
 
 impl Doorbells {
-    pub(crate) fn new(host: &HostSmmu) -> Self {
-        Self(host.memory().allocate(64, 64).unwrap())
+    pub(crate) fn new(machine: &Machine) -> Self {
+        Self(machine.memory().allocate(64, 64).unwrap())
     }
 
     /// The data 0xe1 for the event queue, 0xe2 for the PRI queue, 0xe3 for global errors; as Device-nGnRE (5.2, MemAttr).
@@ -193,10 +233,10 @@ pub(crate) fn on_each(needs: &[Need], test: impl Fn(Profile)) {
     for &profile in Profile::ALL {
         match needs.iter().find(|need| !need.is_met(profile)) {
             None => {
-                println!("on {}:", profile.name());
+                say!("on {}:", profile.name());
                 test(profile);
             }
-            Some(lack) => println!("not on {}: it lacks {lack:?}", profile.name()),
+            Some(lack) => say!("not on {}: it lacks {lack:?}", profile.name()),
         }
     }
 }
@@ -208,7 +248,7 @@ pub(crate) fn faulting_engines(profile: Profile) -> impl Iterator<Item = (usize,
 }
 
 pub(crate) struct Bench {
-    pub(crate) host: Arc<HostSmmu>,
+    pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
     /// The driver's device memory.
     pub(crate) memory: Arc<Broken>,
@@ -235,17 +275,17 @@ impl Bench {
     /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the
     /// lines for messages where IDR0.MSI is set; then the event queue and the PRI queue.
     pub(crate) fn with_broken(profile: Profile, options: Options, bad: u64) -> Self {
-        let memory = Arc::new(HostMemory::new(4 << 20));
-        Self::on(HostSmmu::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
+        let memory = machine::memory(4 << 20);
+        Self::on(Machine::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
     }
 
     /// A bench on a machine that is there already.
-    pub(crate) fn on(host: Arc<HostSmmu>, options: Options, bad: u64) -> Result<Self, DriverError> {
-        let memory = host.memory().clone();
+    pub(crate) fn on(machine: Arc<Machine>, options: Options, bad: u64) -> Result<Self, DriverError> {
+        let memory = machine.memory().clone();
         // Caches as bad as the architecture permits: filled at reset, and never at rest.
-        let first = host.read_engine(0, reg::STREAM_ID);
-        host.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, first.into());
-        host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
+        let first = machine.read_engine(0, reg::STREAM_ID);
+        machine.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, first.into());
+        machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);
@@ -259,9 +299,10 @@ impl Bench {
             empty: AtomicBool::new(false),
             used: AtomicUsize::new(0),
         });
-        let smmu = Smmu::probe(&mut cpu, host.clone(), broken.clone(), domain.clone(), host.delay(), hooks, options)?;
-        *wake.0.lock().unwrap() = Arc::downgrade(&smmu);
-        Ok(Self { host, smmu, memory: broken, domain, sink, cpu })
+        let smmu =
+            Smmu::probe(&mut cpu, machine.clone(), broken.clone(), domain.clone(), machine.delay(), hooks, options)?;
+        *wake.0.lock() = Arc::downgrade(&smmu);
+        Ok(Self { machine, smmu, memory: broken, domain, sink, cpu })
     }
 
     /// What the interrupts would do: drains both queues.
@@ -276,7 +317,7 @@ impl Bench {
     /// Lets the machine and the drainer work until `done`.
     pub(crate) fn run_until(&mut self, mut done: impl FnMut(&Self) -> bool) {
         for _ in 0..50_000 {
-            self.host.step();
+            self.machine.step();
             self.drain();
             if done(self) {
                 return;
@@ -292,11 +333,11 @@ impl Bench {
 
     /// The state of an engine's job.
     pub(crate) fn state(&self, engine: usize) -> u32 {
-        self.host.read_engine(engine, reg::STATUS) & status::STATE
+        self.machine.read_engine(engine, reg::STATUS) & status::STATE
     }
 
     pub(crate) fn fault_address(&self, engine: usize) -> u64 {
-        let half = |offset| u64::from(self.host.read_engine(engine, offset));
+        let half = |offset| u64::from(self.machine.read_engine(engine, offset));
         half(reg::FAULT_ADDRESS) | half(reg::FAULT_ADDRESS + 4) << 32
     }
 
@@ -310,16 +351,16 @@ impl Bench {
         length: u64,
         pasid: Option<u32>,
     ) {
-        self.host.write_engine64(engine, reg::SOURCE, source);
-        self.host.write_engine64(engine, reg::DESTINATION, destination);
-        self.host.write_engine64(engine, reg::LENGTH, length);
-        self.host.write_engine(engine, reg::PASID, pasid.unwrap_or(0));
+        self.machine.write_engine64(engine, reg::SOURCE, source);
+        self.machine.write_engine64(engine, reg::DESTINATION, destination);
+        self.machine.write_engine64(engine, reg::LENGTH, length);
+        self.machine.write_engine(engine, reg::PASID, pasid.unwrap_or(0));
         let pasid = if pasid.is_some() { control::USE_PASID } else { 0 };
-        self.host.write_engine(engine, reg::CONTROL, control::START | operation << control::OPERATION | pasid);
+        self.machine.write_engine(engine, reg::CONTROL, control::START | operation << control::OPERATION | pasid);
     }
 
     pub(crate) fn fill(&self, engine: usize, destination: u64, length: u64, pattern: u64, pasid: Option<u32>) {
-        self.host.write_engine64(engine, reg::PATTERN, pattern);
+        self.machine.write_engine64(engine, reg::PATTERN, pattern);
         self.start(engine, control::FILL, 0, destination, length, pasid);
     }
 
@@ -334,26 +375,26 @@ impl Bench {
         let stream = self.stream(engine);
         let credits = self.smmu.enable_faults(&mut self.cpu, &[stream], handler, LIMITS)?;
         if board::engine_kind(engine) == board::EngineKind::PageRequest {
-            self.host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            self.host.write_engine(engine, reg::PRI_ALLOCATION, credits);
-            self.host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
+            self.machine.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
+            self.machine.write_engine(engine, reg::PRI_ALLOCATION, credits);
+            self.machine.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
         }
         Ok(())
     }
 
     /// The StreamID that the engine says it has.
     pub(crate) fn stream(&self, engine: usize) -> StreamId {
-        StreamId(self.host.read_engine(engine, reg::STREAM_ID))
+        StreamId(self.machine.read_engine(engine, reg::STREAM_ID))
     }
 
     pub(crate) fn disable(&mut self, engine: usize) -> Result<(), DriverError> {
-        let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
+        let device = Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine };
         let stream = self.stream(engine);
         self.smmu.disable_faults(&mut self.cpu, stream, &device)
     }
 
     pub(crate) fn reopen(&mut self, engine: usize) -> Result<(), DriverError> {
-        let device = Device { host: self.host.clone(), smmu: self.smmu.clone(), engine };
+        let device = Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine };
         let stream = self.stream(engine);
         self.smmu.reopen_faults(&mut self.cpu, stream, &device)
     }
@@ -369,15 +410,15 @@ impl Bench {
 
     /// Has the SMMU consume no commands, or go on consuming them, which the driver does not know.
     pub(crate) fn hold_commands(&mut self, held: bool) {
-        let enables = self.host.read32(Register::Cr0);
+        let enables = self.machine.read32(Register::Cr0);
         let enables = CR0::CMDQEN.val(u32::from(!held)).modify(enables);
-        self.host.write32(Register::Cr0, enables);
-        self.host.step();
+        self.machine.write32(Register::Cr0, enables);
+        self.machine.step();
     }
 
     /// Lets a grace period pass.
     pub(crate) fn grace(&mut self) -> Grace {
-        self.domain.synchronize(&mut self.cpu, &mut self.host.delay(), LIMIT_US).unwrap()
+        self.domain.synchronize(&mut self.cpu, &mut self.machine.delay(), LIMIT_US).unwrap()
     }
 
     /// Live fault states, after everything due was freed.
@@ -389,7 +430,7 @@ impl Bench {
 
     /// One of the model's own counters, by its offset in the SMMU's page 0.
     pub(crate) fn model_count(&self, offset: usize) -> u64 {
-        self.host.read(board::SMMU_BASE + offset as u64, smmu_iopf::model::machine::Width::Word)
+        self.machine.read(board::SMMU_BASE + offset as u64, smmu_iopf::model::machine::Width::Word)
     }
 }
 
@@ -410,48 +451,48 @@ pub(crate) fn substreams(faults: FaultMode, substream_bits: u8) -> StreamConfig 
 
 /// An engine's side of taking faults away.
 pub(crate) struct Device {
-    pub(crate) host: Arc<HostSmmu>,
+    pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
     pub(crate) engine: usize,
 }
 
 impl DeviceControl for Device {
     fn stop_new_work(&self) {
-        self.host.write_engine(self.engine, reg::CONTROL, control::STOP);
+        self.machine.write_engine(self.engine, reg::CONTROL, control::STOP);
     }
 
     fn is_idle(&self) -> bool {
-        self.host.read_engine(self.engine, reg::STATUS) & status::STATE != status::BUSY
+        self.machine.read_engine(self.engine, reg::STATUS) & status::STATE != status::BUSY
     }
 
     fn disable_page_requests(&self) {
-        self.host.write_engine(self.engine, reg::PRI_CONTROL, 0);
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, 0);
     }
 
     fn page_requests_stopped(&self) -> bool {
         // The interrupt that would come meanwhile.
         cpu(0).masked(|masked| drain(&self.smmu, masked, OutputQueue::PageRequests));
-        self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+        self.machine.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
     fn reset_page_requests(&self) {
-        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
     }
 
     fn resume_page_requests(&self) {
-        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
-        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE);
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {
-        self.host.write_engine(self.engine, reg::ATS_CONTROL, 0);
+        self.machine.write_engine(self.engine, reg::ATS_CONTROL, 0);
     }
 }
 
 /// An address space, or the memory of a virtual machine: tables for 39 address bits, or as many as there are, and the pages mapped, made
 /// by hand.
 pub(crate) struct Space {
-    memory: Arc<HostMemory>,
+    memory: Arc<MachineMemory>,
     root: DmaRegion,
     pub(crate) tag: Tag,
     ipa_bits: u8,
@@ -467,20 +508,20 @@ const STAGE2_PAGE: u64 = 0x7ff;
 
 impl Space {
     pub(crate) fn new(bench: &Bench, asid: u16) -> Arc<Self> {
-        Self::on(bench.host.memory().clone(), asid)
+        Self::on(bench.machine.memory().clone(), asid)
     }
 
-    pub(crate) fn on(memory: Arc<HostMemory>, asid: u16) -> Arc<Self> {
+    pub(crate) fn on(memory: Arc<MachineMemory>, asid: u16) -> Arc<Self> {
         Self::tagged(memory, Tag::AddressSpace(Asid(asid)), 0)
     }
 
     /// The memory of a virtual machine.
     pub(crate) fn machine(bench: &Bench, vmid: u16) -> Arc<Self> {
         let ipa_bits = bench.smmu.features().ias().min(39);
-        Self::tagged(bench.host.memory().clone(), Tag::VirtualMachine(Vmid(vmid)), ipa_bits)
+        Self::tagged(bench.machine.memory().clone(), Tag::VirtualMachine(Vmid(vmid)), ipa_bits)
     }
 
-    fn tagged(memory: Arc<HostMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
+    fn tagged(memory: Arc<MachineMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
         let root = memory.allocate(4096, 4096).unwrap();
         Arc::new(Self { memory, root, tag, ipa_bits, tables: Mutex::default(), pages: Mutex::default() })
     }
@@ -515,7 +556,7 @@ impl Space {
 
     /// Maps the page of `address`, which is mapped, to other zeroed memory. What remembers the old one is the test's business.
     pub(crate) fn remap(&self, address: u64) {
-        self.pages.lock().unwrap().remove(&(address & !0xfff));
+        self.pages.lock().remove(&(address & !0xfff));
         self.map(address);
     }
 
@@ -527,14 +568,14 @@ impl Space {
 
     fn map_as(&self, address: u64, flags: u64) {
         let page = address & !0xfff;
-        let mut pages = self.pages.lock().unwrap();
+        let mut pages = self.pages.lock();
         let frame = *pages.entry(page).or_insert_with(|| self.memory.allocate(4096, 4096).unwrap());
         let leaf = self.table(self.table(self.root, address, 30), address, 21);
         leaf.words[index(address, 12)].store(frame.phys.0 | flags, Ordering::Release);
     }
 
     fn table(&self, upper: DmaRegion, address: u64, shift: u32) -> DmaRegion {
-        let mut tables = self.tables.lock().unwrap();
+        let mut tables = self.tables.lock();
         let entry = &upper.words[index(address, shift)];
         let key = upper.phys.0 + 8 * index(address, shift) as u64;
         *tables.entry(key).or_insert_with(|| {
@@ -546,19 +587,19 @@ impl Space {
 
     /// How many pages are mapped.
     pub(crate) fn pages(&self) -> usize {
-        self.pages.lock().unwrap().len()
+        self.pages.lock().len()
     }
 
     /// The word at `address`, 0 where nothing is mapped.
     pub(crate) fn word(&self, address: u64) -> u64 {
-        let pages = self.pages.lock().unwrap();
+        let pages = self.pages.lock();
         pages
             .get(&(address & !0xfff))
             .map_or(0, |page| page.words[(address as usize & 0xfff) / 8].load(Ordering::Relaxed))
     }
 
     pub(crate) fn set_word(&self, address: u64, value: u64) {
-        let pages = self.pages.lock().unwrap();
+        let pages = self.pages.lock();
         pages[&(address & !0xfff)].words[(address as usize & 0xfff) / 8].store(value, Ordering::Relaxed);
     }
 }
@@ -612,7 +653,7 @@ impl Pager {
     }
 
     pub(crate) fn take(&self) -> Vec<FaultGroup> {
-        std::mem::take(&mut *self.deferred.lock().unwrap())
+        core::mem::take(&mut *self.deferred.lock())
     }
 }
 
@@ -627,6 +668,6 @@ impl FaultHandler for Pager {
     }
 
     fn defer(&self, _: &Masked, group: FaultGroup) {
-        self.deferred.lock().unwrap().push(group);
+        self.deferred.lock().push(group);
     }
 }

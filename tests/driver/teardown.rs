@@ -1,14 +1,12 @@
 //! Taking faults away from a stream while they happen, and what is left when a step fails.
 
-mod driver_bench;
-
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Mutex;
+#[cfg(not(target_os = "none"))]
 use std::thread;
 
-use driver_bench::Need::{PageRequests, Queues, Stall};
-use driver_bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options};
 use smmu_iopf::model::control;
@@ -17,7 +15,23 @@ use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
 
-#[test]
+use super::bench::Need::{PageRequests, Queues, Stall};
+use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
+use super::bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
+
+scenarios![
+    a_stream_can_be_enabled_again_after_it_was_disabled,
+    an_atc_invalidation_that_times_out_leaves_the_stream_quarantined_until_it_succeeds,
+    a_device_that_does_not_come_to_rest_is_named_and_stays_quarantined,
+    a_core_that_is_never_quiescent_keeps_the_state_alive_and_is_named,
+    a_device_starts_nothing_new_before_its_stream_is_aborted,
+    page_requests_that_nobody_took_out_yet_are_taken_out_before_the_end,
+    answers_that_find_room_while_the_device_is_waited_for_are_sent_then,
+    the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for,
+    disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing,
+    disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid,
+];
+
 fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing() {
     on_each(&[Stall], |profile| {
         let (mut bench, _, pager) = stalled(profile);
@@ -41,7 +55,6 @@ fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_n
     });
 }
 
-#[test]
 fn a_stream_can_be_enabled_again_after_it_was_disabled() {
     on_each(&[Stall], |profile| {
         let (mut bench, space, pager) = stalled(profile);
@@ -63,7 +76,7 @@ fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
             let space = Space::new(&bench, 1);
             bench.attach(0, FaultMode::Stall, &space).unwrap();
             bench.enable(0, Pager::new(&space, BASE..BASE + (1 << 20))).unwrap();
-            bench.host.write_engine(0, reg::DEPTH, 4);
+            bench.machine.write_engine(0, reg::DEPTH, 4);
             bench.fill(0, BASE, 1 << 20, 1, None);
             let stop = AtomicBool::new(false);
             thread::scope(|scope| {
@@ -79,7 +92,7 @@ fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
                     domain.offline(&mut cpu);
                 });
                 for _ in 0..round * 7 {
-                    bench.host.step();
+                    bench.machine.step();
                 }
                 let disabled = bench.disable(0);
                 stop.store(true, Ordering::Relaxed);
@@ -95,18 +108,17 @@ fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
     });
 }
 
-#[test]
 fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() {
     on_each(&[PageRequests], |profile| {
         let (mut bench, space, pager) = requesting(profile);
         bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
-        assert_eq!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
-        assert!(bench.host.read_engine(2, reg::INVALIDATIONS) > 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.machine.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
+        assert!(bench.machine.read_engine(2, reg::INVALIDATIONS) > 0);
         for group in pager.take() {
             assert!(bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
         }
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
         assert_eq!(bench.live(), 0);
 
         bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
@@ -116,13 +128,12 @@ fn disabling_a_stream_with_page_requests_answers_what_is_pending_with_invalid() 
     });
 }
 
-#[test]
 fn an_atc_invalidation_that_times_out_leaves_the_stream_quarantined_until_it_succeeds() {
     on_each(&[PageRequests], |profile| {
         let (mut bench, space, pager) = requesting(profile);
         drop(pager.take());
         let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
-        bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
+        bench.machine.write_engine(2, reg::ATS_CONTROL, time_out);
         let device = Restless::new(&bench, 2);
         let result = bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device);
         assert_eq!(result, Err(DriverError::AtcInvalidationTimeout));
@@ -136,7 +147,6 @@ fn an_atc_invalidation_that_times_out_leaves_the_stream_quarantined_until_it_suc
     });
 }
 
-#[test]
 fn a_device_that_does_not_come_to_rest_is_named_and_stays_quarantined() {
     on_each(&[Stall], |profile| {
         let (mut bench, space, pager) = stalled(profile);
@@ -153,7 +163,6 @@ fn a_device_that_does_not_come_to_rest_is_named_and_stays_quarantined() {
     });
 }
 
-#[test]
 fn a_core_that_is_never_quiescent_keeps_the_state_alive_and_is_named() {
     on_each(&[Stall], |profile| {
         let (mut bench, _, pager) = stalled(profile);
@@ -179,14 +188,14 @@ struct Noted {
 
 impl Noted {
     fn new(bench: &Bench, engine: usize) -> Self {
-        let device = Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine };
+        let device = Device { machine: bench.machine.clone(), smmu: bench.smmu.clone(), engine };
         Self { device, stopped: Mutex::default() }
     }
 }
 
 impl DeviceControl for Noted {
     fn stop_new_work(&self) {
-        self.stopped.lock().unwrap().push(self.device.smmu.command_counts().commands);
+        self.stopped.lock().push(self.device.smmu.command_counts().commands);
         self.device.stop_new_work();
     }
 
@@ -199,7 +208,7 @@ impl DeviceControl for Noted {
     }
 
     fn page_requests_stopped(&self) -> bool {
-        self.device.host.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+        self.device.machine.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
     fn reset_page_requests(&self) {
@@ -215,39 +224,36 @@ impl DeviceControl for Noted {
     }
 }
 
-#[test]
 fn a_device_starts_nothing_new_before_its_stream_is_aborted() {
     on_each(&[Stall], |profile| {
         let (mut bench, _, pager) = stalled(profile);
         drop(pager.take());
         let (device, before) = (Noted::new(&bench, 0), bench.smmu.command_counts().commands);
         bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(0), &device).unwrap();
-        assert_eq!(*device.stopped.lock().unwrap(), [before]);
+        assert_eq!(*device.stopped.lock(), [before]);
     });
 }
 
-#[test]
 fn page_requests_that_nobody_took_out_yet_are_taken_out_before_the_end() {
     on_each(&[PageRequests], |profile| {
         let (mut bench, _) = paging(profile);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
         bench.fill(2, BASE, 8, 1, None);
-        bench.host.run(100);
+        bench.machine.run(100);
         // It is in the queue, and the device does not wait for an answer any more.
-        bench.host.write_engine(2, reg::PRI_CONTROL, 0);
-        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        bench.machine.write_engine(2, reg::PRI_CONTROL, 0);
+        bench.machine.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         assert_eq!(bench.smmu.page_request_records(), 0);
         let device = Noted::new(&bench, 2);
         bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
         assert_eq!(bench.smmu.page_request_records(), 1);
-        assert_eq!(bench.host.read32(Register::PriqCons), bench.host.read32(Register::PriqProd));
+        assert_eq!(bench.machine.read32(Register::PriqCons), bench.machine.read32(Register::PriqProd));
     });
 }
 
 /// Longer than an answer waits for room in the command queue, and not as long as the wait after it.
 const COMMANDS_LATE: u32 = LIMIT_US / 2;
 
-#[test]
 fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
     on_each(&[PageRequests, Queues], |profile| {
         let mut bench =
@@ -256,14 +262,14 @@ fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
         let pager = Pager::deferring(&space, BASE..BASE + BYTES);
         bench.attach(2, FaultMode::PageRequest, &space).unwrap();
         bench.enable(2, pager.clone()).unwrap();
-        bench.host.write_engine(2, reg::DEPTH, 4);
-        bench.host.write_engine(2, reg::GROUP_SIZE, 1);
+        bench.machine.write_engine(2, reg::DEPTH, 4);
+        bench.machine.write_engine(2, reg::GROUP_SIZE, 1);
         bench.fill(2, BASE, BYTES, 1, None);
-        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 4);
-        bench.host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
+        bench.run_until(|_| pager.deferred.lock().len() == 4);
+        bench.machine.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
         let device = Noted::new(&bench, 2);
         bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 4);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 4);
         drop(pager.take());
         assert_eq!(bench.live(), 0);
     });
@@ -287,9 +293,9 @@ impl DeviceControl for Late {
 
     fn page_requests_stopped(&self) -> bool {
         let stopped = self.0.page_requests_stopped();
-        let host = &self.0.device.host;
-        if stopped && host.read_control(control::COMMANDS_HELD) == 0 && self.1.groups.load(Ordering::Relaxed) == 0 {
-            host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
+        let machine = &self.0.device.machine;
+        if stopped && machine.read_control(control::COMMANDS_HELD) == 0 && self.1.groups.load(Ordering::Relaxed) == 0 {
+            machine.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
         }
         stopped
     }
@@ -307,7 +313,6 @@ impl DeviceControl for Late {
     }
 }
 
-#[test]
 fn the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for() {
     on_each(&[PageRequests, Queues], |profile| {
         let mut bench =
@@ -319,10 +324,10 @@ fn the_drainer_comes_again_for_answers_that_found_no_room_while_it_is_waited_for
             bench.enable(engine, pager).unwrap();
         }
         // The other engine's groups are in the queue, and nobody took them out.
-        bench.host.write_engine(3, reg::DEPTH, 4);
-        bench.host.write_engine(3, reg::GROUP_SIZE, 1);
+        bench.machine.write_engine(3, reg::DEPTH, 4);
+        bench.machine.write_engine(3, reg::GROUP_SIZE, 1);
         bench.fill(3, BASE, 4 * 4096, 1, None);
-        bench.host.run(100);
+        bench.machine.run(100);
         let device = Late(Noted::new(&bench, 2), pager.clone());
         bench.smmu.disable_faults(&mut bench.cpu, profile.engine_stream(2), &device).unwrap();
         assert_eq!(bench.smmu.page_request_records(), 4);
@@ -338,14 +343,14 @@ fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
         let space = Space::new(&bench, 1);
         let pager = Pager::new(&space, 0..BASE + BYTES);
         bench.attach(2, FaultMode::PageRequest, &space).unwrap();
-        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
-        bench.host.run(2);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
+        bench.machine.run(2);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
         bench.enable(2, pager.clone()).unwrap();
         bench.drain();
         assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
         assert_eq!(bench.smmu.command_counts().answers, 0);
-        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
+        bench.machine.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
     });
 }

@@ -1,9 +1,6 @@
 //! Invalidation: what is forgotten when it returns, by the SMMU and by devices, and what they keep.
 
-mod driver_bench;
-
-use driver_bench::Need::{Ats, PageRequests, Queues, Substreams};
-use driver_bench::{Bench, Pager, Space, on_each, substreams};
+use alloc::vec::Vec;
 use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
@@ -11,6 +8,19 @@ use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::{Asid, SubstreamId};
+
+use super::bench::Need::{Ats, PageRequests, Queues, Substreams};
+use super::bench::{Bench, Pager, Space, on_each, substreams};
+
+scenarios![
+    pages_that_were_invalidated_are_walked_anew,
+    a_device_forgets_the_pages_that_were_invalidated_and_no_more,
+    invalidations_complete_and_a_substream_can_be_taken_away,
+    the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more,
+    devices_forget_what_was_gathered_by_a_second_sync,
+    a_device_forgets_the_translations_of_its_substreams_with_all_others,
+    more_pages_than_a_batch_has_commands_for_are_the_whole_address_space,
+];
 
 const BASE: u64 = 0x1000_0000;
 
@@ -30,7 +40,6 @@ fn fill(bench: &mut Bench, engine: usize, space: &Space, pattern: u64) -> Vec<u6
     addresses().filter(|address| space.word(*address) == pattern).collect()
 }
 
-#[test]
 fn pages_that_were_invalidated_are_walked_anew() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
@@ -70,14 +79,13 @@ fn pages_are_not_believed_to_be_forgotten_before_the_sync_behind_them_is_consume
             // 33 pages are two ranges.
             (0..16).for_each(|n| gathered.add(Pages { first: BASE + (n << 20), count: 33 }));
         }
-        let began = bench.host.read_control(control::TICKS);
+        let began = bench.machine.read_control(control::TICKS);
         bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &gathered).unwrap();
-        assert_eq!(bench.host.read_control(control::TICKS) - began, 2);
+        assert_eq!(bench.machine.read_control(control::TICKS) - began, 2);
         assert_eq!(fill(&mut bench, 2), PAGES as usize);
     });
 }
 
-#[test]
 fn a_device_forgets_the_pages_that_were_invalidated_and_no_more() {
     on_each(&[PageRequests], |profile| {
         let mut bench = Bench::of(profile);
@@ -92,15 +100,14 @@ fn a_device_forgets_the_pages_that_were_invalidated_and_no_more() {
         // Four pages, aligned, so that the range is no larger (4.5.1.1).
         let pages = Pages { first: BASE + 4 * 4096, count: 4 };
         bench.smmu.invalidate_atc(&mut bench.cpu, &synced, profile.engine_stream(2), None, Some(pages)).unwrap();
-        let asked = bench.host.read_engine(2, reg::TRANSLATION_REQUESTS);
+        let asked = bench.machine.read_engine(2, reg::TRANSLATION_REQUESTS);
         let forgotten = addresses().skip(4).take(4).collect::<Vec<_>>();
         assert_eq!(fill(&mut bench, 2, &space, 3), forgotten);
-        assert_eq!(bench.host.read_engine(2, reg::TRANSLATION_REQUESTS) - asked, 4);
+        assert_eq!(bench.machine.read_engine(2, reg::TRANSLATION_REQUESTS) - asked, 4);
         bench.disable(2).unwrap();
     });
 }
 
-#[test]
 fn invalidations_complete_and_a_substream_can_be_taken_away() {
     on_each(&[Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -149,11 +156,10 @@ fn forgotten() -> Vec<u64> {
     [2, 3, 4, 5, 8, 9, 10].map(|page| BASE + page * 4096).into()
 }
 
-#[test]
 fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
-        bench.host.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+        bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
         let space = Space::new(&bench, 3);
         addresses().for_each(|address| space.map(address));
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
@@ -172,7 +178,6 @@ fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
     });
 }
 
-#[test]
 fn devices_forget_what_was_gathered_by_a_second_sync() {
     on_each(&[PageRequests], |profile| {
         let mut bench = Bench::of(profile);
@@ -194,7 +199,6 @@ fn devices_forget_what_was_gathered_by_a_second_sync() {
     });
 }
 
-#[test]
 fn a_device_forgets_the_translations_of_its_substreams_with_all_others() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut bench = Bench::of(profile);
@@ -219,7 +223,6 @@ fn a_device_forgets_the_translations_of_its_substreams_with_all_others() {
     });
 }
 
-#[test]
 fn more_pages_than_a_batch_has_commands_for_are_the_whole_address_space() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);

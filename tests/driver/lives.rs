@@ -1,13 +1,13 @@
 //! What crosses the end of a stream's faults: references, answers, groups, devices that go on.
 
-mod driver_bench;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[cfg(not(target_os = "none"))]
 use std::thread;
 
-use driver_bench::Need::{Faults, PageRequests, Stall};
-use driver_bench::{Bench, LIMIT_US, Pager, Space, cpu, faulting_engines, on_each};
 use smmu_iopf::driver::DriverError;
 use smmu_iopf::iopf::{FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
@@ -15,6 +15,16 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::sync::Masked;
+
+use super::bench::Need::{Faults, PageRequests, Stall};
+use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, faulting_engines, on_each};
+
+scenarios![
+    a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found,
+    a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until_it_does,
+    an_answer_that_comes_after_the_stream_was_enabled_again_reaches_nobody,
+    a_group_that_is_dropped_unanswered_is_refused,
+];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
@@ -27,9 +37,9 @@ fn waiting(profile: Profile, engine: usize, groups: usize) -> (Bench, Arc<Space>
     let (_, faults) = faulting_engines(profile).find(|(served, _)| *served == engine).unwrap();
     bench.attach(engine, faults, &space).unwrap();
     bench.enable(engine, pager.clone()).unwrap();
-    bench.host.write_engine(engine, reg::DEPTH, groups as u32);
+    bench.machine.write_engine(engine, reg::DEPTH, groups as u32);
     bench.fill(engine, BASE, BYTES, 1, None);
-    bench.run_until(|_| pager.deferred.lock().unwrap().len() == groups);
+    bench.run_until(|_| pager.deferred.lock().len() == groups);
     (bench, space, pager)
 }
 
@@ -38,7 +48,6 @@ fn is_late(bench: &Bench, group: FaultGroup) -> bool {
     bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err()
 }
 
-#[test]
 fn a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found() {
     on_each(&[Faults], |profile| {
         for (engine, _) in faulting_engines(profile) {
@@ -113,11 +122,10 @@ fn a_resume_that_races_with_stall_term_comes_before_it_or_never() {
     });
 }
 
-#[test]
 fn a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until_it_does() {
     on_each(&[PageRequests], |profile| {
         let (mut bench, space, pager) = waiting(profile, 2, 1);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NEVER_STOPPED);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NEVER_STOPPED);
         let named = DriverError::DeviceBusy { stream: profile.engine_stream(2), state: "stopped", waited_us: LIMIT_US };
         assert_eq!(bench.disable(2), Err(named.clone()));
         let stream = profile.engine_stream(2);
@@ -126,7 +134,7 @@ fn a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until
             format!("the device of stream {stream:?} did not become stopped within 20000 us")
         );
         // What waited is answered all the same, and nothing new begins.
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
         assert!(is_late(&bench, pager.take().remove(0)));
         let again = Pager::new(&space, BASE..BASE + BYTES);
         assert_eq!(bench.enable(2, again.clone()), Err(DriverError::FaultsEnabled(profile.engine_stream(2))));
@@ -137,7 +145,7 @@ fn a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until
         assert_eq!(bench.live(), 1);
         assert_eq!(bench.disable(2), Err(named));
 
-        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
         bench.disable(2).unwrap();
         assert_eq!(bench.live(), 0);
         bench.enable(2, again).unwrap();
@@ -147,7 +155,6 @@ fn a_device_with_page_requests_that_does_not_stop_is_quarantined_and_named_until
     });
 }
 
-#[test]
 fn an_answer_that_comes_after_the_stream_was_enabled_again_reaches_nobody() {
     on_each(&[Faults], |profile| {
         for (engine, _) in faulting_engines(profile) {
@@ -157,13 +164,13 @@ fn an_answer_that_comes_after_the_stream_was_enabled_again_reaches_nobody() {
             let second = Pager::deferring(&space, BASE..BASE + BYTES);
             bench.enable(engine, second.clone()).unwrap();
             bench.fill(engine, BASE, BYTES, 3, None);
-            bench.run_until(|_| !second.deferred.lock().unwrap().is_empty());
+            bench.run_until(|_| !second.deferred.lock().is_empty());
             // The new life waits in the same slot, for the same kind of answer.
             let commands = bench.smmu.command_counts().answers;
             assert!(is_late(&bench, late));
-            bench.host.run(100);
+            bench.machine.run(100);
             assert_eq!(bench.smmu.command_counts().answers, commands);
-            assert_eq!((bench.state(engine), second.deferred.lock().unwrap().len()), (status::BUSY, 1));
+            assert_eq!((bench.state(engine), second.deferred.lock().len()), (status::BUSY, 1));
             let group = second.take().remove(0);
             assert!(group.is_waiting());
             second.defers.store(false, Ordering::Relaxed);
@@ -172,12 +179,11 @@ fn an_answer_that_comes_after_the_stream_was_enabled_again_reaches_nobody() {
             bench.finish([engine]);
             assert_eq!((bench.state(engine), space.word(BASE)), (status::DONE, 3));
             assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
-            assert_eq!(bench.host.read_engine(engine, reg::RESPONSES_UNEXPECTED), 0);
+            assert_eq!(bench.machine.read_engine(engine, reg::RESPONSES_UNEXPECTED), 0);
         }
     });
 }
 
-#[test]
 fn a_group_that_is_dropped_unanswered_is_refused() {
     on_each(&[Faults], |profile| {
         for (engine, _) in faulting_engines(profile) {

@@ -1,9 +1,6 @@
 //! Interrupts as messages: where they go, what becomes of those that are aborted, and the way back to the wires (3.18).
 
-mod driver_bench;
-
-use driver_bench::Need::{self, Messages, PageRequests, Stall};
-use driver_bench::{Bench, Doorbells, Pager, Space, on_each};
+use alloc::vec::Vec;
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{ABORTED_MESSAGES, DriverError, FaultMode, GlobalErrors};
 use smmu_iopf::model::board;
@@ -13,6 +10,17 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::registers::Register;
+
+use super::bench::Need::{self, Messages, PageRequests, Stall};
+use super::bench::{Bench, Doorbells, Pager, Space, on_each};
+
+scenarios![
+    the_registers_say_where_each_message_goes_and_what_it_is,
+    the_queue_is_drained_at_once_where_its_message_was_aborted,
+    an_aborted_message_of_a_global_error_is_found_by_looking,
+    records_that_came_while_the_messages_were_set_are_taken_out,
+    an_smmu_without_messages_or_that_is_given_up_sends_none,
+];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 4 * 4096;
@@ -35,7 +43,7 @@ impl Kernel {
     /// Engine 0 stalls where a handler maps pages, and interrupts are messages.
     fn new(profile: Profile) -> Self {
         let mut bench = Bench::of(profile);
-        let bells = Doorbells::new(&bench.host);
+        let bells = Doorbells::new(&bench.machine);
         bench.smmu.set_messages(&mut bench.cpu, Some(&bells.messages())).unwrap();
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Stall, &space).unwrap();
@@ -44,7 +52,7 @@ impl Kernel {
     }
 
     fn interrupts(&self) -> Vec<Wire> {
-        let (wires, messages) = (self.bench.host.take_raised(), self.bells.take());
+        let (wires, messages) = (self.bench.machine.take_raised(), self.bells.take());
         if self.messages {
             return messages;
         }
@@ -61,7 +69,7 @@ impl Kernel {
 
     fn work(&mut self) -> bool {
         for _ in 0..2000 {
-            self.bench.host.step();
+            self.bench.machine.step();
             for interrupt in self.interrupts() {
                 match interrupt {
                     Wire::EventQueue => {
@@ -80,17 +88,17 @@ impl Kernel {
 
     /// The next message of these sources is aborted.
     fn abort_next(&self, sources: u32) {
-        self.bench.host.write_control(control::SOURCES, sources);
-        self.bench.host.write_control(control::MESSAGE, 1);
+        self.bench.machine.write_control(control::SOURCES, sources);
+        self.bench.machine.write_control(control::MESSAGE, 1);
     }
 
     fn aborted(&self) -> u32 {
-        self.bench.host.read_control(control::MESSAGE + control::HAPPENED)
+        self.bench.machine.read_control(control::MESSAGE + control::HAPPENED)
     }
 }
 
 fn read64(bench: &Bench, register: Register) -> u64 {
-    bench.host.read(board::SMMU_BASE + register.offset() as u64, Width::Double)
+    bench.machine.read(board::SMMU_BASE + register.offset() as u64, Width::Double)
 }
 
 const MESSAGE_ABORT: GlobalErrors = GlobalErrors {
@@ -104,17 +112,16 @@ const MESSAGE_ABORT: GlobalErrors = GlobalErrors {
 };
 
 /// Address, data, and in CFG2 SH = 0b10 at bits 5:4 and Device-nGnRE (0b0001) at bits 3:0, with LO = 0 (6.3.21 to 6.3.36).
-#[test]
 fn the_registers_say_where_each_message_goes_and_what_it_is() {
     on_each(&[Messages], |profile| {
         let mut bench = Bench::of(profile);
-        let bells = Doorbells::new(&bench.host);
+        let bells = Doorbells::new(&bench.machine);
         let messages = bells.messages();
         bench.smmu.set_messages(&mut bench.cpu, Some(&messages)).unwrap();
         use Register::*;
         let of = |registers: [Register; 3]| {
             let [address, data, attributes] = registers;
-            (read64(&bench, address), bench.host.read32(data), bench.host.read32(attributes))
+            (read64(&bench, address), bench.machine.read32(data), bench.machine.read32(attributes))
         };
         let expected = |message: u32, place: u64| (messages.events.address.0 + 8 * place, message, 0x21);
         assert_eq!(of([EventqIrqCfg0, EventqIrqCfg1, EventqIrqCfg2]), expected(0xe1, 0));
@@ -124,11 +131,11 @@ fn the_registers_say_where_each_message_goes_and_what_it_is() {
             assert_eq!(of([PriqIrqCfg0, PriqIrqCfg1, PriqIrqCfg2]), expected(0xe2, 1));
             enables = 7;
         }
-        assert_eq!([IrqCtrl, IrqCtrlAck].map(|register| bench.host.read32(register)), [enables; 2]);
+        assert_eq!([IrqCtrl, IrqCtrlAck].map(|register| bench.machine.read32(register)), [enables; 2]);
 
         bench.smmu.set_messages(&mut bench.cpu, None).unwrap();
         assert_eq!([EventqIrqCfg0, GerrorIrqCfg0, PriqIrqCfg0].map(|register| read64(&bench, register)), [0; 3]);
-        assert_eq!([IrqCtrl, IrqCtrlAck].map(|register| bench.host.read32(register)), [enables; 2]);
+        assert_eq!([IrqCtrl, IrqCtrlAck].map(|register| bench.machine.read32(register)), [enables; 2]);
     });
 }
 
@@ -145,7 +152,6 @@ fn faults_are_served_by_messages_alone_and_by_wires_alone() {
 }
 
 /// The record is in the queue, and no other interrupt comes for it.
-#[test]
 fn the_queue_is_drained_at_once_where_its_message_was_aborted() {
     on_each(&[Messages, Stall], |profile| {
         let mut kernel = Kernel::new(profile);
@@ -156,8 +162,8 @@ fn the_queue_is_drained_at_once_where_its_message_was_aborted() {
         }
         assert_eq!(kernel.errors, [MESSAGE_ABORT; ABORTED_MESSAGES as usize - 1]);
         assert_eq!(
-            kernel.bench.host.read32(Register::Gerror),
-            kernel.bench.host.read32(Register::Gerrorn),
+            kernel.bench.machine.read32(Register::Gerror),
+            kernel.bench.machine.read32(Register::Gerrorn),
             "acknowledged"
         );
     });
@@ -189,16 +195,15 @@ fn after_three_aborted_messages_the_kernel_is_told_to_go_back_to_the_wires() {
 }
 
 /// Of MSI_GERROR_ABT_ERR no interrupt tells (7.5.1).
-#[test]
 fn an_aborted_message_of_a_global_error_is_found_by_looking() {
     on_each(&[Messages, Stall], |profile| {
         let mut kernel = Kernel::new(profile);
         // That of the event queue, and that of the global error that it makes.
-        kernel.bench.host.write_control(control::SOURCES, EVENT_QUEUE | GLOBAL_ERROR);
-        kernel.bench.host.write_control(control::MESSAGE, 1);
+        kernel.bench.machine.write_control(control::SOURCES, EVENT_QUEUE | GLOBAL_ERROR);
+        kernel.bench.machine.write_control(control::MESSAGE, 1);
         kernel.bench.fill(0, BASE, BYTES, 7, None);
         while kernel.aborted() == 0 {
-            kernel.bench.host.step();
+            kernel.bench.machine.step();
         }
         assert_eq!(kernel.interrupts(), [Wire::GlobalError]);
         assert!(!kernel.work(), "the kernel has missed it");
@@ -208,13 +213,12 @@ fn an_aborted_message_of_a_global_error_is_found_by_looking() {
 }
 
 /// What came while interrupts were off raises none (6.3.16).
-#[test]
 fn records_that_came_while_the_messages_were_set_are_taken_out() {
     on_each(&[Messages, Stall], |profile| {
         let mut kernel = Kernel::new(profile);
         kernel.bench.fill(0, BASE, BYTES, 7, None);
-        while kernel.bench.host.read32(Register::EventqProd) == 0 {
-            kernel.bench.host.step();
+        while kernel.bench.machine.read32(Register::EventqProd) == 0 {
+            kernel.bench.machine.step();
         }
         let _lost = kernel.interrupts();
         kernel.bench.smmu.set_messages(&mut kernel.bench.cpu, Some(&kernel.bells.messages())).unwrap();
@@ -222,11 +226,10 @@ fn records_that_came_while_the_messages_were_set_are_taken_out() {
     });
 }
 
-#[test]
 fn an_smmu_without_messages_or_that_is_given_up_sends_none() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
-        let bells = Doorbells::new(&bench.host);
+        let bells = Doorbells::new(&bench.machine);
         let expected = if Need::Messages.is_met(profile) { Ok(()) } else { Err(DriverError::NoMessages) };
         assert_eq!(bench.smmu.set_messages(&mut bench.cpu, Some(&bells.messages())), expected);
         assert_eq!(bench.smmu.set_messages(&mut bench.cpu, None), Ok(()));

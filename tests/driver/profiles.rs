@@ -1,19 +1,18 @@
 //! The driver on every kind of SMMU that the model can be: what it serves, and what it refuses by name.
 
-mod driver_bench;
-
 use std::sync::Arc;
 
-use driver_bench::{Bench, LIMIT_US, Need, Pager, Space, faulting_engines, on_each, plain, substreams};
 use smmu_iopf::driver::{DriverError, FaultMode, Options};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::status;
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::Asid;
 use smmu_iopf::smmuv3::features::IdRegisters;
+
+use super::bench::machine::{self, Machine};
+use super::bench::{Bench, LIMIT_US, Need, Pager, Space, faulting_engines, on_each, plain, substreams};
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 8 * 4096;
@@ -64,27 +63,27 @@ fn what_a_profile_lacks_is_refused_by_name() {
 }
 
 /// How many SYNCs a bring-up and an invalidation had, and how many interrupts and events they raised.
-fn completions(host: Arc<HostSmmu>) -> [u64; 3] {
+fn completions(machine: Arc<Machine>) -> [u64; 3] {
     let mut bench =
-        Bench::on(host, Options { limit_us: LIMIT_US, stream_bits: 9, ..Options::default() }, u64::MAX).unwrap();
+        Bench::on(machine, Options { limit_us: LIMIT_US, stream_bits: 9, ..Options::default() }, u64::MAX).unwrap();
     let grace = bench.grace();
     let _ = bench.smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(1)).unwrap();
-    let interrupts = bench.host.take_raised().iter().filter(|wire| **wire == Wire::CommandSync).count();
-    [bench.model_count(diagnostics::SYNCS), interrupts as u64, bench.host.take_events()]
+    let interrupts = bench.machine.take_raised().iter().filter(|wire| **wire == Wire::CommandSync).count();
+    [bench.model_count(diagnostics::SYNCS), interrupts as u64, bench.machine.take_events()]
 }
 
 /// Whether a message came to where it was to, `driver_injection` has.
 #[test]
 fn a_sync_is_told_of_as_the_profile_offers() {
-    let memory = || Arc::new(HostMemory::new(4 << 20));
+    let memory = || machine::memory(4 << 20);
     on_each(&[Need::Queues], |profile| {
         let messages = !profile.name().starts_with("qemu");
-        let told = completions(HostSmmu::with(memory(), profile, board::DEFAULT_ENGINES));
+        let told = completions(Machine::with(memory(), profile, board::DEFAULT_ENGINES));
         assert_eq!(told, [2, if messages { 2 } else { 0 }, 0]);
         // IDR0.MSI = 0 and IDR0.SEV as it is.
         let ids = profile.id_registers();
         let ids = IdRegisters { idr0: ids.idr0 & !(1 << 13), ..ids };
-        let told = completions(HostSmmu::with_ids(memory(), ids, board::DEFAULT_ENGINES).unwrap());
+        let told = completions(Machine::with_ids(memory(), ids, board::DEFAULT_ENGINES).unwrap());
         assert_eq!(told, [2, 0, if messages { 2 } else { 0 }]);
     });
 }

@@ -1,19 +1,18 @@
 //! Memory that the SMMU reads is used again when cores, SMMU and devices have forgotten it, and not before.
 
-mod driver_bench;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use spin::Mutex;
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
-
-use driver_bench::Need::{PageRequests, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
 use smmu_iopf::driver::{
     Context, DriverError, FaultMode, NO_TABLES, Options, Remembered, StreamConfig, Tag, Translation,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu, MEMORY_BASE};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
@@ -21,6 +20,24 @@ use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
 use smmu_iopf::sva::frames::{Frame, FramePool};
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::Masked;
+
+use super::bench::Need::{PageRequests, Substreams, Termination};
+use super::bench::machine::{self, Machine, memory_base};
+use super::bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
+
+scenarios![
+    where_every_fault_stalls_those_of_a_dying_address_space_are_refused,
+    without_a_grace_period_nothing_is_invalidated_and_the_memory_stays,
+    a_sync_that_times_out_gives_no_memory_back,
+    an_atc_invalidation_that_times_out_gives_no_memory_back,
+    each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other,
+    a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_first,
+    a_descriptor_without_tables_is_quiet_and_under_nobodys_tag,
+    the_tag_without_tables_is_nobodys,
+    a_tag_is_given_out_again_when_it_is_forgotten_and_not_before,
+    a_tag_whose_translations_a_device_may_have_is_not_given_out,
+    a_stream_that_could_not_be_attached_is_forgotten_too,
+];
 
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
@@ -38,7 +55,7 @@ struct Swappable(Mutex<Option<AddressSpace>>);
 
 impl FaultHandler for Swappable {
     fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
-        let space = self.0.lock().unwrap();
+        let space = self.0.lock();
         let maps = |fault: &Fault| {
             space.as_ref().is_some_and(|space| {
                 space.resolve(fault.address, fault.access, Effort::Ready);
@@ -54,7 +71,7 @@ impl FaultHandler for Swappable {
 impl World {
     fn new(profile: Profile) -> Self {
         let bench = Bench::of(profile);
-        let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+        let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES).unwrap());
         Self { bench, frames }
     }
 
@@ -90,7 +107,7 @@ impl World {
 
     /// Uses every frame that is free for something else.
     fn use_free_frames(&self) -> Vec<Frame> {
-        let taken: Vec<_> = std::iter::from_fn(|| self.frames.take()).collect();
+        let taken: Vec<_> = core::iter::from_fn(|| self.frames.take()).collect();
         for frame in &taken {
             self.frames.words(frame.phys()).unwrap().iter().for_each(|word| word.store(0x5a5a, Relaxed));
         }
@@ -121,13 +138,13 @@ fn a_dying_address_space_ends_its_accesses_without_a_record() {
                 world.attach(engine, faults, &space);
                 (0..PAGES).for_each(|page| _ = space.resolve(BASE + page * 4096, Access::WRITE, Effort::Zero));
                 world.bench.fill(engine, BASE, BYTES, 7, None);
-                world.bench.host.run(20);
+                world.bench.machine.run(20);
                 space
             } else {
                 let handler = world.serve(engine, faults, space);
                 world.bench.fill(engine, BASE, BYTES, 7, None);
-                world.bench.run_until(|_| handler.0.lock().unwrap().as_ref().unwrap().pages() > 4);
-                handler.0.lock().unwrap().take().unwrap()
+                world.bench.run_until(|_| handler.0.lock().as_ref().unwrap().pages() > 4);
+                handler.0.lock().take().unwrap()
             };
             assert_eq!(world.bench.state(engine), status::BUSY, "{faults:?}");
             world.forget(space).unwrap();
@@ -139,28 +156,26 @@ fn a_dying_address_space_ends_its_accesses_without_a_record() {
             world.bench.fill(engine, BASE, BYTES, 7, None);
             world.bench.finish([engine]);
             assert_eq!(world.bench.state(engine), status::ABORTED, "{faults:?}");
-            assert_eq!(*world.bench.sink.0.lock().unwrap(), [], "{faults:?}");
+            assert_eq!(*world.bench.sink.0.lock(), [], "{faults:?}");
             assert!(world.is_untouched(&taken), "{faults:?}");
         }
     });
 }
 
-#[test]
 fn where_every_fault_stalls_those_of_a_dying_address_space_are_refused() {
     let mut world = World::new(Profile::ForcedStall);
     let space = world.space(1);
     let handler = world.serve(0, FaultMode::Stall, space);
-    let space = handler.0.lock().unwrap().take().unwrap();
+    let space = handler.0.lock().take().unwrap();
     world.forget(space).unwrap();
     world.bench.fill(0, BASE, 8, 7, None);
     world.bench.finish([0]);
     assert_eq!(world.bench.state(0), status::ABORTED);
     let statistics = world.bench.smmu.faults().totals().statistics;
     assert_eq!((statistics.groups, statistics.invalid), (1, 1));
-    assert_eq!(*world.bench.sink.0.lock().unwrap(), []);
+    assert_eq!(*world.bench.sink.0.lock(), []);
 }
 
-#[test]
 fn without_a_grace_period_nothing_is_invalidated_and_the_memory_stays() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
@@ -183,7 +198,6 @@ fn without_a_grace_period_nothing_is_invalidated_and_the_memory_stays() {
     });
 }
 
-#[test]
 fn a_sync_that_times_out_gives_no_memory_back() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
@@ -199,15 +213,14 @@ fn a_sync_that_times_out_gives_no_memory_back() {
     });
 }
 
-#[test]
 fn an_atc_invalidation_that_times_out_gives_no_memory_back() {
     on_each(&[PageRequests], |profile| {
         let mut world = World::new(profile);
         let space = world.space(1);
         let handler = world.serve(2, FaultMode::PageRequest, space);
         let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
-        world.bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
-        let space = handler.0.lock().unwrap().take().unwrap();
+        world.bench.machine.write_engine(2, reg::ATS_CONTROL, time_out);
+        let space = handler.0.lock().take().unwrap();
         let remembered = world.forget(space).unwrap_err();
         assert_eq!(remembered.error, DriverError::AtcInvalidationTimeout);
         assert_eq!(world.frames.in_use(), 4);
@@ -215,15 +228,14 @@ fn an_atc_invalidation_that_times_out_gives_no_memory_back() {
         let remembered = world.forget(remembered.memory).unwrap_err();
         assert_eq!(remembered.error, DriverError::AtcInvalidationTimeout);
 
-        world.bench.host.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
-        let before = world.bench.host.read_engine(2, reg::INVALIDATIONS);
+        world.bench.machine.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+        let before = world.bench.machine.read_engine(2, reg::INVALIDATIONS);
         world.forget(remembered.memory).unwrap();
-        assert_eq!(world.bench.host.read_engine(2, reg::INVALIDATIONS) - before, 1);
+        assert_eq!(world.bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 1);
         assert_eq!(world.frames.in_use(), 0);
     });
 }
 
-#[test]
 fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
@@ -242,25 +254,24 @@ fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
             bench.finish([2]);
             assert_eq!(bench.state(2), status::DONE);
         }
-        let before = bench.host.read_engine(2, reg::INVALIDATIONS);
+        let before = bench.machine.read_engine(2, reg::INVALIDATIONS);
         world.forget(dying).unwrap();
         let bench = &mut world.bench;
-        assert_eq!(bench.host.read_engine(2, reg::INVALIDATIONS) - before, 3);
+        assert_eq!(bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 3);
         for (pasid, state) in [(0, status::ABORTED), (1, status::ABORTED), (2, status::ABORTED), (3, status::DONE)] {
             bench.fill(2, BASE, 8, 9, Some(pasid));
             bench.finish([2]);
             assert_eq!(bench.state(2), state, "PASID {pasid}");
         }
         // The device forgets every PASID at the end, not only what it uses without one.
-        let before = bench.host.read_engine(2, reg::INVALIDATIONS);
+        let before = bench.machine.read_engine(2, reg::INVALIDATIONS);
         bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::INVALIDATIONS) - before, 2);
+        assert_eq!(bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 2);
         world.forget(living).unwrap();
         assert_eq!(world.frames.in_use(), 0);
     });
 }
 
-#[test]
 fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_first() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
@@ -283,7 +294,6 @@ fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_fir
 
 /// A TLB hit needs no walk, so EPD0 alone would not keep a descriptor with the old tag from the translations of the tag's next
 /// owner.
-#[test]
 fn a_descriptor_without_tables_is_quiet_and_under_nobodys_tag() {
     on_each(&[Termination], |profile| {
         let mut world = World::new(profile);
@@ -292,10 +302,10 @@ fn a_descriptor_without_tables_is_quiet_and_under_nobodys_tag() {
         // 5.4: ASID 0; ASET, A; neither R nor S; AA64; IPS, at most 5 (48 bits); V, EPD1, EPD0. And as it was: TTB0, MAIR0.
         let first = if profile.features().oas.bits() == 44 { 0x0000_c204_c000_4000 } else { 0x0000_c205_c000_4000 };
         let root = space.root().0;
-        let memory = world.bench.host.memory().clone();
+        let memory = world.bench.machine.memory().clone();
         let words = |at: u64| [0, 8, 16, 24].map(|offset| memory.load(at + offset).unwrap());
         let found = |first| {
-            let lines = (0..(4_u64 << 20) / 64).map(|line| MEMORY_BASE + line * 64);
+            let lines = (0..(4_u64 << 20) / 64).map(|line| memory_base() + line * 64);
             lines.map(words).filter(|words| words[0] == first).collect::<Vec<_>>()
         };
         assert_eq!(found(first), [[0; 4]; 0]);
@@ -304,7 +314,6 @@ fn a_descriptor_without_tables_is_quiet_and_under_nobodys_tag() {
     });
 }
 
-#[test]
 fn the_tag_without_tables_is_nobodys() {
     on_each(&[Substreams], |profile| {
         let mut world = World::new(profile);
@@ -325,7 +334,6 @@ fn the_tag_without_tables_is_nobodys() {
     });
 }
 
-#[test]
 fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
@@ -348,7 +356,6 @@ fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
     });
 }
 
-#[test]
 fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
     on_each(&[PageRequests], |profile| {
         let mut world = World::new(profile);
@@ -357,11 +364,11 @@ fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
         let space = world.space(asid);
         let handler = world.serve(2, FaultMode::PageRequest, space);
         let time_out = ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT;
-        world.bench.host.write_engine(2, reg::ATS_CONTROL, time_out);
-        let space = handler.0.lock().unwrap().take().unwrap();
+        world.bench.machine.write_engine(2, reg::ATS_CONTROL, time_out);
+        let space = handler.0.lock().take().unwrap();
         let remembered = world.forget(space).unwrap_err();
         assert_eq!(take(&mut world), asid + 1);
-        world.bench.host.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
+        world.bench.machine.write_engine(2, reg::ATS_CONTROL, ats_control::ENABLE);
         world.forget(remembered.memory).unwrap();
         assert_eq!(take(&mut world), asid);
     });
@@ -372,9 +379,9 @@ fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
 fn tags_that_are_all_in_use_are_an_error_and_come_round() {
     let ids = Profile::Full.id_registers();
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
-    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(4 << 20)), ids, board::DEFAULT_ENGINES).unwrap();
-    let bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
-    let frames = Arc::new(FramePool::new(&**bench.host.memory(), FRAMES).unwrap());
+    let machine = Machine::with_ids(machine::memory(4 << 20), ids, board::DEFAULT_ENGINES).unwrap();
+    let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES).unwrap());
     let mut world = World { bench, frames };
     // The last one stays.
     for tag in 1..=254 {
@@ -404,7 +411,6 @@ fn tags_that_are_all_in_use_are_an_error_and_come_round() {
     assert_eq!(world.bench.smmu.take_vmid(&mut world.bench.cpu), Ok(Vmid(9)));
 }
 
-#[test]
 fn a_stream_that_could_not_be_attached_is_forgotten_too() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);

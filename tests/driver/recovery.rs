@@ -1,12 +1,8 @@
 //! What aborts of the queues and lost interrupts cost, and how service goes on.
 
-mod driver_bench;
+use alloc::vec;
+use core::sync::atomic::Ordering;
 
-use std::sync::atomic::Ordering;
-
-use driver_bench::Need::{PageRequests, Queues, Stall, Termination};
-use driver_bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each};
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
@@ -14,7 +10,22 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 
-#[test]
+use super::bench::Need::{PageRequests, Queues, Stall, Termination};
+use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
+use super::bench::{Bench, LIMIT_US, Pager, Space, on_each};
+
+scenarios![
+    what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
+    an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others,
+    after_an_aborted_event_write_the_engine_is_served_again,
+    a_stream_that_is_about_to_end_is_not_reopened,
+    an_smmu_that_is_given_up_has_nothing_to_recover,
+    global_errors_whose_interrupt_was_lost_are_found,
+    where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
+    without_stalls_an_aborted_event_queue_has_lost_reports_alone,
+    page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
+];
+
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
     on_each(&[Stall, Termination], |profile| {
         // 7.2.2.
@@ -23,10 +34,10 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
         bench.attach(1, FaultMode::Terminate, &space).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 2);
+        bench.machine.write_control(control::EVENT_WRITE, 2);
         for engine in [1, 0] {
             bench.fill(engine, BASE, 8, 1, None);
-            bench.host.run(100);
+            bench.machine.run(100);
         }
         assert!(bench.global_errors().recover);
         // An interrupt from before.
@@ -34,16 +45,15 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
         let lost = Lost { events: 1, streams: vec![profile.engine_stream(0)], ..Lost::default() };
         assert_eq!(bench.recover(), Ok(lost));
         bench.finish([0]);
-        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (1, 0));
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().len()), (1, 0));
         bench.disable(0).unwrap();
         // What is written from now on is.
         bench.fill(1, BASE, 8, 1, None);
         bench.finish([1]);
-        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().unwrap().len()), (2, 1));
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().len()), (2, 1));
     });
 }
 
-#[test]
 fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
     on_each(&[Stall, PageRequests], |profile| {
         // The event queue lies where there is no memory: no stall record can be written.
@@ -54,7 +64,7 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
         bench.attach(2, FaultMode::PageRequest, &other).unwrap();
         bench.enable(2, Pager::new(&other, BASE..BASE + BYTES)).unwrap();
         bench.fill(0, BASE, 8, 1, None);
-        bench.host.run(100);
+        bench.machine.run(100);
         let errors = bench.global_errors();
         assert_eq!(errors, GlobalErrors { event_queue_abort: true, recover: true, ..GlobalErrors::default() });
         assert_eq!(bench.state(0), status::BUSY, "its record is lost");
@@ -78,7 +88,6 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
 }
 
 /// Two stalls wait for their handler, and the record of a third one is lost.
-#[test]
 fn after_an_aborted_event_write_the_engine_is_served_again() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
@@ -86,11 +95,11 @@ fn after_an_aborted_event_write_the_engine_is_served_again() {
         let pager = Pager::deferring(&space, BASE..BASE + BYTES);
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, pager.clone()).unwrap();
-        bench.host.write_engine(0, reg::DEPTH, 3);
-        bench.host.write_control(control::EVENT_WRITE, 3);
+        bench.machine.write_engine(0, reg::DEPTH, 3);
+        bench.machine.write_control(control::EVENT_WRITE, 3);
         bench.fill(0, BASE, BYTES, 1, None);
-        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 2);
-        bench.host.run(100);
+        bench.run_until(|_| pager.deferred.lock().len() == 2);
+        bench.machine.run(100);
         assert!(bench.global_errors().recover);
         let (stream, other) = (bench.stream(0), bench.stream(1));
         assert_eq!(bench.recover(), Ok(Lost { terminated: 2, streams: vec![stream], ..Lost::default() }));
@@ -105,7 +114,7 @@ fn after_an_aborted_event_write_the_engine_is_served_again() {
         bench.reopen(0).unwrap();
         assert_eq!(bench.recover(), Ok(Lost::default()));
         bench.fill(0, BASE, BYTES, 9, None);
-        bench.run_until(|_| pager.deferred.lock().unwrap().len() == 5);
+        bench.run_until(|_| pager.deferred.lock().len() == 5);
         let mut groups = pager.take();
         for late in groups.drain(..2) {
             assert!(!late.is_waiting());
@@ -131,7 +140,6 @@ fn after_an_aborted_event_write_the_engine_is_served_again() {
 }
 
 /// The owner has begun to take the faults away: nobody has them served again under its feet.
-#[test]
 fn a_stream_that_is_about_to_end_is_not_reopened() {
     on_each(&[Stall], |profile| {
         let (mut bench, _, pager) = stalled(profile);
@@ -141,9 +149,9 @@ fn a_stream_that_is_about_to_end_is_not_reopened() {
         assert!(bench.smmu.disable_faults(&mut bench.cpu, stream, &device).is_err());
         bench.attach(1, FaultMode::Stall, &Space::new(&bench, 2)).unwrap();
         bench.enable(1, pager).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
+        bench.machine.write_control(control::EVENT_WRITE, 1);
         bench.fill(1, BASE, 8, 1, None);
-        bench.host.run(100);
+        bench.machine.run(100);
         assert!(bench.global_errors().recover);
         let stopped = Lost { terminated: 8, streams: vec![profile.engine_stream(1)], ..Lost::default() };
         assert_eq!(bench.recover(), Ok(stopped));
@@ -153,16 +161,15 @@ fn a_stream_that_is_about_to_end_is_not_reopened() {
     });
 }
 
-#[test]
 fn an_smmu_that_is_given_up_has_nothing_to_recover() {
     on_each(&[Stall], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
+        bench.machine.write_control(control::EVENT_WRITE, 1);
         bench.fill(0, BASE, 8, 1, None);
-        bench.host.run(100);
+        bench.machine.run(100);
         bench.smmu.give_up();
         assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
         assert_eq!(bench.global_errors(), GlobalErrors::default());
@@ -172,7 +179,6 @@ fn an_smmu_that_is_given_up_has_nothing_to_recover() {
     });
 }
 
-#[test]
 fn global_errors_whose_interrupt_was_lost_are_found() {
     on_each(&[Stall, PageRequests], |profile| {
         let mut bench = Bench::of(profile);
@@ -190,9 +196,9 @@ fn global_errors_whose_interrupt_was_lost_are_found() {
                 GlobalErrors { page_request_queue_abort: true, ..GlobalErrors::default() },
             ),
         ] {
-            bench.host.write_control(write, 1);
+            bench.machine.write_control(write, 1);
             bench.fill(engine, BASE, 8, 1, None);
-            bench.host.run(100);
+            bench.machine.run(100);
             let errors = GlobalErrors { recover: true, ..expected };
             assert_eq!(bench.smmu.expire(&bench.cpu, 0), Upkeep { timed_out: 0, errors });
             let streams = vec![bench.stream(engine)];
@@ -209,14 +215,13 @@ fn global_errors_whose_interrupt_was_lost_are_found() {
 }
 
 /// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
-#[test]
 fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
     let mut bench = Bench::of(Profile::ForcedStall);
     let space = Space::new(&bench, 1);
     bench.attach(0, FaultMode::Terminate, &space).unwrap();
-    bench.host.write_control(control::EVENT_WRITE, 1);
+    bench.machine.write_control(control::EVENT_WRITE, 1);
     bench.fill(0, BASE, 8, 1, None);
-    bench.host.run(100);
+    bench.machine.run(100);
     assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
     assert!(bench.global_errors().recover);
     let stream = bench.stream(0);
@@ -235,20 +240,19 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
     assert_eq!(bench.recover(), Ok(Lost::default()));
 }
 
-#[test]
 fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
     for &profile in Profile::ALL.iter().filter(|profile| !Stall.is_met(**profile)) {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
-        bench.host.write_control(control::EVENT_WRITE, 1);
+        bench.machine.write_control(control::EVENT_WRITE, 1);
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);
         assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
         assert_eq!(bench.global_errors(), GlobalErrors::default());
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);
-        assert_eq!(bench.sink.0.lock().unwrap().len(), 1, "the second is reported");
+        assert_eq!(bench.sink.0.lock().len(), 1, "the second is reported");
     }
 }
 
@@ -257,15 +261,15 @@ fn an_aborted_pri_queue_starts_anew() {
     on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, pager) = paging(profile);
         // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
-        bench.host.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
-        bench.host.write_engine(2, reg::DEPTH, 3);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.machine.write_engine(2, reg::DEPTH, 3);
         bench.fill(2, BASE, 3 * 4096, 1, None);
-        bench.run_until(|bench| bench.host.read_engine(2, reg::PAGE_REQUESTS) == 1);
+        bench.run_until(|bench| bench.machine.read_engine(2, reg::PAGE_REQUESTS) == 1);
         assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(100);
-        assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 3);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(100);
+        assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUESTS), 3);
         let errors = bench.global_errors();
         assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, recover: true, ..GlobalErrors::default() });
         let errors = bench.global_errors();
@@ -276,7 +280,7 @@ fn an_aborted_pri_queue_starts_anew() {
         // Nobody knows which group with Last was in the queue: the device is made to forget it.
         bench.disable(2).unwrap();
         assert_eq!(bench.live(), 0);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
     });
 }
 
@@ -285,10 +289,10 @@ fn an_aborted_pri_queue_starts_anew() {
 fn after_an_aborted_pri_write_the_engine_is_served_again() {
     on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, space, pager) = requesting(profile);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(2);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(2);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
         assert!(bench.global_errors().recover);
         let streams = vec![bench.stream(2)];
         assert_eq!(bench.recover(), Ok(Lost { page_requests: 1, streams, ..Lost::default() }));
@@ -297,7 +301,7 @@ fn after_an_aborted_pri_write_the_engine_is_served_again() {
         let mut groups = pager.take();
         let late = groups.remove(0);
         assert!(bench.cpu.masked(|masked| late.respond(masked, PageResponse::Success)).is_err());
-        assert_ne!(bench.host.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
+        assert_ne!(bench.machine.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
 
         pager.defers.store(false, Ordering::Relaxed);
         bench.finish([2]);
@@ -305,26 +309,25 @@ fn after_an_aborted_pri_write_the_engine_is_served_again() {
         bench.finish([2]);
         assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
         bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
         assert_eq!(bench.model_count(diagnostics::RESPONDED_NOTHING), 0);
         assert_eq!(bench.live(), 0);
     });
 }
 
 /// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
-#[test]
 fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
     on_each(&[PageRequests, Queues], |profile| {
         let (mut bench, _, pager) = requesting(profile);
-        bench.host.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.host.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.host.run(2);
-        bench.host.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(2);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
         let errors = bench.global_errors();
         assert!(errors.page_request_queue_abort, "{errors:?}");
         bench.disable(2).unwrap();
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_INVALID), 1);
-        assert_eq!(bench.host.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
         drop(pager.take());
         assert_eq!(bench.live(), 0);
     });

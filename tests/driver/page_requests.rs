@@ -1,18 +1,20 @@
 //! Page requests over the life of a device: how many it may have outstanding, and what becomes of them.
 
-mod driver_bench;
-
-use std::sync::Arc;
-
-use driver_bench::Need::{PageRequests, Queues, Substreams};
-use driver_bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, substreams};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options};
 use smmu_iopf::iopf::StreamLimits;
 use smmu_iopf::model::engine::registers::{self as reg, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::registers::Register;
+
+use super::bench::Need::{PageRequests, Queues, Substreams};
+use super::bench::machine::{self, Machine};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, substreams};
+
+scenarios![
+    devices_that_obey_never_fill_a_pri_queue_of_two_entries_beyond_it,
+    the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it,
+];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 16 * 4096;
@@ -23,8 +25,8 @@ const ASKERS: [usize; 3] = [2, 3, 6];
 /// A bench whose PRI queue has eight entries, with [`ASKERS`] attached, which have substreams.
 fn eight_entries(profile: Profile) -> Bench {
     let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 3, ..Options::default() };
-    let host = HostSmmu::with(Arc::new(HostMemory::new(4 << 20)), profile, 8);
-    let mut bench = Bench::on(host, options, u64::MAX).unwrap();
+    let machine = Machine::with(machine::memory(4 << 20), profile, 8);
+    let mut bench = Bench::on(machine, options, u64::MAX).unwrap();
     for engine in ASKERS {
         let stream = bench.stream(engine);
         bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
@@ -72,7 +74,6 @@ fn two_stream_ids_of_one_device_share_its_page_requests() {
     });
 }
 
-#[test]
 fn devices_that_obey_never_fill_a_pri_queue_of_two_entries_beyond_it() {
     // No substreams, so no Stop markers.
     let mut bench = Bench::of(Profile::Small);
@@ -84,18 +85,17 @@ fn devices_that_obey_never_fill_a_pri_queue_of_two_entries_beyond_it() {
     bench.enable(2, pager.clone()).unwrap();
     let refused = DriverError::NoCredits { stream: bench.stream(3), needed: 1, free: 0 };
     assert_eq!(bench.enable(3, pager), Err(refused));
-    bench.host.write_engine(2, reg::DEPTH, 16);
-    bench.host.write_engine(2, reg::GROUP_SIZE, 4);
+    bench.machine.write_engine(2, reg::DEPTH, 16);
+    bench.machine.write_engine(2, reg::GROUP_SIZE, 4);
     bench.fill(2, BASE, BYTES, 5, None);
     // Nobody drains at first.
-    bench.host.run(200);
-    assert_eq!(bench.host.read_engine(2, reg::PAGE_REQUESTS), 2);
+    bench.machine.run(200);
+    assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUESTS), 2);
     bench.finish([2]);
     assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
     assert_eq!(bench.smmu.page_request_counts().overflows, 0);
 }
 
-#[test]
 fn the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it() {
     on_each(&[], |profile| {
         let bench = Bench::with(profile, Options { limit_us: LIMIT_US, event_queue_log2: 2, ..Options::default() });
@@ -106,6 +106,6 @@ fn the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it() {
             "small" => 1,
             other => panic!("a profile that this test does not know: {other}"),
         };
-        assert_eq!(bench.host.read32(Register::EventqBase) & 0x1f, log2size);
+        assert_eq!(bench.machine.read32(Register::EventqBase) & 0x1f, log2size);
     });
 }

@@ -4,22 +4,42 @@
 //! Whatever fails, each step ends in success or in an error value; repeated, it succeeds; and in the end nothing is live,
 //! stalled or answered twice.
 
-mod driver_bench;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-use std::sync::Arc;
-
-use driver_bench::Need::{Faults, Messages, PageRequests, Stall};
-use driver_bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
+
+use super::bench::Need::{Faults, Messages, PageRequests, Stall};
+use super::bench::machine::{self, Machine};
+use super::bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, on_each};
+
+scenarios![
+    life_without_injection_has_no_error,
+    command_whose_fetch_aborts_is_fetched_again_and_nobody_notices,
+    command_taken_as_illegal_is_an_error_of_its_owner_and_the_step_can_be_repeated,
+    aborted_event_write_costs_the_stalling_stream_a_job_and_the_other_goes_on,
+    aborted_pri_write_costs_the_stream_that_asked_a_job_and_the_other_goes_on,
+    atc_invalidation_that_times_out_is_an_error_and_can_be_repeated,
+    aborted_fetches_of_tables_end_the_access_and_nothing_else,
+    lost_interrupts_cost_time_only,
+    aborted_messages_are_noted_and_syncs_complete_without,
+    a_message_that_is_lost_or_aborted_is_not_waited_for_long,
+    an_smmu_whose_messages_all_abort_asks_for_one,
+    late_interrupts_cost_time_only,
+    late_acknowledgements_are_waited_for,
+    acknowledgement_that_never_comes_is_named_and_bring_up_can_be_repeated,
+    paused_commands_are_waited_for_and_time_out_when_they_stay_paused,
+    service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once,
+    an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew,
+];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 4 * 4096;
@@ -33,8 +53,8 @@ fn options() -> Options {
     Options { limit_us: LIMIT_US, stream_bits: 9, ..Options::default() }
 }
 
-fn host(profile: Profile) -> Arc<HostSmmu> {
-    HostSmmu::with(Arc::new(HostMemory::new(1 << 20)), profile, 4)
+fn machine(profile: Profile) -> Arc<Machine> {
+    Machine::with(machine::memory(1 << 20), profile, 4)
 }
 
 /// What a life came to.
@@ -70,15 +90,15 @@ struct Kernel {
 
 impl Kernel {
     /// Brings the driver up, again if it fails.
-    fn new(profile: Profile, host: &Arc<HostSmmu>) -> Self {
+    fn new(profile: Profile, machine: &Arc<Machine>) -> Self {
         let mut outcome = Outcome::default();
-        let bench = Bench::on(host.clone(), options(), u64::MAX).unwrap_or_else(|error| {
+        let bench = Bench::on(machine.clone(), options(), u64::MAX).unwrap_or_else(|error| {
             outcome.errors.push(("bring-up", error));
-            Bench::on(host.clone(), options(), u64::MAX).unwrap()
+            Bench::on(machine.clone(), options(), u64::MAX).unwrap()
         });
         let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
         let engines = faulting_engines(profile).collect();
-        let bells = Messages.is_met(profile).then(|| Doorbells::new(host));
+        let bells = Messages.is_met(profile).then(|| Doorbells::new(machine));
         let mut kernel =
             Self { bench, engines, spaces, bells, deferring: Vec::new(), outcome, recover: false, steps: 0 };
         if let Some(messages) = kernel.bells.as_ref().map(Doorbells::messages) {
@@ -131,8 +151,8 @@ impl Kernel {
 
     /// One step of the machine, and its interrupts.
     fn step(&mut self) {
-        self.bench.host.step();
-        let wires = self.bench.host.take_raised();
+        self.bench.machine.step();
+        let wires = self.bench.machine.take_raised();
         for interrupt in self.bells.as_ref().map_or(wires, Doorbells::take) {
             match interrupt {
                 Wire::EventQueue => self.drain(OutputQueue::Events),
@@ -191,7 +211,7 @@ impl Kernel {
     /// Lets the engines fill four pages that are not mapped, until they end or nothing has happened for long.
     fn fault(&mut self) {
         for &(engine, _) in &self.engines {
-            self.bench.host.write_engine(engine, reg::DEPTH, 2);
+            self.bench.machine.write_engine(engine, reg::DEPTH, 2);
             self.bench.fill(engine, BASE, BYTES, 7, None);
         }
         for _ in 0..if self.deferring.is_empty() { PATIENCE } else { COLLECTING } {
@@ -241,13 +261,13 @@ impl Kernel {
         for group in self.deferring.iter().flat_map(|pager| pager.take()) {
             let _ = self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success));
         }
-        self.bench.host.run(1000);
+        self.bench.machine.run(1000);
         let bench = &mut self.bench;
         assert_eq!(bench.live(), 0);
         self.outcome.states = self.states();
         let bench = &mut self.bench;
         assert!(!self.outcome.states.contains(&status::BUSY), "{:?}", self.outcome);
-        assert_ne!(bench.host.read_engine(2, reg::PRI_STATUS) & pri_status::STOPPED, 0);
+        assert_ne!(bench.machine.read_engine(2, reg::PRI_STATUS) & pri_status::STOPPED, 0);
         for counter in [diagnostics::STALLED, diagnostics::RESUMED_NOTHING, diagnostics::RESPONDED_NOTHING] {
             assert_eq!(bench.model_count(counter), 0, "{counter:#x}");
         }
@@ -256,8 +276,8 @@ impl Kernel {
 }
 
 /// The whole life of a driver.
-fn live(profile: Profile, host: &Arc<HostSmmu>) -> Outcome {
-    let mut kernel = Kernel::new(profile, host);
+fn live(profile: Profile, machine: &Arc<Machine>) -> Outcome {
+    let mut kernel = Kernel::new(profile, machine);
     kernel.attach();
     kernel.fault();
     kernel.look_after();
@@ -277,15 +297,15 @@ fn each(profile: Profile, point: usize, check: impl FnMut(u32, &Outcome)) -> u32
 
 fn each_of(
     profile: Profile,
-    life: fn(Profile, &Arc<HostSmmu>) -> Outcome,
+    life: fn(Profile, &Arc<Machine>) -> Outcome,
     point: usize,
     mut check: impl FnMut(u32, &Outcome),
 ) -> u32 {
     for number in 1.. {
-        let host = host(profile);
-        host.write_control(point, number);
-        let outcome = life(profile, &host);
-        if host.read_control(point + control::HAPPENED) == 0 {
+        let machine = machine(profile);
+        machine.write_control(point, number);
+        let outcome = life(profile, &machine);
+        if machine.read_control(point + control::HAPPENED) == 0 {
             return number - 1;
         }
         check(number, &outcome);
@@ -298,8 +318,8 @@ fn all_done(outcome: &Outcome) -> bool {
 }
 
 /// A life in which no fault is answered before the faults are taken away.
-fn live_and_let_wait(profile: Profile, host: &Arc<HostSmmu>) -> Outcome {
-    let mut kernel = Kernel::new(profile, host);
+fn live_and_let_wait(profile: Profile, machine: &Arc<Machine>) -> Outcome {
+    let mut kernel = Kernel::new(profile, machine);
     kernel.attach_deferring();
     kernel.fault();
     kernel.tear_down()
@@ -310,7 +330,7 @@ fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
     on_each(&[Faults], |profile| {
         let (names, engines): (Vec<_>, Vec<_>) =
             faulting_engines(profile).map(|(engine, _)| (engine, status::ABORTED)).unzip();
-        let outcome = live_and_let_wait(profile, &host(profile));
+        let outcome = live_and_let_wait(profile, &machine(profile));
         assert_eq!((outcome.waiting, &outcome.states), (names, &engines));
         for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
             let occurrences = each_of(profile, live_and_let_wait, point, |number, outcome| {
@@ -328,16 +348,14 @@ fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
     });
 }
 
-#[test]
 fn life_without_injection_has_no_error() {
     on_each(&[Faults], |profile| {
-        let outcome = live(profile, &host(profile));
+        let outcome = live(profile, &machine(profile));
         assert!(outcome.errors.is_empty() && outcome.global.is_empty() && outcome.waiting.is_empty(), "{outcome:?}");
         assert!(all_done(&outcome));
     });
 }
 
-#[test]
 fn command_whose_fetch_aborts_is_fetched_again_and_nobody_notices() {
     on_each(&[Faults], |profile| {
         let commands = each(profile, control::COMMAND_FETCH, |number, outcome| {
@@ -348,7 +366,6 @@ fn command_whose_fetch_aborts_is_fetched_again_and_nobody_notices() {
     });
 }
 
-#[test]
 fn command_taken_as_illegal_is_an_error_of_its_owner_and_the_step_can_be_repeated() {
     on_each(&[Faults], |profile| {
         let mut refused = 0;
@@ -365,7 +382,6 @@ fn command_taken_as_illegal_is_an_error_of_its_owner_and_the_step_can_be_repeate
     });
 }
 
-#[test]
 fn aborted_event_write_costs_the_stalling_stream_a_job_and_the_other_goes_on() {
     on_each(&[Stall], |profile| {
         let events = each(profile, control::EVENT_WRITE, |number, outcome| {
@@ -381,7 +397,6 @@ fn aborted_event_write_costs_the_stalling_stream_a_job_and_the_other_goes_on() {
     });
 }
 
-#[test]
 fn aborted_pri_write_costs_the_stream_that_asked_a_job_and_the_other_goes_on() {
     on_each(&[PageRequests], |profile| {
         let requests = each(profile, control::PAGE_REQUEST_WRITE, |number, outcome| {
@@ -397,7 +412,6 @@ fn aborted_pri_write_costs_the_stream_that_asked_a_job_and_the_other_goes_on() {
     });
 }
 
-#[test]
 fn atc_invalidation_that_times_out_is_an_error_and_can_be_repeated() {
     on_each(&[PageRequests], |profile| {
         let invalidations = each(profile, control::ATC_INVALIDATION, |number, outcome| {
@@ -410,7 +424,6 @@ fn atc_invalidation_that_times_out_is_an_error_and_can_be_repeated() {
     });
 }
 
-#[test]
 fn aborted_fetches_of_tables_end_the_access_and_nothing_else() {
     on_each(&[Faults], |profile| {
         for point in [control::STE_FETCH, control::CD_FETCH, control::TABLE_FETCH] {
@@ -426,7 +439,6 @@ fn aborted_fetches_of_tables_end_the_access_and_nothing_else() {
     });
 }
 
-#[test]
 fn lost_interrupts_cost_time_only() {
     on_each(&[Faults], |profile| {
         let interrupts = each(profile, control::INTERRUPT_LOST, |number, outcome| {
@@ -436,7 +448,6 @@ fn lost_interrupts_cost_time_only() {
     });
 }
 
-#[test]
 fn aborted_messages_are_noted_and_syncs_complete_without() {
     on_each(&[Faults], |profile| {
         let messages = each(profile, control::MESSAGE, |number, outcome| {
@@ -449,25 +460,23 @@ fn aborted_messages_are_noted_and_syncs_complete_without() {
     });
 }
 
-#[test]
 fn a_message_that_is_lost_or_aborted_is_not_waited_for_long() {
     on_each(&[Faults], |profile| {
         for point in [control::INTERRUPT_LOST, control::MESSAGE] {
-            let host = host(profile);
-            let mut kernel = Kernel::new(profile, &host);
-            host.write_control(control::SOURCES, 1 << 2);
-            host.write_control(point, 1);
-            let (grace, began) = (kernel.bench.grace(), host.read_control(control::TICKS));
+            let machine = machine(profile);
+            let mut kernel = Kernel::new(profile, &machine);
+            machine.write_control(control::SOURCES, 1 << 2);
+            machine.write_control(point, 1);
+            let (grace, began) = (kernel.bench.grace(), machine.read_control(control::TICKS));
             let _ = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1)).unwrap();
-            assert_eq!(host.read_control(point + control::HAPPENED), 1);
-            let ticks = host.read_control(control::TICKS) - began;
+            assert_eq!(machine.read_control(point + control::HAPPENED), 1);
+            let ticks = machine.read_control(control::TICKS) - began;
             assert!(ticks < 10, "{point:#x}: {ticks}");
         }
     });
 }
 
 /// The SMMU writes its messages to where there is no memory.
-#[test]
 fn an_smmu_whose_messages_all_abort_asks_for_one() {
     on_each(&[Faults], |profile| {
         let mut bench = Bench::with_broken(profile, options(), 2);
@@ -481,7 +490,6 @@ fn an_smmu_whose_messages_all_abort_asks_for_one() {
     });
 }
 
-#[test]
 fn late_interrupts_cost_time_only() {
     on_each(&[Faults], |profile| {
         for ticks in [1, 30, 1000] {
@@ -496,26 +504,24 @@ fn late_interrupts_cost_time_only() {
     });
 }
 
-#[test]
 fn late_acknowledgements_are_waited_for() {
     on_each(&[Faults], |profile| {
         for hold in [control::CR0_LATE, control::IRQ_CTRL_LATE, control::GBPA_LATE] {
-            let host = host(profile);
-            host.write_control(hold, 100);
+            let machine = machine(profile);
+            machine.write_control(hold, 100);
             // An earlier owner's update of CR0 (CMDQEN) is under way, with an empty queue.
-            host.write32(Register::Cr1, 0);
-            host.write64(Register::CmdqBase, 0);
-            host.write32(Register::CmdqProd, 0);
-            host.write32(Register::CmdqCons, 0);
-            host.write32(Register::Cr0, 1 << 3);
-            let outcome = live(profile, &host);
-            assert_eq!(host.read_control(hold + control::HAPPENED), 1);
+            machine.write32(Register::Cr1, 0);
+            machine.write64(Register::CmdqBase, 0);
+            machine.write32(Register::CmdqProd, 0);
+            machine.write32(Register::CmdqCons, 0);
+            machine.write32(Register::Cr0, 1 << 3);
+            let outcome = live(profile, &machine);
+            assert_eq!(machine.read_control(hold + control::HAPPENED), 1);
             assert!(outcome.errors.is_empty() && all_done(&outcome), "{hold:#x}: {outcome:?}");
         }
     });
 }
 
-#[test]
 fn acknowledgement_that_never_comes_is_named_and_bring_up_can_be_repeated() {
     on_each(&[Faults], |profile| {
         for (hold, register) in [
@@ -523,30 +529,29 @@ fn acknowledgement_that_never_comes_is_named_and_bring_up_can_be_repeated() {
             (control::IRQ_CTRL_LATE, Register::IrqCtrlAck),
             (control::GBPA_LATE, Register::Gbpa),
         ] {
-            let host = host(profile);
-            host.write_control(hold, control::UNTIL_RELEASED);
-            match Bench::on(host.clone(), options(), u64::MAX) {
+            let machine = machine(profile);
+            machine.write_control(hold, control::UNTIL_RELEASED);
+            match Bench::on(machine.clone(), options(), u64::MAX) {
                 Err(DriverError::Timeout(timeout)) => {
                     assert_eq!((timeout.register, timeout.waited_us), (register, LIMIT_US))
                 }
                 other => panic!("{:?}", other.map(|_| ())),
             }
-            host.write_control(hold, 0);
-            let outcome = live(profile, &host);
+            machine.write_control(hold, 0);
+            let outcome = live(profile, &machine);
             assert!(outcome.errors.is_empty() && all_done(&outcome), "{hold:#x}: {outcome:?}");
         }
     });
 }
 
-#[test]
 fn paused_commands_are_waited_for_and_time_out_when_they_stay_paused() {
     on_each(&[Faults], |profile| {
-        let host = host(profile);
-        let mut kernel = Kernel::new(profile, &host);
-        host.write_control(control::COMMANDS_HELD, 500);
+        let machine = machine(profile);
+        let mut kernel = Kernel::new(profile, &machine);
+        machine.write_control(control::COMMANDS_HELD, 500);
         kernel.attach();
         assert!(kernel.outcome.errors.is_empty(), "{:?}", kernel.outcome);
-        host.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
+        machine.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
         let grace = kernel.bench.grace();
         let held = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
         // It stands at TLBI_NH_ASID of ASID 1, VMID 0.
@@ -557,7 +562,7 @@ fn paused_commands_are_waited_for_and_time_out_when_they_stay_paused() {
         let engines = kernel.engines.iter().map(|(engine, _)| *engine);
         assert!(engines.eq(kernel.outcome.waiting.iter().copied()), "{:?}", kernel.outcome);
         assert!(kernel.bench.disable(0).is_err());
-        host.write_control(control::COMMANDS_HELD, 0);
+        machine.write_control(control::COMMANDS_HELD, 0);
         let outcome = kernel.tear_down();
         assert!(outcome.errors.is_empty(), "{outcome:?}");
     });
@@ -566,20 +571,20 @@ fn paused_commands_are_waited_for_and_time_out_when_they_stay_paused() {
 #[test]
 fn delayed_engines_are_waited_for_at_teardown_or_named() {
     on_each(&[Stall], |profile| {
-        let host = host(profile);
-        host.write_control(control::ENGINES, 1 << 0 | 1 << 2);
+        let machine = machine(profile);
+        machine.write_control(control::ENGINES, 1 << 0 | 1 << 2);
         for ticks in [100, control::UNTIL_RELEASED] {
-            let mut kernel = Kernel::new(profile, &host);
+            let mut kernel = Kernel::new(profile, &machine);
             kernel.attach();
             kernel.bench.fill(0, BASE, BYTES, 7, None);
             (0..3).for_each(|_| kernel.step());
-            host.write_control(control::ENGINES_HELD, ticks);
+            machine.write_control(control::ENGINES_HELD, ticks);
             let result = kernel.bench.disable(0);
             if ticks == control::UNTIL_RELEASED {
                 let busy =
                     DriverError::DeviceBusy { stream: profile.engine_stream(0), state: "idle", waited_us: LIMIT_US };
                 assert_eq!(result, Err(busy));
-                host.write_control(control::ENGINES_HELD, 0);
+                machine.write_control(control::ENGINES_HELD, 0);
             } else {
                 assert_eq!(result, Ok(()));
                 let space = kernel.spaces[0].clone();
@@ -595,22 +600,22 @@ fn delayed_engines_are_waited_for_at_teardown_or_named() {
 fn reordered_records_are_served_all_the_same() {
     on_each(&[Stall], |profile| {
         for seed in 0..20 {
-            let host = host(profile);
-            host.write_control(control::REORDER, 1);
-            host.write_control(control::SEED, seed);
-            let mut kernel = Kernel::new(profile, &host);
+            let machine = machine(profile);
+            machine.write_control(control::REORDER, 1);
+            machine.write_control(control::SEED, seed);
+            let mut kernel = Kernel::new(profile, &machine);
             let space = Space::new(&kernel.bench, 3);
             kernel.attach();
             kernel.again("attach", |bench| bench.attach(1, FaultMode::Stall, &space));
             kernel.enable(1, &space);
-            kernel.bench.host.write_engine(1, reg::DEPTH, 2);
+            kernel.bench.machine.write_engine(1, reg::DEPTH, 2);
             kernel.bench.fill(1, BASE, BYTES, 9, None);
             kernel.fault();
             while kernel.bench.state(1) == status::BUSY {
                 kernel.step();
             }
             assert_eq!((kernel.bench.state(1), space.word(BASE + BYTES - 8)), (status::DONE, 9));
-            assert!(seed != 0 || host.read_control(control::REORDERED) > 0);
+            assert!(seed != 0 || machine.read_control(control::REORDERED) > 0);
             kernel.again("disable", |bench| bench.disable(1));
             assert!(all_done(&kernel.tear_down()));
         }
@@ -618,21 +623,20 @@ fn reordered_records_are_served_all_the_same() {
 }
 
 /// What is pending when the SMMU fails, and the fault that comes just then.
-#[test]
 fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once() {
     on_each(&[Faults], |profile| {
         for ticks in (0..30).step_by(3) {
-            let host = host(profile);
-            let mut kernel = Kernel::new(profile, &host);
+            let machine = machine(profile);
+            let mut kernel = Kernel::new(profile, &machine);
             kernel.attach_deferring();
             for (engine, _) in kernel.engines.clone() {
-                kernel.bench.host.write_engine(engine, reg::DEPTH, 2);
+                kernel.bench.machine.write_engine(engine, reg::DEPTH, 2);
                 kernel.bench.fill(engine, BASE, BYTES, 7, None);
             }
             (0..ticks).for_each(|_| kernel.step());
-            host.write_control(control::FAIL, 1);
-            host.step();
-            let began = host.read_control(control::TICKS);
+            machine.write_control(control::FAIL, 1);
+            machine.step();
+            let began = machine.read_control(control::TICKS);
             // Told by the interrupt, or found by who waits for the SMMU.
             if ticks % 2 == 0 {
                 kernel.look_after();
@@ -662,14 +666,14 @@ fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once
             let grace = kernel.bench.grace();
             let invalidated = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
             assert_eq!(invalidated.map(drop), Err(DriverError::GivenUp));
-            assert!(host.read_control(control::TICKS) - began < 100, "nobody waits for it");
+            assert!(machine.read_control(control::TICKS) - began < 100, "nobody waits for it");
             let outcome = kernel.tear_down();
             assert!(outcome.errors.is_empty(), "{outcome:?}");
             if ticks > 0 {
                 continue;
             }
             // It may be tried to bring it up, which this one's failure does not permit.
-            match Bench::on(host.clone(), options(), u64::MAX) {
+            match Bench::on(machine.clone(), options(), u64::MAX) {
                 Err(DriverError::CommandTimeout(_)) => {}
                 other => panic!("{:?}", other.map(|_| ())),
             }
@@ -678,14 +682,13 @@ fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once
 }
 
 /// An SMMU that consumes no commands and does not say why.
-#[test]
 fn an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew() {
     on_each(&[Faults], |profile| {
-        let host = host(profile);
-        let mut kernel = Kernel::new(profile, &host);
+        let machine = machine(profile);
+        let mut kernel = Kernel::new(profile, &machine);
         kernel.attach_deferring();
         kernel.fault();
-        host.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
+        machine.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
         let engines = kernel.engines.clone();
         for &(engine, mode) in &engines {
             let result = kernel.bench.disable(engine);
@@ -707,8 +710,8 @@ fn an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew() 
         kernel.engines.reverse();
         let outcome = kernel.tear_down();
         assert!(outcome.errors.is_empty(), "{outcome:?}");
-        host.write_control(control::COMMANDS_HELD, 0);
-        let outcome = live(profile, &host);
+        machine.write_control(control::COMMANDS_HELD, 0);
+        let outcome = live(profile, &machine);
         assert!(outcome.errors.is_empty() && all_done(&outcome), "{outcome:?}");
     });
 }

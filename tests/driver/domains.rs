@@ -1,13 +1,13 @@
 //! Where streams go: to nowhere, untranslated, through an address space, through a virtual machine, and from one to another
 //! while their devices are at work (docs/structures.md).
 
-mod driver_bench;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use spin::Mutex;
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
-
-use driver_bench::Need::{self, PageRequests, Stall, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
 use smmu_iopf::driver::{
     DriverError, FaultMode, Guest, GuestInvalidation, Options, Pages, Stage2, StreamConfig, Tag, Transition,
@@ -17,13 +17,30 @@ use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::{Event, FaultClass, FaultKind};
 use smmu_iopf::smmuv3::features::{IdRegisters, StallModel};
 use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
 use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, SubstreamId, Vmid};
 use smmu_iopf::sync::Masked;
+
+use super::bench::Need::{self, PageRequests, Stall, Substreams, Termination};
+use super::bench::machine::{self, Machine};
+use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
+
+scenarios![
+    what_misses_at_stage_2_is_terminated_and_reported,
+    stalls_of_a_dying_virtual_machine_are_refused,
+    a_vmid_stands_for_one_set_of_tables,
+    what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so,
+    stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered,
+    what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid,
+    faults_of_a_virtual_machine_are_served,
+    devices_with_ats_forget_a_dying_virtual_machine,
+    devices_forget_every_substream_of_a_virtual_machine,
+    a_change_that_fails_can_be_repeated_or_ended,
+    what_a_failed_change_leaves_in_use_can_be_forgotten,
+];
 
 const PAGES: u64 = 8;
 const BYTES: u64 = PAGES * 4096;
@@ -77,7 +94,7 @@ impl World {
     }
 
     fn on(bench: Bench) -> Self {
-        let memory = bench.host.memory().allocate(BYTES as usize, 4096).unwrap();
+        let memory = bench.machine.memory().allocate(BYTES as usize, 4096).unwrap();
         let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
         let machines = [1, 2].map(|vmid| Space::machine(&bench, vmid));
         for page in 0..PAGES {
@@ -139,7 +156,7 @@ fn has(profile: Profile, kind: &str) -> bool {
 
 /// The cells of the table of `change` in the documentation: from, to, steps, and whether nothing is interrupted.
 fn cells() -> Vec<(&'static str, &'static str, u64, Transition)> {
-    let text = include_str!("../docs/structures.md");
+    let text = include_str!("../../docs/structures.md");
     let table = text.lines().skip_while(|line| !line.starts_with("| `change` from, to |"));
     let rows: Vec<Vec<&str>> = table
         .take_while(|line| line.starts_with('|'))
@@ -194,7 +211,7 @@ fn whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new() 
                     written += u64::from(word == 7);
                 }
             }
-            let events = std::mem::take(&mut *world.bench.sink.0.lock().unwrap());
+            let events = core::mem::take(&mut *world.bench.sink.0.lock());
             if transition == Transition::Hitless {
                 assert_eq!(events, [], "{from} to {to}");
             }
@@ -245,12 +262,11 @@ impl World {
     }
 
     fn events(&self) -> Vec<Event> {
-        std::mem::take(&mut *self.bench.sink.0.lock().unwrap())
+        core::mem::take(&mut *self.bench.sink.0.lock())
     }
 }
 
 /// 7.3.13: the address is an intermediate one, and the record has it as such too.
-#[test]
 fn what_misses_at_stage_2_is_terminated_and_reported() {
     on_each(&[Need::Stage2, Termination], |profile| {
         let mut world = World::new(profile);
@@ -265,10 +281,9 @@ fn what_misses_at_stage_2_is_terminated_and_reported() {
     });
 }
 
-#[test]
 fn faults_of_a_virtual_machine_are_served() {
     on_each(&[Need::Stage2, Need::Faults], |profile| {
-        for (engine, faults) in driver_bench::faulting_engines(profile) {
+        for (engine, faults) in super::bench::faulting_engines(profile) {
             let mut world = World::new(profile);
             let machine = Space::machine(&world.bench, 3);
             let start = world.memory.phys.0;
@@ -294,7 +309,6 @@ fn faults_of_a_virtual_machine_are_served() {
 }
 
 /// Stalls that wait while the virtual machine is taken away are refused, and nobody is left waiting.
-#[test]
 fn stalls_of_a_dying_virtual_machine_are_refused() {
     on_each(&[Need::Stage2, Stall], |profile| {
         let mut world = World::new(profile);
@@ -304,7 +318,7 @@ fn stalls_of_a_dying_virtual_machine_are_refused() {
         world.attach(0, FaultMode::Stall, machine.translation()).unwrap();
         world.bench.enable(0, pager.clone()).unwrap();
         world.bench.fill(0, start, BYTES, 7, None);
-        world.bench.run_until(|_| !pager.deferred.lock().unwrap().is_empty());
+        world.bench.run_until(|_| !pager.deferred.lock().is_empty());
         let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tables(machine.tag)).unwrap();
         // Nobody can resolve them, and Success would do no harm: the entry aborts.
         for group in pager.take() {
@@ -344,7 +358,6 @@ fn a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_fr
     });
 }
 
-#[test]
 fn devices_with_ats_forget_a_dying_virtual_machine() {
     on_each(&[Need::Stage2, PageRequests], |profile| {
         let mut world = World::new(profile);
@@ -353,9 +366,9 @@ fn devices_with_ats_forget_a_dying_virtual_machine() {
         world.attach(2, FaultMode::PageRequest, machine.translation()).unwrap();
         world.bench.enable(2, Pager::new(&machine, start..start)).unwrap();
         assert_eq!(world.write(2, 7), status::DONE);
-        let before = world.bench.host.read_engine(2, reg::INVALIDATIONS);
+        let before = world.bench.machine.read_engine(2, reg::INVALIDATIONS);
         world.forget(0).unwrap();
-        assert_eq!(world.bench.host.read_engine(2, reg::INVALIDATIONS) - before, 1);
+        assert_eq!(world.bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 1);
         assert_eq!((world.write(2, 8), machine.word(start)), (status::ABORTED, 7));
         world.bench.disable(2).unwrap();
         assert_eq!(world.bench.live(), 0);
@@ -363,7 +376,6 @@ fn devices_with_ats_forget_a_dying_virtual_machine() {
 }
 
 /// 5.2.1: tables of one VMID are taken for each other.
-#[test]
 fn a_vmid_stands_for_one_set_of_tables() {
     on_each(&[Need::Stage2], |profile| {
         let mut world = World::new(profile);
@@ -382,7 +394,6 @@ fn a_vmid_stands_for_one_set_of_tables() {
     });
 }
 
-#[test]
 fn what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so() {
     on_each(&[], |profile| {
         let mut world = World::new(profile);
@@ -423,7 +434,7 @@ fn what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so() {
             assert_eq!(world.attach(0, FaultMode::Terminate, Translation::Nested(guest, machine)), refused);
         }
         // Nothing is translated, so nothing faults.
-        let modes = driver_bench::faulting_engines(profile);
+        let modes = super::bench::faulting_engines(profile);
         for ((engine, mode), translation) in modes.zip([Translation::Abort, Translation::Bypass]) {
             let (stream, what) = (world.bench.stream(engine), "faults without translation");
             assert_eq!(world.attach(engine, mode, translation), Err(DriverError::NotSupported { stream, what }));
@@ -468,7 +479,7 @@ struct Hypervisor {
 
 impl Hypervisor {
     fn resolve(&self, fault: &Fault) -> PageResponse {
-        self.seen.lock().unwrap().push((fault.stage2, fault.address));
+        self.seen.lock().push((fault.stage2, fault.address));
         let Some(stage2) = fault.stage2 else { return PageResponse::Invalid };
         self.machine.map(stage2.ipa);
         PageResponse::Success
@@ -481,13 +492,12 @@ impl FaultHandler for Hypervisor {
     }
 
     fn defer(&self, _: &Masked, group: FaultGroup) {
-        self.deferred.lock().unwrap().push(group);
+        self.deferred.lock().push(group);
     }
 }
 
 /// 7.3.13: the record has the address of the transaction, and the intermediate address of what stage 2 lacks, by CLASS. What the
 /// virtual machine itself does not map, is a fault of its stage 1.
-#[test]
 fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
     on_each(&[Need::Stage2, Stall], |profile| {
         for defers in [false, true] {
@@ -503,7 +513,7 @@ fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
             let write = |world: &mut World, address| {
                 world.bench.fill(0, address, 8, 7, None);
                 world.bench.run_until(|bench| {
-                    for group in std::mem::take(&mut *hypervisor.deferred.lock().unwrap()) {
+                    for group in core::mem::take(&mut *hypervisor.deferred.lock()) {
                         let response = group.faults().map(|fault| hypervisor.resolve(&fault)).last().unwrap();
                         bench.cpu.masked(|masked| group.respond(masked, response)).unwrap();
                     }
@@ -518,9 +528,9 @@ fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
                 .into_iter()
                 .zip(classes)
                 .map(|(ipa, class)| (Some(Stage2Fault { ipa, class, table_write: false }), start + 0x10));
-            assert_eq!(std::mem::take(&mut *hypervisor.seen.lock().unwrap()), expected.collect::<Vec<_>>());
+            assert_eq!(core::mem::take(&mut *hypervisor.seen.lock()), expected.collect::<Vec<_>>());
             assert_eq!(write(&mut world, start + BYTES), status::ABORTED);
-            assert_eq!(*hypervisor.seen.lock().unwrap(), [(None, start + BYTES)]);
+            assert_eq!(*hypervisor.seen.lock(), [(None, start + BYTES)]);
             world.bench.disable(0).unwrap();
             assert_eq!((world.bench.live(), world.events()), (0, vec![]));
         }
@@ -528,7 +538,6 @@ fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
 }
 
 /// 3.17: ASID 0x11 of one virtual machine is nothing to another, nor to the host.
-#[test]
 fn what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid() {
     on_each(&[Need::Stage2], |profile| {
         let requests = |stream| {
@@ -581,7 +590,6 @@ fn what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid() {
 }
 
 /// The host does not know which substreams a virtual machine uses: a device forgets all of them.
-#[test]
 fn devices_forget_every_substream_of_a_virtual_machine() {
     on_each(&[Need::Stage2, PageRequests, Substreams], |profile| {
         for dies in [true, false] {
@@ -596,14 +604,14 @@ fn devices_forget_every_substream_of_a_virtual_machine() {
                 (world.bench.state(2), machine.word(start))
             };
             assert_eq!(write(&mut world, 7), (status::DONE, 7));
-            let before = world.bench.host.read_engine(2, reg::INVALIDATIONS);
+            let before = world.bench.machine.read_engine(2, reg::INVALIDATIONS);
             if dies {
                 world.forget(0).unwrap();
                 assert_eq!(write(&mut world, 8), (status::ABORTED, 7));
             } else {
                 world.bench.disable(2).unwrap();
             }
-            assert_eq!(world.bench.host.read_engine(2, reg::INVALIDATIONS) - before, 2);
+            assert_eq!(world.bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 2);
         }
     });
 }
@@ -614,8 +622,8 @@ fn an_smmu_with_stage_2_alone_and_short_vmids_is_served() {
     let ids = Profile::Full.id_registers();
     // S1P, HYP, VMID16.
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 1 | 1 << 9 | 1 << 18), ..ids };
-    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(4 << 20)), ids, board::DEFAULT_ENGINES).unwrap();
-    let bench = Bench::on(host, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let machine = Machine::with_ids(machine::memory(4 << 20), ids, board::DEFAULT_ENGINES).unwrap();
+    let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
     let mut world = World::on(bench);
     let stream = world.bench.stream(0);
     let refused = |what| Err(DriverError::NotSupported { stream, what });
@@ -645,7 +653,6 @@ fn an_smmu_with_stage_2_alone_and_short_vmids_is_served() {
 }
 
 /// Whichever command of a change fails, it can be repeated, or the stream detached, and what it used is used again.
-#[test]
 fn a_change_that_fails_can_be_repeated_or_ended() {
     on_each(&[Need::Queues], |profile| {
         for (from, to) in KINDS.into_iter().flat_map(|from| KINDS.map(|to| (from, to))) {
@@ -659,9 +666,9 @@ fn a_change_that_fails_can_be_repeated_or_ended() {
                 let mut failed = false;
                 for repeat in [true, false] {
                     world.bench.smmu.attach(&mut world.bench.cpu, stream, &old).unwrap();
-                    world.bench.host.write_control(control::COMMAND_ILLEGAL, number);
+                    world.bench.machine.write_control(control::COMMAND_ILLEGAL, number);
                     let changed = world.change(0, &new);
-                    world.bench.host.write_control(control::COMMAND_ILLEGAL, 0);
+                    world.bench.machine.write_control(control::COMMAND_ILLEGAL, 0);
                     failed |= changed.is_err();
                     if changed.is_err() && repeat {
                         let enabled = world.bench.enable(0, Pager::new(&world.spaces[0], 0..1));
@@ -685,7 +692,6 @@ fn a_change_that_fails_can_be_repeated_or_ended() {
 }
 
 /// What a failed change may have left to the SMMU, is forgotten as well.
-#[test]
 fn what_a_failed_change_leaves_in_use_can_be_forgotten() {
     on_each(&[Need::Queues], |profile| {
         for (from, to, steps) in
@@ -701,7 +707,7 @@ fn what_a_failed_change_leaves_in_use_can_be_forgotten() {
                 let [old, new] = [world.config(from, false), world.config(to, false)];
                 world.bench.smmu.attach(&mut world.bench.cpu, stream, &old).unwrap();
                 assert_eq!(world.write(0, 7), status::DONE);
-                world.bench.host.write_control(control::COMMAND_ILLEGAL, number);
+                world.bench.machine.write_control(control::COMMAND_ILLEGAL, number);
                 assert!(world.change(0, &new).is_err());
                 let space = Tables(world.spaces[0].tag);
                 let _ = world.bench.smmu.forget(&mut world.bench.cpu, space).unwrap();

@@ -1,0 +1,52 @@
+//! Driver, fault core and model together. On the host the model is in the same process; on the target it is the one at EL2, and the same
+//! tests are the target's own (`tests/target`).
+
+#[cfg(not(target_os = "none"))]
+extern crate alloc;
+
+/// The tests of a module that run on the host and on the target. One that needs more than both have is a `#[test]`, which is the host's.
+macro_rules! scenarios {
+    ($($name:ident),+ $(,)?) => {
+        #[cfg(not(target_os = "none"))]
+        mod scenarios {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name();
+                }
+            )+
+        }
+        $(
+            #[cfg(target_os = "none")]
+            const _: () = {
+                #[linkme::distributed_slice(crate::harness::TESTS)]
+                static TEST: crate::harness::Test = crate::harness::Test {
+                    module: module_path!(),
+                    name: stringify!($name),
+                    run: |kernel, _| crate::driver::bench::machine::run(kernel, $name),
+                    must_end_by: None,
+                };
+            };
+        )+
+    };
+}
+
+mod bench;
+mod contexts;
+mod domains;
+mod faults;
+mod hostile;
+mod injection;
+mod invalidation;
+mod lives;
+mod messages;
+mod page_requests;
+#[cfg(not(target_os = "none"))]
+mod probe;
+#[cfg(not(target_os = "none"))]
+mod profiles;
+mod reclaim;
+mod recovery;
+mod reports;
+mod structures;
+mod teardown;
