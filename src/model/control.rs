@@ -10,7 +10,7 @@
 
 /// 0x3154_4e43, `CNT1`. Read-only.
 pub const IDENT: usize = 0x000;
-/// Writing 1 lets the SMMU enter service failure mode with the next tick (12.3). Reads as zero.
+/// Writing N lets the SMMU enter service failure mode with the Nth tick from now on (12.3), 0 not at all. Reads as how many are left.
 pub const FAIL: usize = 0x004;
 /// 64 bits, read-only: ticks since reset.
 pub const TICKS: usize = 0x008;

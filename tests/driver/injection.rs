@@ -39,6 +39,7 @@ scenarios![
     paused_commands_are_waited_for_and_time_out_when_they_stay_paused,
     service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once,
     an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew,
+    an_smmu_that_fails_at_any_moment_of_its_life_leaves_nothing_behind,
 ];
 
 const BASE: u64 = 0x1000_0000;
@@ -91,11 +92,16 @@ struct Kernel {
 impl Kernel {
     /// Brings the driver up, again if it fails.
     fn new(profile: Profile, machine: &Arc<Machine>) -> Self {
+        Self::up(profile, machine).unwrap()
+    }
+
+    /// The same; the error is the second one.
+    fn up(profile: Profile, machine: &Arc<Machine>) -> Result<Self, DriverError> {
         let mut outcome = Outcome::default();
-        let bench = Bench::on(machine.clone(), options(), u64::MAX).unwrap_or_else(|error| {
+        let bench = Bench::on(machine.clone(), options(), u64::MAX).or_else(|error| {
             outcome.errors.push(("bring-up", error));
-            Bench::on(machine.clone(), options(), u64::MAX).unwrap()
-        });
+            Bench::on(machine.clone(), options(), u64::MAX)
+        })?;
         let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
         let engines = faulting_engines(profile).collect();
         let bells = Messages.is_met(profile).then(|| Doorbells::new(machine));
@@ -104,7 +110,7 @@ impl Kernel {
         if let Some(messages) = kernel.bells.as_ref().map(Doorbells::messages) {
             kernel.again("messages", |bench| bench.smmu.set_messages(&mut bench.cpu, Some(&messages)));
         }
-        kernel
+        Ok(kernel)
     }
 
     /// Does `step`, and if it fails once more after a look at the global errors.
@@ -112,9 +118,22 @@ impl Kernel {
         if let Err(error) = step(&mut self.bench) {
             self.outcome.errors.push((name, error));
             self.look_after();
-            step(&mut self.bench).unwrap();
+            let again = step(&mut self.bench);
+            self.must(name, again);
         }
         self.look_after();
+    }
+
+    /// Only an SMMU that was given up fails for good, and only with what it does not do any more.
+    fn must(&self, name: &'static str, result: Result<(), DriverError>) {
+        let Err(error) = result else { return };
+        let gone = match error {
+            DriverError::GivenUp => !matches!(name, "disable" | "detach"),
+            // What could not be done before cannot be taken back.
+            DriverError::NotAttached(_) | DriverError::FaultsNotEnabled(_) => true,
+            _ => false,
+        };
+        assert!(gone && self.bench.smmu.is_given_up(), "{name}: {error}");
     }
 
     /// What the global error interrupt does.
@@ -141,7 +160,8 @@ impl Kernel {
             self.recover = false;
             for engine in self.engines.iter().map(|(engine, _)| *engine) {
                 if lost.streams.contains(&self.bench.stream(engine)) {
-                    self.bench.reopen(engine).unwrap();
+                    let reopened = self.bench.reopen(engine);
+                    self.must("reopen", reopened);
                     self.outcome.reopened.push(engine);
                 }
             }
@@ -241,7 +261,7 @@ impl Kernel {
             synced = Some(bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(2), &pages.into())?);
             Ok(())
         });
-        let synced = synced.unwrap();
+        let Some(synced) = synced else { return };
         for (engine, _) in self.engines.clone().into_iter().filter(|(_, mode)| *mode == FaultMode::PageRequest) {
             let stream = self.bench.stream(engine);
             self.again("invalidate", |bench| {
@@ -277,16 +297,21 @@ impl Kernel {
 
 /// The whole life of a driver.
 fn live(profile: Profile, machine: &Arc<Machine>) -> Outcome {
-    let mut kernel = Kernel::new(profile, machine);
-    kernel.attach();
-    kernel.fault();
-    kernel.look_after();
-    if !kernel.outcome.reopened.is_empty() {
-        kernel.outcome.interrupted = kernel.states();
-        kernel.fault();
+    Kernel::new(profile, machine).live()
+}
+
+impl Kernel {
+    fn live(mut self) -> Outcome {
+        self.attach();
+        self.fault();
+        self.look_after();
+        if !self.outcome.reopened.is_empty() {
+            self.outcome.interrupted = self.states();
+            self.fault();
+        }
+        self.invalidate();
+        self.tear_down()
     }
-    kernel.invalidate();
-    kernel.tear_down()
 }
 
 /// Lives through `point` at the first occurrence, the second one, and so on, until a life has no more; `check` looks at
@@ -678,6 +703,36 @@ fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once
                 other => panic!("{:?}", other.map(|_| ())),
             }
         }
+    });
+}
+
+fn an_smmu_that_fails_at_any_moment_of_its_life_leaves_nothing_behind() {
+    on_each(&[Faults], |profile| {
+        let mut hurt = Vec::new();
+        // Bring-up, attaching and enabling take less than 100 ticks, and then engines work for long.
+        for ticks in (1..100).chain((100..).step_by(17)) {
+            let machine = machine(profile);
+            machine.write_control(control::FAIL, ticks);
+            let (step, limit) = match Kernel::up(profile, &machine) {
+                Ok(kernel) => (kernel.live().errors.first().map(|(step, _)| *step), 20),
+                Err(error) => {
+                    let stuck = matches!(error, DriverError::CommandTimeout(_));
+                    assert!(stuck || error == DriverError::GivenUp, "tick {ticks}: {error}");
+                    // The second time it acknowledges what would tell, which changes nothing (12.3).
+                    (Some("bring-up"), 2 * LIMIT_US + 20)
+                }
+            };
+            if machine.read_control(control::FAIL) > 0 {
+                break;
+            }
+            let waited = machine.read_control(control::TICKS) - ticks;
+            assert!(waited < limit, "tick {ticks}, {step:?}: {waited}");
+            hurt.push(step);
+        }
+        for step in [Some("bring-up"), Some("attach"), Some("enable"), Some("invalidate"), None] {
+            assert!(hurt.contains(&step), "{step:?}");
+        }
+        assert_eq!(hurt.last(), Some(&None), "taken away without an error");
     });
 }
 

@@ -108,6 +108,8 @@ pub(super) struct Injection {
     holds: [Hold; HOLDS],
     /// Ticks since reset.
     now: u64,
+    /// The tick with which the SMMU fails, if it is to.
+    fails: u64,
     engines: u64,
     sources: u32,
     late_ticks: u32,
@@ -125,6 +127,7 @@ impl Injection {
             points: [const { Countdown { left: Cell::new(0), happened: Cell::new(0) } }; POINTS],
             holds: [Hold { ticks: 0, until: None, happened: 0 }; HOLDS],
             now: 0,
+            fails: 0,
             engines: 0,
             sources: ALL_SOURCES,
             late_ticks: 0,
@@ -220,8 +223,9 @@ impl Injection {
     pub(super) fn waits(&self) -> bool {
         let holds = ((1 << HOLDS) - 1) << FIRST_HOLD;
         let ends = |tick: u64| tick != u64::MAX;
-        self.is_active(holds | LATE_INTERRUPT)
-            && (self.late.is_some_and(|late| ends(late.due))
+        self.is_active(holds | LATE_INTERRUPT | FAIL)
+            && (self.is_active(FAIL) && ends(self.fails)
+                || self.late.is_some_and(|late| ends(late.due))
                 || self.holds.iter().any(|hold| hold.until.is_some_and(ends)))
     }
 
@@ -272,6 +276,7 @@ impl Injection {
     pub(super) fn read(&self, offset: usize) -> u32 {
         match offset {
             control::IDENT => 0x3154_4e43,
+            control::FAIL if self.is_active(FAIL) => self.fails.saturating_sub(self.now) as u32,
             control::TICKS => self.now as u32,
             TICKS_HIGH => (self.now >> 32) as u32,
             control::ENGINES => self.engines as u32,
@@ -296,7 +301,10 @@ impl Injection {
     /// Writes the register at `offset` of the control page.
     pub(super) fn write(&mut self, offset: usize, value: u32) {
         match offset {
-            control::FAIL => self.set_active(FAIL, self.is_active(FAIL) || value == 1),
+            control::FAIL => {
+                self.fails = end(self.now, value);
+                self.set_active(FAIL, value != 0);
+            }
             control::ENGINES => self.engines = self.engines & !0xffff_ffff | u64::from(value),
             ENGINES_HIGH => self.engines = self.engines & 0xffff_ffff | u64::from(value) << 32,
             control::SOURCES => self.sources = value & ALL_SOURCES,
@@ -369,7 +377,7 @@ impl Smmu {
         if !self.injection.is_active(FAIL | LATE_INTERRUPT) {
             return;
         }
-        if self.injection.is_active(FAIL) {
+        if self.injection.is_active(FAIL) && self.injection.fails <= self.injection.now {
             self.injection.set_active(FAIL, false);
             self.fail(memory, wires);
         }

@@ -565,11 +565,18 @@ fn page_requests_of_different_streams_change_places() {
 }
 
 #[test]
-fn service_failure_mode_is_entered_with_the_next_tick() {
+fn service_failure_mode_is_entered_with_the_tick_that_was_asked_for() {
     let mut bench = recording();
-    bench.set_control(FAIL, 1);
-    assert_eq!((bench.read(GERROR), bench.control(FAIL)), (0, 0));
+    bench.set_control(FAIL, 2);
+    bench.set_control(FAIL, 0);
     bench.run();
+    bench.set_control(FAIL, 3);
+    for left in [2, 1] {
+        assert!(bench.step(), "there is something to come");
+        assert_eq!((bench.read(GERROR), bench.control(FAIL)), (0, left));
+    }
+    bench.step();
+    assert_eq!(bench.control(FAIL), 0);
     // SFM_ERR (12.3, 7.5).
     assert_eq!((bench.read(GERROR), bench.take_raised()), (1 << 8, vec![Wire::GlobalError]));
     bench.map(0, 0x5000, DATA, PAGE_RW);
