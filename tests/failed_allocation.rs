@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use driver_bench::{Pager, Space, plain, stream, substreams};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Tag, Walked};
+use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Tag, Translation, Walked};
 use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
@@ -264,6 +264,41 @@ fn a_heap_that_is_full_when_a_substream_is_attached_leaves_it_alone() {
     };
     // The address spaces: there was room for one.
     assert_eq!(at_each_site(prepare, attach, check), 1);
+}
+
+#[test]
+fn a_heap_that_is_full_when_a_stream_goes_elsewhere_leaves_it_where_it_was() {
+    let prepare = || {
+        let (bench, space) = driver(0, Some(FaultMode::Terminate));
+        let other = Space::new(&bench, 2);
+        [&space, &other].into_iter().for_each(|space| space.map(0x1000));
+        ((bench, space), other)
+    };
+    let change = |((bench, _), other): &mut ((driver_bench::Bench, Arc<Space>), Arc<Space>)| {
+        let translation = Translation::Stage1 { context: Some(other.context()), substream_bits: 4 };
+        let config = StreamConfig { translation, ..plain(FaultMode::Terminate) };
+        bench.smmu.change(&mut bench.cpu, stream(0), &config).map(drop)
+    };
+    let check = |((bench, space), other): &mut ((driver_bench::Bench, Arc<Space>), Arc<Space>)| {
+        bench.fill(0, 0x1000, 8, 7, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(0x1000), other.word(0x1000)), (status::DONE, 7, 0));
+    };
+    // The address spaces; for the context table of before there was room.
+    assert_eq!(at_each_site(prepare, change, check), 1);
+}
+
+#[test]
+fn a_heap_that_is_full_when_a_tag_is_taken_leaves_it_free() {
+    let prepare = driver_bench::Bench::new;
+    let asid = |bench: &mut driver_bench::Bench| bench.smmu.take_asid(&mut bench.cpu).map(drop);
+    let vmid = |bench: &mut driver_bench::Bench| bench.smmu.take_vmid(&mut bench.cpu).map(drop);
+    // The first 64 tags.
+    assert_eq!(at_each_site(prepare, asid, |_| ()), 1);
+    assert_eq!(at_each_site(prepare, vmid, |_| ()), 1);
+    let mut bench = prepare();
+    assert_eq!(with_full_heap(0, || bench.smmu.take_asid(&mut bench.cpu)), (Err(DriverError::HeapFull), true));
+    assert_eq!(bench.smmu.take_asid(&mut bench.cpu), Ok(Asid(1)));
 }
 
 #[test]

@@ -32,6 +32,7 @@ macro_rules! scenarios {
 }
 
 mod bench;
+mod changes;
 mod contexts;
 mod domains;
 mod faults;
@@ -40,6 +41,7 @@ mod injection;
 mod invalidation;
 mod lives;
 mod messages;
+mod nested;
 mod page_requests;
 #[cfg(not(target_os = "none"))]
 mod probe;

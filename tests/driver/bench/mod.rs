@@ -34,6 +34,7 @@ pub(crate) mod machine {
 #[path = "board.rs"]
 pub(crate) mod machine;
 pub(crate) mod pending;
+pub(crate) mod world;
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
