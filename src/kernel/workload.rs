@@ -1,6 +1,7 @@
 //! The main job: real DMA through both SMMUs, page faults served, and every count checked where it can be checked.
 
 mod bench;
+mod change;
 mod disable;
 mod disk;
 mod edu;
@@ -65,7 +66,7 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
     };
     let mut report = Report::default();
     type Part = fn(&mut Bench, &mut Report) -> Result<(), bench::Failure>;
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 9] = [
         ("1. QEMU's SMMU: translated DMA, blocked DMA", edu::run),
         ("2. Stall: a copy between two regions of which no page is mapped", stall::run),
         ("3. PRI: the same by page request groups, two PASIDs with the same addresses", page_requests::run),
@@ -74,6 +75,10 @@ pub fn run(kernel: &'static Kernel, mut cpu: Cpu) -> i32 {
         ("6. A disk: 16 MiB there and back by translated DMA, a page taken away", disk::run),
         ("7. A source of random bytes: the same with what only it knows", entropy::run),
         ("8. An NVMe disk: 16 MiB there and back without a copy, a page taken away", nvme::run),
+        (
+            "9. A stream of QEMU's SMMU that goes elsewhere: untranslated, through an address space, through a virtual machine",
+            change::run,
+        ),
     ];
     for (title, part) in parts {
         report.heading(title);
