@@ -10,7 +10,7 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 
-use super::bench::Need::{PageRequests, Queues, Stall, Termination};
+use super::bench::Need::{PageRequests, Queues, Stage2, Stall, Termination};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
 use super::bench::{Bench, LIMIT_US, Pager, Space, on_each};
 
@@ -24,6 +24,8 @@ scenarios![
     where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
+    a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
+    where_every_fault_stalls_a_stream_of_a_virtual_machine_is_stopped_without_a_handler_too,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -331,4 +333,48 @@ fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_st
         drop(pager.take());
         assert_eq!(bench.live(), 0);
     });
+}
+
+/// S2S and not CD.S decides there (5.2, 5.5).
+fn a_stream_of_a_virtual_machine_is_stopped_and_served_again_too() {
+    on_each(&[Stall, Stage2], |profile| {
+        let mut bench = Bench::of(profile);
+        let machine = Space::machine(&bench, 3);
+        bench.attach(0, FaultMode::Stall, &machine).unwrap();
+        bench.enable(0, Pager::new(&machine, BASE..BASE + BYTES)).unwrap();
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(0, BASE, 8, 7, None);
+        bench.machine.run(100);
+        assert!(bench.global_errors().recover);
+        let lost = Lost { streams: vec![profile.engine_stream(0)], ..Lost::default() };
+        assert_eq!(bench.recover(), Ok(lost));
+        bench.finish([0]);
+        assert_eq!((bench.state(0), machine.word(BASE)), (status::ABORTED, 0));
+        bench.reopen(0).unwrap();
+        bench.fill(0, BASE, 8, 8, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), machine.word(BASE)), (status::DONE, 8));
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+fn where_every_fault_stalls_a_stream_of_a_virtual_machine_is_stopped_without_a_handler_too() {
+    let mut bench = Bench::of(Profile::ForcedStall);
+    let machine = Space::machine(&bench, 3);
+    bench.attach(0, FaultMode::Terminate, &machine).unwrap();
+    bench.machine.write_control(control::EVENT_WRITE, 1);
+    bench.fill(0, BASE, 8, 7, None);
+    bench.machine.run(100);
+    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+    assert!(bench.global_errors().recover);
+    let stream = bench.stream(0);
+    assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }));
+    bench.finish([0]);
+    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+    machine.map(BASE);
+    bench.reopen(0).unwrap();
+    bench.fill(0, BASE, 8, 8, None);
+    bench.finish([0]);
+    assert_eq!((bench.state(0), machine.word(BASE)), (status::DONE, 8));
 }
