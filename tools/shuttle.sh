@@ -24,7 +24,7 @@ fi
 binary=$(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built")
 test=every_fault_is_answered_once_and_nothing_is_left
 passed=0 failed=0
-log=$(mktemp) && trap 'rm -f "$log"' EXIT
+log=$(mktemp) && trap 'rm -f "$log"*' EXIT
 
 # run SCHEDULES SEED: what the test says, in `log`.
 run() {
@@ -36,16 +36,23 @@ failing() {
     grep -A 2 '^failing seed' "$log" | sed -n 's/^\([0-9]\+\)$/\1/p'
 }
 
-start=$SECONDS
-if run "$schedules" "$seed"; then
-    sed -n 's/^ *[0-9]\+ [a-zA-Z]/    &/p' "$log"
-    printf 'ok      %d schedules, %d s\n' "$schedules" $((SECONDS - start))
-    ((passed += 1))
-else
-    sed 's/^/    /' "$log"
-    printf 'FAILED  again alone: SCHEDULES=1 SEED=%s %s\n' "$(failing)" "$binary"
-    ((failed += 1))
-fi
+# A schedule is one thread: each core has a part of them, with a seed of its own.
+start=$SECONDS parts=$(nproc) running=()
+for ((part = 0; part < parts; part++)); do
+    (log=$log.$part && run $(((schedules + part) / parts)) $((seed + part))) &
+    running+=($!)
+done
+for part in "${!running[@]}"; do
+    if wait "${running[part]}"; then
+        sed -n 's/^ *[0-9]\+ [a-zA-Z]/    &/p' "$log.$part"
+        printf 'ok      %d schedules from seed %d, %d s\n' $(((schedules + part) / parts)) $((seed + part)) $((SECONDS - start))
+        ((passed += 1))
+    else
+        sed 's/^/    /' "$log.$part"
+        printf 'FAILED  again alone: SCHEDULES=1 SEED=%s %s\n' "$(log=$log.$part failing)" "$binary"
+        ((failed += 1))
+    fi
+done
 
 while read -r mutant; do
     [[ -n $mutant ]] || continue
