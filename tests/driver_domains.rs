@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use driver_bench::Need::{self, PageRequests, Stall, Substreams, Termination};
-use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
+use driver_bench::{Bench, LIMIT_US, Pager, Space, on_each, plain, zeroed};
+use smmu_iopf::driver::dma::DmaRegion;
 use smmu_iopf::driver::{
     DriverError, FaultMode, Guest, GuestInvalidation, Options, Pages, Stage2, StreamConfig, Tag, Transition,
     Translation, Walked,
@@ -77,7 +77,7 @@ impl World {
     }
 
     fn on(bench: Bench) -> Self {
-        let memory = bench.host.memory().allocate(BYTES as usize, 4096).unwrap();
+        let memory = zeroed(bench.host.memory(), BYTES as usize, 4096);
         let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
         let machines = [1, 2].map(|vmid| Space::machine(&bench, vmid));
         for page in 0..PAGES {
@@ -109,7 +109,8 @@ impl World {
     fn words(&self, offset: u64) -> [u64; 5] {
         let [one, two] = [0, 1].map(|space: usize| self.spaces[space].word(self.memory.phys.0 + offset));
         let [three, four] = [0, 1].map(|space: usize| self.machines[space].word(self.memory.phys.0 + offset));
-        [self.memory.words[offset as usize / 8].load(Relaxed), one, two, three, four]
+        let word = self.bench.host.memory().load(self.memory.phys.0 + offset).unwrap();
+        [word, one, two, three, four]
     }
 
     /// Which of [`World::words`] a stream of this kind reaches.

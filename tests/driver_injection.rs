@@ -8,13 +8,13 @@ mod driver_bench;
 
 use std::sync::Arc;
 
-use driver_bench::Need::{Faults, Messages, PageRequests, Stall};
-use driver_bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, on_each};
+use driver_bench::Need::{Faults, Messages, PageRequests, Stall, SyncMessages};
+use driver_bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, memory, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
-use smmu_iopf::model::host::{HostMemory, HostSmmu};
+use smmu_iopf::model::host::HostSmmu;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
@@ -34,7 +34,7 @@ fn options() -> Options {
 }
 
 fn host(profile: Profile) -> Arc<HostSmmu> {
-    HostSmmu::with(Arc::new(HostMemory::new(1 << 20)), profile, 4)
+    HostSmmu::with(memory(1 << 20, profile.features().coherent), profile, 4)
 }
 
 /// What a life came to.
@@ -438,7 +438,7 @@ fn lost_interrupts_cost_time_only() {
 
 #[test]
 fn aborted_messages_are_noted_and_syncs_complete_without() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         let messages = each(profile, control::MESSAGE, |number, outcome| {
             let expected = GlobalErrors { msi_abort: true, ..GlobalErrors::default() };
             assert_eq!(outcome.global, [expected], "message {number}");
@@ -451,7 +451,7 @@ fn aborted_messages_are_noted_and_syncs_complete_without() {
 
 #[test]
 fn a_message_that_is_lost_or_aborted_is_not_waited_for_long() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         for point in [control::INTERRUPT_LOST, control::MESSAGE] {
             let host = host(profile);
             let mut kernel = Kernel::new(profile, &host);
@@ -469,7 +469,7 @@ fn a_message_that_is_lost_or_aborted_is_not_waited_for_long() {
 /// The SMMU writes its messages to where there is no memory.
 #[test]
 fn an_smmu_whose_messages_all_abort_asks_for_one() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         let mut bench = Bench::with_broken(profile, options(), 2);
         let errors = bench.smmu.expire(&bench.cpu, 0).errors;
         assert_eq!(errors, GlobalErrors { msi_abort: true, ..GlobalErrors::default() });

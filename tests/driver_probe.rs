@@ -3,11 +3,12 @@
 mod driver_bench;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use driver_bench::{Bench, LIMIT_US, Need, Pager, Sink, Space, cpu, on_each, plain, substreams};
 use embedded_hal::delay::DelayNs;
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     CommandTimeout, Context, Delay, DriverError, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Timeout,
@@ -67,7 +68,7 @@ impl Registers for Stuck {
 }
 
 fn probe_stuck(profile: Profile, register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
-    let memory = Arc::new(HostMemory::new(1 << 20));
+    let memory = driver_bench::memory(1 << 20, profile.features().coherent);
     let host = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
     let delay = host.delay();
     let registers = Stuck { host, register, value };
@@ -92,11 +93,12 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
         let probed = probe_stuck(profile, Register::CmdqCons, 0).map(drop);
         if !Need::Queues.is_met(profile) {
             // A queue of two entries stands where it began after four commands.
-        } else if profile.features().msi {
+        } else if Need::SyncMessages.is_met(profile) {
             assert_eq!(probed, Ok(()), "a message says more");
         } else {
-            // CFGI_ALL, TLBI_NSNH_ALL and SYNC: there is no EL2.
-            let timeout = Timeout { register: Register::CmdqCons, expected: 3, actual: 0, waited_us: 100 };
+            // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL where there is an EL2, and SYNC.
+            let expected = if profile.features().hyp { 4 } else { 3 };
+            let timeout = Timeout { register: Register::CmdqCons, expected, actual: 0, waited_us: 100 };
             let stuck = CommandTimeout { timeout, command: Some([0x04, 31]), errors: 0 };
             assert_eq!(probed, Err(DriverError::CommandTimeout(stuck)));
         }
@@ -164,6 +166,16 @@ impl Registers for Paper {
 struct Reused {
     memory: DmaRegion,
     used: Mutex<usize>,
+    maintenance: Option<&'static dyn CacheMaintenance>,
+}
+
+/// Maintenance of caches that are not there.
+struct NoCaches;
+
+impl CacheMaintenance for NoCaches {
+    fn clean(&self, _: &[AtomicU64]) {}
+
+    fn invalidate(&self, _: &[AtomicU64]) {}
 }
 
 impl DmaMemory for Reused {
@@ -175,10 +187,22 @@ impl DmaMemory for Reused {
         *used = start + bytes;
         Ok(DmaRegion { phys: PhysAddr(self.memory.phys.0 + start as u64), words })
     }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        self.maintenance
+    }
 }
 
 fn probe_paper(ids: [u32; 4], memory: DmaRegion) -> Result<(), DriverError> {
-    let memory = Arc::new(Reused { memory, used: Mutex::new(0) });
+    probe_paper_with(ids, memory, Some(&NoCaches))
+}
+
+fn probe_paper_with(
+    ids: [u32; 4],
+    memory: DmaRegion,
+    maintenance: Option<&'static dyn CacheMaintenance>,
+) -> Result<(), DriverError> {
+    let memory = Arc::new(Reused { memory, used: Mutex::new(0), maintenance });
     Smmu::probe(&mut cpu(0), Paper::new(ids), memory, Arc::new(Domain::new()), NoDelay, hooks(), options()).map(drop)
 }
 
@@ -211,8 +235,14 @@ fn an_smmu_that_lacks_what_the_driver_needs_is_refused_by_name() {
         ([idr0, idr1 | 1 << 29, idr3, idr5], Unsupported::Preset),
         ([idr0, idr1 | 1 << 30, idr3, idr5], Unsupported::Preset),
     ] {
-        assert_eq!(probe_paper(ids, memory(1 << 20)), Err(DriverError::Unsupported(reason)));
+        assert_eq!(probe_paper_with(ids, memory(1 << 20), None), Err(DriverError::Unsupported(reason)));
     }
+}
+
+#[test]
+fn an_smmu_that_is_not_coherent_is_accepted_with_cache_maintenance() {
+    let [idr0, idr1, idr3, idr5] = QEMU_10;
+    assert_eq!(probe_paper([idr0 & !(1 << 4), idr1, idr3, idr5], memory(1 << 20)), Ok(()));
 }
 
 #[test]
@@ -228,7 +258,6 @@ fn faulty(ids: IdRegisters) -> Vec<&'static str> {
     let fields = [
         ("IDR0.S1P", field(idr0, 0, 2) == 0),
         ("IDR0.TTF", field(idr0, 2, 2) < 2),
-        ("IDR0.COHACC", field(idr0, 4, 1) == 0),
         ("IDR0.TTENDIAN", matches!(field(idr0, 21, 2), 1 | 3)),
         ("IDR0.STALL_MODEL", field(idr0, 24, 2) == 3),
         ("IDR0.ST_LEVEL", field(idr0, 27, 2) > 1),
@@ -295,10 +324,17 @@ fn serve(bench: &mut Bench, engine: usize, mode: FaultMode, space: Arc<Space>) {
     assert_eq!(bench.live(), 0);
 }
 
+/// Memory for SMMUs that are not coherent, and for those that are, used again by every one.
+fn memories() -> [Arc<HostMemory>; 2] {
+    [false, true].map(|coherent| driver_bench::memory(MEMORY, coherent))
+}
+
 /// Brings up a model with `ids` and serves each kind of engine that its SMMU can serve; the others are refused by name.
-fn serve_all(ids: IdRegisters) {
+fn serve_all(ids: IdRegisters, memories: &[Arc<HostMemory>; 2]) {
     println!("{ids:x?}");
-    let host = HostSmmu::with_ids(Arc::new(HostMemory::new(MEMORY)), ids, board::DEFAULT_ENGINES).unwrap();
+    let memory = &memories[(ids.idr0 >> 4 & 1) as usize];
+    memory.start_over();
+    let host = HostSmmu::with_ids(memory.clone(), ids, board::DEFAULT_ENGINES).unwrap();
     let mut bench = Bench::on(host, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
     let (stalls, asks) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16);
     // With one bit of StreamID there is no engine 2.
@@ -332,7 +368,7 @@ fn serve_all(ids: IdRegisters) {
 
 #[test]
 fn an_smmu_one_bit_away_from_a_profile_is_served_with_what_it_has_or_refused_by_name() {
-    let memory = memory(MEMORY);
+    let (memory, memories) = (memory(MEMORY), memories());
     let (mut served, mut refused) = (0, 0);
     for ids in neighbours() {
         let probed = probe_paper([ids.idr0, ids.idr1, ids.idr3, ids.idr5], memory);
@@ -341,16 +377,16 @@ fn an_smmu_one_bit_away_from_a_profile_is_served_with_what_it_has_or_refused_by_
             refused += 1;
             continue;
         }
-        serve_all(ids);
+        serve_all(ids, &memories);
         served += 1;
     }
-    assert_eq!(served + refused, 10 * 4 * 32);
+    assert_eq!(served + refused, 11 * 4 * 32);
     assert!(refused > 100, "{refused}");
 }
 
 #[test]
 fn a_hundred_thousand_random_id_register_sets_are_accepted_or_refused_by_name() {
-    let memory = memory(MEMORY);
+    let (memory, memories) = (memory(MEMORY), memories());
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = || {
         state ^= state << 13;
@@ -375,7 +411,7 @@ fn a_hundred_thousand_random_id_register_sets_are_accepted_or_refused_by_name() 
         assert_refused_by_name(ids, &probed);
         // Paper agrees to everything: the first ones have to work too.
         if round < 1000 && probed.is_ok() {
-            serve_all(ids);
+            serve_all(ids, &memories);
         }
     }
     assert!(accepted > 10_000, "{accepted}");
