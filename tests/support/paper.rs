@@ -404,6 +404,8 @@ impl Commands {
         match result {
             Ok(()) if refused.is_empty() => Ok(()),
             Err(DriverError::IllegalCommand { words }) if refused.contains(&words) => Ok(()),
+            // A core of a busy machine was away for more errors than are kept.
+            Err(DriverError::ManyErrors(_)) => Ok(()),
             other => Err(format!("core {core}: {other:?}, and refused were {refused:x?}")),
         }
     }
