@@ -23,8 +23,8 @@ Options:
   --smp N           1 to 8 cores (4)
   --engines N       1 to 64 DMA engines behind the modelled SMMU (4)
   --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
-  --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only, small,
-                    big, qemu-7.2 or qemu-10 (full)
+  --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only,
+                    non-coherent, small, big, qemu-7.2 or qemu-10 (full)
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
   --device NAME     one more of QEMU's PCI devices, behind QEMU's SMMU
   --lenient         the model does not stop at the first rule of the SMMUv3 that the driver breaks (docs/strict.md)
@@ -62,7 +62,7 @@ while [[ ${1:-} == -* ]]; do
     --engines) is_between "$2" 1 64 || die "--engines takes 1 to 64, not '$2'"; engines=$((10#$2)); shift ;;
     --smmu) [[ $2 =~ ^(qemu|model|both)$ ]] || die "--smmu takes qemu, model or both, not '$2'"; smmu=$2; shift ;;
     --profile)
-        [[ $2 =~ ^(full|terminate-only|forced-stall|no-pri|no-ats|linear-only|small|big|qemu-7\.2|qemu-10)$ ]] ||
+        [[ $2 =~ ^(full|terminate-only|forced-stall|no-pri|no-ats|linear-only|non-coherent|small|big|qemu-7\.2|qemu-10)$ ]] ||
             die "--profile takes the name of a profile (--help lists them), not '$2'"
         profile=$2
         shift

@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     )?;
 
     // An address space of 64 KiB, no page of which is there, for engine 0, whose accesses stall.
-    let frames = Arc::new(FramePool::new(&*memory, 64)?);
+    let frames = Arc::new(FramePool::new(&*memory, 64, smmu.coherence())?);
     let region =
         Region { start: 0x10_0000, bytes: 0x1_0000, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
     let space = Arc::new(AddressSpace::new(smmu.take_asid(&mut cpu)?, &[region], frames)?);

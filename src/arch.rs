@@ -1,5 +1,6 @@
 //! The aarch64 core: what takes instructions that Rust has no name for.
 
+pub mod cache;
 pub mod entry;
 pub mod exception;
 pub mod heap;

@@ -16,6 +16,9 @@
 //!
 //! The driver knows its SMMU by [`Registers`](registers::Registers) and [`DmaMemory`](dma::DmaMemory) alone. What it waits for, it
 //! waits for in [`sync::wait`](crate::sync::wait), and the error names the register.
+//!
+//! Where the SMMU's accesses are not coherent (IDR0.COHACC = 0), the driver maintains the caches for what is its own, and
+//! [`Smmu::coherence`] does so for tables that are not.
 
 mod bring_up;
 pub mod command_queue;

@@ -147,7 +147,7 @@ fn nothing_is_allocated_between_a_record_and_its_command() {
     const START: u64 = 0x4000_0000;
     const BYTES: u64 = 64 * 4096;
     let mut bench = Bench::new();
-    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), 200).unwrap());
+    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), 200, bench.smmu.coherence()).unwrap());
     let region =
         Region { start: START, bytes: BYTES, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
     let pasid = SubstreamId::new(3);

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use fault_bench::*;
+use smmu_iopf::driver::dma::Coherence;
 use smmu_iopf::iopf::{
     Decided, Fault, FaultGroup, FaultHandler, Kind, Limits, Report, StreamLimits, Verdict, WorkQueues,
 };
@@ -35,7 +36,7 @@ struct World {
 
 impl World {
     fn new(kind: Kind) -> Self {
-        let frames = Arc::new(FramePool::new(&HostMemory::new(1 << 20), 64).unwrap());
+        let frames = Arc::new(FramePool::new(&HostMemory::new(1 << 20), 64, Coherence::COHERENT).unwrap());
         let region =
             Region { start: 0, bytes: 64 * PAGE, permissions: Permissions::READ_WRITE, backing: Backing::Anonymous };
         let space = Arc::new(AddressSpace::new(Asid(1), &[region], frames.clone()).unwrap());

@@ -39,7 +39,7 @@ for cores in 1 2 4 8; do
 done
 check main-job-qemu-alone ./run-qemu.sh --smmu qemu
 check main-job-model-alone ./run-qemu.sh --smmu model
-for profile in terminate-only forced-stall no-pri no-ats linear-only small big qemu-7.2 qemu-10; do
+for profile in terminate-only forced-stall no-pri no-ats linear-only non-coherent small big qemu-7.2 qemu-10; do
     check "main-job-$profile" ./run-qemu.sh --profile "$profile"
 done
 check no-its ./run-qemu.sh --no-its test messages

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All cores at one command queue, on the target, whose SMMU is on paper and consumes, fails and loses messages by chance. `tools/commands.sh
-# [SECONDS]`, for each of three kinds of SMMU; the last line is `N passed, N failed`. Options of run-qemu.sh go in RUN_QEMU_FLAGS.
+# [SECONDS]`, for each of four kinds of SMMU; the last line is `N passed, N failed`. Options of run-qemu.sh go in RUN_QEMU_FLAGS.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 seconds=${1:-200}

@@ -71,7 +71,7 @@ fn run(kernel: &'static Kernel, cpu: &mut Cpu) -> Result<(), String> {
     let stalling = devices.engines.iter().filter(|unit| unit.description.can_stall).collect::<Vec<_>>();
     let &[first, second, ..] = stalling.as_slice() else { return Err("two engines that stall are wanted".into()) };
     let unit = devices.smmu_of(first).ok_or("no SMMU in front of the engines")?;
-    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 256).map_err(text)?);
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 256, devices.coherence()).map_err(text)?);
     let mut bench = Bench { kernel, unit, engines: [first, second], frames, instructions };
     bench.calibrate(cpu)?;
     for streams in ["2 streams", "65,536 streams"] {

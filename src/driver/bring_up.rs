@@ -10,7 +10,7 @@ use tock_registers::fields::FieldValue;
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue, Completion};
 use super::context_table::Tables;
-use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::dma::{Coherence, DmaMemory, DmaRegion, NoMemory, Shared};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
 use super::record_queue::RecordQueue;
@@ -59,8 +59,11 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         hooks: Hooks,
         options: Options,
     ) -> Result<Arc<Self>, DriverError> {
-        let hardware = Arc::new(Hardware::new(registers, delay, domain, options.limit_us, hooks.events.clone()));
+        let mut hardware = Hardware::new(registers, delay, domain, options.limit_us, hooks.events.clone());
         let features = hardware.identify()?;
+        hardware.coherence = Coherence::new(&features, &*memory)?;
+        let memory = Shared::new(memory, hardware.coherence);
+        let hardware = Arc::new(hardware);
         hardware.silence(cpu)?;
 
         let table = StreamTable::new(&features, options.stream_bits, memory.clone())?;
@@ -70,12 +73,12 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let event_size = queue_size(options.event_queue_log2.max(stalls_log2), features.event_queue);
         let trace = options.trace.then(|| Arc::new(Trace::new()));
 
-        hardware.set_attributes();
+        hardware.set_attributes(&features);
         hardware.set_stream_table(&table);
 
-        let region = queue_memory(&*memory, command_size, COMMAND_BYTES)?;
+        let region = queue_memory(&memory, command_size, COMMAND_BYTES)?;
         hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, region.phys, command_size);
-        let (ring, completion) = (Ring::new(command_size), Completion::new(&features, &*memory)?);
+        let (ring, completion) = (Ring::new(command_size), Completion::new(&features, &memory)?);
         let commands =
             CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, completion, trace.clone());
         let commands = Arc::new(commands);
@@ -86,17 +89,17 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let forget = if features.hyp { &forget[..] } else { &forget[..2] };
         commands.execute(cpu, forget)?;
 
-        let region = queue_memory(&*memory, event_size, EVENT_BYTES)?;
+        let region = queue_memory(&memory, event_size, EVENT_BYTES)?;
         hardware.set_queue(Register::EventqBase, Register::EventqProd, Register::EventqCons, region.phys, event_size);
-        let events = RecordQueue::new(region, event_size);
+        let events = RecordQueue::new(region, event_size, hardware.coherence);
         hardware.enable(cpu, CR0::EVENTQEN::SET)?;
 
         let mut page_requests = None;
         if let Some(limit) = features.pri_queue {
             let request_size = queue_size(options.page_request_queue_log2, limit);
-            let region = queue_memory(&*memory, request_size, PAGE_REQUEST_BYTES)?;
+            let region = queue_memory(&memory, request_size, PAGE_REQUEST_BYTES)?;
             hardware.set_queue(Register::PriqBase, Register::PriqProd, Register::PriqCons, region.phys, request_size);
-            page_requests = Some(RecordQueue::new(region, request_size));
+            page_requests = Some(RecordQueue::new(region, request_size, hardware.coherence));
             hardware.enable(cpu, CR0::PRIQEN::SET)?;
         }
         hardware.enable_interrupts(cpu, &features, None)?;
@@ -142,7 +145,6 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
         };
         let features = Features::decode(id)?;
         let refusals = [
-            (!features.coherent, Unsupported::NotCoherent),
             (!features.granule_4k, Unsupported::No4KGranule),
             (!features.aarch64, Unsupported::NoAarch64Tables),
             (features.table_endianness == TableEndianness::Big, Unsupported::BigEndian),
@@ -172,14 +174,15 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
     }
 
     /// How the SMMU accesses tables and queues, and what it records.
-    fn set_attributes(&self) {
-        let attributes = CR1::TABLE_SH::InnerShareable
+    fn set_attributes(&self, features: &Features) {
+        let coherent = CR1::TABLE_SH::InnerShareable
             + CR1::TABLE_OC::WriteBack
             + CR1::TABLE_IC::WriteBack
             + CR1::QUEUE_SH::InnerShareable
             + CR1::QUEUE_OC::WriteBack
             + CR1::QUEUE_IC::WriteBack;
-        self.write(Register::Cr1, attributes.value);
+        // Non-cacheable, and so as outer shareable (6.3.11).
+        self.write(Register::Cr1, if features.coherent { coherent.value } else { 0 });
         // Translations are invalidated by commands, never by the cores' broadcasts (PTM).
         self.write(Register::Cr2, (CR2::RECINVSID::SET + CR2::PTM::SET).value);
     }
@@ -221,7 +224,7 @@ fn queue_size(wanted: u8, limit: QueueSize) -> QueueSize {
     QueueSize::new(wanted).map_or(limit, |wanted| wanted.min(limit))
 }
 
-fn queue_memory(memory: &dyn DmaMemory, size: QueueSize, record: usize) -> Result<DmaRegion, NoMemory> {
+fn queue_memory(memory: &Shared, size: QueueSize, record: usize) -> Result<DmaRegion, NoMemory> {
     let bytes = size.entries() as usize * record;
     memory.allocate(bytes, bytes.max(QUEUE_ALIGN))
 }

@@ -114,6 +114,8 @@ pub struct CommandQueue<R, D> {
     hardware: Arc<Hardware<R, D>>,
     features: Features,
     memory: DmaRegion,
+    /// The slots, or none where commands have to be cleaned: these take the way of those that go round, and the others pay nothing.
+    at_hand: &'static [[Word; WORDS]],
     ring: Ring,
     completion: Completion,
     failures: IrqLock<Failures>,
@@ -142,6 +144,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         let commands = memory.words.get(..ring.size() as usize * WORDS).unwrap_or_default();
         let words = (1_usize << stream_bits).div_ceil(u64::BITS as usize);
         Self {
+            at_hand: if hardware.coherence.is_coherent() { commands.as_chunks().0 } else { &[] },
             hardware,
             features,
             memory: DmaRegion { words: commands, ..memory },
@@ -242,18 +245,33 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             Some(start) => start,
             None => self.reserve_anew(masked, count)?,
         };
-        let (slots, first) = (self.slots(), self.ring.slot(start));
-        if let Some(slots) = slots.get(first..first + commands.len()) {
+        let first = self.ring.slot(start);
+        if let Some(slots) = self.at_hand.get(first..first + commands.len()) {
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         } else {
-            // The queue goes round here.
-            let mut commands = commands;
+            // The queue goes round here, or commands have to be cleaned.
+            let (mut commands, slots) = (commands, self.slots());
             let until_end = slots.get(first..).unwrap_or_default();
             until_end.iter().zip(&mut commands).for_each(|(slot, command)| write(slot, command));
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
+            if !self.hardware.coherence.is_coherent() {
+                self.clean(start, count);
+            }
         }
         self.ring.mark(start, start + count);
         Ok(start..start + count)
+    }
+
+    /// Has the SMMU see the `count` commands from position `start` on: whoever publishes them need not.
+    #[cold]
+    #[inline(never)]
+    fn clean(&self, start: u64, count: u64) {
+        let (slots, first, count) = (self.slots(), self.ring.slot(start), count as usize);
+        let until_end = slots.get(first..).unwrap_or_default();
+        let until_end = until_end.get(..count).unwrap_or(until_end);
+        for part in [until_end, slots.get(..count - until_end.len()).unwrap_or_default()] {
+            self.hardware.coherence.clean(part.as_flattened());
+        }
     }
 
     /// Reserves slots after a look at CONS, or returns that.
@@ -430,9 +448,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let mut failures = self.failures.lock(masked);
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
-            if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
-                let slot = self.slots().get(self.ring.slot(position));
-                slot.into_iter().for_each(|slot| write(slot, Command::Sync(SyncCompletion::None).encode()));
+            if refused(&failure)
+                && (!failure.is_of_answer() || failures.recent().is_some_and(refused))
+                && let Some(slot) = self.slots().get(self.ring.slot(position))
+            {
+                write(slot, Command::Sync(SyncCompletion::None).encode());
+                self.hardware.coherence.clean(slot);
             }
             failures.write(failure);
             // Before the acknowledgement, with which consumption goes on.

@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::slice;
 use core::sync::atomic::Ordering;
 
-use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::dma::{Coherence, DmaRegion, NoMemory, Shared};
 use super::error::DriverError;
 use super::reclaim::Forgotten;
 use super::sorted::Sorted;
@@ -53,7 +54,7 @@ impl Tables {
         features: &Features,
         bits: u8,
         first: Option<&[u64; WORDS]>,
-        memory: &dyn DmaMemory,
+        memory: &Shared,
     ) -> Result<ContextTable, DriverError> {
         let mut table = match self.spare.iter().position(|table| table.bits == bits) {
             Some(spare) => self.spare.swap_remove(spare),
@@ -67,6 +68,7 @@ impl Tables {
         let Some(words) = first else { return Ok(table) };
         if let Some(entry) = table.entry(FIRST) {
             structure::fill(entry, words);
+            memory.coherence().clean(entry);
         } else if let Err(error) = self.grow(&mut table, FIRST, words, memory) {
             self.spare.push(table);
             return Err(error);
@@ -81,7 +83,7 @@ impl Tables {
         table: &mut ContextTable,
         substream: SubstreamId,
         words: &[u64; WORDS],
-        memory: &dyn DmaMemory,
+        memory: &Shared,
     ) -> Result<(), DriverError> {
         let (upper, lower) = split(substream);
         let (Some(leaves), Some(first)) = (&mut table.leaves, table.first.words.get(upper)) else { return Ok(()) };
@@ -89,14 +91,16 @@ impl Tables {
         let leaf = self.take_leaf(memory)?;
         if let Some(entry) = structure::at(leaf.words, lower) {
             structure::fill(entry, words);
+            memory.coherence().clean(entry);
         }
         // Release: the SMMU must find the descriptors when it finds their table.
         first.store(L1ContextDescriptor { table: leaf.phys }.encode(), Ordering::Release);
+        memory.coherence().clean(slice::from_ref(first));
         leaves.insert(upper, leaf);
         Ok(())
     }
 
-    fn take_leaf(&mut self, memory: &dyn DmaMemory) -> Result<DmaRegion, DriverError> {
+    fn take_leaf(&mut self, memory: &Shared) -> Result<DmaRegion, DriverError> {
         if let Some(leaf) = self.leaves.pop() {
             return Ok(leaf);
         }
@@ -107,8 +111,11 @@ impl Tables {
     }
 
     /// Takes tables back to which no entry leads any more.
-    pub(super) fn give_back(&mut self, left: Forgotten<[Option<ContextTable>; 2]>) {
-        let clear = |region: &DmaRegion| region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    pub(super) fn give_back(&mut self, left: Forgotten<[Option<ContextTable>; 2]>, coherence: Coherence) {
+        let clear = |region: &DmaRegion| {
+            region.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            coherence.clean(region.words);
+        };
         for mut table in left.into_inner().into_iter().flatten() {
             match &mut table.leaves {
                 None => clear(&table.first),
@@ -116,6 +123,7 @@ impl Tables {
                     while let Some((upper, leaf)) = leaves.pop() {
                         if let Some(word) = table.first.words.get(upper) {
                             word.store(L1ContextDescriptor::NOT_VALID, Ordering::Relaxed);
+                            coherence.clean(slice::from_ref(word));
                         }
                         clear(&leaf);
                         self.leaves.push(leaf);
@@ -131,7 +139,7 @@ impl Tables {
 impl ContextTable {
     /// A table of 2^`bits` invalid descriptors: two levels where the SMMU offers them, so that memory is used only where
     /// address spaces are.
-    fn new(features: &Features, bits: u8, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
+    fn new(features: &Features, bits: u8, memory: &Shared) -> Result<Self, NoMemory> {
         let two_level = features.cd2l && bits > SPLIT;
         let (bytes, leaves) = if two_level {
             (L1ContextDescriptor::SIZE << (bits - SPLIT), Some(Sorted::new()))

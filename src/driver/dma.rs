@@ -1,8 +1,13 @@
 //! Memory that the CPU and the SMMU both reach.
 
+use alloc::sync::Arc;
+use core::fmt;
+use core::hint;
 use core::sync::atomic::AtomicU64;
 
+use super::error::Unsupported;
 use crate::smmuv3::PhysAddr;
+use crate::smmuv3::features::Features;
 
 /// No memory of the size and alignment asked for is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,17 +19,41 @@ pub struct NoMemory {
     pub align: usize,
 }
 
-/// Gives out memory that is physically contiguous and that an SMMU can read and write coherently.
+/// Gives out memory that is physically contiguous and that an SMMU can read and write.
 ///
 /// What it gives out lives for ever: an SMMU may still read it when the CPU has no more use for it, so giving memory
 /// back is a question of the protocol, which pools above this trait settle.
 pub trait DmaMemory: Send + Sync {
     /// A region of `bytes` (a multiple of 8), zeroed, aligned to `align` (a power of two, at least 8).
     ///
+    /// Where there is [`maintenance`](Self::maintenance), no cache line with a part of it has a part of anything else: lines as long as the
+    /// longest that a cache writes back (CTR_EL0.CWG). The CPU would write back its neighbour over what the SMMU wrote.
+    ///
     /// # Errors
     ///
     /// [`NoMemory`] when none is left.
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory>;
+
+    /// How the CPU's caches are maintained for this memory. An SMMU whose accesses are not coherent (IDR0.COHACC = 0, 6.3.1) is refused
+    /// without; nothing of it is called for one whose are.
+    ///
+    /// Memory that the CPU maps as non-cacheable needs none, and says so by maintenance that is a barrier.
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        None
+    }
+}
+
+/// Cache maintenance by address, to the point of coherency (Arm DDI 0487, D7.5.8), on all cores.
+///
+/// `words` may begin and end within a cache line: the whole line is meant.
+pub trait CacheMaintenance: Send + Sync {
+    /// What the CPU wrote to `words`, on this core or, if this one has seen it, on another, is what an SMMU reads there when this returns,
+    /// and before anything that this core writes afterwards: on Arm `DC CVAC` for each line, then `DSB SY`.
+    fn clean(&self, words: &[AtomicU64]);
+
+    /// What the CPU reads from `words` after this has returned is no older than what was in memory when it was called: on Arm `DC IVAC`, or
+    /// `DC CIVAC`, for each line, then `DSB SY`. The CPU has written nothing there since the last [`clean`](Self::clean).
+    fn invalidate(&self, words: &[AtomicU64]);
 }
 
 /// A piece of memory shared with devices: 64-bit words, each read and written as one.
@@ -37,4 +66,82 @@ pub struct DmaRegion {
     pub phys: PhysAddr,
     /// What the CPU sees.
     pub words: &'static [AtomicU64],
+}
+
+/// How the CPU and an SMMU come to see the same in memory: by themselves, or by cache maintenance. Without need, both operations do
+/// nothing.
+#[derive(Clone, Copy)]
+pub struct Coherence(Option<&'static dyn CacheMaintenance>);
+
+impl Coherence {
+    /// The SMMU's accesses are coherent with the CPU's caches (IDR0.COHACC = 1).
+    pub const COHERENT: Self = Self(None);
+
+    /// Whatever either writes has to be maintained.
+    pub const fn by(maintenance: &'static dyn CacheMaintenance) -> Self {
+        Self(Some(maintenance))
+    }
+
+    /// Whether there is nothing to do.
+    #[inline(always)]
+    pub const fn is_coherent(self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Has the SMMU see what was written to `words`: [`CacheMaintenance::clean`].
+    #[inline(always)]
+    pub fn clean(self, words: &[AtomicU64]) {
+        if let Some(maintenance) = self.0 {
+            hint::cold_path();
+            maintenance.clean(words);
+        }
+    }
+
+    /// Has the CPU see what the SMMU wrote to `words`: [`CacheMaintenance::invalidate`].
+    #[inline(always)]
+    pub fn invalidate(self, words: &[AtomicU64]) {
+        if let Some(maintenance) = self.0 {
+            hint::cold_path();
+            maintenance.invalidate(words);
+        }
+    }
+
+    /// What an SMMU with `features` needs over `memory`.
+    pub(super) fn new(features: &Features, memory: &dyn DmaMemory) -> Result<Self, Unsupported> {
+        match features.coherent {
+            true => Ok(Self::COHERENT),
+            false => memory.maintenance().map(Self::by).ok_or(Unsupported::NotCoherent),
+        }
+    }
+}
+
+impl fmt::Debug for Coherence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_coherent() { "Coherent" } else { "Maintained" })
+    }
+}
+
+/// Memory for one SMMU.
+#[derive(Clone)]
+pub(super) struct Shared {
+    memory: Arc<dyn DmaMemory>,
+    coherence: Coherence,
+}
+
+impl Shared {
+    pub(super) fn new(memory: Arc<dyn DmaMemory>, coherence: Coherence) -> Self {
+        Self { memory, coherence }
+    }
+
+    pub(super) fn coherence(&self) -> Coherence {
+        self.coherence
+    }
+
+    /// As [`DmaMemory::allocate`], and zeroed for the SMMU too: what the CPU has in its caches is never written back over what the SMMU
+    /// writes.
+    pub(super) fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+        let region = self.memory.allocate(bytes, align)?;
+        self.coherence.clean(region.words);
+        Ok(region)
+    }
 }

@@ -67,8 +67,8 @@ pub enum Unsupported {
     /// IDR0.TTENDIAN = 0b11.
     #[error("it walks big-endian translation tables only (IDR0.TTENDIAN)")]
     BigEndian,
-    /// IDR0.COHACC = 0.
-    #[error("its accesses to tables and queues are not coherent (IDR0.COHACC)")]
+    /// IDR0.COHACC = 0, and [`DmaMemory::maintenance`](super::dma::DmaMemory::maintenance) offers none.
+    #[error("its accesses to tables and queues are not coherent (IDR0.COHACC), and there is no cache maintenance")]
     NotCoherent,
     /// IDR5.GRAN4K = 0.
     #[error("it does not support the 4 KiB granule (IDR5.GRAN4K)")]

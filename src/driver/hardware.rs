@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Delay;
+use super::dma::Coherence;
 use super::error::Timeout;
 use super::hooks::EventSink;
 use super::registers::Registers;
@@ -19,6 +20,8 @@ pub(super) struct Hardware<R, D> {
     pub(super) registers: R,
     delay: D,
     pub(super) domain: Arc<Domain>,
+    /// How what it reads and writes is kept the same for it and the cores.
+    pub(super) coherence: Coherence,
     /// The longest wait for the SMMU, in microseconds.
     pub(super) limit_us: u32,
     /// Relaxed: it only ends waits that would be in vain.
@@ -29,11 +32,13 @@ pub(super) struct Hardware<R, D> {
 }
 
 impl<R: Registers, D: Delay> Hardware<R, D> {
+    /// An SMMU that is taken for coherent until its ID registers were read.
     pub(super) fn new(registers: R, delay: D, domain: Arc<Domain>, limit_us: u32, sink: Arc<dyn EventSink>) -> Self {
         Self {
             registers,
             delay,
             domain,
+            coherence: Coherence::COHERENT,
             limit_us,
             given_up: AtomicBool::new(false),
             reports: Reports::new(sink),

@@ -39,7 +39,8 @@ use crate::sync::mutant::mutant;
 
 /// The owner of translation tables, and of what they lead to.
 ///
-/// Whoever has it by value has taken it from every core, so it is implemented for owners alone, never for references.
+/// Whoever has it by value has taken it from every core, so it is implemented for owners alone, never for references. What it changes in
+/// tables while an SMMU walks them, it cleans by [`Smmu::coherence`].
 pub trait Walked {
     /// The tag of the tables' translations.
     fn tag(&self) -> Tag;

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64 as Word, Ordering};
 use core::{array, mem};
 
 use super::command_queue::Answers;
-use super::dma::DmaRegion;
+use super::dma::{Coherence, DmaRegion};
 use super::hardware::Hardware;
 use super::hooks::OutputQueue;
 use super::registers::Registers;
@@ -62,6 +62,9 @@ struct State {
 #[derive(Debug)]
 pub(super) struct RecordQueue<const WORDS: usize> {
     memory: DmaRegion,
+    /// The records, or none where they have to be invalidated: these take the way of those that go round, and the others pay nothing.
+    at_hand: &'static [[Word; WORDS]],
+    coherence: Coherence,
     size: QueueSize,
     state: IrqLock<State>,
     /// The number of records dealt with, answers included, or skipped. Release, for those who wait for it.
@@ -87,10 +90,12 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     const QUEUE: OutputQueue = if WORDS == 4 { OutputQueue::Events } else { OutputQueue::PageRequests };
 
     /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
-    pub(super) fn new(memory: DmaRegion, size: QueueSize) -> Self {
+    pub(super) fn new(memory: DmaRegion, size: QueueSize, coherence: Coherence) -> Self {
         let words = memory.words.get(..size.entries() as usize * WORDS).unwrap_or_default();
         Self {
             memory: DmaRegion { words, ..memory },
+            at_hand: if coherence.is_coherent() { words.as_chunks().0 } else { &[] },
+            coherence,
             size,
             state: IrqLock::new(State { next: 0, acknowledged: false, unsent: Answers::new(), shut: false, lost: 0 }),
             done: AtomicU64::new(0),
@@ -280,16 +285,17 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.size.index(number as u32)
     }
 
-    /// The `count` records from number `first` on.
+    /// The `count` records from number `first` on, which the SMMU has written.
     fn records(&self, first: u64, count: u64) -> Records<'_, WORDS> {
-        let (memory, _) = self.memory.words.as_chunks();
         let (start, count) = (self.size.slot(self.index(first)) as usize, count as usize);
-        if let Some(all) = memory.get(start..start + count) {
+        if let Some(all) = self.at_hand.get(start..start + count) {
             return Records { first, parts: [all, &[]] };
         }
-        let (before, from_first) = split(memory, start);
+        let (before, from_first) = split(self.memory.words.as_chunks().0, start);
         let (until_end, _) = split(from_first, count);
         let (wrapped, _) = split(before, count - until_end.len());
+        // Each time anew: a line may have come into the cache with the records of the last batch, or by itself.
+        [until_end, wrapped].iter().for_each(|part| self.coherence.invalidate(part.as_flattened()));
         Records { first, parts: [until_end, wrapped] }
     }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicU32;
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
 use super::context_table::Tables;
-use super::dma::DmaMemory;
+use super::dma::{Coherence, Shared};
 use super::error::DriverError;
 use super::faults::Life;
 use super::global_error::GlobalErrors;
@@ -91,7 +91,7 @@ pub(super) struct Control {
     pub(super) tables: Tables,
     pub(super) asids: Tags,
     pub(super) vmids: Tags,
-    pub(super) memory: Arc<dyn DmaMemory>,
+    pub(super) memory: Shared,
 }
 
 /// An SMMU that is up.
@@ -114,6 +114,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// What the ID registers say.
     pub fn features(&self) -> &Features {
         &self.features
+    }
+
+    /// What the tables that the SMMU walks need when their owner changes them: nothing where its accesses are coherent (IDR0.COHACC), else each
+    /// entry written is cleaned before a fault is answered, before [`Smmu::invalidate`] and before [`Smmu::attach`].
+    pub fn coherence(&self) -> Coherence {
+        self.hardware.coherence
     }
 
     /// The fault core's table of this SMMU's streams.

@@ -192,7 +192,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let (mut contexts, mut has_default) = (None, false);
         if let Translation::Stage1 { context, substream_bits } = config.translation {
             let words = context.map(|context| self.descriptor(config.faults, &context).encode());
-            contexts = Some(control.tables.take(&self.features, substream_bits, words.as_ref(), &*control.memory)?);
+            contexts = Some(control.tables.take(&self.features, substream_bits, words.as_ref(), &control.memory)?);
             has_default = context.is_some();
             spaces.extend(context.map(|context| (FIRST, context.asid)));
         }
@@ -274,7 +274,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             Some(entry) => self.change_descriptor(cpu, stream, contexts, substream, entry, &target)?,
             None if context.is_none() => None,
             None => {
-                tables.grow(contexts, substream, &target, &**memory)?;
+                tables.grow(contexts, substream, &target, memory)?;
                 Some(self.show_descriptors(cpu, stream, contexts, substream)?)
             }
         };
@@ -337,7 +337,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         };
         match reclaim::forget(domain, cpu, &mut self.hardware.delay(), *limit_us, left, invalidate) {
             Ok(left) => {
-                tables.give_back(left);
+                tables.give_back(left, self.hardware.coherence);
                 Ok(())
             }
             Err(Remembered { memory, error }) => {
@@ -356,6 +356,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         target: &[u64; WORDS],
     ) -> Result<Option<Synced>, DriverError> {
         structure::change(&STE, own.ste, &own.settled, target, || {
+            self.hardware.coherence.clean(own.ste);
             // The first time Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
             let leaf = own.reached.get();
             let synced = self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf }])?;
@@ -377,6 +378,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let settled = contexts.settled();
         let unsettled = if settled.get() { None } else { Some(self.settle_descriptors(cpu, stream, contexts)?) };
         let changed = structure::change(&CD, descriptor, settled, target, || {
+            self.hardware.coherence.clean(descriptor);
             self.commands.execute(cpu, &[Command::CfgiCd { stream, substream, leaf: true }])
         })?;
         Ok(changed.or(unsettled))

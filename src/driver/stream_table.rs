@@ -1,9 +1,9 @@
 //! The stream table: which structure says what becomes of a stream's transactions (3.3.1, 5.1, 5.2).
 
-use alloc::sync::Arc;
+use core::slice;
 use core::sync::atomic::Ordering;
 
-use super::dma::{DmaMemory, DmaRegion, NoMemory};
+use super::dma::{DmaRegion, NoMemory, Shared};
 use super::error::DriverError;
 use super::sorted::Sorted;
 use super::structure::{self, Structure};
@@ -23,13 +23,13 @@ pub(super) struct StreamTable {
     first: DmaRegion,
     /// The second-level tables made so far, by the upper bits of the StreamID; `None` if the table is linear.
     second: Option<Sorted<usize, DmaRegion>>,
-    memory: Arc<dyn DmaMemory>,
+    memory: Shared,
 }
 
 impl StreamTable {
     /// A table for 2^`bits` StreamIDs, or as many as the SMMU has: two levels where it offers them, so that memory is
     /// used only where streams are.
-    pub(super) fn new(features: &Features, bits: u8, memory: Arc<dyn DmaMemory>) -> Result<Self, NoMemory> {
+    pub(super) fn new(features: &Features, bits: u8, memory: Shared) -> Result<Self, NoMemory> {
         let bits = features.sid_bits.min(bits);
         let two_level = features.two_level && bits > SPLIT;
         let (bytes, second) = if two_level {
@@ -76,8 +76,10 @@ impl StreamTable {
                 let bytes = ENTRY_BYTES << SPLIT;
                 let table = self.memory.allocate(bytes, bytes)?;
                 let descriptor = L1StreamTableDescriptor { span: SPLIT + 1, table: table.phys };
+                let first = self.first.words.get(upper).ok_or_else(out_of_range)?;
                 // Release: the SMMU must find the table zeroed when it finds the table.
-                self.first.words.get(upper).ok_or_else(out_of_range)?.store(descriptor.encode(), Ordering::Release);
+                first.store(descriptor.encode(), Ordering::Release);
+                self.memory.coherence().clean(slice::from_ref(first));
                 second.insert(upper, table);
                 table
             }

@@ -30,8 +30,8 @@ pub(super) fn fill(entry: &Structure, words: &[u64; WORDS]) {
     entry.iter().zip(words).for_each(|(word, &value)| word.store(value, Ordering::Relaxed));
 }
 
-/// Brings `entry` to mean what `target` does by the least sequence there is (see `plan`); `invalidate` is the structure's CFGI
-/// and a completed SYNC.
+/// Brings `entry` to mean what `target` does by the least sequence there is (see `plan`); `invalidate` has the SMMU
+/// find what is in memory: the words cleaned where its accesses are not coherent, the structure's CFGI and a completed SYNC.
 ///
 /// `settled` is whether the SMMU has of the structure only what is in memory. It is false after a call that failed: then an
 /// invalidation comes first, since what such a call left in memory does not say what it left in the SMMU.

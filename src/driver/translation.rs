@@ -16,7 +16,7 @@ use crate::smmuv3::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, StreamId, 
 /// the addresses (5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// The top-level translation table.
+    /// The top-level translation table. For an SMMU that is not coherent it is [cleaned](Smmu::coherence), and what it leads to.
     pub table: PhysAddr,
     /// The tag of the address space's translations, not [`NO_TABLES`], and below 256 where IDR0.ASID16 is 0.
     pub asid: Asid,
@@ -33,7 +33,8 @@ pub struct Context {
 /// (Arm DDI 0487, D8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2 {
-    /// The first table, or the first of those side by side, aligned to the size of them all.
+    /// The first table, or the first of those side by side, aligned to the size of them all. For an SMMU that is not coherent they are
+    /// [cleaned](Smmu::coherence), and what they lead to.
     pub table: PhysAddr,
     /// The tag of the translations, not [`HOST`], and below 256 where IDR0.VMID16 is 0. It stands for these tables alone (5.2.1).
     pub vmid: Vmid,
@@ -121,7 +122,7 @@ impl Stage2 {
             t0sz: 64 - self.ipa_bits,
             sl0: 2 - self.start_level(),
             granule: Granule::Size4K,
-            attributes: TableAttributes::COHERENT,
+            attributes: table_attributes(features),
             output_size: output_size(features),
             big_endian: false,
             access_flag_fault_disabled: false,
@@ -130,6 +131,14 @@ impl Stage2 {
             stall: stalls(features, faults),
             record: true,
         }
+    }
+}
+
+/// How the SMMU reads context descriptors and tables: around all caches where it can't see into the CPU's (3.15).
+const fn table_attributes(features: &Features) -> TableAttributes {
+    match features.coherent {
+        true => TableAttributes::COHERENT,
+        false => TableAttributes::NON_CACHEABLE,
     }
 }
 
@@ -158,7 +167,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             cd_max,
             format,
             default_substream,
-            attributes: TableAttributes::COHERENT,
+            attributes: table_attributes(&self.features),
             // PCIe streams must never stall (3.12.1). Where stalling is not configurable the field must be 0 (5.5).
             stall_disabled: config.faults != FaultMode::Stall && self.features.stall_model == StallModel::Configurable,
             world: StreamWorld::El1,
@@ -200,7 +209,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             table: context.table,
             tsz: context.t0sz,
             granule: Granule::Size4K,
-            attributes: TableAttributes::COHERENT,
+            attributes: table_attributes(&self.features),
             hierarchy_disabled: false,
         };
         ContextDescriptor {

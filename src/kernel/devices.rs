@@ -17,6 +17,7 @@ use super::interrupts::{ConnectError, Sgi, send};
 use super::pace::Pace;
 use super::runtime::{Kernel, Work};
 use crate::arch::timer::{self, Timer};
+use crate::driver::dma::Coherence;
 use crate::driver::{self, DriverError, EventSink, GlobalErrors, Hooks, Options, OutputQueue, Report, Smmu, Wake};
 use crate::platform::board::{self, Phandle, Wires};
 use crate::platform::smmu_registers::{SmmuRegisters, WindowTooSmall};
@@ -149,6 +150,12 @@ impl Devices {
         send(Sgi::DrainEvents, DRAINER);
         send(Sgi::DrainPageRequests, DRAINER);
         Ok(devices)
+    }
+
+    /// What tables need that any of the SMMUs walks.
+    pub fn coherence(&self) -> Coherence {
+        let mut each = self.smmus.iter().map(|unit| unit.smmu.coherence());
+        each.find(|coherence| !coherence.is_coherent()).unwrap_or(Coherence::COHERENT)
     }
 
     /// The SMMU in front of `engine`.

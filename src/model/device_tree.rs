@@ -360,7 +360,9 @@ fn write_model(
         writer.cells(Name::Interrupts, wires.map(interrupt).as_flattened())?;
         writer.property(Name::InterruptNames, b"eventq\0priq\0cmdq-sync\0gerror\0")?;
     }
-    writer.property(Name::DmaCoherent, b"")?;
+    if profile.features().coherent {
+        writer.property(Name::DmaCoherent, b"")?;
+    }
     writer.cells(Name::IommuCells, &[1])?;
     if let Some(its) = machine.its {
         writer.cells(Name::MsiParent, &[its.phandle, board::MESSAGE_DEVICE])?;

@@ -6,6 +6,10 @@
 //! The machine is [strict](super::smmu::strict): a driver's first mistake panics with its story, in whatever call it is
 //! seen. A test that means a mistake asks for [`HostSmmu::keep_violations`]. Registers that reset leaves UNKNOWN hold
 //! anything.
+//!
+//! [`HostMemory::behind_caches`] is memory for an SMMU whose accesses are not coherent.
+
+mod caches;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -16,13 +20,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use embedded_hal::delay::DelayNs;
 
+use self::caches::{Caches, LINE};
 use super::board;
 use super::machine::{Machine, Width};
 use super::memory::{Abort, Memory};
 use super::profile::Profile;
 use super::smmu::strict::Violation;
 use super::wire::{Wire, Wires};
-use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use crate::driver::registers::Registers;
 use crate::smmuv3::PhysAddr;
 use crate::smmuv3::features::{FeaturesError, IdRegisters};
@@ -37,7 +42,11 @@ const UNKNOWN: u32 = 0x5eed;
 /// An arena of physical memory, given out once and for ever.
 #[derive(Debug)]
 pub struct HostMemory {
+    /// What the CPU sees.
     words: &'static [AtomicU64],
+    /// What the machine sees: the same where there are no caches between.
+    memory: &'static [AtomicU64],
+    caches: Option<&'static Caches>,
     /// The words given out.
     used: AtomicUsize,
     /// The words up to the last one that was written by address.
@@ -48,7 +57,24 @@ impl HostMemory {
     /// `bytes` of zeroed memory at [`MEMORY_BASE`]. It is never freed.
     pub fn new(bytes: usize) -> Self {
         let words: Vec<AtomicU64> = (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
-        Self { words: Box::leak(words.into_boxed_slice()), used: AtomicUsize::new(0), written: AtomicUsize::new(0) }
+        let words = words.leak();
+        Self { words, memory: words, caches: None, used: AtomicUsize::new(0), written: AtomicUsize::new(0) }
+    }
+
+    /// The same behind caches of the CPU that the machine, engines included, does not see into: it has its own view, which holds junk until
+    /// the CPU's is cleaned. With a `seed` other than 0 lines of 128 bytes are also written back, if the CPU has changed them, or filled
+    /// again at random, as in any cache; with 0 nothing moves but by [maintenance](DmaMemory::maintenance).
+    ///
+    /// An invalidation that loses what the CPU wrote panics.
+    pub fn behind_caches(bytes: usize, seed: u32) -> Self {
+        let without = Self::new(bytes);
+        let caches = Caches::new(without.words, seed);
+        Self { memory: caches.memory, caches: Some(caches), ..without }
+    }
+
+    /// How many cache lines were maintained since the start.
+    pub fn maintained(&self) -> usize {
+        self.caches.map_or(0, Caches::maintained)
     }
 
     /// How large it is, in bytes.
@@ -61,17 +87,23 @@ impl HostMemory {
     pub fn start_over(&self) {
         let used = self.used.swap(0, Ordering::Relaxed).max(self.written.swap(0, Ordering::Relaxed));
         self.words.iter().take(used).for_each(|word| word.store(0, Ordering::Relaxed));
+        self.caches.iter().for_each(|caches| caches.start_over(used));
     }
 
-    /// The 64-bit word at physical `address`, as a driver sees it; `None` where there is no memory or `address` is no
-    /// multiple of 8. The machine's own accesses are those of [`Memory`].
+    /// The 64-bit word at physical `address`, as a driver sees it that has maintained its caches for that; `None` where there is no
+    /// memory or `address` is no multiple of 8. The machine's own accesses are those of [`Memory`].
     pub fn load(&self, address: u64) -> Option<u64> {
-        self.read64(PhysAddr(address)).ok()
+        let index = Self::index(address)?;
+        self.caches.iter().for_each(|caches| caches.settle(index));
+        Some(self.words.get(index)?.load(Ordering::Relaxed))
     }
 
-    /// Writes the 64-bit word at physical `address`; `None` where [`load`](HostMemory::load) gives it.
+    /// Writes the 64-bit word at physical `address`, likewise; `None` where [`load`](HostMemory::load) gives it.
     pub fn store(&self, address: u64, value: u64) -> Option<()> {
-        self.write64(PhysAddr(address), value).ok()
+        let index = Self::index(address)?;
+        self.words.get(index)?.store(value, Ordering::Relaxed);
+        self.caches.iter().for_each(|caches| caches.settle(index));
+        Some(())
     }
 
     /// [`word`](HostMemory::word), to write to.
@@ -81,11 +113,21 @@ impl HostMemory {
         Ok(found)
     }
 
-    /// The word that holds the byte at `address`, and that byte's place in it.
+    /// The number of the word at `address`, if that is a multiple of 8.
+    fn index(address: u64) -> Option<usize> {
+        let offset = address.checked_sub(MEMORY_BASE).filter(|offset| offset.is_multiple_of(8))?;
+        usize::try_from(offset / 8).ok()
+    }
+
+    /// The machine's word that holds the byte at `address`, and that byte's place in it.
     fn word(&self, PhysAddr(address): PhysAddr) -> Result<(&'static AtomicU64, usize), Abort> {
         let offset = address.checked_sub(MEMORY_BASE).ok_or(Abort)?;
         let index = usize::try_from(offset / 8).map_err(|_| Abort)?;
-        Ok((self.words.get(index).ok_or(Abort)?, (offset % 8) as usize))
+        let word = self.memory.get(index).ok_or(Abort)?;
+        if let Some(caches) = self.caches {
+            caches.disturb(index, self.used.load(Ordering::Relaxed));
+        }
+        Ok((word, (offset % 8) as usize))
     }
 }
 
@@ -96,16 +138,22 @@ fn aligned((word, first): (&AtomicU64, usize)) -> Result<&AtomicU64, Abort> {
 
 impl DmaMemory for HostMemory {
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
-        let align_words = (align / 8).max(1);
+        // Behind caches, lines of its own.
+        let line = if self.caches.is_some() { LINE } else { 1 };
+        let align_words = (align / 8).max(line);
         let mut start = 0;
         let update = |used: usize| {
             start = used.next_multiple_of(align_words);
-            Some(start + bytes.div_ceil(8)).filter(|&end| end <= self.words.len())
+            Some((start + bytes.div_ceil(8)).next_multiple_of(line)).filter(|&end| end <= self.words.len())
         };
         // Only uniqueness matters: what is given out was zeroed before the arena existed.
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update).map_err(|_| NoMemory { bytes, align })?;
         let words = self.words.get(start..start + bytes.div_ceil(8)).ok_or(NoMemory { bytes, align })?;
         Ok(DmaRegion { phys: PhysAddr(MEMORY_BASE + start as u64 * 8), words })
+    }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        self.caches.map(|caches| caches as _)
     }
 }
 

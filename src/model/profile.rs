@@ -14,8 +14,8 @@ use crate::smmuv3::features::{Features, IdRegisters};
 const IDR0: u32 = 1 << 0
     | 1 << 1
     | 2 << 2
-    | 1 << 4
-    | 2 << 6
+    | COHACC
+    | HTTU
     | 1 << 9
     | ATS
     | 1 << 12
@@ -26,6 +26,8 @@ const IDR0: u32 = 1 << 0
     | CD2L
     | 2 << 21
     | ST_LEVEL;
+const COHACC: u32 = 1 << 4;
+const HTTU: u32 = 2 << 6;
 const ATS: u32 = 1 << 10;
 const PRI: u32 = 1 << 16;
 const CD2L: u32 = 1 << 19;
@@ -111,6 +113,8 @@ profiles! {
     NoAts, "no-ats", IDR0 & !(ATS | PRI), IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// Linear stream and CD tables only: for at most 6 StreamID bits then (6.3.2).
     LinearOnly, "linear-only", IDR0 & !(ST_LEVEL | CD2L), idr1(6, 8, 10), IDR3, IDR5 | OAS_48, V3_3;
+    /// Accesses that are not coherent (COHACC = 0), and no updates of flags, which take coherence (3.15).
+    NonCoherent, "non-coherent", IDR0 & !(COHACC | HTTU), IDR1, IDR3, IDR5 | OAS_48, V3_3;
     /// Queues of two entries, 16 StreamIDs, no substreams; one wire for all its interrupts.
     Small, "small", IDR0 & !CD2L, idr1(4, 0, 1), IDR3, IDR5 | OAS_48, V3_3;
     /// Everything as large as the architecture has it, and PPS.

@@ -4,7 +4,8 @@ use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use crate::arch;
-use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::arch::cache::{self, DataCaches};
+use crate::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use crate::smmuv3::PhysAddr;
 use crate::sync::lock::IrqLock;
 
@@ -37,10 +38,11 @@ impl DmaMemory for DeviceMemory {
         if !bytes.is_multiple_of(8) || !align.is_power_of_two() || align < 8 {
             return Err(refused);
         }
+        let line = cache::writeback_granule();
         let start = arch::masked(|masked| {
             let mut free = self.0.lock(masked);
-            let start = free.start.checked_next_multiple_of(align as u64)?;
-            let end = start.checked_add(bytes as u64).filter(|&end| end <= free.end)?;
+            let start = free.start.checked_next_multiple_of(line.max(align as u64))?;
+            let end = start.checked_add(bytes as u64)?.checked_next_multiple_of(line).filter(|&end| end <= free.end)?;
             free.start = end;
             Some(start)
         })
@@ -50,5 +52,9 @@ impl DmaMemory for DeviceMemory {
         // SAFETY: as above; all bit patterns are words, and everybody accesses them atomically.
         let words = unsafe { core::slice::from_raw_parts(start as *const AtomicU64, bytes / 8) };
         Ok(DmaRegion { phys: PhysAddr(start), words })
+    }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        Some(&DataCaches)
     }
 }

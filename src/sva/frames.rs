@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 
 use embedded_hal::delay::DelayNs;
 
-use crate::driver::dma::{DmaMemory, NoMemory};
+use crate::driver::dma::{Coherence, DmaMemory, NoMemory};
 use crate::smmuv3::PhysAddr;
 use crate::sync::atomic::{
     AtomicU32, AtomicU64 as Head,
@@ -48,6 +48,7 @@ impl Frame {
 #[derive(Debug)]
 pub struct FramePool {
     memory: Memory,
+    coherence: Coherence,
     next: Box<[AtomicU32]>,
     zeroed: Stack,
     dirty: Stack,
@@ -80,20 +81,23 @@ impl Memory {
 }
 
 impl FramePool {
-    /// A pool of `frames` frames out of `memory`, all zeroed.
+    /// A pool of `frames` frames out of `memory`, all zeroed, for the SMMUs that walk the tables made of them as well: `coherence` is
+    /// theirs ([`Smmu::coherence`](crate::driver::Smmu::coherence)), and with several of that which needs maintenance.
     ///
     /// # Errors
     ///
     /// [`NoMemory`] when `memory` has no such region left, or `frames` does not fit an address space.
-    pub fn new(memory: &dyn DmaMemory, frames: u32) -> Result<Self, NoMemory> {
+    pub fn new(memory: &dyn DmaMemory, frames: u32, coherence: Coherence) -> Result<Self, NoMemory> {
         let bytes = (frames as usize)
             .checked_mul(FRAME_BYTES)
             .filter(|_| frames < Stack::NONE)
             .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
         let region = memory.allocate(bytes, FRAME_BYTES)?;
+        coherence.clean(region.words);
         let next: Box<[_]> = (0..frames).map(|_| AtomicU32::new(Stack::NONE)).collect();
         let memory = Memory { phys: region.phys, frames: region.words.as_chunks().0 };
-        let pool = Self { memory, next, zeroed: Stack::new(), dirty: Stack::new(), in_use: AtomicU32::new(0) };
+        let (zeroed, dirty, in_use) = (Stack::new(), Stack::new(), AtomicU32::new(0));
+        let pool = Self { memory, coherence, next, zeroed, dirty, in_use };
         (0..frames).rev().for_each(|index| pool.zeroed.push(&pool.next, index));
         Ok(pool)
     }
@@ -187,8 +191,15 @@ impl FramePool {
         self.memory
     }
 
+    /// How what walks the tables sees what is written to them.
+    pub(super) fn coherence(&self) -> Coherence {
+        self.coherence
+    }
+
     fn zero(&self, index: u32) {
-        self.memory.frames.get(index as usize).into_iter().flatten().for_each(|word| word.store(0, Relaxed));
+        let Some(frame) = self.memory.frame(index as usize) else { return };
+        frame.iter().for_each(|word| word.store(0, Relaxed));
+        self.coherence.clean(frame);
     }
 
     fn used(&self) -> usize {
@@ -275,7 +286,7 @@ mod tests {
     }
 
     fn pool(frames: u32) -> FramePool {
-        FramePool::new(&Heap, frames).unwrap()
+        FramePool::new(&Heap, frames, Coherence::COHERENT).unwrap()
     }
 
     #[test]
@@ -385,7 +396,7 @@ mod loom_tests {
     fn who_finds_no_frame_gets_the_one_that_is_given_back_or_sees_what_it_is_kept_for() {
         for is_kept in [false, true] {
             loom::model(move || {
-                let pool = Arc::new(FramePool::new(&Memory, 1).unwrap());
+                let pool = Arc::new(FramePool::new(&Memory, 1, Coherence::COHERENT).unwrap());
                 let entry = Arc::new(AtomicBool::new(false));
                 let first = thread::spawn({
                     let (pool, entry) = (pool.clone(), entry.clone());

@@ -2,8 +2,12 @@
 //!
 //! Entries change from invalid by compare-exchange, so cores map side by side without a lock. From invalid to valid needs
 //! no TLB invalidation: a translation that faulted is not cached (Arm DDI 0487, D8.16).
+//!
+//! An SMMU whose accesses are not coherent finds an entry when it is cleaned, which who maps a page does, and who finds it mapped does too:
+//! it may be before the other one, and says to the device that the page is there.
 
 use alloc::sync::Arc;
+use core::slice;
 use core::sync::atomic::{
     AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
@@ -120,6 +124,18 @@ impl PageTable {
     ) -> Result<bool, MapError> {
         let table = self.walk(address, Some(effort))?.ok_or(MapError::NoFrame)?;
         let entry = &table[Level::Three.index(address)];
+        let mapped = self.map_at(entry, page, permissions, effort);
+        self.clean(entry);
+        mapped
+    }
+
+    fn map_at(
+        &self,
+        entry: &AtomicU64,
+        page: Option<PhysAddr>,
+        permissions: Permissions,
+        effort: Effort,
+    ) -> Result<bool, MapError> {
         if is_valid(entry.load(Acquire)) {
             return Ok(false);
         }
@@ -137,7 +153,7 @@ impl PageTable {
         }
     }
 
-    /// The table that the last walk came to, if there was one.
+    /// The table that the last walk came to, if there was one, and entries need not be cleaned.
     #[inline(always)]
     pub(super) fn table_at_hand(&self) -> Option<TableAtHand> {
         let (prefix, frame) = self.last_table.get();
@@ -147,8 +163,16 @@ impl PageTable {
     /// Takes the page at `address` out of the table, and returns whether one was there.
     pub(super) fn unmap(&self, address: u64) -> bool {
         // Relaxed: whoever finds the entry invalid reads nothing by it.
-        let table = self.walk(address, None).ok().flatten();
-        table.is_some_and(|table| is_valid(table[Level::Three.index(address)].swap(Descriptor::INVALID, Relaxed)))
+        let Some(table) = self.walk(address, None).ok().flatten() else { return false };
+        let entry = &table[Level::Three.index(address)];
+        let old = entry.swap(Descriptor::INVALID, Relaxed);
+        self.clean(entry);
+        is_valid(old)
+    }
+
+    /// Has the SMMU find what is in `entry`.
+    fn clean(&self, entry: &AtomicU64) {
+        self.frames.coherence().clean(slice::from_ref(entry));
     }
 
     /// Gives all tables, and the pages at addresses that `is_own`, back to the pool. Where a page came from, its entry does not
@@ -228,12 +252,18 @@ impl PageTable {
                     return Err(MapError::NoFrame);
                 }
             }
+            if make.is_some() {
+                self.clean(entry);
+            }
             let Descriptor::Table(descriptor) = Descriptor::decode(word, level) else { return Err(MapError::Corrupt) };
             table = descriptor.table;
         }
         let last = memory.index_of(table).ok_or(MapError::Corrupt)?;
         let words = memory.frame(last).ok_or(MapError::Corrupt)?;
-        self.last_table.note(address, last);
+        // What takes the table from there cleans nothing.
+        if self.frames.coherence().is_coherent() {
+            self.last_table.note(address, last);
+        }
         Ok(Some(words))
     }
 
@@ -354,7 +384,7 @@ mod loom_tests {
     use loom::thread;
 
     use super::*;
-    use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+    use crate::driver::dma::{Coherence, DmaMemory, DmaRegion, NoMemory};
 
     /// Six frames, which all executions share, zeroed.
     struct Memory;
@@ -372,7 +402,7 @@ mod loom_tests {
     fn of_two_that_race_for_the_last_frames_for_one_table_and_its_page_none_refuses() {
         loom::model(|| {
             // The root, two tables and a page, and then as many as are wanted.
-            let pool = std::sync::Arc::new(FramePool::new(&Memory, 4 + 2).unwrap());
+            let pool = std::sync::Arc::new(FramePool::new(&Memory, 4 + 2, Coherence::COHERENT).unwrap());
             let table = Arc::new(PageTable::new(pool).unwrap());
             assert_eq!(table.map(0x1000, None, Permissions::READ, Effort::Ready), Ok(true));
             let first = thread::spawn({

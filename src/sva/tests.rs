@@ -10,7 +10,7 @@ use super::address_space::{AddressSpace, Backing, Effort, Region, Resolution, Sp
 use super::frames::FramePool;
 use super::{Permissions, page_table::PageTable};
 use crate::driver::Forgotten;
-use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::dma::{Coherence, DmaMemory, DmaRegion, NoMemory};
 use crate::smmuv3::event::{Stall, StallBuffer};
 use crate::smmuv3::{Access, Asid, PhysAddr};
 use crate::sync::Cpu;
@@ -28,7 +28,7 @@ impl DmaMemory for Heap {
 const EXECUTE: Access = Access { read: false, write: false, execute: true, privileged: false };
 
 fn pool(frames: u32) -> Arc<FramePool> {
-    Arc::new(FramePool::new(&Heap, frames).unwrap())
+    Arc::new(FramePool::new(&Heap, frames, Coherence::COHERENT).unwrap())
 }
 
 fn region(start: u64, bytes: u64) -> Region {

@@ -192,7 +192,7 @@ fn a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message() {
                     let changes = kinds.len() as u32 - 1;
                     let least = match point {
                         control::COMMAND_FETCH => 2 * changes,
-                        _ if Need::Messages.is_met(profile) => changes,
+                        _ if Need::SyncMessages.is_met(profile) => changes,
                         _ => 0,
                     };
                     assert!(number > least, "{point:#x}: {number}");

@@ -212,7 +212,7 @@ fn an_smmu_with_stage_2_alone_and_short_vmids_is_served() {
     let ids = Profile::Full.id_registers();
     // S1P, HYP, VMID16.
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 1 | 1 << 9 | 1 << 18), ..ids };
-    let machine = Machine::with_ids(machine::memory(4 << 20), ids, board::DEFAULT_ENGINES).unwrap();
+    let machine = Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
     let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
     let mut world = World::on(bench);
     let stream = world.bench.stream(0);

@@ -17,7 +17,7 @@ use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
 
-use super::bench::Need::{Faults, Messages, PageRequests, Stall};
+use super::bench::Need::{Faults, Messages, PageRequests, Stall, SyncMessages};
 use super::bench::machine::{self, Machine};
 use super::bench::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, on_each};
 
@@ -55,7 +55,7 @@ fn options() -> Options {
 }
 
 fn machine(profile: Profile) -> Arc<Machine> {
-    Machine::with(machine::memory(1 << 20), profile, 4)
+    Machine::with(machine::memory(1 << 20, profile.features().coherent), profile, 4)
 }
 
 /// What a life came to.
@@ -474,7 +474,7 @@ fn lost_interrupts_cost_time_only() {
 }
 
 fn aborted_messages_are_noted_and_syncs_complete_without() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         let messages = each(profile, control::MESSAGE, |number, outcome| {
             let expected = GlobalErrors { msi_abort: true, ..GlobalErrors::default() };
             assert_eq!(outcome.global, [expected], "message {number}");
@@ -486,7 +486,7 @@ fn aborted_messages_are_noted_and_syncs_complete_without() {
 }
 
 fn a_message_that_is_lost_or_aborted_is_not_waited_for_long() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         for point in [control::INTERRUPT_LOST, control::MESSAGE] {
             let machine = machine(profile);
             let mut kernel = Kernel::new(profile, &machine);
@@ -503,7 +503,7 @@ fn a_message_that_is_lost_or_aborted_is_not_waited_for_long() {
 
 /// The SMMU writes its messages to where there is no memory.
 fn an_smmu_whose_messages_all_abort_asks_for_one() {
-    on_each(&[Faults], |profile| {
+    on_each(&[Faults, SyncMessages], |profile| {
         let mut bench = Bench::with_broken(profile, options(), 2);
         let errors = bench.smmu.expire(&bench.cpu, 0).errors;
         assert_eq!(errors, GlobalErrors { msi_abort: true, ..GlobalErrors::default() });

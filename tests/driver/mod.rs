@@ -33,6 +33,8 @@ macro_rules! scenarios {
 
 mod bench;
 mod changes;
+#[cfg(not(target_os = "none"))]
+mod coherence;
 mod contexts;
 mod domains;
 mod faults;

@@ -25,7 +25,7 @@ const ASKERS: [usize; 3] = [2, 3, 6];
 /// A bench whose PRI queue has eight entries, with [`ASKERS`] attached, which have substreams.
 fn eight_entries(profile: Profile) -> Bench {
     let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 3, ..Options::default() };
-    let machine = Machine::with(machine::memory(4 << 20), profile, 8);
+    let machine = Machine::with(machine::memory(4 << 20, profile.features().coherent), profile, 8);
     let mut bench = Bench::on(machine, options, u64::MAX).unwrap();
     for engine in ASKERS {
         let stream = bench.stream(engine);
@@ -101,7 +101,7 @@ fn the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it() {
         let bench = Bench::with(profile, Options { limit_us: LIMIT_US, event_queue_log2: 2, ..Options::default() });
         // IDR5.STALL_MAX is 64 where there are stalls; IDR1.EVENTQS is 1 on the small one.
         let log2size = match profile.name() {
-            "full" | "forced-stall" | "no-pri" | "no-ats" | "linear-only" | "big" => 6,
+            "full" | "forced-stall" | "no-pri" | "no-ats" | "linear-only" | "non-coherent" | "big" => 6,
             "terminate-only" | "qemu-7.2" | "qemu-10" => 2,
             "small" => 1,
             other => panic!("a profile that this test does not know: {other}"),

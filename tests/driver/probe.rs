@@ -1,10 +1,11 @@
 //! Probing: what is accepted, what is refused by name, and which register is named when it does not answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use embedded_hal::delay::DelayNs;
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     CommandTimeout, Context, Delay, DriverError, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Timeout,
@@ -66,7 +67,7 @@ impl Registers for Stuck {
 }
 
 fn probe_stuck(profile: Profile, register: Register, value: u32) -> Result<Arc<Smmu<Stuck, impl Delay>>, DriverError> {
-    let memory = machine::memory(1 << 20);
+    let memory = machine::memory(1 << 20, profile.features().coherent);
     let machine = Machine::with(memory.clone(), profile, board::DEFAULT_ENGINES);
     let delay = machine.delay();
     let registers = Stuck { machine, register, value };
@@ -91,11 +92,12 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
         let probed = probe_stuck(profile, Register::CmdqCons, 0).map(drop);
         if !Need::Queues.is_met(profile) {
             // A queue of two entries stands where it began after four commands.
-        } else if profile.features().msi {
+        } else if Need::SyncMessages.is_met(profile) {
             assert_eq!(probed, Ok(()), "a message says more");
         } else {
-            // CFGI_ALL, TLBI_NSNH_ALL and SYNC: there is no EL2.
-            let timeout = Timeout { register: Register::CmdqCons, expected: 3, actual: 0, waited_us: 100 };
+            // CFGI_ALL, TLBI_NSNH_ALL, TLBI_EL2_ALL where there is an EL2, and SYNC.
+            let expected = if profile.features().hyp { 4 } else { 3 };
+            let timeout = Timeout { register: Register::CmdqCons, expected, actual: 0, waited_us: 100 };
             let stuck = CommandTimeout { timeout, command: Some([0x04, 31]), errors: 0 };
             assert_eq!(probed, Err(DriverError::CommandTimeout(stuck)));
         }
@@ -105,7 +107,7 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
 /// 5.4: where IDR0.ASID16 is 0, a descriptor whose ASID has more than 8 bits is illegal.
 #[test]
 fn an_asid_that_is_too_long_for_the_smmu_is_refused() {
-    let idr0 = Machine::new(machine::memory(1 << 20)).read32(Register::Idr0);
+    let idr0 = Machine::new(machine::memory(1 << 20, true)).read32(Register::Idr0);
     let [short, long] = [idr0 & !(1 << 12), idr0].map(|idr0| probe_stuck(Profile::Full, Register::Idr0, idr0).unwrap());
     let stream = StreamId(0);
     let refused = Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
@@ -163,6 +165,16 @@ impl Registers for Paper {
 struct Reused {
     memory: DmaRegion,
     used: Mutex<usize>,
+    maintenance: Option<&'static dyn CacheMaintenance>,
+}
+
+/// Maintenance of caches that are not there.
+struct NoCaches;
+
+impl CacheMaintenance for NoCaches {
+    fn clean(&self, _: &[AtomicU64]) {}
+
+    fn invalidate(&self, _: &[AtomicU64]) {}
 }
 
 impl DmaMemory for Reused {
@@ -174,10 +186,22 @@ impl DmaMemory for Reused {
         *used = start + bytes;
         Ok(DmaRegion { phys: PhysAddr(self.memory.phys.0 + start as u64), words })
     }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        self.maintenance
+    }
 }
 
 fn probe_paper(ids: [u32; 4], memory: DmaRegion) -> Result<(), DriverError> {
-    let memory = Arc::new(Reused { memory, used: Mutex::new(0) });
+    probe_paper_with(ids, memory, Some(&NoCaches))
+}
+
+fn probe_paper_with(
+    ids: [u32; 4],
+    memory: DmaRegion,
+    maintenance: Option<&'static dyn CacheMaintenance>,
+) -> Result<(), DriverError> {
+    let memory = Arc::new(Reused { memory, used: Mutex::new(0), maintenance });
     Smmu::probe(&mut cpu(0), Paper::new(ids), memory, Arc::new(Domain::new()), NoDelay, hooks(), options()).map(drop)
 }
 
@@ -210,8 +234,14 @@ fn an_smmu_that_lacks_what_the_driver_needs_is_refused_by_name() {
         ([idr0, idr1 | 1 << 29, idr3, idr5], Unsupported::Preset),
         ([idr0, idr1 | 1 << 30, idr3, idr5], Unsupported::Preset),
     ] {
-        assert_eq!(probe_paper(ids, memory(1 << 20)), Err(DriverError::Unsupported(reason)));
+        assert_eq!(probe_paper_with(ids, memory(1 << 20), None), Err(DriverError::Unsupported(reason)));
     }
+}
+
+#[test]
+fn an_smmu_that_is_not_coherent_is_accepted_with_cache_maintenance() {
+    let [idr0, idr1, idr3, idr5] = QEMU_10;
+    assert_eq!(probe_paper([idr0 & !(1 << 4), idr1, idr3, idr5], memory(1 << 20)), Ok(()));
 }
 
 #[test]
@@ -227,7 +257,6 @@ fn faulty(ids: IdRegisters) -> Vec<&'static str> {
     let fields = [
         ("IDR0.S1P", field(idr0, 0, 2) == 0),
         ("IDR0.TTF", field(idr0, 2, 2) < 2),
-        ("IDR0.COHACC", field(idr0, 4, 1) == 0),
         ("IDR0.TTENDIAN", matches!(field(idr0, 21, 2), 1 | 3)),
         ("IDR0.STALL_MODEL", field(idr0, 24, 2) == 3),
         ("IDR0.ST_LEVEL", field(idr0, 27, 2) > 1),
@@ -297,7 +326,8 @@ fn serve(bench: &mut Bench, engine: usize, mode: FaultMode, space: Arc<Space>) {
 /// Brings up a model with `ids` and serves each kind of engine that its SMMU can serve; the others are refused by name.
 fn serve_all(ids: IdRegisters) {
     println!("{ids:x?}");
-    let machine = Machine::with_ids(machine::memory(MEMORY), ids, board::DEFAULT_ENGINES).unwrap();
+    let machine =
+        Machine::with_ids(machine::memory(MEMORY, ids.idr0 >> 4 & 1 == 1), ids, board::DEFAULT_ENGINES).unwrap();
     let mut bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
     let (stalls, asks) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16);
     // With one bit of StreamID there is no engine 2.
@@ -343,7 +373,7 @@ fn an_smmu_one_bit_away_from_a_profile_is_served_with_what_it_has_or_refused_by_
         serve_all(ids);
         served += 1;
     }
-    assert_eq!(served + refused, 10 * 4 * 32);
+    assert_eq!(served + refused, 11 * 4 * 32);
     assert!(refused > 100, "{refused}");
 }
 

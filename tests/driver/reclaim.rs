@@ -17,7 +17,7 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
-use smmu_iopf::sva::frames::{Frame, FramePool};
+use smmu_iopf::sva::frames::{FRAME_WORDS, Frame, FramePool};
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::Masked;
 
@@ -71,7 +71,7 @@ impl FaultHandler for Swappable {
 impl World {
     fn new(profile: Profile) -> Self {
         let bench = Bench::of(profile);
-        let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES).unwrap());
+        let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES, bench.smmu.coherence()).unwrap());
         Self { bench, frames }
     }
 
@@ -109,16 +109,24 @@ impl World {
     fn use_free_frames(&self) -> Vec<Frame> {
         let taken: Vec<_> = core::iter::from_fn(|| self.frames.take()).collect();
         for frame in &taken {
-            self.frames.words(frame.phys()).unwrap().iter().for_each(|word| word.store(0x5a5a, Relaxed));
+            let words = self.frames.words(frame.phys()).unwrap();
+            words.iter().for_each(|word| word.store(0x5a5a, Relaxed));
+            self.bench.smmu.coherence().clean(words);
         }
         taken
     }
 
     /// Whether all that [`World::use_free_frames`] wrote is there.
     fn is_untouched(&self, taken: &[Frame]) -> bool {
-        let mut words = taken.iter().flat_map(|frame| self.frames.words(frame.phys()).unwrap());
-        words.all(|word| word.load(Relaxed) == 0x5a5a)
+        let words = |frame: &Frame| (frame.phys().0..).step_by(8).take(FRAME_WORDS);
+        let memory = self.bench.machine.memory();
+        taken.iter().flat_map(words).all(|address| memory.load(address) == Some(0x5a5a))
     }
+}
+
+/// What a device wrote to the first page.
+fn written(bench: &Bench, space: &AddressSpace) -> u64 {
+    bench.machine.memory().load(space.translate(BASE).unwrap().0).unwrap()
 }
 
 fn context(space: &AddressSpace) -> Context {
@@ -285,7 +293,7 @@ fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_fir
         for (pattern, words) in [(5, [5, 0]), (6, [5, 6])] {
             bench.fill(2, BASE, 8, pattern, Some(3));
             bench.finish([2]);
-            let word = |space: &AddressSpace| space.word(BASE).unwrap().load(Relaxed);
+            let word = |space: &AddressSpace| written(bench, space);
             assert_eq!((bench.state(2), [&first, &second].map(word)), (status::DONE, words));
             bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), pasid, Some(&contexts[1])).unwrap();
         }
@@ -379,9 +387,9 @@ fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
 fn tags_that_are_all_in_use_are_an_error_and_come_round() {
     let ids = Profile::Full.id_registers();
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
-    let machine = Machine::with_ids(machine::memory(4 << 20), ids, board::DEFAULT_ENGINES).unwrap();
+    let machine = Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
     let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
-    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES).unwrap());
+    let frames = Arc::new(FramePool::new(&**bench.machine.memory(), FRAMES, bench.smmu.coherence()).unwrap());
     let mut world = World { bench, frames };
     // The last one stays.
     for tag in 1..=254 {
@@ -402,7 +410,7 @@ fn tags_that_are_all_in_use_are_an_error_and_come_round() {
         world.attach(0, FaultMode::Terminate, &space);
         world.bench.fill(0, BASE, 8, round, None);
         world.bench.finish([0]);
-        assert_eq!((world.bench.state(0), space.word(BASE).unwrap().load(Relaxed)), (status::DONE, round));
+        assert_eq!((world.bench.state(0), written(&world.bench, &space)), (status::DONE, round));
         let stream = world.bench.stream(0);
         world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
         world.forget(space).unwrap();

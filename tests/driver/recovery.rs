@@ -10,7 +10,7 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 
-use super::bench::Need::{PageRequests, Queues, Stage2, Stall, Termination};
+use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
 use super::bench::{Bench, LIMIT_US, Pager, Space, on_each};
 
@@ -59,7 +59,8 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
 fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
     on_each(&[Stall, PageRequests], |profile| {
         // The event queue lies where there is no memory: no stall record can be written.
-        let mut bench = Bench::with_broken(profile, Options { limit_us: LIMIT_US, ..Options::default() }, 3);
+        let options = Options { limit_us: LIMIT_US, ..Options::default() };
+        let mut bench = Bench::with_broken(profile, options, if SyncMessages.is_met(profile) { 3 } else { 2 });
         let (space, other) = (Space::new(&bench, 1), Space::new(&bench, 2));
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();

@@ -15,7 +15,7 @@ use smmu_iopf::sync::{Cpu, MAX_CORES, Masked};
 use spin::Mutex;
 
 use crate::harness::{Failure, argument, equal, holds};
-use crate::paper::{Commands, MEMORY, MSI, Paper, Random, SEV};
+use crate::paper::{Commands, MEMORY, MSI, NOT_COHERENT, Paper, Random, SEV};
 
 /// How long each kind of SMMU is kept busy, in seconds, unless `seconds=N` says otherwise.
 const SECONDS: u32 = 1;
@@ -92,5 +92,5 @@ fn run(kernel: &'static Kernel, cpu: &mut Cpu, idr0: u32, seconds: u32) -> Resul
 
 test!(fn commands_of_all_cores_are_carried_out_once_in_order_and_syncs_are_believed_when_complete(kernel, cpu) {
     let seconds = argument(kernel, "seconds=", SECONDS)?;
-    [MSI, SEV, 0].into_iter().try_for_each(|idr0| run(kernel, cpu, idr0, seconds))
+    [MSI, SEV, 0, NOT_COHERENT].into_iter().try_for_each(|idr0| run(kernel, cpu, idr0, seconds))
 });

@@ -189,7 +189,7 @@ test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, 
     if !smmu.features().can_stall() {
         return Err(Failure::NotHere("SMMU with stalls"));
     }
-    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 2 * PAGES as u32)?);
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 2 * PAGES as u32, devices.coherence())?);
     kernel.add_work(cpu, frames.clone()).map_err(|_| "no room for more work")?;
     let stream = unit.engine.stream();
     let (mut gone, mut before) = (0, unit.engine.counters());

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
+use smmu_iopf::arch::cache;
 use smmu_iopf::driver::dma::DmaMemory;
 
 use crate::harness::{equal, holds};
@@ -38,5 +39,9 @@ test!(fn device_memory_is_aligned_zeroed_and_given_out_once(kernel, _) {
     holds("apart", first.phys.0 + 0x1000 <= second.phys.0 || second.phys.0 + 0x1000 <= first.phys.0)?;
     holds("zeroed", second.words.iter().all(|word| word.load(Relaxed) == 0))?;
     holds("counted", kernel.device_memory.left() <= before - 0x2000)?;
+    let (odd, next) = (kernel.device_memory.allocate(8, 8)?, kernel.device_memory.allocate(8, 8)?);
+    let line = cache::writeback_granule();
+    equal("regions in a line that a cache writes back", [0; 2], [odd, next].map(|region| region.phys.0 % line))?;
+    holds("and in another one", odd.phys.0 != next.phys.0)?;
     holds("more than there is is refused", kernel.device_memory.allocate(1 << 40, 8).is_err())
 });

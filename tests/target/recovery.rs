@@ -75,7 +75,7 @@ test!(fn an_engine_whose_records_were_lost_is_served_again(kernel, cpu) {
     let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
     let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
     let devices = Devices::bring_up(kernel, cpu, &Options::default())?;
-    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64, devices.coherence())?);
     for (stalls, point) in [(true, EVENT_WRITE), (false, PAGE_REQUEST_WRITE)] {
         let unit = devices.engines.iter().find(|unit| unit.description.can_stall == stalls);
         let unit = unit.ok_or(Failure::NotHere("engines of both kinds"))?;
@@ -105,7 +105,7 @@ test!(fn an_smmu_whose_messages_are_aborted_is_heard_by_its_wires(kernel, cpu) {
     if !front.is_by_message() {
         return Err(Failure::NotHere("an SMMU with messages, and an ITS"));
     }
-    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64)?);
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64, devices.coherence())?);
     serve(kernel, cpu, front, unit, &frames, 8 * BYTES / FRAME_BYTES as u64)?;
     control.write32(SOURCES, EVENT_QUEUE);
     for job in 0..3 {

@@ -303,7 +303,7 @@ test!(fn streams_come_and_go_while_engines_fault_and_nothing_is_left(kernel, cpu
     if !unit.smmu.features().can_stall() || !unit.smmu.features().pri {
         return Err(Failure::NotHere("SMMU with stalls and page requests"));
     }
-    let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES, devices.coherence())?);
     let zeroing: Arc<dyn Work> = frames.clone();
     kernel.add_work(cpu, zeroing).map_err(|_| "no room for more work")?;
     let streams = [stall0, page0, stall1, page1].map(|unit| unit.engine.stream());

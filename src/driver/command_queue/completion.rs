@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
-use crate::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use crate::driver::dma::{DmaRegion, NoMemory, Shared};
 use crate::smmuv3::command::{Command, Msi, SyncCompletion};
 use crate::smmuv3::features::Features;
 use crate::smmuv3::{PhysAddr, Shareability};
@@ -23,7 +23,7 @@ const WRITE_BACK: u8 = 0xf;
 /// a message may abort, and does not come when the SMMU stops at an error.
 #[derive(Debug)]
 pub(in crate::driver) struct Completion {
-    /// A line for each core, with IDR0.MSI: a message to memory, which costs no register access.
+    /// A line for each core, with IDR0.MSI and IDR0.COHACC: a message to memory, which costs no register access.
     lines: Option<DmaRegion>,
     /// Without: a WFE wake-up event with IDR0.SEV, for a delay that waits for one.
     otherwise: SyncCompletion,
@@ -32,12 +32,12 @@ pub(in crate::driver) struct Completion {
 }
 
 impl Completion {
-    /// What an SMMU with `features` offers. Its messages to memory are coherent as its other accesses are (IDR0.COHACC, 6.3.1), on which
-    /// the driver insists.
-    pub(in crate::driver) fn new(features: &Features, memory: &dyn DmaMemory) -> Result<Self, NoMemory> {
+    /// What an SMMU with `features` offers. Its messages to memory are coherent as its other accesses are (IDR0.COHACC, 6.3.1). Where
+    /// they are not, each look would be for an invalidation and memory itself, no quicker than a register: then there are none.
+    pub(in crate::driver) fn new(features: &Features, memory: &Shared) -> Result<Self, NoMemory> {
         let lines = || memory.allocate(MAX_CORES * LINE_BYTES, LINE_BYTES);
         Ok(Self {
-            lines: features.msi.then(lines).transpose()?,
+            lines: (features.msi && features.coherent).then(lines).transpose()?,
             otherwise: if features.sev { SyncCompletion::Event } else { SyncCompletion::None },
             aborted: AtomicBool::new(false),
         })

@@ -1,10 +1,11 @@
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::ptr;
 use std::sync::Mutex;
 
 use super::*;
-use crate::driver::dma::{DmaMemory, NoMemory};
+use crate::driver::dma::{CacheMaintenance, Coherence, DmaMemory, NoMemory, Shared};
 use crate::driver::fake::{self, Fake, Lines, NoDelay};
 use crate::smmuv3::event::StallBuffer;
 use crate::smmuv3::features::IdRegisters;
@@ -55,11 +56,12 @@ fn bench_of(
     let features = Features::decode(id).unwrap();
     let ring = Ring::new(QueueSize::new(log2).unwrap());
     let region = fake::region(COMMAND_BYTES << log2);
-    let messages = Messages::default();
-    let completion = Completion::new(&features, &messages).unwrap();
+    let messages = Arc::new(Messages::default());
+    let shared = Shared::new(messages.clone(), Coherence::COHERENT);
+    let completion = Completion::new(&features, &shared).unwrap();
     let hardware = Arc::new(fake::hardware(&fake));
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
-    Bench { fake, queue, lines: messages.0.into_inner().unwrap() }
+    Bench { fake, queue, lines: *messages.0.lock().unwrap() }
 }
 
 impl Bench {
@@ -242,6 +244,62 @@ fn a_queue_that_is_never_consumed_ends_the_wait_and_is_named() {
     );
 }
 
+/// What an SMMU finds that sees nothing but what was cleaned: words by their addresses.
+#[derive(Default)]
+struct View(Mutex<BTreeMap<usize, u64>>);
+
+impl View {
+    fn of(&self, words: &[Word]) -> Vec<Option<u64>> {
+        let view = self.0.lock().unwrap();
+        words.iter().map(|word| view.get(&ptr::from_ref(word).addr()).copied()).collect()
+    }
+}
+
+impl CacheMaintenance for View {
+    fn clean(&self, words: &[Word]) {
+        let now = words.iter().map(|word| (ptr::from_ref(word).addr(), word.load(Ordering::Relaxed)));
+        self.0.lock().unwrap().extend(now);
+    }
+
+    fn invalidate(&self, _: &[Word]) {
+        unreachable!("an SMMU does not write its command queue");
+    }
+}
+
+/// Round the end of the queue, and for the SYNC in place of a command that was refused.
+#[test]
+fn what_the_smmu_is_to_read_is_cleaned_before_it_is_told() {
+    let (view, told) = (&*Box::leak(Box::<View>::default()), Arc::new(Mutex::new(Vec::new())));
+    let (region, smmu) = (fake::region(COMMAND_BYTES << 2), stop_once(1));
+    let fake = Fake::new({
+        let told = told.clone();
+        move |values, register, value| {
+            if matches!(register, Register::CmdqProd | Register::Gerrorn) {
+                told.lock().unwrap().push((register, view.of(region.words)));
+            }
+            smmu(values, register, value);
+        }
+    });
+    let mut hardware = fake::hardware(&fake);
+    hardware.coherence = Coherence::by(view);
+    let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()));
+    let completion =
+        Completion::new(&features, &Shared::new(Arc::new(Messages::default()), hardware.coherence)).unwrap();
+    let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None);
+    let mut cpu = fake::cpu();
+    assert!(queue.execute(&mut cpu, &[cfgi()]).is_err());
+    queue.submit(&mut cpu, &[cfgi(), cfgi(), cfgi()]).unwrap();
+    let [cfgi, sync] = [CFGI_STE_0X10_LEAF, SYNC].map(|command| command.map(Some));
+    let told = told.lock().unwrap();
+    let slots = |(register, words): &(Register, Vec<_>)| (*register, words.as_chunks::<2>().0.to_vec());
+    let expected = [
+        (Register::CmdqProd, [cfgi, sync, [None; 2], [None; 2]].to_vec()),
+        (Register::Gerrorn, [sync, sync, [None; 2], [None; 2]].to_vec()),
+        (Register::CmdqProd, [cfgi, sync, cfgi, cfgi].to_vec()),
+    ];
+    assert_eq!(told.iter().map(slots).collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn an_illegal_command_is_replaced_by_a_sync_and_reported_to_who_sent_it() {
     let bench = bench(3, stop_once(1));
@@ -298,7 +356,8 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
     let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
     let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()), fake::region(COMMAND_BYTES << 3));
     let features = Features::decode(IDS).unwrap();
-    let completion = Completion::new(&features, &Messages::default()).unwrap();
+    let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT);
+    let completion = Completion::new(&features, &shared).unwrap();
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
     fake.set(Register::CmdqCons, 2 << 24);
     fake.set(Register::Gerror, 1);

@@ -6,6 +6,7 @@ use loom::thread;
 
 use super::*;
 use crate::driver::command_queue::AnswerCommand;
+use crate::driver::dma::Coherence;
 use crate::driver::fake;
 use crate::sync::Cpu;
 use crate::sync::grace::Domain;
@@ -60,7 +61,7 @@ impl DelayNs for NoDelay {
 fn queue(wire: &Arc<Wire>) -> (RecordQueue<4>, Hardware<Arc<Wire>, NoDelay>) {
     let words = (0..8 * 4).map(|_| core::sync::atomic::AtomicU64::new(0)).collect::<alloc::vec::Vec<_>>();
     let memory = DmaRegion { phys: crate::smmuv3::PhysAddr(0), words: words.leak() };
-    let queue = RecordQueue::new(memory, QueueSize::new(3).unwrap());
+    let queue = RecordQueue::new(memory, QueueSize::new(3).unwrap(), Coherence::COHERENT);
     (queue, Hardware::new(wire.clone(), NoDelay, Arc::new(Domain::new()), 1, Arc::new(fake::Lines::default())))
 }
 

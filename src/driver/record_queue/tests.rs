@@ -1,10 +1,13 @@
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
 use crate::driver::command_queue::AnswerCommand;
+use crate::driver::dma::{CacheMaintenance, Coherence};
 use crate::driver::fake::{self, Fake, NoDelay};
 use alloc::sync::Arc;
+use std::sync::Mutex;
 
 /// CMD_PRI_RESP of StreamID 1, group 0, Success.
 const ANSWER: AnswerCommand = AnswerCommand([0x1_0000_0041, 0x2000]);
@@ -20,7 +23,7 @@ struct Bench {
 fn bench(log2: u8) -> Bench {
     let fake = Fake::new(|_, _, _| {});
     let region = fake::region(16 << log2);
-    let queue = RecordQueue::new(region, QueueSize::new(log2).unwrap());
+    let queue = RecordQueue::new(region, QueueSize::new(log2).unwrap(), Coherence::COHERENT);
     Bench { hardware: fake::hardware(&fake), fake, queue, region }
 }
 
@@ -62,6 +65,39 @@ fn records_come_out_in_order_across_the_wrap_with_64_bit_numbers_and_one_cons_wr
     assert_eq!(bench.drain(0b110).0, [(3, 13), (4, 14), (5, 15)]);
     assert_eq!(bench.cons(), [3, 0b110]);
     assert_eq!(bench.queue.done(), 6);
+}
+
+/// What an SMMU has written, by the addresses of the words where the CPU finds it once it has invalidated them.
+struct Written(Mutex<Vec<u64>>, DmaRegion);
+
+impl CacheMaintenance for Written {
+    fn clean(&self, _: &[Word]) {
+        unreachable!("the CPU writes no records");
+    }
+
+    fn invalidate(&self, words: &[Word]) {
+        let written = self.0.lock().unwrap();
+        for word in words {
+            word.store(written[self.1.words.element_offset(word).unwrap()], Ordering::Relaxed);
+        }
+    }
+}
+
+/// Those that are not there yet are not looked at: they would be found as they were when they are.
+#[test]
+fn records_are_invalidated_each_time_before_they_are_read_also_across_the_wrap() {
+    let bench = bench(2);
+    let written: &Written = Box::leak(Box::new(Written(Mutex::new(vec![7; 8]), bench.region)));
+    let queue = RecordQueue::new(bench.region, QueueSize::new(2).unwrap(), Coherence::by(written));
+    let bench = Bench { queue, ..bench };
+    let write = |words: &[u64]| written.0.lock().unwrap()[..words.len()].copy_from_slice(words);
+    write(&[10, 0, 11, 0, 12, 0, 13, 0]);
+    assert_eq!(bench.drain(3).0, [(0, 10), (1, 11), (2, 12)]);
+    assert_eq!(bench.region.words[6].load(Ordering::Relaxed), 0);
+    write(&[14, 0, 15, 0, 16, 0]);
+    assert_eq!(bench.drain(0b110).0, [(3, 13), (4, 14), (5, 15)]);
+    write(&[17, 0, 18, 0, 19, 0, 20, 0]);
+    assert_eq!(bench.drain(0).0, [(6, 19), (7, 20)]);
 }
 
 /// The one before the records, and the one after CONS (3.18.2).

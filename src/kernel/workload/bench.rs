@@ -105,7 +105,7 @@ impl Bench {
         seed: u64,
         expected: Expected,
     ) -> Result<Self, Failure> {
-        let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES)?);
+        let frames = Arc::new(FramePool::new(&*kernel.device_memory, FRAMES, devices.coherence())?);
         let zeroing: Arc<dyn Work> = frames.clone();
         kernel.add_work(&cpu, zeroing).map_err(|_| Failure::new("no room for more work"))?;
         let board = &kernel.board;

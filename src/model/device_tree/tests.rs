@@ -81,6 +81,14 @@ fn smmu_node_is_what_an_smmu_v3_driver_binds_to() {
 }
 
 #[test]
+fn an_smmu_whose_accesses_are_not_coherent_has_coherent_engines_all_the_same() {
+    let bytes = spliced_for(FOUR_CORES, Profile::NonCoherent, 4, HIDDEN).unwrap();
+    let tree = Fdt::new(&bytes).unwrap();
+    assert_eq!(property(&tree, "/iommu@b000000", "dma-coherent"), None);
+    assert_eq!(property(&tree, "/dma@b100000", "dma-coherent").unwrap(), b"");
+}
+
+#[test]
 fn where_the_smmu_has_one_wire_it_is_called_combined() {
     let bytes = spliced_for(FOUR_CORES, Profile::Small, 4, HIDDEN).unwrap();
     let smmu = |name| property(&Fdt::new(&bytes).unwrap(), "/iommu@b000000", name).unwrap();

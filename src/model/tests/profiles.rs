@@ -34,6 +34,8 @@ fn every_profile_has_its_id_registers() {
         ("no-ats", [0x084c_729b, idr1, idr3, idr5]),
         // SIDSIZE 6, since 7 and more need ST_LEVEL (6.3.2).
         ("linear-only", [0x0045_769b, 0x054a_5206, idr3, idr5]),
+        // Neither COHACC nor HTTU.
+        ("non-coherent", [0x084d_760b, idr1, idr3, idr5]),
         ("small", [0x0845_769b, 0x0421_0804, idr3, idr5]),
         // 32 and 20 bits, queues of 2^19, PPS, 52 bits out.
         ("big", [idr0, 0x0673_9d20, 0x6d34, 0x0040_0076]),
@@ -46,7 +48,7 @@ fn every_profile_has_its_id_registers() {
         let version = if name.starts_with("qemu") { 1 } else { 3 };
         assert_eq!([0x1c, 0x08, 0x10, 0x18].map(|offset| bench.read(offset)), [version, 0, 0, 0], "{name}");
     }
-    assert_eq!(Profile::ALL.len(), 10);
+    assert_eq!(Profile::ALL.len(), 11);
     assert_eq!(Profile::from_name("Full"), None);
 }
 

@@ -5,8 +5,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use embedded_hal::delay::DelayNs;
+use smmu_iopf::arch::cache::DataCaches;
 use smmu_iopf::arch::mmio::Mmio;
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::model::board;
@@ -23,6 +24,9 @@ use crate::harness::{Failure, Outcome};
 /// What a test has for device memory, and the largest alignment in it.
 const MEMORY: usize = 4 << 20;
 const ALIGN: usize = 1 << 20;
+
+/// The longest cache line that the architecture has, in bytes.
+const LINE: usize = 2048;
 
 /// GICD_ISPENDR and GICD_ICPENDR of the SMMU's wires, whose INTIDs are their SPIs' numbers and 32: a bit each.
 const PENDING: usize = 0x200 + FIRST_WIRE / 32 * 4;
@@ -73,14 +77,16 @@ pub(crate) fn memory_base() -> u64 {
 
 /// Device memory, given out once in a test.
 #[derive(Debug)]
-pub(crate) struct MachineMemory(());
+pub(crate) struct MachineMemory {
+    coherent: bool,
+}
 
-/// All the memory there is, zeroed, whatever was given out of it before. It has at least `bytes`.
-pub(crate) fn memory(bytes: usize) -> Arc<MachineMemory> {
+/// All the memory there is, zeroed, whatever was given out of it before, for an SMMU that is coherent, or not. It has at least `bytes`.
+pub(crate) fn memory(bytes: usize, coherent: bool) -> Arc<MachineMemory> {
     assert!(bytes <= MEMORY, "{bytes:#x} bytes of memory");
     parts().used.store(0, Ordering::Relaxed);
     parts().memory.words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-    Arc::new(MachineMemory(()))
+    Arc::new(MachineMemory { coherent })
 }
 
 impl MachineMemory {
@@ -103,10 +109,15 @@ impl DmaMemory for MachineMemory {
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
         assert!(align <= ALIGN, "alignment {align:#x}");
         let Parts { memory, used, .. } = parts();
-        let start = used.load(Ordering::Relaxed).next_multiple_of((align / 8).max(1));
+        // Whole lines of the longest that there are: what is not coherent shares none.
+        let start = used.load(Ordering::Relaxed).next_multiple_of((align / 8).max(LINE / 8));
         let words = memory.words.get(start..start + bytes.div_ceil(8)).ok_or(NoMemory { bytes, align })?;
         used.store(start + words.len(), Ordering::Relaxed);
         Ok(DmaRegion { phys: PhysAddr(memory.phys.0 + 8 * start as u64), words })
+    }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        if self.coherent { None } else { Some(&DataCaches) }
     }
 }
 

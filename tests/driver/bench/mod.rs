@@ -12,16 +12,21 @@ pub(crate) mod machine {
     };
     use spin::Mutex;
 
-    /// `bytes` of zeroed memory, which other tests have had before: it lives for ever, and there are many tests.
-    pub(crate) fn memory(bytes: usize) -> Arc<MachineMemory> {
-        static POOL: Mutex<Vec<Arc<MachineMemory>>> = Mutex::new(Vec::new());
-        let mut pool = POOL.lock();
+    /// `bytes` of zeroed memory for an SMMU that is coherent, or not: then with caches that are never at rest. Other tests have had it
+    /// before, since it lives for ever, and there are many tests.
+    pub(crate) fn memory(bytes: usize, coherent: bool) -> Arc<MachineMemory> {
+        static POOLS: [Mutex<Vec<Arc<MachineMemory>>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
+        let mut pool = POOLS[usize::from(coherent)].lock();
         let free = |memory: &&Arc<MachineMemory>| memory.size() == bytes && Arc::strong_count(memory) == 1;
         if let Some(memory) = pool.iter().find(free) {
             memory.start_over();
             return memory.clone();
         }
-        pool.push(Arc::new(MachineMemory::new(bytes)));
+        let memory = match coherent {
+            true => MachineMemory::new(bytes),
+            false => MachineMemory::behind_caches(bytes, 0x5eed),
+        };
+        pool.push(Arc::new(memory));
         pool[pool.len() - 1].clone()
     }
 
@@ -41,13 +46,14 @@ use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 #[cfg(not(target_os = "none"))]
 use std::println as say;
 
 #[cfg(target_os = "none")]
 use log::info as say;
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::dma::{CacheMaintenance, Coherence, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Messages, Options,
@@ -155,6 +161,35 @@ impl DmaMemory for Broken {
         };
         Ok(DmaRegion { phys, ..region })
     }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        self.memory.maintenance().or(Some(&Never))
+    }
+}
+
+/// Maintenance that nobody asks for whose SMMU is coherent.
+struct Never;
+
+impl CacheMaintenance for Never {
+    fn clean(&self, _: &[AtomicU64]) {
+        panic!("a coherent SMMU needs no clean");
+    }
+
+    fn invalidate(&self, _: &[AtomicU64]) {
+        panic!("a coherent SMMU needs no invalidation");
+    }
+}
+
+/// What the memory needs that the machine shares, its engines included.
+pub(crate) fn coherence(memory: &MachineMemory) -> Coherence {
+    memory.maintenance().map_or(Coherence::COHERENT, Coherence::by)
+}
+
+/// A region that the machine finds zeroed too.
+pub(crate) fn zeroed(memory: &MachineMemory, bytes: usize, align: usize) -> DmaRegion {
+    let region = memory.allocate(bytes, align).unwrap();
+    coherence(memory).clean(region.words);
+    region
 }
 
 /// What a test asks of the SMMU beyond translation.
@@ -175,6 +210,8 @@ pub(crate) enum Need {
     Queues,
     /// Interrupts as messages.
     Messages,
+    /// Messages to memory too, by which a CMD_SYNC says that it is complete.
+    SyncMessages,
     /// Stage 2, with a walk that begins at level 1.
     Stage2,
 }
@@ -191,17 +228,18 @@ impl Need {
             Self::Substreams => features.ssid_bits >= 4,
             Self::Queues => features.event_queue.log2() >= 3,
             Self::Messages => features.msi,
+            Self::SyncMessages => features.msi && features.coherent,
             Self::Stage2 => features.stage2 && features.ias() >= 35,
         }
     }
 }
 
 /// Memory for messages: a word each, which the SMMU writes its data to.
-pub(crate) struct Doorbells(DmaRegion);
+pub(crate) struct Doorbells(DmaRegion, Coherence);
 
 impl Doorbells {
     pub(crate) fn new(machine: &Machine) -> Self {
-        Self(machine.memory().allocate(64, 64).unwrap())
+        Self(zeroed(machine.memory(), 64, 64), coherence(machine.memory()))
     }
 
     /// The data 0xe1 for the event queue, 0xe2 for the PRI queue, 0xe3 for global errors; as Device-nGnRE (5.2, MemAttr).
@@ -218,6 +256,7 @@ impl Doorbells {
     /// What came since the last call, as the wires that it stands for.
     pub(crate) fn take(&self) -> Vec<Wire> {
         let wires = [Wire::EventQueue, Wire::PriQueue, Wire::GlobalError];
+        self.1.invalidate(self.0.words);
         let rung = self.0.words.iter().zip(0xe1..).map(|(word, data)| match word.swap(0, Ordering::Acquire) {
             0 => false,
             actual => {
@@ -225,7 +264,9 @@ impl Doorbells {
                 true
             }
         });
-        wires.into_iter().zip(rung).filter_map(|(wire, rung)| rung.then_some(wire)).collect()
+        let rung = wires.into_iter().zip(rung).filter_map(|(wire, rung)| rung.then_some(wire)).collect();
+        self.1.clean(self.0.words);
+        rung
     }
 }
 
@@ -274,9 +315,9 @@ impl Bench {
     }
 
     /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the
-    /// lines for messages where IDR0.MSI is set; then the event queue and the PRI queue.
+    /// lines for messages where there are some ([`Need::SyncMessages`]); then the event queue and the PRI queue.
     pub(crate) fn with_broken(profile: Profile, options: Options, bad: u64) -> Self {
-        let memory = machine::memory(4 << 20);
+        let memory = machine::memory(4 << 20, profile.features().coherent);
         Self::on(Machine::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
     }
 
@@ -523,7 +564,7 @@ impl Space {
     }
 
     fn tagged(memory: Arc<MachineMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
-        let root = memory.allocate(4096, 4096).unwrap();
+        let root = zeroed(&memory, 4096, 4096);
         Arc::new(Self { memory, root, tag, ipa_bits, tables: Mutex::default(), pages: Mutex::default() })
     }
 
@@ -564,15 +605,21 @@ impl Space {
     /// Takes the page of `address` away, until it is mapped again.
     pub(crate) fn hide(&self, address: u64) {
         let table = self.table(self.table(self.root, address, 30), address, 21);
-        table.words[index(address, 12)].store(0, Ordering::Release);
+        self.store(&table.words[index(address, 12)], 0);
     }
 
     fn map_as(&self, address: u64, flags: u64) {
         let page = address & !0xfff;
         let mut pages = self.pages.lock();
-        let frame = *pages.entry(page).or_insert_with(|| self.memory.allocate(4096, 4096).unwrap());
+        let frame = *pages.entry(page).or_insert_with(|| zeroed(&self.memory, 4096, 4096));
         let leaf = self.table(self.table(self.root, address, 30), address, 21);
-        leaf.words[index(address, 12)].store(frame.phys.0 | flags, Ordering::Release);
+        self.store(&leaf.words[index(address, 12)], frame.phys.0 | flags);
+    }
+
+    /// Writes an entry, or data, as the SMMU has to find it.
+    fn store(&self, word: &AtomicU64, value: u64) {
+        word.store(value, Ordering::Release);
+        coherence(&self.memory).clean(slice::from_ref(word));
     }
 
     fn table(&self, upper: DmaRegion, address: u64, shift: u32) -> DmaRegion {
@@ -580,8 +627,8 @@ impl Space {
         let entry = &upper.words[index(address, shift)];
         let key = upper.phys.0 + 8 * index(address, shift) as u64;
         *tables.entry(key).or_insert_with(|| {
-            let table = self.memory.allocate(4096, 4096).unwrap();
-            entry.store(table.phys.0 | 3, Ordering::Release);
+            let table = zeroed(&self.memory, 4096, 4096);
+            self.store(entry, table.phys.0 | 3);
             table
         })
     }
@@ -594,14 +641,16 @@ impl Space {
     /// The word at `address`, 0 where nothing is mapped.
     pub(crate) fn word(&self, address: u64) -> u64 {
         let pages = self.pages.lock();
-        pages
-            .get(&(address & !0xfff))
-            .map_or(0, |page| page.words[(address as usize & 0xfff) / 8].load(Ordering::Relaxed))
+        pages.get(&(address & !0xfff)).map_or(0, |page| {
+            let word = &page.words[(address as usize & 0xfff) / 8];
+            coherence(&self.memory).invalidate(slice::from_ref(word));
+            word.load(Ordering::Relaxed)
+        })
     }
 
     pub(crate) fn set_word(&self, address: u64, value: u64) {
         let pages = self.pages.lock();
-        pages[&(address & !0xfff)].words[(address as usize & 0xfff) / 8].store(value, Ordering::Relaxed);
+        self.store(&pages[&(address & !0xfff)].words[(address as usize & 0xfff) / 8], value);
     }
 }
 

@@ -2,9 +2,8 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
 
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion};
+use smmu_iopf::driver::dma::DmaRegion;
 use smmu_iopf::driver::{DriverError, FaultMode, Guest, StreamConfig, Tag, Transition, Translation, Walked};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::Event;
@@ -12,7 +11,7 @@ use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
 
 use super::Need::{self, Substreams};
-use super::{Bench, Space, plain};
+use super::{Bench, Space, plain, zeroed};
 
 pub(crate) const PAGES: u64 = 8;
 pub(crate) const BYTES: u64 = PAGES * 4096;
@@ -66,7 +65,7 @@ impl World {
     }
 
     pub(crate) fn on(bench: Bench) -> Self {
-        let memory = bench.machine.memory().allocate(BYTES as usize, 4096).unwrap();
+        let memory = zeroed(bench.machine.memory(), BYTES as usize, 4096);
         let spaces = [1, 2].map(|asid| Space::new(&bench, asid));
         let machines = [1, 2].map(|vmid| Space::machine(&bench, vmid));
         for page in 0..PAGES {
@@ -98,7 +97,8 @@ impl World {
     pub(crate) fn words(&self, offset: u64) -> [u64; 5] {
         let [one, two] = [0, 1].map(|space: usize| self.spaces[space].word(self.memory.phys.0 + offset));
         let [three, four] = [0, 1].map(|space: usize| self.machines[space].word(self.memory.phys.0 + offset));
-        [self.memory.words[offset as usize / 8].load(Relaxed), one, two, three, four]
+        let word = self.bench.machine.memory().load(self.memory.phys.0 + offset).unwrap();
+        [word, one, two, three, four]
     }
 
     /// Which of [`World::words`] a stream of this kind reaches.
