@@ -8,7 +8,7 @@ use std::thread;
 
 use driver_bench::Need::{PageRequests, Queues, Stall};
 use driver_bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use driver_bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
+use driver_bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options};
 use smmu_iopf::model::control;
@@ -179,8 +179,7 @@ struct Noted {
 
 impl Noted {
     fn new(bench: &Bench, engine: usize) -> Self {
-        let device = Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine };
-        Self { device, stopped: Mutex::default() }
+        Self { device: bench.device(engine), stopped: Mutex::default() }
     }
 }
 
@@ -194,6 +193,22 @@ impl DeviceControl for Noted {
         self.device.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.device.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.device.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.device.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.device.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.device.disable_page_requests();
     }
@@ -204,10 +219,6 @@ impl DeviceControl for Noted {
 
     fn reset_page_requests(&self) {
         self.device.reset_page_requests();
-    }
-
-    fn resume_page_requests(&self) {
-        self.device.resume_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -281,6 +292,22 @@ impl DeviceControl for Late {
         self.0.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.0.disable_page_requests();
     }
@@ -296,10 +323,6 @@ impl DeviceControl for Late {
 
     fn reset_page_requests(&self) {
         self.0.reset_page_requests();
-    }
-
-    fn resume_page_requests(&self) {
-        self.0.resume_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -341,11 +364,11 @@ fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
         bench.host.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
         bench.host.run(2);
         bench.host.write_engine(2, reg::HOSTILE, 0);
-        bench.enable(2, pager.clone()).unwrap();
+        let (device, streams) = (Noted::new(&bench, 2), [bench.stream(2)]);
+        bench.smmu.enable_faults(&mut bench.cpu, &streams, Some(&device), pager.clone(), LIMITS).unwrap();
         bench.drain();
         assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
         assert_eq!(bench.smmu.command_counts().answers, 0);
-        bench.host.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
     });
 }

@@ -136,6 +136,25 @@ impl DeviceControl for Device<'_> {
         !self.0.is_busy(self.1)
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.host.read_engine(self.1, reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+    }
+
+    fn enable_ats(&self) {
+        self.0.host.write_engine(self.1, reg::ATS_CONTROL, ats_control::ENABLE);
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        // It does not keep to what it is granted, so the queue overflows at times.
+        self.0.host.write_engine(self.1, reg::PRI_ALLOCATION, allocation.max(8));
+        self.0.host.write_engine(self.1, reg::GROUP_SIZE, 2);
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0
+    }
+
     fn disable_page_requests(&self) {
         self.0.host.write_engine(self.1, reg::PRI_CONTROL, 0);
     }
@@ -146,11 +165,6 @@ impl DeviceControl for Device<'_> {
 
     fn reset_page_requests(&self) {
         self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
-    }
-
-    fn resume_page_requests(&self) {
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
-        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {
@@ -232,15 +246,9 @@ impl World {
 
     /// Enables an engine's faults, and has it begin a job.
     fn enable(&self, cpu: &mut Cpu, engine: usize) {
-        let credits = self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
-        let host = &self.host;
-        if board::engine_kind(engine) == board::EngineKind::PageRequest {
-            host.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            // It does not keep to what it is granted, so the queue overflows at times.
-            host.write_engine(engine, reg::PRI_ALLOCATION, credits.max(8));
-            host.write_engine(engine, reg::GROUP_SIZE, 2);
-            host.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
-        }
+        let device = Device(self, engine);
+        let streams = [self.stream(engine)];
+        self.smmu.enable_faults(cpu, &streams, Some(&device), self.pager.clone(), LIMITS).unwrap();
         self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
     }
 

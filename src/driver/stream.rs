@@ -40,8 +40,6 @@ pub struct StreamConfig {
     pub faults: FaultMode,
     /// Where its transactions go: `context.into()` is one address space.
     pub translation: Translation,
-    /// The device's "PRG Response PASID Required" (STE.PPAR, 8.1).
-    pub response_needs_pasid: bool,
 }
 
 /// How a stream's transactions fared while [`Smmu::change`] changed its entry.
@@ -197,7 +195,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             spaces.extend(context.map(|context| (FIRST, context.asid)));
         }
         let [enabled, disabled] = self.entries(config, contexts.as_ref());
-        self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let old = control.streams.remove(&stream);
         let (settled, reached) = old.as_ref().map_or((true, false), |old| (old.settled.get(), old.reached.get()));

@@ -45,7 +45,18 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         device: &dyn DeviceControl,
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
-        let Control { streams, lives, .. } = &mut *control;
+        self.end_life(cpu, &mut control, stream, device)
+    }
+
+    /// [`Smmu::disable_faults`] with the right to change streams.
+    pub(super) fn end_life(
+        &self,
+        cpu: &mut Cpu,
+        control: &mut Control,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        let Control { streams, lives, .. } = control;
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
@@ -168,10 +179,24 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if !device.page_requests_stopped() {
             // It has all answers that there are, and waits for those to requests that were thrown away.
             self.commands.execute(cpu, &[])?;
-            device.reset_page_requests();
-            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            self.rest_page_requests(cpu, stream, device)?;
         }
         Ok((closing, grace))
+    }
+
+    /// Brings the page request interface of a device to where it may be enabled.
+    pub(super) fn rest_page_requests(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        if device.page_requests_stopped() && !device.page_requests_failed() {
+            return Ok(());
+        }
+        device.disable_page_requests();
+        device.reset_page_requests();
+        self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())
     }
 
     /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which comes

@@ -52,7 +52,7 @@ pub(crate) struct Restless(pub(crate) Device);
 
 impl Restless {
     pub(crate) fn new(bench: &Bench, engine: usize) -> Self {
-        Self(Device { host: bench.host.clone(), smmu: bench.smmu.clone(), engine })
+        Self(bench.device(engine))
     }
 }
 
@@ -65,6 +65,22 @@ impl DeviceControl for Restless {
         false
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.0.disable_page_requests();
     }
@@ -75,10 +91,6 @@ impl DeviceControl for Restless {
 
     fn reset_page_requests(&self) {
         self.0.reset_page_requests();
-    }
-
-    fn resume_page_requests(&self) {
-        self.0.resume_page_requests();
     }
 
     fn disable_ats(&self) {}

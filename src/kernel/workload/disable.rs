@@ -201,6 +201,22 @@ impl DeviceControl for ParkingDevice<'_> {
         self.parker.state.load(Acquire) == parker::PARKED && self.engine.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.engine.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.engine.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.engine.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.engine.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.engine.disable_page_requests();
     }
@@ -211,10 +227,6 @@ impl DeviceControl for ParkingDevice<'_> {
 
     fn reset_page_requests(&self) {
         self.engine.reset_page_requests();
-    }
-
-    fn resume_page_requests(&self) {
-        self.engine.resume_page_requests();
     }
 
     fn disable_ats(&self) {
