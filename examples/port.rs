@@ -22,7 +22,7 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
@@ -221,6 +221,16 @@ impl DeviceControl for Device<'_> {
 
     fn page_requests_stopped(&self) -> bool {
         self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.0.write_engine(self.1, engine::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.0.write_engine(self.1, engine::PASID, substream.get());
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::PASID_STOPPED != 0
     }
 
     fn reset_page_requests(&self) {

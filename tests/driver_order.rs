@@ -272,6 +272,16 @@ impl DeviceControl for Device {
         self.read(reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0
     }
 
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.bus.host.write_engine(self.engine, reg::PASID, substream.get());
+        self.write("stop_substream", reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        cpu(0).masked(|masked| while self.smmu.drain_page_requests(masked).more {});
+        self.read(reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
+    }
+
     fn reset_page_requests(&self) {
         self.write("reset_page_requests", reg::PRI_CONTROL, pri_control::RESET);
     }
@@ -422,4 +432,18 @@ fn a_device_that_asks_for_pages_is_not_enabled_without_control_of_it_or_if_it_ne
     bench.enable(&[2], handler).unwrap();
     assert_eq!(bench.take(), UP);
     bench.domain.poll(&mut bench.cpu);
+}
+
+#[test]
+fn a_substream_is_answered_before_its_marker_comes_and_has_no_descriptor_when_translations_are_forgotten() {
+    let mut bench = Bench::new(&[2]);
+    let (handler, stream, device) = (bench.deferring(), bench.stream(2), bench.device(2));
+    bench.enable(&[2], handler.clone()).unwrap();
+    bench.ask(2, &handler);
+    let pasid = SubstreamId::new(PASID).unwrap();
+    bench.smmu.stop_substream(&mut bench.cpu, stream, pasid, &device).unwrap();
+    let answered = ["stop_substream", "PRI_RESP 0x102 5 Resp=1", "PRIQ_CONS"];
+    let forgotten = ["CD 0x102 5 V=0", "CFGI_CD 0x102 5", "SYNC", "TLBI_NH_ASID 7", "SYNC", "ATC_INV 0x102 5", "SYNC"];
+    assert_eq!(bench.take(), [&answered[..], &forgotten[..]].concat());
+    drop(handler.take());
 }

@@ -14,8 +14,8 @@ use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
 use smmu_iopf::model::smmu::diagnostics;
-use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 #[test]
 fn disabling_a_stalled_stream_terminates_what_is_pending_and_late_answers_send_nothing() {
@@ -217,6 +217,14 @@ impl DeviceControl for Noted {
         self.device.host.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.device.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.device.substream_stopped(stream, substream)
+    }
+
     fn reset_page_requests(&self) {
         self.device.reset_page_requests();
     }
@@ -319,6 +327,14 @@ impl DeviceControl for Late {
             host.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
         }
         stopped
+    }
+
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
     }
 
     fn reset_page_requests(&self) {

@@ -28,7 +28,7 @@ use smmu_iopf::model::smmu::diagnostics::*;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{Cpu, Masked};
 
@@ -161,6 +161,16 @@ impl DeviceControl for Device<'_> {
 
     fn page_requests_stopped(&self) -> bool {
         self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.0.host.write_engine(self.1, reg::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.0.host.write_engine(self.1, reg::PASID, substream.get());
+        self.0.host.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.0.host.read_engine(self.1, reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
     }
 
     fn reset_page_requests(&self) {

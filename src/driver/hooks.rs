@@ -2,6 +2,7 @@
 
 use super::report::Report;
 use crate::smmuv3::event::{Event, EventError};
+use crate::smmuv3::{StreamId, SubstreamId};
 use crate::sync::Masked;
 
 /// A queue that the SMMU fills.
@@ -70,4 +71,11 @@ pub trait DeviceControl {
     /// Has the page request interface, which is disabled, forget the requests that it has had no response for, by its Reset bit, and a
     /// Response Failure.
     fn reset_page_requests(&self);
+
+    /// Ends the use of a PASID by one of its StreamIDs, by the device's own means: it begins nothing new with it, and sends a Stop marker behind
+    /// the last page request for it (8). Others go on. It is called again where that took too long.
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId);
+
+    /// Whether that is done: nothing is under way with the PASID.
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool;
 }

@@ -216,6 +216,18 @@ impl DeviceControl for Engine {
         self.registers.read32(reg::PRI_STATUS) & reg::pri_status::RESPONSE_FAILURE != 0
     }
 
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        let r = &self.registers;
+        r.write32(reg::PRI_STATUS, reg::pri_status::PASID_STOPPED);
+        // Ignored while a job is under way, which has its own.
+        r.write32(reg::PASID, substream.get());
+        r.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE | reg::pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.registers.read32(reg::PRI_STATUS) & reg::pri_status::PASID_STOPPED != 0
+    }
+
     fn reset_page_requests(&self) {
         self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
     }

@@ -448,6 +448,17 @@ impl DeviceControl for Device {
         self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.host.write_engine(self.engine, reg::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.host.write_engine(self.engine, reg::PASID, substream.get());
+        self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        cpu(0).masked(|masked| drain(&self.smmu, masked, OutputQueue::PageRequests));
+        self.host.read_engine(self.engine, reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
+    }
+
     fn reset_page_requests(&self) {
         self.host.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smmu_iopf::driver::{DeviceControl, FaultMode};
 use smmu_iopf::model::engine::registers as reg;
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 
 use super::{Bench, Device, Pager, Space};
 
@@ -87,6 +88,14 @@ impl DeviceControl for Restless {
 
     fn page_requests_stopped(&self) -> bool {
         self.0.page_requests_stopped()
+    }
+
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
     }
 
     fn reset_page_requests(&self) {

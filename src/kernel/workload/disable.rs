@@ -18,7 +18,7 @@ use crate::kernel::devices::EngineUnit;
 use crate::kernel::engine::{Engine, Job, Operation, Status};
 use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
-use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, SubstreamId};
+use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use crate::sync::lock::IrqLock;
 use crate::sync::{CoreId, Cpu, Masked, wait};
 
@@ -223,6 +223,14 @@ impl DeviceControl for ParkingDevice<'_> {
 
     fn page_requests_stopped(&self) -> bool {
         self.engine.page_requests_stopped()
+    }
+
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.engine.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.engine.substream_stopped(stream, substream)
     }
 
     fn reset_page_requests(&self) {

@@ -170,6 +170,14 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.page_requests_stopped()
     }
 
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.unit.engine.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.unit.engine.substream_stopped(stream, substream)
+    }
+
     fn reset_page_requests(&self) {
         self.unit.engine.reset_page_requests();
     }
