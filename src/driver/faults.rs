@@ -9,9 +9,7 @@ use super::hooks::{DeviceControl, OutputQueue};
 use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
-use super::sorted::Sorted;
-use super::stream::{FaultMode, Stream};
-use super::structure::WORDS;
+use super::stream::FaultMode;
 use super::{Delay, Smmu};
 use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
 use crate::smmuv3::StreamId;
@@ -225,21 +223,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     fn page_request_losses(&self) -> u64 {
         self.page_requests.as_ref().map_or(0, RecordQueue::losses)
-    }
-
-    /// Changes the entries of `streams`, which are `attached`, to one that each of them has.
-    pub(super) fn change_entries(
-        &self,
-        cpu: &mut Cpu,
-        attached: &Sorted<StreamId, Stream>,
-        streams: &[StreamId],
-        entry: impl Fn(&Stream) -> &[u64; WORDS],
-    ) -> Result<(), DriverError> {
-        for &stream in streams {
-            let own = attached.get(&stream).ok_or(DriverError::NotAttached(stream))?;
-            self.change_entry(cpu, stream, own, entry(own))?;
-        }
-        Ok(())
     }
 }
 

@@ -139,16 +139,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         let closed = self.stop_page_requests(cpu, stream, life, device)?;
         device.disable_ats();
-        for stream in &life.streams {
-            self.invalidate_device(cpu, *stream, None, None)?;
-            let Some(own) = streams.get(stream) else { continue };
-            for substream in own.spaces.iter().filter_map(|&(substream, _)| own.asked_with(substream)) {
-                self.invalidate_device(cpu, *stream, Some(substream), None)?;
-            }
-            if own.has_guest_substreams() {
-                let _ = self.invalidate_substreams(cpu, *stream)?;
-            }
-        }
+        let all = life.streams.iter().filter_map(|&stream| Some(streams.get(&stream)?.all_of_atc(stream)));
+        self.invalidate_devices(cpu, all.flatten())?;
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         Ok(closed)
     }
