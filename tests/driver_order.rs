@@ -386,6 +386,19 @@ fn a_device_with_two_stream_ids_takes_one_sync_a_step() {
     assert_eq!(bench.take(), [&["disable_page_requests", "disable_ats"], &forgotten[..], &entries].concat());
 }
 
+/// Functions may ignore Global.
+#[test]
+fn a_device_is_told_of_each_pasid_that_it_is_to_forget() {
+    let mut bench = Bench::new(&[2]);
+    let handler = bench.deferring();
+    bench.enable(&[2], handler).unwrap();
+    bench.take();
+    let grace = bench.domain.synchronize(&mut bench.cpu, &mut bench.bus.host.delay(), LIMIT_US).unwrap();
+    let _ = bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
+    // TLBI_NSNH_ALL, and TLBI_EL2_ALL with IDR0.HYP (4.4.2).
+    assert_eq!(bench.take(), ["0x30", "0x20", "SYNC", "ATC_INV 0x102", "ATC_INV 0x102 5", "SYNC"]);
+}
+
 #[test]
 fn what_fails_in_the_middle_is_taken_back_in_reverse_order() {
     let mut bench = Bench::new(&[2]);

@@ -130,7 +130,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let commands = [Command::TlbiNsnhAll, Command::TlbiEl2All];
         let synced = self.commands.execute(cpu, if self.features.hyp { &commands } else { &commands[..1] })?;
         let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
-        let commands = with_ats.flat_map(|(&stream, attached)| all_of_device(stream, attached.has_substreams()));
+        let commands = with_ats.flat_map(|(&stream, attached)| attached.all_of_atc(stream));
         self.forget_by_devices(cpu, synced, commands)
     }
 

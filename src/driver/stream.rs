@@ -93,11 +93,6 @@ impl Stream {
         Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
     }
 
-    /// The device may have translations of substreams.
-    pub(super) fn has_substreams(&self) -> bool {
-        self.has_guest_substreams() || self.spaces.iter().any(|&(substream, _)| self.asked_with(substream).is_some())
-    }
-
     /// The device's transactions may have substreams.
     pub(super) fn takes_substreams(&self) -> bool {
         self.contexts.as_ref().is_some_and(|contexts| contexts.bits() > 0) || self.has_guest_substreams()
