@@ -51,13 +51,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let space = Arc::new(AddressSpace::new(smmu.take_asid(&mut cpu)?, &[region], frames)?);
     let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
     let stream = board::engine_stream(0);
-    let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };
+    let config = StreamConfig { faults: FaultMode::Stall, translation: context.into() };
     smmu.attach(&mut cpu, stream, &config)?;
     // Groups that the interrupt handlers leave to a core with time. In a kernel: interrupts a core that sleeps.
     let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
     let pager = Arc::new(DemandPager::new(Box::new([(None, space.clone())]), work.clone()));
     let limits = StreamLimits { groups: 16, requests: 1, time_out_us: 1_000_000, priority: Priority::Normal };
-    smmu.enable_faults(&mut cpu, &[stream], pager, limits)?;
+    smmu.enable_faults(&mut cpu, &[stream], None, pager, limits)?;
 
     // The engine fills all of it; what its interrupts would do, this loop does.
     hardware.write_engine64(0, reg::DESTINATION, region.start);

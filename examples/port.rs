@@ -22,7 +22,7 @@ use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 
@@ -198,6 +198,23 @@ impl DeviceControl for Device<'_> {
         self.0.read_engine(self.1, engine::STATUS) & status::STATE != status::BUSY
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.read_engine(self.1, engine::CAPABILITY) & engine::capability::RESPONSE_PASID_REQUIRED != 0
+    }
+
+    fn enable_ats(&self) {
+        self.0.write_engine(self.1, engine::ATS_CONTROL, ats_control::ENABLE);
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.write_engine(self.1, engine::PRI_ALLOCATION, allocation);
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::ENABLE);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0
+    }
+
     fn disable_page_requests(&self) {
         self.0.write_engine(self.1, engine::PRI_CONTROL, 0);
     }
@@ -206,13 +223,18 @@ impl DeviceControl for Device<'_> {
         self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
-    fn reset_page_requests(&self) {
-        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::RESET);
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.0.write_engine(self.1, engine::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.0.write_engine(self.1, engine::PASID, substream.get());
+        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
     }
 
-    fn resume_page_requests(&self) {
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.0.read_engine(self.1, engine::PRI_STATUS) & pri_status::PASID_STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
         self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::RESET);
-        self.0.write_engine(self.1, engine::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {
@@ -229,19 +251,14 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     let faults = if page_requests { FaultMode::PageRequest } else { FaultMode::Stall };
     let asid = smmu.take_asid(cpu)?;
     let context = Context { table: space.tables[0].phys, asid, t0sz: 25, mair: 0xff };
-    let config = StreamConfig { faults, translation: context.into(), response_needs_pasid: false };
+    let config = StreamConfig { faults, translation: context.into() };
     smmu.attach(cpu, stream, &config)?;
     let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
-    let credits = smmu.enable_faults(cpu, &[stream], space.clone(), limits)?;
-    if page_requests {
-        machine.write_engine(number, engine::ATS_CONTROL, ats_control::ENABLE);
-        machine.write_engine(number, engine::PRI_ALLOCATION, credits);
-        machine.write_engine(number, engine::PRI_CONTROL, pri_control::ENABLE);
-    }
+    let device = Device(machine, number);
+    smmu.enable_faults(cpu, &[stream], Some(&device), space.clone(), limits)?;
     machine.write_engine64(number, engine::DESTINATION, 0x1_0000);
     machine.write_engine64(number, engine::LENGTH, 16 * 4096);
     machine.write_engine(number, engine::CONTROL, control::START | control::FILL << control::OPERATION);
-    let device = Device(machine, number);
     let start = Instant::now();
     while !device.is_idle() {
         if start.elapsed().as_secs() > 10 {

@@ -5,6 +5,7 @@
 //! | [`Smmu::probe`] | decodes the ID registers, and brings the SMMU up in the order of 3.11 and 6.3 |
 //! | [`Smmu::attach`], [`Smmu::change`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
+//! | [`Smmu::attach_substream`], [`Smmu::stop_substream`] | address spaces of PASIDs: given, changed, and taken away from a device at work |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::set_messages`] | interrupts as messages, or by wires |
 //! | [`Smmu::handle_global_error`], [`Smmu::recover`], [`Smmu::reopen_faults`] | global errors (7.5), and service after them |
@@ -43,6 +44,7 @@ mod report;
 mod ring;
 mod smmu;
 mod sorted;
+mod stop;
 mod stream;
 mod stream_table;
 mod structure;

@@ -19,6 +19,8 @@ mod random;
 mod reference;
 #[path = "fault_core/stalls.rs"]
 mod stalls;
+#[path = "fault_core/stopping.rs"]
+mod stopping;
 #[path = "fault_core/substreams.rs"]
 mod substreams;
 #[path = "fault_core/work.rs"]

@@ -16,15 +16,19 @@ use fault_bench::{Handler, cpu, in_substream, page, stall, to_group, to_stall};
 use loom::thread::{self, JoinHandle};
 use loom_smmu::Smmu;
 use smmu_iopf::iopf::{
-    Answer, FaultTable, FlushError, Kind, Leftover, Limits, OpenRequest, Partials, Priority, Report, StreamLimits,
+    Answer, Fault, FaultTable, FlushError, Kind, Leftover, Limits, OpenRequest, Partials, Priority, Report,
+    StreamLimits,
 };
 use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
-use smmu_iopf::smmuv3::{StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{Access, StreamId, SubstreamId};
 use smmu_iopf::sync::Cpu;
 use smmu_iopf::sync::grace::Domain;
 
 /// The only stream: a table of 0 bits keeps the state space small.
 const STREAM: StreamId = StreamId(0);
+
+/// The substream of page requests.
+const FIVE: SubstreamId = SubstreamId::from_low_bits(5);
 
 /// Later than any time-out.
 const LATE_US: u64 = 10_000;
@@ -512,5 +516,48 @@ fn of_two_that_give_a_substream_a_handler_one_does() {
         let other = world.core(1, move |world, cpu| set(world, cpu, 5));
         let done = set(&world, &mut here, 5);
         assert!(!(other.join().unwrap() && done), "the second handler is lost");
+    });
+}
+
+#[test]
+fn a_report_that_races_with_a_stop_of_its_substream_is_in_a_group_that_it_answers_or_refused() {
+    explore(3, || {
+        let world = World::of(Kind::Page, 1);
+        let drainer = world.core(1, |world, cpu| {
+            world.domain.poll(cpu);
+            world.request(cpu, true)
+        });
+        let mut here = cpu(0);
+        let stopping = here.masked(|masked| world.table.stop_substream(masked, STREAM, FIVE)).unwrap();
+        let passed = world.domain.synchronize(&mut here, &mut Yield, 1);
+        let waiting = passed.map(|grace| stopping.answer_pending(&here, &grace));
+        let report = drainer.join().unwrap();
+        let refused = Answer { substream: Some(FIVE), ..to_group(STREAM, 3, Invalid) };
+        if waiting.is_ok() {
+            assert_eq!(waiting, Ok(0));
+            match report {
+                Report::Deferred => assert_eq!(world.sent(), [refused]),
+                report => assert_eq!((report, world.sent()), (Report::Answer(refused), vec![])),
+            }
+        }
+        drop(world.handler.take());
+    });
+}
+
+#[test]
+fn a_stop_marker_that_comes_while_the_stream_is_closed_does_not_open_it() {
+    explore(None, || {
+        let world = World::of(Kind::Page, 1);
+        let here = cpu(0);
+        let stopping = here.masked(|masked| world.table.stop_substream(masked, STREAM, FIVE)).unwrap();
+        let drainer = world.core(1, |world, cpu| {
+            let marker = Fault { access: Access::default(), ..in_substream(page(STREAM, 0, true, 0), FIVE.get()) };
+            cpu.masked(|masked| world.table.report(masked, 0, marker))
+        });
+        let closing = here.masked(|masked| world.table.close(masked, STREAM)).unwrap();
+        assert_eq!(drainer.join().unwrap(), Report::Swallowed);
+        let report = here.masked(|masked| world.table.report(masked, 0, page(STREAM, 3, true, 0)));
+        assert_eq!(report, Report::Answer(to_group(STREAM, 3, Invalid)));
+        drop((stopping, closing));
     });
 }

@@ -31,7 +31,7 @@ use smmu_iopf::model::smmu::diagnostics::*;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{Cpu, Masked};
 
@@ -139,6 +139,25 @@ impl DeviceControl for Device<'_> {
         !self.0.is_busy(self.1)
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.machine.read_engine(self.1, reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+    }
+
+    fn enable_ats(&self) {
+        self.0.machine.write_engine(self.1, reg::ATS_CONTROL, ats_control::ENABLE);
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        // It does not keep to what it is granted, so the queue overflows at times.
+        self.0.machine.write_engine(self.1, reg::PRI_ALLOCATION, allocation.max(8));
+        self.0.machine.write_engine(self.1, reg::GROUP_SIZE, 2);
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.machine.read_engine(self.1, reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0
+    }
+
     fn disable_page_requests(&self) {
         self.0.machine.write_engine(self.1, reg::PRI_CONTROL, 0);
     }
@@ -147,13 +166,18 @@ impl DeviceControl for Device<'_> {
         self.0.machine.read_engine(self.1, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
-    fn reset_page_requests(&self) {
-        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.0.machine.write_engine(self.1, reg::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.0.machine.write_engine(self.1, reg::PASID, substream.get());
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
     }
 
-    fn resume_page_requests(&self) {
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.0.machine.read_engine(self.1, reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
         self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::RESET);
-        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {
@@ -235,15 +259,9 @@ impl World {
 
     /// Enables an engine's faults, and has it begin a job.
     fn enable(&self, cpu: &mut Cpu, engine: usize) {
-        let credits = self.smmu.enable_faults(cpu, &[self.stream(engine)], self.pager.clone(), LIMITS).unwrap();
-        let machine = &self.machine;
-        if board::engine_kind(engine) == board::EngineKind::PageRequest {
-            machine.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            // It does not keep to what it is granted, so the queue overflows at times.
-            machine.write_engine(engine, reg::PRI_ALLOCATION, credits.max(8));
-            machine.write_engine(engine, reg::GROUP_SIZE, 2);
-            machine.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
-        }
+        let device = Device(self, engine);
+        let streams = [self.stream(engine)];
+        self.smmu.enable_faults(cpu, &streams, Some(&device), self.pager.clone(), LIMITS).unwrap();
         self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
     }
 

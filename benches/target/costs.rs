@@ -166,13 +166,12 @@ impl Bench {
         let config = StreamConfig {
             faults: FaultMode::Stall,
             translation: Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }.into(),
-            response_needs_pasid: false,
         };
         let (smmu, stream) = (&self.unit.smmu, unit.engine.stream());
         smmu.attach(cpu, stream, &config).map_err(text)?;
         let handler: Arc<dyn FaultHandler> = if deferring { Arc::new(Deferring(pager)) } else { pager };
         let limits = StreamLimits { groups: 64, requests: 1, time_out_us: 10_000_000, priority: Priority::Normal };
-        smmu.enable_faults(cpu, &[stream], handler, limits).map(drop).map_err(text)
+        smmu.enable_faults(cpu, &[stream], None, handler, limits).map_err(text)
     }
 
     /// Ends that. The address spaces' few frames stay with them.

@@ -6,7 +6,7 @@ use core::fmt;
 use super::command_queue::Named;
 use super::dma::NoMemory;
 use super::hooks::OutputQueue;
-use crate::iopf::{CloseError, OpenError};
+use crate::iopf::{CloseError, OpenError, StopError};
 use crate::smmuv3::features::FeaturesError;
 use crate::smmuv3::registers::Register;
 use crate::smmuv3::{StreamId, SubstreamId, Vmid};
@@ -143,6 +143,18 @@ pub enum DriverError {
         /// How long was waited, in microseconds.
         waited_us: u32,
     },
+    /// A device did not stop using a substream: see [`Smmu::stop_substream`](super::Smmu::stop_substream). Call again.
+    #[error("the device of stream {stream:?} goes on with substream {substream:?} after {waited_us} us: {lack}")]
+    SubstreamInUse {
+        /// The device's stream.
+        stream: StreamId,
+        /// The substream.
+        substream: SubstreamId,
+        /// What did not come.
+        lack: &'static str,
+        /// How long was waited, in microseconds.
+        waited_us: u32,
+    },
     /// Another core is changing streams of this SMMU.
     #[error("another core is changing streams of this SMMU")]
     Busy,
@@ -226,6 +238,9 @@ pub enum DriverError {
     /// The fault core refused to close the stream.
     #[error(transparent)]
     Close(#[from] CloseError),
+    /// The fault core refused to stop a substream.
+    #[error(transparent)]
+    Stop(#[from] StopError),
 }
 
 impl From<TryReserveError> for DriverError {

@@ -9,12 +9,11 @@ use super::hooks::{DeviceControl, OutputQueue};
 use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
-use super::sorted::Sorted;
-use super::stream::{FaultMode, Stream};
-use super::structure::WORDS;
+use super::stream::FaultMode;
 use super::{Delay, Smmu};
 use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
 use crate::smmuv3::StreamId;
+use crate::smmuv3::ste::Ste;
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
 
@@ -55,29 +54,34 @@ impl Life {
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Hands the page faults of attached streams to `handler`. Several StreamIDs are those of one device: they share
-    /// limits and end together.
+    /// limits and end together. Streams in [`FaultMode::Stall`] need no `device`.
     ///
-    /// When it returns, a stream in [`FaultMode::Stall`] is translated and stalls, and for one in
-    /// [`FaultMode::PageRequest`] ATS and PRI may be enabled at the device (3.9.2).
+    /// When it returns, a stream in [`FaultMode::Stall`] is translated and stalls. For one in [`FaultMode::PageRequest`] ATS and page
+    /// requests are enabled at the device, in this order: its page request interface is reset if it is not at rest or has a Response
+    /// Failure; EATS and PPAR are set in the entry, CFGI and SYNC; ATS is enabled at the device (3.9.2), and then page requests.
     ///
-    /// Returns how many page requests the device may have outstanding, all its StreamIDs together: as many as it may have groups in
-    /// storage, or what is left of the PRI queue, which is shared out until [`Smmu::disable_faults`] gives it back. Each StreamID with
-    /// substreams also has room there for one Stop marker (8): its device stops one PASID at a time. Zero for stalls.
+    /// Its allocation, all its StreamIDs together, is as many page requests as it may have groups in storage, or what is left of the PRI
+    /// queue, which is shared out until [`Smmu::disable_faults`] gives it back. Each StreamID with substreams also has room there for
+    /// one Stop marker (8): its device stops one PASID at a time.
     ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
-    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, or none at all,
-    /// [`DriverError::NoCredits`], [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]. After
-    /// [`DriverError::CommandTimeout`] and [`DriverError::IllegalCommand`] the faults count as enabled, and [`Smmu::disable_faults`]
-    /// ends that.
+    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, none at all, or page requests
+    /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
+    /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]: nothing is enabled then.
+    ///
+    /// When the entry could not be changed, [`DriverError::CommandTimeout`] or [`DriverError::IllegalCommand`], all is taken back in
+    /// reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
+    /// [`Smmu::disable_faults`] ends that.
     pub fn enable_faults(
         &self,
         cpu: &mut Cpu,
         streams: &[StreamId],
+        device: Option<&dyn DeviceControl>,
         handler: Arc<dyn FaultHandler>,
         limits: StreamLimits,
-    ) -> Result<u32, DriverError> {
+    ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams: attached, lives, .. } = &mut *control;
         let (mut mode, mut has_stage2, mut markers) = (None, false, 0);
@@ -106,10 +110,25 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream: first, what: "enabling faults" });
             }
         };
-        let credits = match mode {
-            FaultMode::PageRequest => self.credits(lives, first, limits, markers)?,
-            _ => 0,
+        let (asker, credits) = match (mode, device) {
+            (FaultMode::PageRequest, None) => {
+                return Err(DriverError::NotSupported {
+                    stream: first,
+                    what: "page requests without control of the device",
+                });
+            }
+            (FaultMode::PageRequest, Some(device)) => (Some(device), self.credits(lives, first, limits, markers)?),
+            _ => (None, 0),
         };
+        if let Some(device) = asker {
+            self.rest_page_requests(cpu, first, device)?;
+            let needs_pasid = device.response_needs_pasid();
+            for &stream in streams {
+                self.commands.set_response_pasid(stream, needs_pasid);
+                let Some(own) = attached.get_mut(&stream) else { continue };
+                own.enabled = Ste::with_ppar(own.enabled, needs_pasid);
+            }
+        }
         // What the queue holds now belongs to an earlier life of these StreamIDs: the streams are not live yet.
         let since = cpu.masked(|masked| self.produced(masked, queue));
         let request = OpenRequest { streams, kind, handler, limits, since };
@@ -122,8 +141,18 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             markers,
             losses: self.page_request_losses(),
         });
-        self.change_entries(cpu, attached, streams, |own| &own.enabled)?;
-        Ok(credits)
+        if let Err(error) = self.change_entries(cpu, attached, streams, |own| &own.enabled) {
+            let undone = device.map(|device| self.end_life(cpu, &mut control, first, device));
+            if let Some(Err(left)) = undone {
+                log::error!("faults of {first:?} are neither enabled nor disabled: {left}");
+            }
+            return Err(error);
+        }
+        if let Some(device) = asker {
+            device.enable_ats();
+            device.enable_page_requests(credits);
+        }
+        Ok(())
     }
 
     /// How many page requests the device of a life that is about to begin may have outstanding beside those of `lives`, so that the PRI
@@ -141,7 +170,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Has a stream's faults, and those enabled together with it, served again by the same handlers, after [`Smmu::recover`]
-    /// named it: what it stopped, or a device whose page requests were thrown away. Does nothing for what lost nothing.
+    /// named it: what it stopped, or a device whose page requests were thrown away. Also a device whose page requests an answer Failure
+    /// ended. Does nothing for others.
     ///
     /// The device has to come to rest, as in [`Smmu::disable_faults`]: before, its entry may not translate again (4.7.2). Page requests
     /// that still wait for their answer are answered Invalid; ATS stays on.
@@ -167,13 +197,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         let life = lives.iter_mut().find(|life| life.has(stream) && life.phase != Phase::Ending);
         let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
-        if self.has_lost_requests(life) {
+        if life.mode == FaultMode::PageRequest && (self.has_lost_requests(life) || device.page_requests_failed()) {
             // Read first: what is lost meanwhile is lost for the device too.
             let losses = self.page_request_losses();
             let (closing, grace) = self.stop_page_requests(cpu, stream, life, device)?;
+            self.rest_page_requests(cpu, stream, device)?;
             reopen(cpu, stream, closing, &grace)?;
             life.losses = losses;
-            device.resume_page_requests();
+            device.enable_page_requests(life.credits);
         } else if life.phase == Phase::Stopped {
             device.stop_new_work();
             self.end_events(cpu, stream, device)?;
@@ -192,21 +223,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     fn page_request_losses(&self) -> u64 {
         self.page_requests.as_ref().map_or(0, RecordQueue::losses)
-    }
-
-    /// Changes the entries of `streams`, which are `attached`, to one that each of them has.
-    pub(super) fn change_entries(
-        &self,
-        cpu: &mut Cpu,
-        attached: &Sorted<StreamId, Stream>,
-        streams: &[StreamId],
-        entry: impl Fn(&Stream) -> &[u64; WORDS],
-    ) -> Result<(), DriverError> {
-        for &stream in streams {
-            let own = attached.get(&stream).ok_or(DriverError::NotAttached(stream))?;
-            self.change_entry(cpu, stream, own, entry(own))?;
-        }
-        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::report::Report;
 use crate::smmuv3::event::{Event, EventError};
+use crate::smmuv3::{StreamId, SubstreamId};
 use crate::sync::Masked;
 
 /// A queue that the SMMU fills.
@@ -34,7 +35,10 @@ pub trait EventSink: Send + Sync {
     }
 }
 
-/// The device behind a stream, as far as taking faults away from it needs it. None of the methods waits.
+/// The device behind streams, all its StreamIDs together, as far as giving its faults to a handler and taking them back needs it. None of
+/// the methods waits.
+///
+/// A device whose faults stall has nothing to do in those about ATS and page requests, which are not called for it.
 pub trait DeviceControl {
     /// Starts no new work. Accesses already under way may go on.
     fn stop_new_work(&self);
@@ -42,20 +46,36 @@ pub trait DeviceControl {
     /// Whether no access is outstanding, stalled ones included.
     fn is_idle(&self) -> bool;
 
+    /// Whether responses to its page requests have to carry the PASID of the request: "PRG Response PASID Required".
+    fn response_needs_pasid(&self) -> bool;
+
+    /// Sets Enable of address translation services.
+    fn enable_ats(&self);
+
+    /// Clears Enable of address translation services.
+    fn disable_ats(&self);
+
+    /// Sets the Outstanding Page Request Allocation of the page request interface, and then Enable. It is disabled and at rest, without a
+    /// Response Failure.
+    fn enable_page_requests(&self, allocation: u32);
+
     /// Clears Enable of the page request interface: no new page requests.
     fn disable_page_requests(&self);
 
     /// Whether the page request interface has come to rest: its Stopped bit, no request without a response.
     fn page_requests_stopped(&self) -> bool;
 
-    /// Has the page request interface, which is disabled, forget the requests that it has had no response for: its Reset bit.
-    /// For groups whose records are lost, to which no response comes any more (8.2).
+    /// Whether the page request interface was told to send no more: its Response Failure bit.
+    fn page_requests_failed(&self) -> bool;
+
+    /// Has the page request interface, which is disabled, forget the requests that it has had no response for, by its Reset bit, and a
+    /// Response Failure.
     fn reset_page_requests(&self);
 
-    /// Sets Enable of the page request interface, which has come to rest, again, with the allocation that it had; a Response
-    /// Failure that it had is cleared before.
-    fn resume_page_requests(&self);
+    /// Ends the use of a PASID by one of its StreamIDs, by the device's own means: it begins nothing new with it, and sends a Stop marker behind
+    /// the last page request for it (8). Others go on. It is called again where that took too long.
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId);
 
-    /// Clears Enable of address translation services.
-    fn disable_ats(&self);
+    /// Whether that is done: nothing is under way with the PASID.
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool;
 }

@@ -10,6 +10,7 @@ use super::command_queue::Synced;
 use super::error::{DriverError, Unsupported};
 use super::registers::Registers;
 use super::smmu::Control;
+use super::stream::Stream;
 use super::translation::HOST;
 use super::{BATCH, Delay, Smmu};
 use crate::smmuv3::command::Command;
@@ -129,7 +130,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let commands = [Command::TlbiNsnhAll, Command::TlbiEl2All];
         let synced = self.commands.execute(cpu, if self.features.hyp { &commands } else { &commands[..1] })?;
         let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
-        let commands = with_ats.flat_map(|(&stream, attached)| all_of_device(stream, attached.has_substreams()));
+        let commands = with_ats.flat_map(|(&stream, attached)| attached.all_of_atc(stream));
         self.forget_by_devices(cpu, synced, commands)
     }
 
@@ -138,15 +139,24 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub(super) fn forget_by_devices(
         &self,
         cpu: &mut Cpu,
-        mut synced: Synced,
+        synced: Synced,
         commands: impl Iterator<Item = Command>,
     ) -> Result<Synced, DriverError> {
-        let mut commands = commands.peekable();
+        Ok(self.invalidate_devices(cpu, commands)?.unwrap_or(synced))
+    }
+
+    /// The same for devices that have ATS off, and so get nothing again.
+    pub(super) fn invalidate_devices(
+        &self,
+        cpu: &mut Cpu,
+        commands: impl Iterator<Item = Command>,
+    ) -> Result<Option<Synced>, DriverError> {
+        let (mut commands, mut synced) = (commands.peekable(), None);
         while commands.peek().is_some() {
             // Filled where it is: it is large to be moved.
             let mut batch = heapless::Vec::<_, BATCH>::new();
             batch.extend(iter::from_fn(|| commands.next()).take(BATCH));
-            synced = self.commands.execute(cpu, &batch)?;
+            synced = Some(self.commands.execute(cpu, &batch)?);
         }
         Ok(synced)
     }
@@ -182,17 +192,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         substream: Option<SubstreamId>,
         pages: Option<Pages>,
     ) -> Result<Synced, DriverError> {
-        self.invalidate_device(cpu, stream, substream, pages)
-    }
-
-    /// The same for a device that has ATS off, and so gets nothing again.
-    pub(super) fn invalidate_device(
-        &self,
-        cpu: &mut Cpu,
-        stream: StreamId,
-        substream: Option<SubstreamId>,
-        pages: Option<Pages>,
-    ) -> Result<Synced, DriverError> {
         if !self.features.ats {
             return Err(DriverError::NotSupported { stream, what: "ATS" });
         }
@@ -205,16 +204,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         self.commands.execute(cpu, &commands)
     }
-
-    /// Makes a device forget the translations of all its substreams (4.5.1, Global).
-    pub(super) fn invalidate_substreams(&self, cpu: &mut Cpu, stream: StreamId) -> Result<Synced, DriverError> {
-        self.commands.execute(cpu, &[of_all_substreams(stream)])
-    }
 }
 
 const fn atc_invalidation(stream: StreamId, substream: Option<SubstreamId>, span: AtcSpan) -> Command {
     let AtcSpan { address, size } = span;
     Command::AtcInv { stream, substream, global: false, address, size }
+}
+
+impl Stream {
+    /// What makes its device forget everything, by the PASIDs that there are: not every device knows Global.
+    pub(super) fn all_of_atc(&self, stream: StreamId) -> impl Iterator<Item = Command> {
+        let known = self.spaces.iter().filter_map(|&(substream, _)| self.asked_with(substream));
+        let known = known.map(move |substream| atc_invalidation(stream, Some(substream), AtcSpan::ALL));
+        all_of_device(stream, self.has_guest_substreams()).chain(known)
+    }
 }
 
 /// What makes a device forget everything, of its substreams too if it has any.

@@ -12,9 +12,11 @@ use super::hardware::Hardware;
 use super::reclaim::{self, Remembered};
 use super::registers::Registers;
 use super::smmu::Control;
-use super::structure::{self, CD, STE, Structure, WORDS};
+use super::sorted::Sorted;
+use super::structure::{self, CD, Change, STE, Structure, WORDS};
 use super::translation::{Context, Stage2, Translation};
 use super::{Delay, Smmu};
+use crate::iopf::MAX_MASTER_STREAMS;
 use crate::smmuv3::command::Command;
 use crate::smmuv3::{Asid, StreamId, SubstreamId};
 use crate::sync::Cpu;
@@ -40,8 +42,6 @@ pub struct StreamConfig {
     pub faults: FaultMode,
     /// Where its transactions go: `context.into()` is one address space.
     pub translation: Translation,
-    /// The device's "PRG Response PASID Required" (STE.PPAR, 8.1).
-    pub response_needs_pasid: bool,
 }
 
 /// How a stream's transactions fared while [`Smmu::change`] changed its entry.
@@ -61,7 +61,7 @@ pub(super) struct Stream {
     /// [`Smmu::recover`] aborted it, though its faults are not enabled.
     pub(super) stopped: bool,
     pub(super) ste: &'static Structure,
-    /// The SMMU has of the entry what is in memory (see [`structure::change`]).
+    /// The SMMU has of the entry what is in memory (see [`Change::settled`]).
     pub(super) settled: Cell<bool>,
     /// The SMMU has the first-level descriptor that leads to the entry.
     pub(super) reached: Cell<bool>,
@@ -83,16 +83,14 @@ pub(super) struct Stream {
     pub(super) spaces: Vec<(SubstreamId, Asid)>,
 }
 
+/// A stream, and what its entry is to be.
+type EntryChange<'a> = (StreamId, &'a Stream, &'a [u64; WORDS]);
+
 impl Stream {
     /// The SubstreamID with which the device asks for the translations of `substream` (4.5.1): none for what serves
     /// transactions without one.
     pub(super) fn asked_with(&self, substream: SubstreamId) -> Option<SubstreamId> {
         Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
-    }
-
-    /// The device may have translations of substreams.
-    pub(super) fn has_substreams(&self) -> bool {
-        self.has_guest_substreams() || self.spaces.iter().any(|&(substream, _)| self.asked_with(substream).is_some())
     }
 
     /// The device's transactions may have substreams.
@@ -197,7 +195,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             spaces.extend(context.map(|context| (FIRST, context.asid)));
         }
         let [enabled, disabled] = self.entries(config, contexts.as_ref());
-        self.commands.set_response_pasid(stream, config.response_needs_pasid);
         // Noted first: a step that fails may have made the SMMU find the tables.
         let old = control.streams.remove(&stream);
         let (settled, reached) = old.as_ref().map_or((true, false), |old| (old.settled.get(), old.reached.get()));
@@ -347,7 +344,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Changes the entry of a stream (see [`structure::change`]).
+    /// Changes the entry of a stream (see [`structure::change_all`]).
     pub(super) fn change_entry(
         &self,
         cpu: &mut Cpu,
@@ -355,12 +352,38 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         own: &Stream,
         target: &[u64; WORDS],
     ) -> Result<Option<Synced>, DriverError> {
-        structure::change(&STE, own.ste, &own.settled, target, || {
-            self.hardware.coherence.clean(own.ste);
+        self.change_each(cpu, &[(stream, own, target)])
+    }
+
+    /// Changes the entries of `streams`, which are `attached`, to one that each of them has, with one SYNC a step for all.
+    pub(super) fn change_entries(
+        &self,
+        cpu: &mut Cpu,
+        attached: &Sorted<StreamId, Stream>,
+        streams: &[StreamId],
+        entry: impl Fn(&Stream) -> &[u64; WORDS],
+    ) -> Result<(), DriverError> {
+        let mut changes = heapless::Vec::<_, MAX_MASTER_STREAMS>::new();
+        for &stream in streams {
+            let own = attached.get(&stream).ok_or(DriverError::NotAttached(stream))?;
+            // There is room for as many as may be enabled together.
+            let _ = changes.push((stream, own, entry(own)));
+        }
+        self.change_each(cpu, &changes).map(drop)
+    }
+
+    /// At most [`MAX_MASTER_STREAMS`] changes.
+    fn change_each<'a>(&self, cpu: &mut Cpu, streams: &[EntryChange<'a>]) -> Result<Option<Synced>, DriverError> {
+        let change = |&(_, own, target): &EntryChange<'a>| Change { entry: own.ste, settled: &own.settled, target };
+        let changes: heapless::Vec<_, MAX_MASTER_STREAMS> = streams.iter().map(change).collect();
+        structure::change_all(&STE, &changes, || {
+            let due = streams.iter().filter(|(_, own, _)| !own.settled.get());
             // The first time Leaf = 0: the first-level descriptor may be new, and cached as invalid (4.3.1).
-            let leaf = own.reached.get();
-            let synced = self.commands.execute(cpu, &[Command::CfgiSte { stream, leaf }])?;
-            own.reached.set(true);
+            let command = |&(stream, own, _): &EntryChange<'a>| Command::CfgiSte { stream, leaf: own.reached.get() };
+            due.clone().for_each(|(_, own, _)| self.hardware.coherence.clean(own.ste));
+            let commands: heapless::Vec<_, MAX_MASTER_STREAMS> = due.clone().map(command).collect();
+            let synced = self.commands.execute(cpu, &commands)?;
+            due.for_each(|(_, own, _)| own.reached.set(true));
             Ok(synced)
         })
     }

@@ -30,38 +30,56 @@ pub(super) fn fill(entry: &Structure, words: &[u64; WORDS]) {
     entry.iter().zip(words).for_each(|(word, &value)| word.store(value, Ordering::Relaxed));
 }
 
-/// Brings `entry` to mean what `target` does by the least sequence there is (see `plan`); `invalidate` has the SMMU
-/// find what is in memory: the words cleaned where its accesses are not coherent, the structure's CFGI and a completed SYNC.
-///
-/// `settled` is whether the SMMU has of the structure only what is in memory. It is false after a call that failed: then an
-/// invalidation comes first, since what such a call left in memory does not say what it left in the SMMU.
+/// A structure, and what it is to mean.
+pub(super) struct Change<'a> {
+    pub(super) entry: &'a Structure,
+    /// Whether the SMMU has of the structure only what is in memory. It is false after a call that failed: then an invalidation comes first,
+    /// since what such a call left in memory does not say what it left in the SMMU.
+    pub(super) settled: &'a Cell<bool>,
+    pub(super) target: &'a [u64; WORDS],
+}
+
+/// Brings each entry to mean what its target does by the least sequence there is (see `plan`), a step of each at a time; `invalidate` has the
+/// SMMU find what is in memory: the structures that are not settled cleaned where its accesses are not coherent, their CFGIs, and one completed
+/// SYNC.
 ///
 /// Returns what the last `invalidate` did, or `None` if there was nothing to do.
 ///
 /// # Errors
 ///
-/// What `invalidate` returned; the entry stays at the step reached, and the call may be repeated, with another target too.
+/// What `invalidate` returned; the entries stay at the step reached, and the call may be repeated, with other targets too.
+pub(super) fn change_all<T, E>(
+    kind: &Kind,
+    changes: &[Change<'_>],
+    mut invalidate: impl FnMut() -> Result<T, E>,
+) -> Result<Option<T>, E> {
+    let mut done = None;
+    loop {
+        for Change { entry, settled, target } in changes.iter().filter(|change| change.settled.get()) {
+            // What remains to be done follows from what is in memory.
+            let Some(step) = kind.plan(&words(entry), target).next() else { continue };
+            settled.set(false);
+            for (word, &new) in entry.iter().zip(&step).filter(|(word, new)| word.load(Ordering::Relaxed) != **new) {
+                word.store(new, Ordering::Relaxed);
+            }
+        }
+        if changes.iter().all(|change| change.settled.get()) {
+            return Ok(done);
+        }
+        done = Some(invalidate()?);
+        changes.iter().for_each(|change| change.settled.set(true));
+    }
+}
+
+/// [`change_all`] of one.
 pub(super) fn change<T, E>(
     kind: &Kind,
     entry: &Structure,
     settled: &Cell<bool>,
     target: &[u64; WORDS],
-    mut invalidate: impl FnMut() -> Result<T, E>,
+    invalidate: impl FnMut() -> Result<T, E>,
 ) -> Result<Option<T>, E> {
-    let mut done = None;
-    if !settled.get() {
-        done = Some(invalidate()?);
-        settled.set(true);
-    }
-    for step in kind.plan(&words(entry), target) {
-        settled.set(false);
-        for (word, &new) in entry.iter().zip(&step).filter(|(word, new)| word.load(Ordering::Relaxed) != **new) {
-            word.store(new, Ordering::Relaxed);
-        }
-        done = Some(invalidate()?);
-        settled.set(true);
-    }
-    Ok(done)
+    change_all(kind, &[Change { entry, settled, target }], invalidate)
 }
 
 #[cfg(test)]

@@ -45,7 +45,18 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         device: &dyn DeviceControl,
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
-        let Control { streams, lives, .. } = &mut *control;
+        self.end_life(cpu, &mut control, stream, device)
+    }
+
+    /// [`Smmu::disable_faults`] with the right to change streams.
+    pub(super) fn end_life(
+        &self,
+        cpu: &mut Cpu,
+        control: &mut Control,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        let Control { streams, lives, .. } = control;
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
@@ -128,16 +139,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         let closed = self.stop_page_requests(cpu, stream, life, device)?;
         device.disable_ats();
-        for stream in &life.streams {
-            self.invalidate_device(cpu, *stream, None, None)?;
-            let Some(own) = streams.get(stream) else { continue };
-            for substream in own.spaces.iter().filter_map(|&(substream, _)| own.asked_with(substream)) {
-                self.invalidate_device(cpu, *stream, Some(substream), None)?;
-            }
-            if own.has_guest_substreams() {
-                let _ = self.invalidate_substreams(cpu, *stream)?;
-            }
-        }
+        let all = life.streams.iter().filter_map(|&stream| Some(streams.get(&stream)?.all_of_atc(stream)));
+        self.invalidate_devices(cpu, all.flatten())?;
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         Ok(closed)
     }
@@ -168,10 +171,24 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if !device.page_requests_stopped() {
             // It has all answers that there are, and waits for those to requests that were thrown away.
             self.commands.execute(cpu, &[])?;
-            device.reset_page_requests();
-            self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            self.rest_page_requests(cpu, stream, device)?;
         }
         Ok((closing, grace))
+    }
+
+    /// Brings the page request interface of a device to where it may be enabled.
+    pub(super) fn rest_page_requests(
+        &self,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
+        if device.page_requests_stopped() && !device.page_requests_failed() {
+            return Ok(());
+        }
+        device.disable_page_requests();
+        device.reset_page_requests();
+        self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())
     }
 
     /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which comes

@@ -190,12 +190,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
             (Translation::Abort | Translation::Stage1 { .. }, _) => (ste::StreamConfig::Abort, HOST),
         };
-        let off = Ste {
-            response_with_pasid: config.response_needs_pasid,
-            incoming_shareability: true,
-            vmid,
-            ..Ste::new(translation)
-        };
+        let off = Ste { incoming_shareability: true, vmid, ..Ste::new(translation) };
         match config.faults {
             FaultMode::Terminate => [off.encode(); 2],
             FaultMode::PageRequest => [Ste { ats: AtsMode::Full, ..off }.encode(), off.encode()],

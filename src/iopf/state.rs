@@ -12,13 +12,14 @@ use super::latency::Histogram;
 use super::shared::Live;
 use super::slot::{Claim, Filling, Freed, GroupSlot, State};
 use super::statistics::{Counter, Counters};
+use super::stopping::Gate;
 use super::substream::{Special, Specials};
 use super::work::Lane;
 use super::{FaultHandler, MAX_GROUP_REQUESTS, NotSent, StreamLimits, Verdict};
 use crate::smmuv3::event::Stall;
 use crate::smmuv3::{PageResponse, PrgIndex, StreamId};
 use crate::sync::Masked;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU32};
 use crate::sync::grace::Counted;
 use crate::sync::mutant::mutant;
 
@@ -32,8 +33,9 @@ pub(super) struct FaultState {
     pub(super) limits: StreamLimits,
     /// The first record of the queue that is of this life.
     since: u64,
-    /// A grace period after this is set, only the disabler answers groups. Page requests that still come are refused as they come.
-    closed: AtomicBool,
+    /// A [`Gate`]. A grace period after it is closed, only the disabler answers groups. Page requests that it does not let in are refused as
+    /// they come.
+    gate: AtomicU32,
     /// Someone holds the right to answer and finish.
     pub(super) closing: AtomicBool,
     pub(super) slots: Box<[GroupSlot]>,
@@ -84,7 +86,7 @@ impl FaultState {
             specials: Specials::new(),
             limits,
             since,
-            closed: AtomicBool::new(false),
+            gate: AtomicU32::new(Gate::OPEN.0),
             closing: AtomicBool::new(false),
             slots: super::try_boxed(limits.groups.into(), || GroupSlot::new(indices.next()?, requests))?,
             places: super::try_boxed(places, || Some(Hint::new(NOWHERE)))?,
@@ -106,13 +108,21 @@ impl FaultState {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
+        let gate = this.gate();
         if fault.is_stop_marker() {
+            if gate.is_of(&this.streams, fault.stream, fault.substream) {
+                // By exchange: it may have been closed since.
+                let from = if mutant!("marker_over_close") { this.gate() } else { gate };
+                let _ = this.change_gate(from, gate.marked());
+            }
             return this.swallow(moment, Counter::StopMarkers);
         }
-        if this.is_closed() && !mutant!("report_after_close") {
+        let is_shut = || gate == Gate::CLOSED || gate.is_of(&this.streams, fault.stream, fault.substream);
+        if gate != Gate::OPEN && is_shut() && !mutant!("report_after_close") {
             if !fault.wants_answer() || matches!(fault.request, Request::Stall(_)) {
                 return this.swallow(moment, Counter::Closed);
             }
+            this.set_place(fault, NOWHERE);
             let counters = [Counter::Records, Counter::Groups, Counter::Closed];
             return this.answer(moment, PageResponse::Invalid, counters);
         }
@@ -401,16 +411,26 @@ impl FaultState {
 
     /// Relaxed: what orders a claim against the disabler is the grace period after [`close`](Self::close).
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Relaxed)
+        self.gate() == Gate::CLOSED
     }
 
     pub(super) fn close(&self) {
-        self.closed.store(true, Relaxed);
+        // By exchange, as who else changes it meanwhile.
+        self.gate.swap(Gate::CLOSED.0, Relaxed);
     }
 
     /// Relaxed: the first new record comes after the write of a register that lets the device cause it.
     pub(super) fn reopen(&self) {
-        self.closed.store(false, Relaxed);
+        self.gate.store(Gate::OPEN.0, Relaxed);
+    }
+
+    pub(super) fn gate(&self) -> Gate {
+        Gate(self.gate.load(Relaxed))
+    }
+
+    /// Relaxed, as [`close`](Self::close).
+    pub(super) fn change_gate(&self, from: Gate, to: Gate) -> Result<(), Gate> {
+        self.gate.compare_exchange(from.0, to.0, Relaxed, Relaxed).map(drop).map_err(Gate)
     }
 
     /// Counts and measures `groups` that were answered Success at once.

@@ -58,7 +58,7 @@ counters! {
     unknown Unknown,
     /// Faults from before the stream was opened, refused without an answer.
     early Early,
-    /// Faults after the stream was closed.
+    /// Faults after the stream was closed, or of a substream that is being stopped.
     closed Closed,
     /// Faults of which nothing had to be sent: stop markers, early ones, stalls after close, requests without Last that
     /// no one serves.

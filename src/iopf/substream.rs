@@ -7,7 +7,8 @@ use core::fmt;
 use embedded_hal::delay::DelayNs;
 use spin::Once;
 
-use super::slot::{GroupSlot, State};
+use super::fault::Answer;
+use super::slot::{GroupSlot, State, Word};
 use super::state::FaultState;
 use super::table::FaultTable;
 use super::{FaultHandler, try_boxed};
@@ -159,7 +160,7 @@ impl FaultTable {
     /// [`expire`](FaultTable::expire). The handler is let go with the last of these groups.
     ///
     /// Waits for a grace period, at most `limit_us` microseconds. Partial groups go to the stream's handler when they are
-    /// complete; for a PASID that the device has stopped, [`FaultTable::discard_partials`] drops them.
+    /// complete; for a PASID that the device stops using, [`FaultTable::stop_substream`] drops them.
     ///
     /// # Errors
     ///
@@ -187,26 +188,31 @@ impl FaultTable {
                 let _ = slot.publish(special);
                 return Err(error.into());
             }
-            let refuse = |slot| cpu.masked(|masked| refuse(masked, &state, slot, stream, substream));
+            let is_its = |word: Word, answer: &Answer| {
+                word.is_special() && answer.stream == stream && answer.substream == Some(substream)
+            };
+            let refuse = |slot| cpu.masked(|masked| refuse(masked, &state, slot, is_its));
             Ok(state.slots.iter().filter(|slot| refuse(slot)).count())
         })
     }
 }
 
-/// Answers the group in `slot`, Invalid unless that was decided before, if the handler of its own of `substream` owes the answer.
-/// Returns whether it was sent.
-fn refuse(masked: &Masked, state: &FaultState, slot: &GroupSlot, stream: StreamId, substream: SubstreamId) -> bool {
+/// Answers the group in `slot`, Invalid unless that was decided before, if it is one that `is_meant`, given its word and answer. Returns
+/// whether the answer was sent.
+pub(super) fn refuse(
+    masked: &Masked,
+    state: &FaultState,
+    slot: &GroupSlot,
+    is_meant: impl FnOnce(Word, &Answer) -> bool,
+) -> bool {
     // Closed or not, claim and publication lie in one section, as for every answer.
     let _section = state.shared.domain.read(masked);
     let word = slot.word();
-    let is_meant = word.is_unanswered()
-        && word.is_special()
-        && !state.is_closed()
-        && slot
-            .answer(word, PageResponse::Invalid)
-            .is_some_and(|answer| answer.stream == stream && answer.substream == Some(substream));
     // One that was let go, or whose answer could not be sent, has its answer already.
     let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
+    let is_meant = word.is_unanswered()
+        && !state.is_closed()
+        && slot.answer(word, response).is_some_and(|answer| is_meant(word, &answer));
     let claim = is_meant.then(|| slot.claim(word, response, false)).flatten();
     claim.is_some_and(|claim| state.send(masked, claim))
 }

@@ -114,11 +114,6 @@ impl Engine {
         self.stream
     }
 
-    /// Whether it wants the PASID of a page request back in the response (STE.PPAR).
-    pub fn response_needs_pasid(&self) -> bool {
-        self.registers.read32(reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
-    }
-
     /// Starts `job`. An engine that is busy ignores it.
     pub fn start(&self, job: &Job) {
         let r = &self.registers;
@@ -150,16 +145,6 @@ impl Engine {
     /// How many jobs have ended, as its interrupts told.
     pub fn jobs_ended(&self) -> u32 {
         self.ended.load(Relaxed)
-    }
-
-    /// Turns ATS and page requests on, with up to `allocation` requests outstanding. To be done when the SMMU is ready for
-    /// them (3.9.2).
-    pub fn enable_page_requests(&self, allocation: u32) {
-        let r = &self.registers;
-        r.write32(reg::ATS_CONTROL, reg::ats_control::ENABLE);
-        r.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
-        r.write32(reg::PRI_ALLOCATION, allocation);
-        r.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE);
     }
 
     /// How the last job stands.
@@ -202,6 +187,23 @@ impl DeviceControl for Engine {
         self.status() != Status::Busy
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.registers.read32(reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+    }
+
+    fn enable_ats(&self) {
+        self.registers.write32(reg::ATS_CONTROL, reg::ats_control::ENABLE);
+    }
+
+    fn disable_ats(&self) {
+        self.registers.write32(reg::ATS_CONTROL, 0);
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.registers.write32(reg::PRI_ALLOCATION, allocation);
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE);
+    }
+
     fn disable_page_requests(&self) {
         self.registers.write32(reg::PRI_CONTROL, 0);
     }
@@ -210,16 +212,23 @@ impl DeviceControl for Engine {
         self.registers.read32(reg::PRI_STATUS) & reg::pri_status::STOPPED != 0
     }
 
+    fn page_requests_failed(&self) -> bool {
+        self.registers.read32(reg::PRI_STATUS) & reg::pri_status::RESPONSE_FAILURE != 0
+    }
+
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        let r = &self.registers;
+        r.write32(reg::PRI_STATUS, reg::pri_status::PASID_STOPPED);
+        // Ignored while a job is under way, which has its own.
+        r.write32(reg::PASID, substream.get());
+        r.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE | reg::pri_control::STOP_PASID);
+    }
+
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.registers.read32(reg::PRI_STATUS) & reg::pri_status::PASID_STOPPED != 0
+    }
+
     fn reset_page_requests(&self) {
         self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
-    }
-
-    fn resume_page_requests(&self) {
-        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::RESET);
-        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE);
-    }
-
-    fn disable_ats(&self) {
-        self.registers.write32(reg::ATS_CONTROL, 0);
     }
 }

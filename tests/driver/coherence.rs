@@ -231,7 +231,7 @@ fn an_address_space_of_ours_is_walked_paged_forgotten_and_its_frames_come_back_z
             let config = StreamConfig { translation: context.into(), ..plain(FaultMode::Stall) };
             bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
             let pager = Arc::new(DemandPager::new(Box::new([(None, space.clone())]), work.clone()));
-            bench.smmu.enable_faults(&mut bench.cpu, &[stream], pager, LIMITS).unwrap();
+            bench.smmu.enable_faults(&mut bench.cpu, &[stream], None, pager, LIMITS).unwrap();
             // The lower half is there before, the upper half comes with faults, zeroed: a device reads that too.
             (BASE..BASE + BYTES / 2).step_by(4096).for_each(|address| {
                 assert_eq!(space.resolve(address, Access::WRITE, Effort::Zero), Resolution::Mapped);

@@ -282,7 +282,6 @@ fn an_endpoint_that_wants_no_pasid_in_responses_gets_none() {
         // Engine 6 is one of these (docs/engine.md).
         let config = StreamConfig {
             translation: Translation::Stage1 { context: None, substream_bits: 4 },
-            response_needs_pasid: false,
             ..plain(FaultMode::PageRequest)
         };
         bench.smmu.attach(&mut bench.cpu, profile.engine_stream(6), &config).unwrap();
@@ -467,7 +466,7 @@ fn a_device_with_two_stream_ids_shares_one_life() {
         let pager = Pager::new(&space, SOURCE..SOURCE + BYTES);
         bench
             .smmu
-            .enable_faults(&mut bench.cpu, &[profile.engine_stream(0), profile.engine_stream(1)], pager, LIMITS)
+            .enable_faults(&mut bench.cpu, &[profile.engine_stream(0), profile.engine_stream(1)], None, pager, LIMITS)
             .unwrap();
         bench.fill(0, SOURCE, 0x1000, 1, None);
         bench.fill(1, SOURCE + 0x1000, 0x1000, 2, None);

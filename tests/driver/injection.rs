@@ -215,16 +215,15 @@ impl Kernel {
         deferring.map_or_else(|| Pager::new(space, BASE..BASE + BYTES), |(_, pager)| pager.clone())
     }
 
-    /// Enables an engine's faults; where that fails it takes them away first, as they count as enabled then.
+    /// Enables an engine's faults; where that failed, and could not be undone, it takes them away first.
     fn enable(&mut self, engine: usize, space: &Arc<Space>) {
-        let mut failed = false;
         let pager = self.pager(space);
-        self.again("enable", |bench| {
-            if failed {
+        self.again("enable", |bench| match bench.enable(engine, pager.clone()) {
+            Err(DriverError::FaultsEnabled(_)) => {
                 bench.disable(engine)?;
+                bench.enable(engine, pager.clone())
             }
-            failed = true;
-            bench.enable(engine, pager.clone())
+            enabled => enabled,
         });
     }
 

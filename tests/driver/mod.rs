@@ -44,6 +44,8 @@ mod invalidation;
 mod lives;
 mod messages;
 mod nested;
+#[cfg(not(target_os = "none"))]
+mod order;
 mod page_requests;
 #[cfg(not(target_os = "none"))]
 mod probe;
@@ -52,5 +54,6 @@ mod profiles;
 mod reclaim;
 mod recovery;
 mod reports;
+mod stop;
 mod structures;
 mod teardown;

@@ -36,9 +36,10 @@ fn eight_entries(profile: Profile) -> Bench {
 
 /// Enables the faults of an engine that is to have up to `groups` groups. Says how many page requests it may have outstanding.
 fn grant(bench: &mut Bench, engine: usize, groups: u16) -> Result<u32, DriverError> {
-    let (stream, space) = (bench.stream(engine), Space::new(bench, 1));
+    let (stream, device, space) = (bench.stream(engine), bench.device(engine), Space::new(bench, 1));
     let limits = StreamLimits { groups, ..LIMITS };
-    bench.smmu.enable_faults(&mut bench.cpu, &[stream], Pager::new(&space, 0..1), limits)
+    bench.smmu.enable_faults(&mut bench.cpu, &[stream], Some(&device), Pager::new(&space, 0..1), limits)?;
+    Ok(bench.machine.read_engine(engine, reg::PRI_ALLOCATION))
 }
 
 #[test]
@@ -68,9 +69,9 @@ fn two_stream_ids_of_one_device_share_its_page_requests() {
     on_each(&[PageRequests, Substreams, Queues], |profile| {
         let mut bench = eight_entries(profile);
         let space = Space::new(&bench, 1);
-        let streams = [bench.stream(2), bench.stream(3)];
-        let granted = bench.smmu.enable_faults(&mut bench.cpu, &streams, Pager::new(&space, 0..1), LIMITS);
-        assert_eq!(granted, Ok(6), "eight without two Stop markers");
+        let (streams, device) = ([bench.stream(2), bench.stream(3)], bench.device(2));
+        bench.smmu.enable_faults(&mut bench.cpu, &streams, Some(&device), Pager::new(&space, 0..1), LIMITS).unwrap();
+        assert_eq!(bench.machine.read_engine(2, reg::PRI_ALLOCATION), 6, "eight without two Stop markers");
     });
 }
 

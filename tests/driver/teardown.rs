@@ -12,12 +12,12 @@ use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_control, pri_status, status};
 use smmu_iopf::model::smmu::diagnostics;
-use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 use super::bench::Need::{PageRequests, Queues, Stall};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use super::bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each};
+use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each};
 
 scenarios![
     a_stream_can_be_enabled_again_after_it_was_disabled,
@@ -188,8 +188,7 @@ struct Noted {
 
 impl Noted {
     fn new(bench: &Bench, engine: usize) -> Self {
-        let device = Device { machine: bench.machine.clone(), smmu: bench.smmu.clone(), engine };
-        Self { device, stopped: Mutex::default() }
+        Self { device: bench.device(engine), stopped: Mutex::default() }
     }
 }
 
@@ -203,6 +202,22 @@ impl DeviceControl for Noted {
         self.device.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.device.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.device.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.device.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.device.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.device.disable_page_requests();
     }
@@ -211,12 +226,16 @@ impl DeviceControl for Noted {
         self.device.machine.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
-    fn reset_page_requests(&self) {
-        self.device.reset_page_requests();
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.device.stop_substream(stream, substream);
     }
 
-    fn resume_page_requests(&self) {
-        self.device.resume_page_requests();
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.device.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.device.reset_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -287,6 +306,22 @@ impl DeviceControl for Late {
         self.0.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.0.disable_page_requests();
     }
@@ -300,12 +335,16 @@ impl DeviceControl for Late {
         stopped
     }
 
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
     }
 
-    fn resume_page_requests(&self) {
-        self.0.resume_page_requests();
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -346,11 +385,11 @@ fn page_requests_from_before_their_stream_was_enabled_are_nobodys() {
         bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::WHILE_DISABLED | hostile::NO_CREDITS);
         bench.machine.run(2);
         bench.machine.write_engine(2, reg::HOSTILE, 0);
-        bench.enable(2, pager.clone()).unwrap();
+        let (device, streams) = (Noted::new(&bench, 2), [bench.stream(2)]);
+        bench.smmu.enable_faults(&mut bench.cpu, &streams, Some(&device), pager.clone(), LIMITS).unwrap();
         bench.drain();
         assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
         assert_eq!(bench.smmu.command_counts().answers, 0);
-        bench.machine.write_engine(2, reg::PRI_CONTROL, pri_control::RESET);
         bench.disable(2).unwrap();
     });
 }

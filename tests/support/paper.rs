@@ -416,7 +416,7 @@ impl Commands {
             let configured = book.configuring.load(Relaxed);
             let (stream, faults) = (StreamId(core as u32), FaultMode::Terminate);
             let translation = Translation::Stage1 { context: None, substream_bits: 0 };
-            let config = StreamConfig { faults, translation, response_needs_pasid: false };
+            let config = StreamConfig { faults, translation };
             self.smmu.attach(cpu, stream, &config).and_then(|()| {
                 early = book.configuring.load(Relaxed) == configured;
                 self.smmu.detach(cpu, stream)

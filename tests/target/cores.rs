@@ -203,12 +203,12 @@ test!(fn a_core_goes_and_comes_while_the_stalls_of_an_engine_are_served(kernel, 
         let asid = smmu.take_asid(cpu)?;
         let space = Arc::new(AddressSpace::new(asid, &[region], frames.clone())?);
         let context = Context { table: space.root(), asid, t0sz: T0SZ, mair: MAIR };
-        let config = StreamConfig { faults: FaultMode::Stall, translation: context.into(), response_needs_pasid: false };
+        let config = StreamConfig { faults: FaultMode::Stall, translation: context.into() };
         smmu.attach(cpu, stream, &config)?;
         // Left to whoever has time: the queues are of use.
         let pager = Deferring(DemandPager::new([(None, space.clone())].into(), kernel.work_queues.clone()));
         let limits = StreamLimits { groups: 64, requests: 1, time_out_us: 60_000_000, priority: Priority::Normal };
-        smmu.enable_faults(cpu, &[stream], Arc::new(pager), limits)?;
+        smmu.enable_faults(cpu, &[stream], Some(&unit.engine), Arc::new(pager), limits)?;
         let jobs = unit.engine.jobs_ended();
         unit.engine.start(&Job { depth: 4, ..Job::new(Operation::Fill, 0, START, PAGES * FRAME_BYTES as u64) });
         // At least once in the middle of the job.

@@ -48,16 +48,10 @@ fn serve(
     let space = Arc::new(AddressSpace::new(smmu.take_asid(cpu)?, &[region], frames.clone())?);
     let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
     let faults = if stalls { FaultMode::Stall } else { FaultMode::PageRequest };
-    let response_needs_pasid = unit.engine.response_needs_pasid();
-    let config = StreamConfig { faults, translation: context.into(), response_needs_pasid };
-    smmu.attach(cpu, stream, &config)?;
+    smmu.attach(cpu, stream, &StreamConfig { faults, translation: context.into() })?;
     let pager = Arc::new(DemandPager::new([(None, space)].into(), kernel.work_queues.clone()));
     let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
-    let credits = smmu.enable_faults(cpu, &[stream], pager, limits)?;
-    if !stalls {
-        unit.engine.enable_page_requests(credits);
-    }
-    Ok(())
+    Ok(smmu.enable_faults(cpu, &[stream], Some(&unit.engine), pager, limits)?)
 }
 
 /// Fills the pages of a job from `start` on: how it ended.

@@ -40,14 +40,13 @@ test!(fn a_storm_that_is_answered_at_once_leaves_the_drainer_time(kernel, cpu) {
     let smmu = &devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?.smmu;
     let stream = unit.engine.stream();
     let faults = FaultMode::PageRequest;
-    smmu.attach(cpu, stream, &StreamConfig { faults, translation: Translation::Stage1 { context: None, substream_bits: 0 }, response_needs_pasid: true })?;
+    smmu.attach(cpu, stream, &StreamConfig { faults, translation: Translation::Stage1 { context: None, substream_bits: 0 } })?;
     let handler = Arc::new(Refusing::default());
     let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 1_000_000, priority: Priority::Normal };
-    let credits = smmu.enable_faults(cpu, &[stream], handler.clone(), limits)?;
+    smmu.enable_faults(cpu, &[stream], Some(&unit.engine), handler.clone(), limits)?;
     let calm = rounds();
     let registers = kernel.board.registers(&unit.description.window).ok_or("the engine's registers are not mapped")?;
     registers.write32(reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS);
-    unit.engine.enable_page_requests(credits);
     let stormy = rounds();
     let groups = handler.0.load(Relaxed);
     log::info!("{calm} rounds without a storm, {stormy} in one of {groups} groups");

@@ -446,3 +446,63 @@ fn whatever_fails_no_entry_means_anything_else() {
 fn whatever_fails_no_descriptor_means_anything_else() {
     survives(&CD, cd_meaning, &[&cd::KINDS[..], &[NONE]].concat());
 }
+
+/// What a structure holds at each invalidation of a change of its own.
+fn alone(old: Words, target: Words) -> Vec<Words> {
+    let (entry, settled, mut held) = (old.map(AtomicU64::new), Cell::new(true), Vec::new());
+    change(&STE, &entry, &settled, &target, || {
+        held.push(words(&entry));
+        Ok::<_, Infallible>(())
+    })
+    .unwrap();
+    held
+}
+
+/// Whatever the others need, each takes its own steps, one an invalidation, from the first one on.
+#[test]
+fn structures_that_are_changed_together_take_as_many_invalidations_as_the_longest_change_of_one() {
+    let kinds = [NONE].into_iter().chain(ste::KINDS.map(|(_, words)| words)).collect::<Vec<_>>();
+    let pairs = kinds.iter().flat_map(|old| kinds.iter().map(move |target| (*old, *target)));
+    for (first, second) in pairs.clone().flat_map(|first| pairs.clone().map(move |second| (first, second))) {
+        let changes = [first, second];
+        let expected = changes.map(|(old, target)| alone(old, target));
+        let entries = changes.map(|(old, _)| old.map(AtomicU64::new));
+        let settled = changes.map(|_| Cell::new(true));
+        let all: [_; 2] =
+            core::array::from_fn(|n| Change { entry: &entries[n], settled: &settled[n], target: &changes[n].1 });
+        let mut invalidations = 0;
+        let done = change_all(&STE, &all, || {
+            for ((expected, settled), entry) in expected.iter().zip(&settled).zip(&entries) {
+                assert_eq!(settled.get(), invalidations >= expected.len(), "{changes:x?}");
+                if let Some(step) = expected.get(invalidations) {
+                    assert_eq!(words(entry), *step, "{changes:x?}");
+                }
+            }
+            invalidations += 1;
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+        let longest = expected.iter().map(Vec::len).max().unwrap();
+        assert_eq!((invalidations, done.is_some()), (longest, longest > 0), "{changes:x?}");
+    }
+}
+
+#[test]
+fn of_structures_that_are_changed_together_those_that_failed_are_invalidated_before_they_change_again() {
+    let entries = [NONE, ste::ABORT, NONE].map(|words| words.map(AtomicU64::new));
+    let settled = [true; 3].map(Cell::new);
+    let change = |targets: [&'static Words; 3]| -> [Change<'_>; 3] {
+        core::array::from_fn(|n| Change { entry: &entries[n], settled: &settled[n], target: targets[n] })
+    };
+    let of = || settled.each_ref().map(Cell::get);
+    assert_eq!(change_all(&STE, &change([&ste::ABORT, &NONE, &NONE]), || Err::<(), _>(())), Err(()));
+    assert_eq!(of(), [false, false, true]);
+    let mut seen = Vec::new();
+    change_all(&STE, &change([&NONE, &NONE, &ste::ABORT]), || {
+        seen.push((of(), entries.each_ref().map(|entry| words(entry)[0])));
+        Ok::<_, Infallible>(())
+    })
+    .unwrap();
+    // The first one is what the failed call left, and then as asked for.
+    assert_eq!(seen, [([false; 3], [1, 0, 1]), ([false, true, true], [0, 0, 1])]);
+}

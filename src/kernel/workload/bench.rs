@@ -193,7 +193,6 @@ impl Bench {
                 context: plain.map(|(_, space)| context(space)),
                 substream_bits: if stalls { 0 } else { unit.description.pasid_bits },
             },
-            response_needs_pasid: unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, stream, &config)?;
         for (substream, space) in spaces {
@@ -203,10 +202,7 @@ impl Bench {
         }
         let pager = Arc::new(DemandPager::new(spaces.into(), self.kernel.work_queues.clone()));
         let limits = StreamLimits { groups: 64, requests: 32, time_out_us: 10_000_000, priority: Priority::Normal };
-        let credits = smmu.enable_faults(cpu, &[stream], wrap(pager), limits)?;
-        if !stalls {
-            unit.engine.enable_page_requests(credits);
-        }
+        smmu.enable_faults(cpu, &[stream], Some(&unit.engine), wrap(pager), limits)?;
         let spaces = spaces.iter().map(|(_, space)| space.clone()).collect();
         Ok(Served { unit, smmu: smmu.clone(), spaces })
     }

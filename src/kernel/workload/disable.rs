@@ -18,7 +18,7 @@ use crate::kernel::devices::EngineUnit;
 use crate::kernel::engine::{Engine, Job, Operation, Status};
 use crate::kernel::report::Report;
 use crate::kernel::runtime::{Kernel, Work};
-use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, SubstreamId};
+use crate::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 use crate::sync::lock::IrqLock;
 use crate::sync::{CoreId, Cpu, Masked, wait};
 
@@ -201,6 +201,22 @@ impl DeviceControl for ParkingDevice<'_> {
         self.parker.state.load(Acquire) == parker::PARKED && self.engine.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.engine.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.engine.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.engine.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.engine.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.engine.disable_page_requests();
     }
@@ -209,12 +225,16 @@ impl DeviceControl for ParkingDevice<'_> {
         self.engine.page_requests_stopped()
     }
 
-    fn reset_page_requests(&self) {
-        self.engine.reset_page_requests();
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.engine.stop_substream(stream, substream);
     }
 
-    fn resume_page_requests(&self) {
-        self.engine.resume_page_requests();
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.engine.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.engine.reset_page_requests();
     }
 
     fn disable_ats(&self) {

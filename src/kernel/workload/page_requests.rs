@@ -72,6 +72,19 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
         );
         bench.print_traps(format_args!("PASID {pasid}"), requests, groups, traps);
         report.equal(format_args!("PASID {pasid}: unexpected responses"), before.unexpected, after.unexpected);
+        // The engine goes on with the next one.
+        let markers = answers.stop_markers;
+        if let Some(substream) = *substream {
+            served.smmu.stop_substream(&mut bench.cpu, unit.engine.stream(), substream, &unit.engine)?;
+        }
+        let stopped = served.smmu.faults().totals().statistics.stop_markers - markers;
+        report.equal(format_args!("PASID {pasid}: Stop markers, by the fault core"), 1, stopped);
+        let status = bench.run_job(unit, &job)?;
+        report.equal(
+            format_args!("PASID {pasid}: the same once it is stopped is aborted"),
+            true,
+            matches!(status, Status::Aborted(_)),
+        );
     }
     drop(spaces);
     bench.end(served)

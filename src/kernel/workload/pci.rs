@@ -54,11 +54,7 @@ impl Bench {
 
     /// Attaches `behind` to `space` and lets it do DMA.
     pub(super) fn attach(&mut self, behind: &Behind, space: &AddressSpace) -> Result<(), Failure> {
-        let config = StreamConfig {
-            faults: FaultMode::Terminate,
-            translation: context(space).into(),
-            response_needs_pasid: false,
-        };
+        let config = StreamConfig { faults: FaultMode::Terminate, translation: context(space).into() };
         behind.front.smmu.attach(&mut self.cpu, behind.stream, &config)?;
         self.bus()?.allow_dma(behind.function.address, true);
         // What came before belongs to nobody here.

@@ -73,6 +73,12 @@ impl Ste {
         words
     }
 
+    /// The same words with another `PPAR`.
+    pub const fn with_ppar(mut words: [u64; 8], response_with_pasid: bool) -> [u64; 8] {
+        words[1] = words[1] & !PPAR.mask() | PPAR.flag(response_with_pasid);
+        words
+    }
+
     /// The STE in eight words, as an SMMU with `features` understands it. Fields that it ignores get their simplest
     /// value.
     ///

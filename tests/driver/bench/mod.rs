@@ -414,14 +414,13 @@ impl Bench {
     }
 
     pub(crate) fn enable(&mut self, engine: usize, handler: Arc<dyn FaultHandler>) -> Result<(), DriverError> {
-        let stream = self.stream(engine);
-        let credits = self.smmu.enable_faults(&mut self.cpu, &[stream], handler, LIMITS)?;
-        if board::engine_kind(engine) == board::EngineKind::PageRequest {
-            self.machine.write_engine(engine, reg::ATS_CONTROL, ats_control::ENABLE);
-            self.machine.write_engine(engine, reg::PRI_ALLOCATION, credits);
-            self.machine.write_engine(engine, reg::PRI_CONTROL, pri_control::ENABLE);
-        }
-        Ok(())
+        let (stream, device) = (self.stream(engine), self.device(engine));
+        self.smmu.enable_faults(&mut self.cpu, &[stream], Some(&device), handler, LIMITS)
+    }
+
+    /// The device that an engine is.
+    pub(crate) fn device(&self, engine: usize) -> Device {
+        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine }
     }
 
     /// The StreamID that the engine says it has.
@@ -430,14 +429,12 @@ impl Bench {
     }
 
     pub(crate) fn disable(&mut self, engine: usize) -> Result<(), DriverError> {
-        let device = Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine };
-        let stream = self.stream(engine);
+        let (stream, device) = (self.stream(engine), self.device(engine));
         self.smmu.disable_faults(&mut self.cpu, stream, &device)
     }
 
     pub(crate) fn reopen(&mut self, engine: usize) -> Result<(), DriverError> {
-        let device = Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine };
-        let stream = self.stream(engine);
+        let (stream, device) = (self.stream(engine), self.device(engine));
         self.smmu.reopen_faults(&mut self.cpu, stream, &device)
     }
 
@@ -488,10 +485,10 @@ pub(crate) fn plain(faults: FaultMode) -> StreamConfig {
 /// The same with 2^`bits` substreams.
 pub(crate) fn substreams(faults: FaultMode, substream_bits: u8) -> StreamConfig {
     let translation = Translation::Stage1 { context: None, substream_bits };
-    StreamConfig { faults, translation, response_needs_pasid: true }
+    StreamConfig { faults, translation }
 }
 
-/// An engine's side of taking faults away.
+/// An engine's side of giving faults to a handler and taking them away.
 pub(crate) struct Device {
     pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
@@ -507,6 +504,23 @@ impl DeviceControl for Device {
         self.machine.read_engine(self.engine, reg::STATUS) & status::STATE != status::BUSY
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.machine.read_engine(self.engine, reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+    }
+
+    fn enable_ats(&self) {
+        self.machine.write_engine(self.engine, reg::ATS_CONTROL, ats_control::ENABLE);
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.machine.write_engine(self.engine, reg::PRI_ALLOCATION, allocation);
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.machine.read_engine(self.engine, reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0
+    }
+
     fn disable_page_requests(&self) {
         self.machine.write_engine(self.engine, reg::PRI_CONTROL, 0);
     }
@@ -517,13 +531,19 @@ impl DeviceControl for Device {
         self.machine.read_engine(self.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
     }
 
-    fn reset_page_requests(&self) {
-        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
+    fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.machine.write_engine(self.engine, reg::PRI_STATUS, pri_status::PASID_STOPPED);
+        self.machine.write_engine(self.engine, reg::PASID, substream.get());
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
     }
 
-    fn resume_page_requests(&self) {
+    fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        cpu(0).masked(|masked| drain(&self.smmu, masked, OutputQueue::PageRequests));
+        self.machine.read_engine(self.engine, reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
         self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::RESET);
-        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE);
     }
 
     fn disable_ats(&self) {

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use smmu_iopf::driver::{DeviceControl, FaultMode};
 use smmu_iopf::model::engine::registers as reg;
 use smmu_iopf::model::profile::Profile;
+use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 
 use super::{Bench, Device, Pager, Space};
 
@@ -52,7 +53,7 @@ pub(crate) struct Restless(pub(crate) Device);
 
 impl Restless {
     pub(crate) fn new(bench: &Bench, engine: usize) -> Self {
-        Self(Device { machine: bench.machine.clone(), smmu: bench.smmu.clone(), engine })
+        Self(bench.device(engine))
     }
 }
 
@@ -65,6 +66,22 @@ impl DeviceControl for Restless {
         false
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         self.0.disable_page_requests();
     }
@@ -73,12 +90,16 @@ impl DeviceControl for Restless {
         self.0.page_requests_stopped()
     }
 
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
     }
 
-    fn resume_page_requests(&self) {
-        self.0.resume_page_requests();
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
     }
 
     fn disable_ats(&self) {}

@@ -137,6 +137,22 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.is_idle()
     }
 
+    fn response_needs_pasid(&self) -> bool {
+        self.unit.engine.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.unit.engine.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.unit.engine.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.unit.engine.page_requests_failed()
+    }
+
     fn disable_page_requests(&self) {
         if self.hostile & hostile::NO_LAST == 0 {
             self.registers.write32(reg::HOSTILE, 0);
@@ -154,12 +170,16 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.page_requests_stopped()
     }
 
-    fn reset_page_requests(&self) {
-        self.unit.engine.reset_page_requests();
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.unit.engine.stop_substream(stream, substream);
     }
 
-    fn resume_page_requests(&self) {
-        self.unit.engine.resume_page_requests();
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.unit.engine.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.unit.engine.reset_page_requests();
     }
 
     fn disable_ats(&self) {
@@ -228,12 +248,10 @@ impl Lane {
             time_out_us: if mode == Mode::TimedOut { 2_000 } else { 60_000_000 },
             priority: if random.one_in(2) { Priority::Normal } else { Priority::High },
         };
-        let credits = soak.unit.smmu.enable_faults(cpu, &[self.stream()], handler.clone(), limits)?;
         let before = (hostile & hostile::NO_LAST != 0).then(|| self.unit.engine.counters());
+        let device = Device { unit: self.unit, registers: &self.registers, hostile };
+        soak.unit.smmu.enable_faults(cpu, &[self.stream()], Some(&device), handler.clone(), limits)?;
         self.registers.write32(reg::HOSTILE, hostile);
-        if !self.can_stall() {
-            self.unit.engine.enable_page_requests(credits);
-        }
         let jobs = self.unit.engine.jobs_ended();
         let at = START + u64::from(self.page) * PAGE;
         self.unit.engine.start(&Job {
@@ -293,7 +311,6 @@ impl Lane {
                 context: self.can_stall().then_some(context),
                 substream_bits: if self.can_stall() { 0 } else { self.unit.description.pasid_bits },
             },
-            response_needs_pasid: self.unit.engine.response_needs_pasid(),
         };
         smmu.attach(cpu, self.stream(), &config)?;
         if let Some(substream) = self.substream() {

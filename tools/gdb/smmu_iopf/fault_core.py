@@ -85,7 +85,8 @@ def table_lines(smmu):
         names = ", ".join(f"{stream:#x}" for stream in streams(state))
         words = [word for _, word in stored(state)]
         partial = sum(STATE.get(word) == PARTIAL for word in words)
-        closed = "closed" if memory.number(state["closed"]) else "open"
+        gate = memory.number(state["gate"])
+        closed = "open" if gate == 0 else "closed" if gate == 1 else f"stopping substream {gate & 0xFFFFF:#x}"
         yield (
             f"StreamID {names}: {memory.variant(state['kind'])}, {closed}, references {references}; "
             f"groups: pending or held {len(words) - partial}, partial {partial}, at most {int(state['limits']['groups'])}"
