@@ -29,7 +29,7 @@ pub(super) struct ContextTable {
     first: DmaRegion,
     /// The second-level tables made so far, by the upper bits of the SubstreamID; `None` if the table is linear.
     leaves: Option<Sorted<usize, DmaRegion>>,
-    /// The SMMU has of every descriptor, of both levels, what is in memory (see [`structure::change`]).
+    /// The SMMU has of every descriptor, of both levels, what is in memory (see [`structure::change_all`]).
     settled: Cell<bool>,
 }
 

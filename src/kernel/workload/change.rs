@@ -130,7 +130,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     }
     ways.push(("nowhere again", Translation::Abort, None));
 
-    let config = |translation| StreamConfig { faults: FaultMode::Terminate, translation, response_needs_pasid: false };
+    let config = |translation| StreamConfig { faults: FaultMode::Terminate, translation };
     front.smmu.attach(&mut bench.cpu, *stream, &config(Translation::Abort))?;
     bench.bus()?.allow_dma(function.address, true);
     front.events.take(&bench.cpu);
