@@ -5,9 +5,9 @@ mod failure;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::hint;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
+use core::{hint, iter};
 
 use tock_registers::LocalRegisterCopy;
 
@@ -225,24 +225,42 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         masked: &Masked,
         commands: impl ExactSizeIterator<Item = [u64; WORDS]>,
     ) -> Result<Range<u64>, u32> {
-        let positions = self.fill(masked, commands)?;
+        let count = commands.len();
+        let positions = self.fill(masked, iter::once(commands), count)?;
         self.publish();
         Ok(positions)
     }
 
-    /// Puts `commands` into the queue, or nothing. [`publish`](Self::publish) follows in the same masked section.
+    /// Puts the commands of all `parts`, `count` together, into the queue, one behind the other, or nothing.
+    /// [`publish`](Self::publish) follows in the same masked section.
     ///
     /// # Errors
     ///
     /// CONS, when there is no room.
     #[inline(always)]
-    fn fill(&self, masked: &Masked, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) -> Result<Range<u64>, u32> {
-        let count = commands.len() as u64;
+    fn fill<C>(&self, masked: &Masked, parts: impl Iterator<Item = C>, count: usize) -> Result<Range<u64>, u32>
+    where
+        C: ExactSizeIterator<Item = [u64; WORDS]>,
+    {
+        let count = count as u64;
         let start = match self.ring.reserve(count) {
             Some(start) => start,
             None => self.reserve_anew(masked, count)?,
         };
-        let (slots, first) = (self.slots(), self.ring.slot(start));
+        let mut end = start;
+        for commands in parts {
+            let behind = end + commands.len() as u64;
+            self.write_at(end, commands);
+            end = behind;
+        }
+        self.ring.mark(start, end);
+        Ok(start..end)
+    }
+
+    /// Writes `commands` into the slots from `position` on, which are the caller's.
+    #[inline(always)]
+    fn write_at(&self, position: u64, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) {
+        let (slots, first) = (self.slots(), self.ring.slot(position));
         if let Some(slots) = slots.get(first..first + commands.len()) {
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         } else {
@@ -252,8 +270,6 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             until_end.iter().zip(&mut commands).for_each(|(slot, command)| write(slot, command));
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         }
-        self.ring.mark(start, start + count);
-        Ok(start..start + count)
     }
 
     /// Reserves slots after a look at CONS, or returns that.
@@ -275,26 +291,33 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         self.ring.publish(|end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
     }
 
-    /// Puts answers to `stalls`, which fit `unsent`, into the queue, or into `unsent` where there is no room now.
-    /// [`publish`](Self::publish) follows in the same masked section.
+    /// Puts answers to the stalls of all `runs`, `count` together, which fit `unsent`, into the queue, or into `unsent` where there is no
+    /// room now for all. [`publish`](Self::publish) follows in the same masked section.
     #[inline(always)]
-    pub(super) fn resume(&self, masked: &Masked, stalls: StallRun<'_>, response: PageResponse, unsent: &mut Answers) {
+    pub(super) fn resume<'s>(
+        &self,
+        masked: &Masked,
+        runs: impl Iterator<Item = StallRun<'s>> + Clone,
+        count: usize,
+        response: PageResponse,
+        unsent: &mut Answers,
+    ) {
         if !self.features.can_stall() || self.hardware.is_given_up() {
-            self.refused.fetch_add(stalls.len() as u64, Ordering::Relaxed);
+            self.refused.fetch_add(count as u64, Ordering::Relaxed);
             return;
         }
         let action = action(response);
         let commands = || {
             let command =
                 move |stall: Stall| Command::Resume { stream: stall.stream(), stag: stall.stag(), action }.encode();
-            stalls.iter().map(command)
+            runs.clone().map(move |run| run.iter().map(command))
         };
-        if !unsent.is_empty() || self.fill(masked, commands()).is_err() {
+        if !unsent.is_empty() || self.fill(masked, commands(), count).is_err() {
             hint::cold_path();
             // Where there is no room, they are tried again.
-            commands().for_each(|command| unsent.push(AnswerCommand(command)).unwrap_or(()));
+            commands().flatten().for_each(|command| unsent.push(AnswerCommand(command)).unwrap_or(()));
         } else if let Some(trace) = &self.trace {
-            commands().for_each(|command| trace.add(masked, TRACE_ANSWER, &command));
+            commands().flatten().for_each(|command| trace.add(masked, TRACE_ANSWER, &command));
         }
     }
 

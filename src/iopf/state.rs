@@ -413,11 +413,11 @@ impl FaultState {
         self.closed.store(false, Relaxed);
     }
 
-    /// Counts and measures `groups` that were answered Success at once.
-    pub(super) fn count_served(&self, moment: &Moment<'_>, groups: usize) {
+    /// Counts and measures `groups`, perhaps none, that were answered Success at once, `now`.
+    pub(super) fn count_served(&self, moment: &Moment<'_>, now: Option<u64>, groups: usize) {
         let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
         self.count_many(moment.masked, counters, groups);
-        self.measure(moment.masked, moment.began, self.shared.now(), groups);
+        self.measure(moment.masked, moment.began, now, groups);
     }
 
     /// Notes how long `answers` took from `start` until `now`, if there is a clock.

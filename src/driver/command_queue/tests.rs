@@ -394,7 +394,7 @@ fn a_run_goes_round_the_queue_and_is_published_once() {
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
         for run in [[1, 2, 3], [4, 5, 6]] {
-            bench.queue.resume(masked, stalls(run).run(), PageResponse::Success, &mut unsent);
+            bench.queue.resume(masked, iter::once(stalls(run).run()), 3, PageResponse::Success, &mut unsent);
             bench.queue.publish();
         }
         assert!(unsent.is_empty());
@@ -409,9 +409,9 @@ fn all_of_a_run_that_finds_no_room_is_kept_in_order_and_nothing_passes_it() {
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
         let three = stalls([1, 2, 3]);
-        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, stalls([9]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(three.run()), 3, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(three.run()), 3, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([9]).run()), 1, PageResponse::Success, &mut unsent);
         assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 3, 9]);
     });
     assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
@@ -422,7 +422,7 @@ fn what_waits_for_room_publishes_what_takes_it() {
     let bench = bench(1, consume);
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
-        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
         assert_eq!(bench.fake.written(Register::CmdqProd), []);
         bench.queue.answer(masked, &[AnswerCommand([0x1_0000_1044, 3])]).unwrap();
     });
@@ -435,7 +435,7 @@ fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() 
     bench.queue.hardware.give_up();
     let mut unsent = Answers::new();
     fake::cpu().masked(|masked| {
-        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
         bench.queue.publish();
     });
     assert!(unsent.is_empty());
