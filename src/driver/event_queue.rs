@@ -63,7 +63,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
-        self.faults.stalls(masked, resumes, |stalls| {
+        self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
                 if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {
                     self.pass_on(masked, words(record));

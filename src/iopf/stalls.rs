@@ -22,6 +22,8 @@ const RUN: usize = 32;
 pub struct Stalls<'a, A: StallAnswers> {
     table: &'a FaultTable,
     moment: Moment<'a>,
+    /// No record has a lower number.
+    first: u64,
     /// Of the runs that are not empty.
     owners: heapless::Vec<Owner<'a>, RUNS>,
     runs: Runs,
@@ -37,8 +39,6 @@ struct Owner<'a> {
     handler: &'a dyn FaultHandler,
     /// Which run it is.
     place: usize,
-    /// The record of its first stall.
-    record: u64,
     /// How many of its first stalls were served at once, when it ends.
     served: Cell<usize>,
 }
@@ -58,8 +58,15 @@ impl<F: FnMut(StallRun<'_>, PageResponse)> StallAnswers for F {
 
 impl<'a, A: StallAnswers> Stalls<'a, A> {
     #[inline(always)]
-    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, answers: A) -> Self {
-        Self { table, moment, owners: heapless::Vec::new(), runs: array::from_fn(|_| StallBuffer::new()), answers }
+    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, first: u64, answers: A) -> Self {
+        Self {
+            table,
+            moment,
+            first,
+            owners: heapless::Vec::new(),
+            runs: array::from_fn(|_| StallBuffer::new()),
+            answers,
+        }
     }
 
     /// Deals with the stall in a record, now or with others. The record begins with `words`, and `more` says the how manyth of its queue
@@ -67,31 +74,32 @@ impl<'a, A: StallAnswers> Stalls<'a, A> {
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
     #[inline(always)]
-    pub fn report(&mut self, more: impl FnOnce() -> (u64, u64), words: [u64; 3]) -> bool {
+    pub fn report(&mut self, more: impl Fn() -> (u64, u64), words: [u64; 3]) -> bool {
         let [origin, second, third] = words;
         self.runs[place(origin)].push(words) || self.begin(more, origin, (second, third))
     }
 
     /// Begins another run in place of the one that a stall does not go on.
     #[inline(never)]
-    fn begin(&mut self, more: impl FnOnce() -> (u64, u64), origin: u64, (second, third): (u64, u64)) -> bool {
+    fn begin(&mut self, more: impl Fn() -> (u64, u64), origin: u64, (second, third): (u64, u64)) -> bool {
         let Some(stall) = Stall::decode([origin, second, third]) else { return false };
-        let Self { table, moment, owners, runs, answers } = self;
-        let (place, (record, fourth)) = (place(origin), more());
+        let Self { table, moment, first, owners, runs, answers } = self;
+        let place = place(origin);
         if let Some(index) = owners.iter().position(|owner| owner.place == place) {
             end_early(&owners.swap_remove(index), runs, moment, answers);
         }
         // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
         let state = table.find(moment.section, stall.stream());
-        let handler = state.and_then(|state| state.handler_of_run(moment, record, &stall));
-        let owner =
-            state.zip(handler).map(|(state, handler)| Owner { state, handler, place, record, served: Cell::new(0) });
+        let is_of_this_life = |state: &FaultState| *first >= state.since || more().0 >= state.since;
+        let handler =
+            state.filter(|state| is_of_this_life(state)).and_then(|state| state.handler_of_run(moment, &stall));
+        let owner = state.zip(handler).map(|(state, handler)| Owner { state, handler, place, served: Cell::new(0) });
         if owner.is_some() {
             owners.extend(owner);
             runs[place].begin(stall);
         } else {
             runs[place] = StallBuffer::new();
-            report_alone(table, moment, state, record, (&stall, fourth), answers);
+            report_alone(table, moment, state, more(), &stall, answers);
         }
         true
     }
@@ -113,10 +121,10 @@ fn end(owners: &[Owner<'_>], runs: &Runs, moment: &Moment<'_>, answers: &mut imp
         now = moment.now();
     }
     for owner in owners {
-        owner.state.count_served(moment, now, owner.served.get());
-        let others = runs[owner.place].run().behind(owner.served.get());
-        if !others.is_empty() {
-            owner.report_one_by_one(others, moment, answers);
+        let (stalls, served) = (runs[owner.place].run(), owner.served.get());
+        owner.state.count_served(moment, now, served);
+        if served < stalls.len() {
+            owner.report_one_by_one(stalls.behind(served), moment, answers);
         }
     }
 }
@@ -140,7 +148,7 @@ impl Owner<'_> {
     fn report_one_by_one(&self, mut stalls: StallRun<'_>, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
         let mut tally = Tally::new(self.state, moment.masked);
         while let Some(first) = stalls.first() {
-            let outcome = FaultState::report(self.state, moment, self.record, &Fault::from(&first), &mut tally);
+            let outcome = FaultState::report_live(self.state, moment, &Fault::from(&first), &mut tally);
             if let Outcome::Answer(response) = outcome {
                 answers.answer(iter::once((&first).into()), 1, response);
             }
@@ -157,15 +165,15 @@ impl Owner<'_> {
     }
 }
 
-/// Has a stall, whose record has this word 3, reported by itself.
+/// Has a stall, whose record has this number and this word 3, reported by itself.
 #[cold]
 #[inline(never)]
 fn report_alone(
     table: &FaultTable,
     moment: &Moment<'_>,
     state: Option<&Counted<FaultState>>,
-    record: u64,
-    (stall, fourth): (&Stall, u64),
+    (record, fourth): (u64, u64),
+    stall: &Stall,
     answers: &mut impl StallAnswers,
 ) {
     let fault = Fault { stage2: Stage2Fault::of(stall, fourth), ..Fault::from(stall) };

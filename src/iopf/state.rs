@@ -31,7 +31,7 @@ pub(super) struct FaultState {
     pub(super) specials: Specials,
     pub(super) limits: StreamLimits,
     /// The first record of the queue that is of this life.
-    since: u64,
+    pub(super) since: u64,
     /// A grace period after this is set, only the disabler answers groups. Page requests that still come are refused as they come.
     closed: AtomicBool,
     /// Someone holds the right to answer and finish.
@@ -106,6 +106,16 @@ impl FaultState {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
+        Self::report_live(this, moment, fault, tally)
+    }
+
+    /// As [`report`](Self::report), for a record of this life.
+    pub(super) fn report_live<'a>(
+        this: &'a Counted<Self>,
+        moment: &Moment<'_>,
+        fault: &Fault,
+        tally: &mut Tally<'a>,
+    ) -> Outcome {
         if fault.is_stop_marker() {
             return this.swallow(moment, Counter::StopMarkers);
         }
@@ -126,15 +136,10 @@ impl FaultState {
         }
     }
 
-    /// Who is to be asked about `stall`, of the `record`th record, and those of its substream that follow. `None` where each is to be reported by itself.
-    pub(super) fn handler_of_run<'a>(
-        &'a self,
-        moment: &Moment<'a>,
-        record: u64,
-        stall: &Stall,
-    ) -> Option<&'a dyn FaultHandler> {
-        let is_live = record >= self.since && (!self.is_closed() || mutant!("report_after_close"));
-        if !is_live || self.kind != Kind::Stall {
+    /// Who is to be asked about `stall`, whose record is of this life, and those of its substream that follow. `None` where each is to be
+    /// reported by itself.
+    pub(super) fn handler_of_run<'a>(&'a self, moment: &Moment<'a>, stall: &Stall) -> Option<&'a dyn FaultHandler> {
+        if self.is_closed() && !mutant!("report_after_close") || self.kind != Kind::Stall {
             return None;
         }
         let special = self.specials.find(moment.section, stall.stream(), stall.substream());

@@ -204,16 +204,23 @@ impl FaultTable {
         report_all(&Batch::new(self, self.shared.moment(&section, masked)))
     }
 
-    /// Reports stalls whose records were in their queue before this call: `report_all` gives them to the [`Stalls`] in their order.
+    /// Reports stalls whose records, the `first`th and later, were in their queue before this call: `report_all` gives them to the [`Stalls`]
+    /// in their order.
     ///
     /// Like a [`Batch`], with less work for each: handlers are asked about stalls of one address space together. `answers` gets those
     /// that are to be answered now, and how; those of one address space in their order, and the last when `report_all` is done. Where
     /// they are of few address spaces and served at once, it gets all together.
     #[inline(always)]
-    pub fn stalls<A: StallAnswers>(&self, masked: &Masked, answers: A, report_all: impl FnOnce(&mut Stalls<'_, A>)) {
+    pub fn stalls<A: StallAnswers>(
+        &self,
+        masked: &Masked,
+        first: u64,
+        answers: A,
+        report_all: impl FnOnce(&mut Stalls<'_, A>),
+    ) {
         let section = self.shared.domain.read(masked);
         let moment = self.shared.moment(&section, masked);
-        report_all(&mut Stalls::new(self, moment, answers));
+        report_all(&mut Stalls::new(self, moment, first, answers));
     }
 
     /// Reports one record: a batch of one.

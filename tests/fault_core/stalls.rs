@@ -224,9 +224,9 @@ fn stalls_at_stage_2_are_reported_one_by_one_with_what_is_missing() {
             let words = [0x101 << 32 | kind, 1 << 31 | 1 << 35 | more | u64::from(tag), 0x1234_5008];
             let mut answered = 0;
             let answer = |stalls: StallRun<'_>, _| answered += stalls.len();
-            bench
-                .cpu
-                .masked(|masked| bench.table.stalls(masked, answer, |batch| assert!(batch.report(|| (0, IPA), words))));
+            bench.cpu.masked(|masked| {
+                bench.table.stalls(masked, 0, answer, |batch| assert!(batch.report(|| (0, IPA), words)))
+            });
             let expected = Fault { stage2, ..stall(STREAM, tag, 0x1234_5008) };
             assert_eq!(std::mem::take(&mut *bench.handler.seen.lock().unwrap()), [vec![expected]]);
             if defers {
