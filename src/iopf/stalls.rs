@@ -15,8 +15,8 @@ use crate::sync::grace::Counted;
 /// How many runs are gathered at a time. A power of two: streams with the same low bits take each other's place.
 const RUNS: usize = 4;
 
-/// The most stalls of a run.
-const RUN: usize = 32;
+/// The most stalls of a run: as many as a drain takes out of a queue, so that a stream's are together.
+const RUN: usize = 64;
 
 /// Stalls that are reported together: see [`FaultTable::stalls`].
 pub struct Stalls<'a, A: StallAnswers> {

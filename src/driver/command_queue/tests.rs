@@ -404,6 +404,25 @@ fn a_run_goes_round_the_queue_and_is_published_once() {
 }
 
 #[test]
+fn the_runs_of_a_batch_lie_one_behind_the_other_or_all_wait_for_room() {
+    let bench = bench(2, consume);
+    let (two, one) = (stalls([1, 2]), stalls([3]));
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        for first in [0, 3] {
+            bench.queue.resume(masked, [two.run(), one.run()].into_iter(), 3, PageResponse::Success, &mut unsent);
+            assert!(unsent.is_empty());
+            bench.queue.publish();
+            assert_eq!([0, 1, 2].map(|n| bench.queue.read(first + n)[1]), [1, 2, 3]);
+        }
+        let five = [two.run(), two.run(), one.run()];
+        bench.queue.resume(masked, five.into_iter(), 5, PageResponse::Invalid, &mut unsent);
+        assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 1, 2, 3]);
+    });
+    assert_eq!(bench.fake.written(Register::CmdqProd), [3, 0b110]);
+}
+
+#[test]
 fn all_of_a_run_that_finds_no_room_is_kept_in_order_and_nothing_passes_it() {
     let bench = bench(2, |_, _, _| {});
     fake::cpu().masked(|masked| {
