@@ -142,7 +142,7 @@ impl Bench {
             let measuring = self.count(|| black_box(&latencies).add(masked, black_box(DEPTH), black_box(DEPTH))).0;
             row("latencies of a stream or of all, once a run", measuring, 1);
             let clock: fn() -> u64 = black_box(timer::ticks);
-            row("time stamp, once a batch and once a run", self.count(clock).0, 1);
+            row("time stamp, twice a batch", self.count(clock).0, 1);
         });
         Ok(())
     }

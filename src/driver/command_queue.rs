@@ -113,7 +113,7 @@ type Errors = LocalRegisterCopy<u32, GERROR::Register>;
 pub struct CommandQueue<R, D> {
     hardware: Arc<Hardware<R, D>>,
     features: Features,
-    memory: DmaRegion,
+    slots: &'static [[Word; WORDS]],
     ring: Ring,
     completion: Completion,
     failures: IrqLock<Failures>,
@@ -144,7 +144,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         Self {
             hardware,
             features,
-            memory: DmaRegion { words: commands, ..memory },
+            slots: commands.as_chunks().0,
             ring,
             completion,
             failures: IrqLock::new(Failures::new()),
@@ -260,7 +260,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     /// Writes `commands` into the slots from `position` on, which are the caller's.
     #[inline(always)]
     fn write_at(&self, position: u64, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) {
-        let (slots, first) = (self.slots(), self.ring.slot(position));
+        let (slots, first) = (self.slots, self.ring.slot(position));
         if let Some(slots) = slots.get(first..first + commands.len()) {
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         } else {
@@ -454,7 +454,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure) && (!failure.is_of_answer() || failures.recent().is_some_and(refused)) {
-                let slot = self.slots().get(self.ring.slot(position));
+                let slot = self.slots.get(self.ring.slot(position));
                 slot.into_iter().for_each(|slot| write(slot, Command::Sync(SyncCompletion::None).encode()));
             }
             failures.write(failure);
@@ -532,12 +532,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     }
 
     fn read(&self, position: u64) -> [u64; WORDS] {
-        let words = self.slots().get(self.ring.slot(position));
+        let words = self.slots.get(self.ring.slot(position));
         words.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
-    }
-
-    fn slots(&self) -> &'static [[Word; WORDS]] {
-        self.memory.words.as_chunks().0
     }
 }
 
