@@ -34,7 +34,7 @@ pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Stage2Fault, Target};
 pub use group::{Decided, FaultGroup, LateAnswer};
 pub use latency::{BUCKETS, Histogram, Latencies};
-pub use stalls::Stalls;
+pub use stalls::{StallAnswers, Stalls};
 pub use statistics::{Counter, Counters, Statistics};
 pub use stopping::{StopError, Stopping};
 pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};

@@ -27,6 +27,9 @@ use crate::costs::{row, text};
 
 /// Batches of each core.
 const BATCHES: u32 = 1_000;
+/// How often that is measured: the least counts. Where QEMU stops a core between its reservation and its publication, the others wait for
+/// that core's next turn, which any change of the code may bring about.
+const RUNS: usize = 3;
 
 /// Registers whose PROD writes are counted, and by which the SMMU has no ranges: a page is a command.
 struct Counted {
@@ -123,22 +126,28 @@ pub(crate) fn run(kernel: &'static Kernel, cpu: &mut Cpu) -> Result<(), String> 
     let work: Arc<dyn Work> = issuers.clone();
     kernel.add_work(cpu, work).map_err(|_| "no room for more work")?;
     let cores = kernel.cores();
-    for (turn, count) in [(1, 1), (2, 64)] {
-        let writes = issuers.registers.prod_writes.load(Relaxed);
-        let start = instructions.now();
-        issuers.count.store(count, Relaxed);
-        issuers.turn.store(turn, Release);
-        cpu.masked(|masked| kernel.wake_others(masked));
-        let all_done = || match issuers.done[..cores].iter().all(|done| done.load(Acquire) == turn) {
-            true => Ok(()),
-            false => Err(()),
-        };
-        kernel.wait_until(cpu, Duration::from_secs(60), all_done).map_err(|_| "a core does not come to an end")?;
-        let taken = instructions.now().wrapping_sub(start);
+    let mut last = 0;
+    for count in [1, 64] {
+        let mut runs = [(0, 0); RUNS];
+        for run in &mut runs {
+            let writes = issuers.registers.prod_writes.load(Relaxed);
+            let start = instructions.now();
+            last += 1;
+            issuers.count.store(count, Relaxed);
+            issuers.turn.store(last, Release);
+            cpu.masked(|masked| kernel.wake_others(masked));
+            let all_done = || match issuers.done[..cores].iter().all(|done| done.load(Acquire) == last) {
+                true => Ok(()),
+                false => Err(()),
+            };
+            kernel.wait_until(cpu, Duration::from_secs(60), all_done).map_err(|_| "a core does not come to an end")?;
+            let taken = instructions.now().wrapping_sub(start);
+            *run = (taken, issuers.registers.prod_writes.load(Relaxed) - writes);
+        }
+        let (taken, writes) = runs.into_iter().min().unwrap_or_default();
         let batches = cores as u32 * BATCHES;
         let of = if cores == 1 { "1 core".into() } else { format!("{cores} cores") };
         row(&format!("command, batch of {count}, {of}"), taken, batches * count);
-        let writes = issuers.registers.prod_writes.load(Relaxed) - writes;
         row(&format!("CMDQ_PROD writes, batch of {count}, {of}"), writes, batches);
     }
     match issuers.failed.load(Relaxed) {

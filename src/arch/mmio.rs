@@ -9,8 +9,10 @@ use core::arch::asm;
 ///
 /// A write happens after every memory access before it in program order, and every memory access after a read in program
 /// order happens after it.
+///
+/// It is known to have `LEAST` bytes: whether a register is among these, the compiler sees where it knows the register.
 #[derive(Clone, Debug)]
-pub struct Mmio {
+pub struct Mmio<const LEAST: usize = 0> {
     base: usize,
     size: usize,
 }
@@ -26,6 +28,14 @@ impl Mmio {
         Self { base, size }
     }
 
+    /// The same window, known to have `LEAST` bytes; `None` if it is smaller.
+    pub const fn at_least<const LEAST: usize>(&self) -> Option<Mmio<LEAST>> {
+        let Self { base, size } = *self;
+        if size >= LEAST { Some(Mmio { base, size }) } else { None }
+    }
+}
+
+impl<const LEAST: usize> Mmio<LEAST> {
     /// The size of the window, in bytes.
     pub const fn size(&self) -> usize {
         self.size
@@ -126,7 +136,8 @@ impl Mmio {
 
     fn address<T>(&self, offset: usize) -> usize {
         let bytes = size_of::<T>();
-        if !offset.is_multiple_of(bytes) || self.size.checked_sub(bytes).is_none_or(|last| offset > last) {
+        let is_in = |size: usize| size.checked_sub(bytes).is_some_and(|last| offset <= last);
+        if !offset.is_multiple_of(bytes) || !is_in(LEAST) && !is_in(self.size) {
             self.refuse(offset, bytes);
         }
         self.base + offset

@@ -5,9 +5,9 @@ mod failure;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::hint;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
+use core::{hint, iter};
 
 use tock_registers::LocalRegisterCopy;
 
@@ -113,8 +113,8 @@ type Errors = LocalRegisterCopy<u32, GERROR::Register>;
 pub struct CommandQueue<R, D> {
     hardware: Arc<Hardware<R, D>>,
     features: Features,
-    memory: DmaRegion,
-    /// The slots, or none where commands have to be cleaned: these take the way of those that go round, and the others pay nothing.
+    slots: &'static [[Word; WORDS]],
+    /// The same, or none where commands have to be cleaned: these take the way of those that go round, and the others pay nothing.
     at_hand: &'static [[Word; WORDS]],
     ring: Ring,
     completion: Completion,
@@ -147,7 +147,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             at_hand: if hardware.coherence.is_coherent() { commands.as_chunks().0 } else { &[] },
             hardware,
             features,
-            memory: DmaRegion { words: commands, ..memory },
+            slots: commands.as_chunks().0,
             ring,
             completion,
             failures: IrqLock::new(Failures::new()),
@@ -228,45 +228,61 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         masked: &Masked,
         commands: impl ExactSizeIterator<Item = [u64; WORDS]>,
     ) -> Result<Range<u64>, u32> {
-        let positions = self.fill(masked, commands)?;
+        let count = commands.len();
+        let positions = self.fill(masked, iter::once(commands), count)?;
         self.publish();
         Ok(positions)
     }
 
-    /// Puts `commands` into the queue, or nothing. [`publish`](Self::publish) follows in the same masked section.
+    /// Puts the commands of all `parts`, `count` together, into the queue, one behind the other, or nothing.
+    /// [`publish`](Self::publish) follows in the same masked section.
     ///
     /// # Errors
     ///
     /// CONS, when there is no room.
     #[inline(always)]
-    fn fill(&self, masked: &Masked, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) -> Result<Range<u64>, u32> {
-        let count = commands.len() as u64;
+    fn fill<C>(&self, masked: &Masked, parts: impl Iterator<Item = C>, count: usize) -> Result<Range<u64>, u32>
+    where
+        C: ExactSizeIterator<Item = [u64; WORDS]>,
+    {
+        let count = count as u64;
         let start = match self.ring.reserve(count) {
             Some(start) => start,
             None => self.reserve_anew(masked, count)?,
         };
-        let first = self.ring.slot(start);
-        if let Some(slots) = self.at_hand.get(first..first + commands.len()) {
+        let mut end = start;
+        for commands in parts {
+            let behind = end + commands.len() as u64;
+            self.write_at(end, commands);
+            end = behind;
+        }
+        self.ring.mark(start, end);
+        Ok(start..end)
+    }
+
+    /// Writes `commands` into the slots from `position` on, which are the caller's.
+    #[inline(always)]
+    fn write_at(&self, position: u64, commands: impl ExactSizeIterator<Item = [u64; WORDS]>) {
+        let (first, count) = (self.ring.slot(position), commands.len());
+        if let Some(slots) = self.at_hand.get(first..first + count) {
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
         } else {
             // The queue goes round here, or commands have to be cleaned.
-            let (mut commands, slots) = (commands, self.slots());
+            let (mut commands, slots) = (commands, self.slots);
             let until_end = slots.get(first..).unwrap_or_default();
             until_end.iter().zip(&mut commands).for_each(|(slot, command)| write(slot, command));
             slots.iter().zip(commands).for_each(|(slot, command)| write(slot, command));
             if !self.hardware.coherence.is_coherent() {
-                self.clean(start, count);
+                self.clean(position, count);
             }
         }
-        self.ring.mark(start, start + count);
-        Ok(start..start + count)
     }
 
     /// Has the SMMU see the `count` commands from position `start` on: whoever publishes them need not.
     #[cold]
     #[inline(never)]
-    fn clean(&self, start: u64, count: u64) {
-        let (slots, first, count) = (self.slots(), self.ring.slot(start), count as usize);
+    fn clean(&self, start: u64, count: usize) {
+        let (slots, first) = (self.slots, self.ring.slot(start));
         let until_end = slots.get(first..).unwrap_or_default();
         let until_end = until_end.get(..count).unwrap_or(until_end);
         for part in [until_end, slots.get(..count - until_end.len()).unwrap_or_default()] {
@@ -293,26 +309,33 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         self.ring.publish(|end| self.hardware.write(Register::CmdqProd, self.ring.index(end)));
     }
 
-    /// Puts answers to `stalls`, which fit `unsent`, into the queue, or into `unsent` where there is no room now.
-    /// [`publish`](Self::publish) follows in the same masked section.
+    /// Puts answers to the stalls of all `runs`, `count` together, which fit `unsent`, into the queue, or into `unsent` where there is no
+    /// room now for all. [`publish`](Self::publish) follows in the same masked section.
     #[inline(always)]
-    pub(super) fn resume(&self, masked: &Masked, stalls: StallRun<'_>, response: PageResponse, unsent: &mut Answers) {
+    pub(super) fn resume<'s>(
+        &self,
+        masked: &Masked,
+        runs: impl Iterator<Item = StallRun<'s>> + Clone,
+        count: usize,
+        response: PageResponse,
+        unsent: &mut Answers,
+    ) {
         if !self.features.can_stall() || self.hardware.is_given_up() {
-            self.refused.fetch_add(stalls.len() as u64, Ordering::Relaxed);
+            self.refused.fetch_add(count as u64, Ordering::Relaxed);
             return;
         }
         let action = action(response);
         let commands = || {
             let command =
                 move |stall: Stall| Command::Resume { stream: stall.stream(), stag: stall.stag(), action }.encode();
-            stalls.iter().map(command)
+            runs.clone().map(move |run| run.iter().map(command))
         };
-        if !unsent.is_empty() || self.fill(masked, commands()).is_err() {
+        if !unsent.is_empty() || self.fill(masked, commands(), count).is_err() {
             hint::cold_path();
             // Where there is no room, they are tried again.
-            commands().for_each(|command| unsent.push(AnswerCommand(command)).unwrap_or(()));
+            commands().flatten().for_each(|command| unsent.push(AnswerCommand(command)).unwrap_or(()));
         } else if let Some(trace) = &self.trace {
-            commands().for_each(|command| trace.add(masked, TRACE_ANSWER, &command));
+            commands().flatten().for_each(|command| trace.add(masked, TRACE_ANSWER, &command));
         }
     }
 
@@ -450,7 +473,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure)
                 && (!failure.is_of_answer() || failures.recent().is_some_and(refused))
-                && let Some(slot) = self.slots().get(self.ring.slot(position))
+                && let Some(slot) = self.slots.get(self.ring.slot(position))
             {
                 write(slot, Command::Sync(SyncCompletion::None).encode());
                 self.hardware.coherence.clean(slot);
@@ -530,12 +553,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     }
 
     fn read(&self, position: u64) -> [u64; WORDS] {
-        let words = self.slots().get(self.ring.slot(position));
+        let words = self.slots.get(self.ring.slot(position));
         words.map_or([0; WORDS], |words| words.each_ref().map(|word| word.load(Ordering::Relaxed)))
-    }
-
-    fn slots(&self) -> &'static [[Word; WORDS]] {
-        self.memory.words.as_chunks().0
     }
 }
 

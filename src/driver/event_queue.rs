@@ -1,17 +1,37 @@
 //! The event queue: stall records go to the fault core, the rest to the kernel's sink (7.2, 7.3).
 
 use core::cell::Cell;
+use core::sync::atomic::Ordering::Relaxed;
 
-use super::command_queue::{Answers, Unsent};
+use super::command_queue::{Answers, CommandQueue, Unsent};
 use super::record_queue::{Drained, Records, first_words, words};
 use super::registers::Registers;
 use super::report::Incident;
 use super::{Delay, Smmu};
+use crate::iopf::StallAnswers;
+use crate::smmuv3::PageResponse;
 use crate::smmuv3::event::{Event, StallRun};
 use crate::sync::Masked;
 
 /// Tag of an event record in the trace.
 const TRACE_EVENT: u8 = b'E';
+
+/// Puts answers into the command queue, or into `unsent`.
+struct Resumes<'a, R, D> {
+    commands: &'a CommandQueue<R, D>,
+    masked: &'a Masked,
+    unsent: &'a mut Answers,
+    /// There were some.
+    resumed: &'a Cell<bool>,
+}
+
+impl<R: Registers, D: Delay> StallAnswers for Resumes<'_, R, D> {
+    #[inline(always)]
+    fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, count: usize, response: PageResponse) {
+        self.commands.resume(self.masked, runs, count, response, self.unsent);
+        self.resumed.set(true);
+    }
+}
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Takes one batch of records out of the event queue, and answers what can be answered at once.
@@ -42,13 +62,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if let Some(trace) = &self.trace {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
-        let answer = |stalls: StallRun<'_>, response| {
-            self.commands.resume(masked, stalls, response, answers);
-            resumed.set(true);
-        };
-        self.faults.stalls(masked, answer, |stalls| {
+        let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
+        self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
-                if !stalls.report(|| (records.number(record), words(record)[3]), first_words(record)) {
+                if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {
                     self.pass_on(masked, words(record));
                 }
             });

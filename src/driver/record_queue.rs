@@ -314,6 +314,11 @@ pub(super) struct Records<'a, const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Records<'_, WORDS> {
+    /// The number of the first one.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
     /// Has `take` look at each record, in their order.
     #[inline(always)]
     pub(super) fn for_each(&self, mut take: impl FnMut(&[Word; WORDS])) {

@@ -4,7 +4,7 @@ use core::cell::Cell;
 use core::fmt;
 
 use super::fault::{Fault, Report};
-use super::shared::AT_ONCE;
+use super::shared::{AT_ONCE, Shared};
 use super::state::FaultState;
 use super::statistics::Counter;
 use super::table::FaultTable;
@@ -21,6 +21,7 @@ pub struct Batch<'a> {
 pub(super) struct Moment<'a> {
     pub(super) section: &'a ReadGuard<'a>,
     pub(super) masked: &'a Masked,
+    pub(super) shared: &'a Shared,
     /// When the batch began, if the table has a clock.
     pub(super) began: Option<u64>,
     /// Slots that are counted in the limit over all streams and not in use, until the end of the batch.
@@ -35,6 +36,13 @@ pub(super) struct Tally<'a> {
     pub(super) references: Stock<'a, FaultState>,
     /// Groups deferred, and not counted yet.
     pub(super) deferred: usize,
+}
+
+impl Moment<'_> {
+    /// The time now, if the table has a clock.
+    pub(super) fn now(&self) -> Option<u64> {
+        self.shared.now()
+    }
 }
 
 impl<'a> Tally<'a> {

@@ -1,15 +1,18 @@
 //! What all streams of one table share.
 
 use alloc::sync::Arc;
+use core::cell::Cell;
 use core::ops::Deref;
 
 use spin::Once;
 
+use super::batch::Moment;
 use super::latency::Histogram;
 use super::statistics::Counters;
 use super::{Limits, PageResponder};
+use crate::sync::Masked;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use crate::sync::grace::Domain;
+use crate::sync::grace::{Domain, ReadGuard};
 
 /// How many slots a drain counts, and references it takes, at once when it defers several groups.
 pub(super) const AT_ONCE: usize = 8;
@@ -44,6 +47,11 @@ impl Shared {
     /// The time now, if there is a clock.
     pub(super) fn now(&self) -> Option<u64> {
         self.clock.get().map(|clock| clock())
+    }
+
+    /// Reports of `section`, which begin now.
+    pub(super) fn moment<'a>(&'a self, section: &'a ReadGuard<'a>, masked: &'a Masked) -> Moment<'a> {
+        Moment { section, masked, shared: self, began: self.now(), aside: Cell::new(0) }
     }
 
     // Both counts are relaxed: they bound, and order nothing.

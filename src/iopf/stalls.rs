@@ -1,6 +1,7 @@
 //! The stalls of a batch, by address space.
 
-use core::{array, fmt};
+use core::cell::Cell;
+use core::{array, fmt, iter, slice};
 
 use super::FaultHandler;
 use super::batch::{Moment, Tally};
@@ -14,37 +15,58 @@ use crate::sync::grace::Counted;
 /// How many runs are gathered at a time. A power of two: streams with the same low bits take each other's place.
 const RUNS: usize = 4;
 
-/// The most stalls of a run.
-const RUN: usize = 32;
+/// The most stalls of a run: as many as a drain takes out of a queue, so that a stream's are together.
+const RUN: usize = 64;
 
 /// Stalls that are reported together: see [`FaultTable::stalls`].
-pub struct Stalls<'a, A: FnMut(StallRun<'_>, PageResponse)> {
+pub struct Stalls<'a, A: StallAnswers> {
     table: &'a FaultTable,
     moment: Moment<'a>,
-    runs: [Run<'a>; RUNS],
-    answer: A,
+    /// No record has a lower number.
+    first: u64,
+    /// Of the runs that are not empty.
+    owners: heapless::Vec<Owner<'a>, RUNS>,
+    runs: Runs,
+    answers: A,
 }
 
-/// Stalls of one address space, of which nobody has been asked about the last ones yet.
-struct Run<'a> {
-    /// While there are none, nobody.
-    owner: Option<Owner<'a>>,
-    /// The record of the first.
-    record: u64,
-    stalls: StallBuffer<RUN>,
-}
+/// Stalls of one address space each, of which nobody has been asked about the last ones yet.
+type Runs = [StallBuffer<RUN>; RUNS];
 
 /// Whose stalls those of a run are.
-#[derive(Clone, Copy)]
 struct Owner<'a> {
     state: &'a Counted<FaultState>,
     handler: &'a dyn FaultHandler,
+    /// Which run it is.
+    place: usize,
+    /// How many of its first stalls were served at once, when it ends.
+    served: Cell<usize>,
 }
 
-impl<'a, A: FnMut(StallRun<'_>, PageResponse)> Stalls<'a, A> {
+/// What the answers to stalls that are reported together go to.
+pub trait StallAnswers {
+    /// Takes the answer `response` to the stalls of all `runs`: `count` of them, at least one.
+    fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, count: usize, response: PageResponse);
+}
+
+/// For who takes the answers run by run.
+impl<F: FnMut(StallRun<'_>, PageResponse)> StallAnswers for F {
+    fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, _: usize, response: PageResponse) {
+        runs.for_each(|run| self(run, response));
+    }
+}
+
+impl<'a, A: StallAnswers> Stalls<'a, A> {
     #[inline(always)]
-    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, answer: A) -> Self {
-        Self { table, moment, runs: array::from_fn(|_| Run::none()), answer }
+    pub(super) fn new(table: &'a FaultTable, moment: Moment<'a>, first: u64, answers: A) -> Self {
+        Self {
+            table,
+            moment,
+            first,
+            owners: heapless::Vec::new(),
+            runs: array::from_fn(|_| StallBuffer::new()),
+            answers,
+        }
     }
 
     /// Deals with the stall in a record, now or with others. The record begins with `words`, and `more` says the how manyth of its queue
@@ -52,125 +74,122 @@ impl<'a, A: FnMut(StallRun<'_>, PageResponse)> Stalls<'a, A> {
     ///
     /// Does not allocate, takes no lock, and looks at a bounded number of things. The handler is called within.
     #[inline(always)]
-    pub fn report(&mut self, more: impl FnOnce() -> (u64, u64), words: [u64; 3]) -> bool {
+    pub fn report(&mut self, more: impl Fn() -> (u64, u64), words: [u64; 3]) -> bool {
         let [origin, second, third] = words;
-        self.runs[place(origin)].stalls.push(words) || self.begin(more, origin, (second, third))
+        self.runs[place(origin)].push(words) || self.begin(more, origin, (second, third))
     }
 
     /// Begins another run in place of the one that a stall does not go on.
     #[inline(never)]
-    fn begin(&mut self, more: impl FnOnce() -> (u64, u64), origin: u64, (second, third): (u64, u64)) -> bool {
+    fn begin(&mut self, more: impl Fn() -> (u64, u64), origin: u64, (second, third): (u64, u64)) -> bool {
         let Some(stall) = Stall::decode([origin, second, third]) else { return false };
-        let Self { table, moment, runs, answer } = self;
-        let (run, (record, fourth)) = (&mut runs[place(origin)], more());
-        if run.owner.is_some() {
-            run.end_early(moment, answer);
+        let Self { table, moment, first, owners, runs, answers } = self;
+        let place = place(origin);
+        if let Some(index) = owners.iter().position(|owner| owner.place == place) {
+            end_early(&owners.swap_remove(index), runs, moment, answers);
         }
         // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
         let state = table.find(moment.section, stall.stream());
-        let handler = state.and_then(|state| state.handler_of_run(moment, record, &stall));
-        run.owner = state.zip(handler).map(|(state, handler)| Owner { state, handler });
-        run.record = record;
-        if run.owner.is_some() {
-            run.stalls.begin(stall);
+        let is_of_this_life = |state: &FaultState| *first >= state.since || more().0 >= state.since;
+        let handler =
+            state.filter(|state| is_of_this_life(state)).and_then(|state| state.handler_of_run(moment, &stall));
+        let owner = state.zip(handler).map(|(state, handler)| Owner { state, handler, place, served: Cell::new(0) });
+        if owner.is_some() {
+            owners.extend(owner);
+            runs[place].begin(stall);
         } else {
-            run.stalls = StallBuffer::new();
-            report_alone(table, moment, state, record, (&stall, fourth), answer);
+            runs[place] = StallBuffer::new();
+            report_alone(table, moment, state, more(), &stall, answers);
         }
         true
     }
 }
 
-impl Run<'_> {
-    #[inline(always)]
-    fn none() -> Self {
-        Self { owner: None, record: 0, stalls: StallBuffer::new() }
+/// Has those stalls of all `owners` answered together that can be at once, and the others reported by themselves, in their order.
+#[inline(always)]
+fn end(owners: &[Owner<'_>], runs: &Runs, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
+    let mut count = 0;
+    for owner in owners {
+        let stalls = runs[owner.place].run();
+        owner.served.set(owner.serve_at_once(stalls, moment));
+        count += owner.served.get();
     }
-
-    /// Has those answered that can be at once, and the others reported by themselves, in their order.
-    #[inline(always)]
-    fn end(&self, moment: &Moment<'_>, answer: &mut impl FnMut(StallRun<'_>, PageResponse)) {
-        let (Some(owner), stalls) = (self.owner, self.stalls.run()) else { return };
-        let count = owner.serve_at_once(stalls, moment, answer);
-        if count < stalls.len() {
-            owner.report_one_by_one(self.record, stalls.behind(count), moment, answer);
+    let mut now = None;
+    if count > 0 {
+        let served = owners.iter().map(|owner| runs[owner.place].run().up_to(owner.served.get()));
+        answers.answer(served, count, PageResponse::Success);
+        now = moment.now();
+    }
+    for owner in owners {
+        let (stalls, served) = (runs[owner.place].run(), owner.served.get());
+        owner.state.count_served(moment, now, served);
+        if served < stalls.len() {
+            owner.report_one_by_one(stalls.behind(served), moment, answers);
         }
     }
+}
 
-    /// As [`end`](Self::end), before the batch is over.
-    #[inline(never)]
-    fn end_early(&self, moment: &Moment<'_>, answer: &mut impl FnMut(StallRun<'_>, PageResponse)) {
-        self.end(moment, answer);
-    }
+/// As [`end`], before the batch is over.
+#[inline(never)]
+fn end_early(owner: &Owner<'_>, runs: &Runs, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
+    end(slice::from_ref(owner), runs, moment, answers);
 }
 
 impl Owner<'_> {
-    /// Has the first of `stalls` answered that can be at once. Returns how many.
+    /// How many of the first of `stalls` are to be answered Success at once.
     #[inline(always)]
-    fn serve_at_once(
-        self,
-        stalls: StallRun<'_>,
-        moment: &Moment<'_>,
-        answer: &mut impl FnMut(StallRun<'_>, PageResponse),
-    ) -> usize {
-        let count = super::survive(|| self.handler.serve_at_once(moment.masked, stalls)).unwrap_or(0);
-        let at_once = stalls.up_to(count);
-        if !at_once.is_empty() {
-            answer(at_once, PageResponse::Success);
-            self.state.count_served(moment, at_once.len());
-        }
-        at_once.len()
+    fn serve_at_once(&self, stalls: StallRun<'_>, moment: &Moment<'_>) -> usize {
+        let served = super::survive(|| self.handler.serve_at_once(moment.masked, stalls)).unwrap_or(0);
+        served.min(stalls.len())
     }
 
-    /// Reports those of which the first can't be answered at once. `record` is that of the run's first: none of it is of an earlier life of
-    /// the stream.
+    /// Reports those of which the first can't be answered at once. As the run's first, none is of an earlier life of the stream.
     #[cold]
-    fn report_one_by_one(
-        self,
-        record: u64,
-        mut stalls: StallRun<'_>,
-        moment: &Moment<'_>,
-        answer: &mut impl FnMut(StallRun<'_>, PageResponse),
-    ) {
+    fn report_one_by_one(&self, mut stalls: StallRun<'_>, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
         let mut tally = Tally::new(self.state, moment.masked);
         while let Some(first) = stalls.first() {
-            let outcome = FaultState::report(self.state, moment, record, &Fault::from(&first), &mut tally);
+            let outcome = FaultState::report_live(self.state, moment, &Fault::from(&first), &mut tally);
             if let Outcome::Answer(response) = outcome {
-                answer((&first).into(), response);
+                answers.answer(iter::once((&first).into()), 1, response);
             }
             stalls = stalls.behind(1);
             if !stalls.is_empty() {
-                stalls = stalls.behind(self.serve_at_once(stalls, moment, answer));
+                let count = self.serve_at_once(stalls, moment);
+                if count > 0 {
+                    answers.answer(iter::once(stalls.up_to(count)), count, PageResponse::Success);
+                    self.state.count_served(moment, moment.now(), count);
+                }
+                stalls = stalls.behind(count);
             }
         }
     }
 }
 
-/// Has a stall, whose record has this word 3, reported by itself.
+/// Has a stall, whose record has this number and this word 3, reported by itself.
 #[cold]
 #[inline(never)]
 fn report_alone(
     table: &FaultTable,
     moment: &Moment<'_>,
     state: Option<&Counted<FaultState>>,
-    record: u64,
-    (stall, fourth): (&Stall, u64),
-    answer: &mut impl FnMut(StallRun<'_>, PageResponse),
+    (record, fourth): (u64, u64),
+    stall: &Stall,
+    answers: &mut impl StallAnswers,
 ) {
     let fault = Fault { stage2: Stage2Fault::of(stall, fourth), ..Fault::from(stall) };
     if let Outcome::Answer(response) = table.report_in(moment, state, record, &fault) {
-        answer(stall.into(), response);
+        answers.answer(iter::once(stall.into()), 1, response);
     }
 }
 
-impl<A: FnMut(StallRun<'_>, PageResponse)> Drop for Stalls<'_, A> {
+impl<A: StallAnswers> Drop for Stalls<'_, A> {
     fn drop(&mut self) {
-        self.runs.iter().for_each(|run| run.end(&self.moment, &mut self.answer));
+        end(&self.owners, &self.runs, &self.moment, &mut self.answers);
         self.table.shared.release_slots(self.moment.aside.get());
     }
 }
 
-impl<A: FnMut(StallRun<'_>, PageResponse)> fmt::Debug for Stalls<'_, A> {
+impl<A: StallAnswers> fmt::Debug for Stalls<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stalls").field("table", self.table).finish_non_exhaustive()
     }

@@ -32,7 +32,7 @@ pub(super) struct FaultState {
     pub(super) specials: Specials,
     pub(super) limits: StreamLimits,
     /// The first record of the queue that is of this life.
-    since: u64,
+    pub(super) since: u64,
     /// A [`Gate`]. A grace period after it is closed, only the disabler answers groups. Page requests that it does not let in are refused as
     /// they come.
     gate: AtomicU32,
@@ -108,6 +108,16 @@ impl FaultState {
         if record < this.since {
             return this.swallow(moment, Counter::Early);
         }
+        Self::report_live(this, moment, fault, tally)
+    }
+
+    /// As [`report`](Self::report), for a record of this life.
+    pub(super) fn report_live<'a>(
+        this: &'a Counted<Self>,
+        moment: &Moment<'_>,
+        fault: &Fault,
+        tally: &mut Tally<'a>,
+    ) -> Outcome {
         let gate = this.gate();
         if fault.is_stop_marker() {
             if gate.is_of(&this.streams, fault.stream, fault.substream) {
@@ -136,15 +146,10 @@ impl FaultState {
         }
     }
 
-    /// Who is to be asked about `stall`, of the `record`th record, and those of its substream that follow. `None` where each is to be reported by itself.
-    pub(super) fn handler_of_run<'a>(
-        &'a self,
-        moment: &Moment<'a>,
-        record: u64,
-        stall: &Stall,
-    ) -> Option<&'a dyn FaultHandler> {
-        let is_live = record >= self.since && (!self.is_closed() || mutant!("report_after_close"));
-        if !is_live || self.kind != Kind::Stall {
+    /// Who is to be asked about `stall`, whose record is of this life, and those of its substream that follow. `None` where each is to be
+    /// reported by itself.
+    pub(super) fn handler_of_run<'a>(&'a self, moment: &Moment<'a>, stall: &Stall) -> Option<&'a dyn FaultHandler> {
+        if self.is_closed() && !mutant!("report_after_close") || self.kind != Kind::Stall {
             return None;
         }
         let special = self.specials.find(moment.section, stall.stream(), stall.substream());
@@ -433,11 +438,11 @@ impl FaultState {
         self.gate.compare_exchange(from.0, to.0, Relaxed, Relaxed).map(drop).map_err(Gate)
     }
 
-    /// Counts and measures `groups` that were answered Success at once.
-    pub(super) fn count_served(&self, moment: &Moment<'_>, groups: usize) {
+    /// Counts and measures `groups`, perhaps none, that were answered Success at once, `now`.
+    pub(super) fn count_served(&self, moment: &Moment<'_>, now: Option<u64>, groups: usize) {
         let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
         self.count_many(moment.masked, counters, groups);
-        self.measure(moment.masked, moment.began, self.shared.now(), groups);
+        self.measure(moment.masked, moment.began, now, groups);
     }
 
     /// Notes how long `answers` took from `start` until `now`, if there is a clock.

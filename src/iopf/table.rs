@@ -3,7 +3,6 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 use core::fmt;
 
 use embedded_hal::delay::DelayNs;
@@ -15,11 +14,10 @@ use super::fault::{Answer, Fault, Kind, Outcome, Report, Request, Target};
 use super::latency::Latencies;
 use super::shared::{Live, Shared};
 use super::slot::{GroupSlot, State};
-use super::stalls::Stalls;
+use super::stalls::{StallAnswers, Stalls};
 use super::state::FaultState;
 use super::statistics::{Counter, Statistics};
 use super::{FaultHandler, Limits, MAX_GROUP_REQUESTS, MAX_MASTER_STREAMS, PageResponder, StreamLimits, try_boxed};
-use crate::smmuv3::event::StallRun;
 use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
@@ -203,26 +201,26 @@ impl FaultTable {
     /// Reports records that were in their queue before this call: `report_all` gives them to the [`Batch`] in their order.
     pub fn batch<T>(&self, masked: &Masked, report_all: impl FnOnce(&Batch<'_>) -> T) -> T {
         let section = self.shared.domain.read(masked);
-        report_all(&Batch::new(
-            self,
-            Moment { section: &section, masked, began: self.shared.now(), aside: Cell::new(0) },
-        ))
+        report_all(&Batch::new(self, self.shared.moment(&section, masked)))
     }
 
-    /// Reports stalls whose records were in their queue before this call: `report_all` gives them to the [`Stalls`] in their order.
+    /// Reports stalls whose records, the `first`th and later, were in their queue before this call: `report_all` gives them to the [`Stalls`]
+    /// in their order.
     ///
-    /// Like a [`Batch`], with less work for each: handlers are asked about stalls of one address space together. `answer` gets those
-    /// that are to be answered now, and how; those of one address space in their order, and the last when `report_all` is done.
+    /// Like a [`Batch`], with less work for each: handlers are asked about stalls of one address space together. `answers` gets those
+    /// that are to be answered now, and how; those of one address space in their order, and the last when `report_all` is done. Where
+    /// they are of few address spaces and served at once, it gets all together.
     #[inline(always)]
-    pub fn stalls<A: FnMut(StallRun<'_>, PageResponse)>(
+    pub fn stalls<A: StallAnswers>(
         &self,
         masked: &Masked,
-        answer: A,
+        first: u64,
+        answers: A,
         report_all: impl FnOnce(&mut Stalls<'_, A>),
     ) {
         let section = self.shared.domain.read(masked);
-        let moment = Moment { section: &section, masked, began: self.shared.now(), aside: Cell::new(0) };
-        report_all(&mut Stalls::new(self, moment, answer));
+        let moment = self.shared.moment(&section, masked);
+        report_all(&mut Stalls::new(self, moment, first, answers));
     }
 
     /// Reports one record: a batch of one.

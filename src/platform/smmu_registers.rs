@@ -14,7 +14,7 @@ pub struct WindowTooSmall {
 
 /// An SMMUv3's registers in a window of device memory.
 #[derive(Clone, Debug)]
-pub struct SmmuRegisters(Mmio);
+pub struct SmmuRegisters(Mmio<{ registers::SIZE }>);
 
 impl SmmuRegisters {
     /// The SMMU whose page 0 starts at the start of `window`.
@@ -23,10 +23,7 @@ impl SmmuRegisters {
     ///
     /// [`WindowTooSmall`] if not every register lies in it.
     pub fn new(window: Mmio) -> Result<Self, WindowTooSmall> {
-        if window.size() < registers::SIZE {
-            return Err(WindowTooSmall { size: window.size() });
-        }
-        Ok(Self(window))
+        window.at_least().map(Self).ok_or(WindowTooSmall { size: window.size() })
     }
 }
 

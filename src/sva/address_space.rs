@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
 use super::page_in::PageIns;
-use super::page_table::{Entries, MapError, PageTable, Permissions};
+use super::page_table::{Entries, MapError, PageTable, Permissions, first_entry};
 use crate::driver::{Forgotten, Tag, Walked};
 use crate::smmuv3::event::{AccessSet, StallRun};
 use crate::smmuv3::{Access, Asid, PhysAddr};
@@ -103,11 +103,28 @@ pub enum Effort {
 #[derive(Debug)]
 pub struct AddressSpace {
     asid: Asid,
-    regions: Box<[Region]>,
+    regions: Box<[Prepared]>,
     /// The index of the region that was last found.
     last_region: AtomicUsize,
     table: PageTable,
     page_ins: PageIns,
+}
+
+/// A region, with what faults ask of it.
+#[derive(Debug)]
+struct Prepared {
+    region: Region,
+    /// The accesses that it allows.
+    allowed: AccessSet,
+    /// Its [`first_entry`].
+    first: u64,
+}
+
+impl Prepared {
+    fn new(region: Region) -> Self {
+        let allowed = AccessSet::of(|access| region.permissions.allow(access));
+        Self { region, allowed, first: first_entry(&region) }
+    }
 }
 
 impl Walked for AddressSpace {
@@ -134,7 +151,8 @@ impl AddressSpace {
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
-        Ok(Self { asid, regions: sorted.into(), last_region: AtomicUsize::new(0), table, page_ins: PageIns::new() })
+        let regions = sorted.into_iter().map(Prepared::new).collect();
+        Ok(Self { asid, regions, last_region: AtomicUsize::new(0), table, page_ins: PageIns::new() })
     }
 
     /// The tag of its translations.
@@ -179,8 +197,8 @@ impl AddressSpace {
     /// As [`resolve`](Self::resolve), if the page needs no frame, and lies in the region and behind the table that the last call found.
     /// Returns whether it is there now; where this can't do it, [`resolve`](Self::resolve) can, or refuses.
     pub fn resolve_soon(&self, address: u64, access: Access) -> bool {
-        self.soon().is_some_and(|(permissions, entries)| {
-            permissions.allow(access)
+        self.soon().is_some_and(|(Prepared { region, .. }, entries)| {
+            region.permissions.allow(access)
                 && if entries.have_pages() { entries.map(address) } else { entries.is_mapped(address) }
         })
     }
@@ -188,8 +206,7 @@ impl AddressSpace {
     /// As [`resolve_soon`](Self::resolve_soon) for each of `stalls`, up to the first for which this can't do it. Returns how many it could.
     #[inline(always)]
     pub fn resolve_run(&self, stalls: StallRun<'_>) -> usize {
-        let Some((permissions, entries)) = self.soon() else { return 0 };
-        let allowed = AccessSet::of(|access| permissions.allow(access));
+        let Some((&Prepared { allowed, .. }, entries)) = self.soon() else { return 0 };
         if entries.have_pages() {
             stalls.count_while(|stall| stall.is_one_of(allowed) && entries.map(stall.address()))
         } else {
@@ -197,11 +214,11 @@ impl AddressSpace {
         }
     }
 
-    /// What the region that the last call found allows, and its entries in the table that it found.
+    /// The region that the last call found, and its entries in the table that it found.
     #[inline(always)]
-    fn soon(&self) -> Option<(Permissions, Entries)> {
-        let region = self.regions.get(self.last_region.load(Relaxed))?;
-        Some((region.permissions, self.table.table_at_hand()?.entries_of(region)?))
+    fn soon(&self) -> Option<(&Prepared, Entries)> {
+        let prepared = self.regions.get(self.last_region.load(Relaxed))?;
+        Some((prepared, self.table.table_at_hand()?.entries_of(&prepared.region, prepared.first)?))
     }
 
     /// Takes the page at `address` away, which is its owner's ([`Backing::Memory`]), and returns whether one was there. The region
@@ -247,7 +264,7 @@ impl AddressSpace {
 }
 
 /// The one of `regions`, which are in order, that `address` is in, and its index.
-fn region_of(regions: &[Region], address: u64) -> Option<(usize, &Region)> {
-    let index = regions.partition_point(|region| region.start <= address).checked_sub(1)?;
-    regions.get(index).filter(|region| region.contains(address)).map(|region| (index, region))
+fn region_of(regions: &[Prepared], address: u64) -> Option<(usize, &Region)> {
+    let index = regions.partition_point(|prepared| prepared.region.start <= address).checked_sub(1)?;
+    regions.get(index).map(|prepared| (index, &prepared.region)).filter(|(_, region)| region.contains(address))
 }

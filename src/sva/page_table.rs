@@ -303,15 +303,15 @@ pub(super) struct TableAtHand {
 }
 
 impl TableAtHand {
-    /// The entries for the addresses of `region`, if there are any.
+    /// The entries for the addresses of `region`, whose first page [has](first_entry) the entry `first`, if there are any.
     #[inline(always)]
-    pub(super) fn entries_of(self, region: &Region) -> Option<Entries> {
+    pub(super) fn entries_of(self, region: &Region, first: u64) -> Option<Entries> {
         let table = self.prefix << LastTable::SHIFT;
         let start = region.start.max(table);
         let end = (region.start + region.bytes).min(table + (1 << LastTable::SHIFT));
         let page = |address: u64| (address.wrapping_sub(table) >> Level::Three.shift()) as usize;
         let entries = self.entries.get(page(start)..page(end))?;
-        let first = region.output(start).map_or(Descriptor::INVALID, |page| leaf(page, region.permissions));
+        let first = if is_valid(first) { first + (start - region.start) } else { first };
         Some(Entries { start, entries, first })
     }
 }
@@ -337,8 +337,7 @@ impl Entries {
     #[inline(always)]
     pub(super) fn map(self, address: u64) -> bool {
         let Some((distance, entry)) = self.entry(address) else { return false };
-        // An entry holds the address of its page in place, and a region's pages lie one after the other. Where this fails, a page is
-        // there already.
+        // Where this fails, a page is there already.
         PageTable::exchange(entry, self.first + distance);
         true
     }
@@ -355,6 +354,12 @@ impl Entries {
         let page = address.wrapping_sub(self.start) >> Level::Three.shift();
         Some((page << Level::Three.shift(), self.entries.get(page as usize)?))
     }
+}
+
+/// What the entry of the region's first page holds when it is mapped, or [`Descriptor::INVALID`] for a region without pages. Those of the
+/// next pages follow, as an entry holds the address of its page in place, and a region's pages lie one after the other.
+pub(super) fn first_entry(region: &Region) -> u64 {
+    region.output(region.start).map_or(Descriptor::INVALID, |page| leaf(page, region.permissions))
 }
 
 /// The entry that maps `output`.

@@ -1,8 +1,11 @@
 //! PASIDs that a device stops using while it goes on with others.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[cfg(not(target_os = "none"))]
 use std::thread;
 
 use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options, StreamConfig, Translation};

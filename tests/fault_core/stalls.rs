@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, Fault, FaultHandler, Kind, Limits, Stage2Fault, StreamLimits, Verdict};
+use smmu_iopf::iopf::{Answer, Fault, FaultHandler, Kind, Limits, Stage2Fault, StallAnswers, StreamLimits, Verdict};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::event::{FaultClass, StallRun};
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
@@ -80,13 +80,40 @@ fn a_run_ends_when_it_is_long_and_when_another_stream_wants_its_place() {
     let mut bench = bench();
     let neighbour = StreamId(STREAM.0 + 4);
     bench.open_stream(neighbour, Kind::Stall).unwrap();
-    let mut stalls = (0..40).map(|tag| stall(STREAM, tag, 0x1000)).collect::<Vec<_>>();
-    stalls.push(stall(neighbour, 40, 0x1000));
-    stalls.push(stall(STREAM, 41, 0x1000));
+    let mut stalls = (0..70).map(|tag| stall(STREAM, tag, 0x1000)).collect::<Vec<_>>();
+    stalls.push(stall(neighbour, 70, 0x1000));
+    stalls.push(stall(STREAM, 71, 0x1000));
     let answers = bench.report_stalls(0, &stalls);
-    assert_eq!(answers, [success(STREAM, 0..40), success(neighbour, [40]), success(STREAM, [41])].concat());
-    assert_eq!(bench.asked(), [(0..32).collect(), (32..40).collect(), vec![40], vec![41]]);
-    assert_eq!(bench.table.totals().statistics.success, 42);
+    assert_eq!(answers, [success(STREAM, 0..70), success(neighbour, [70]), success(STREAM, [71])].concat());
+    assert_eq!(bench.asked(), [(0..64).collect(), (64..70).collect(), vec![70], vec![71]]);
+    assert_eq!(bench.table.totals().statistics.success, 72);
+}
+
+/// What was answered together.
+#[derive(Default)]
+struct Together(Vec<(Vec<Vec<u16>>, PageResponse)>);
+
+impl StallAnswers for &mut Together {
+    fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, count: usize, response: PageResponse) {
+        let tags = runs.map(|run| run.iter().map(|stall| stall.stag().0).collect()).collect::<Vec<Vec<_>>>();
+        assert_eq!(tags.iter().map(Vec::len).sum::<usize>(), count);
+        self.0.push((tags, response));
+    }
+}
+
+#[test]
+fn what_is_answered_at_once_is_answered_together_and_the_rest_behind_it() {
+    let bench = bench();
+    let stalls = [1, 2, 3, 4, 5, 6].map(|tag| stall(if tag % 2 == 1 { STREAM } else { OTHER }, tag, 0x1000));
+    let last = [(OTHER, 7, WILD), (OTHER, 8, 0x1000), (STREAM, 9, 0x1000)].map(|(of, tag, at)| stall(of, tag, at));
+    let mut together = Together::default();
+    bench.cpu.masked(|masked| {
+        bench.table.stalls(masked, 0, &mut together, |batch| {
+            stalls.iter().chain(&last).for_each(|fault| assert!(batch.report(|| (0, 0), recorded(fault))));
+        });
+    });
+    let at_once = vec![vec![1, 3, 5, 9], vec![2, 4, 6]];
+    assert_eq!(together.0, [(at_once, Success), (vec![vec![7]], Invalid), (vec![vec![8]], Success)]);
 }
 
 #[test]
@@ -116,7 +143,7 @@ fn early_and_unknown_ones_and_those_after_close_are_no_run() {
     let unknown = StreamId(0x107);
     let stalls = [stall(late, 1, 0x1000), stall(unknown, 2, 0x1000), stall(late, 3, 0x1000)];
     assert_eq!(bench.report_stalls(0, &stalls), [to_stall(unknown, 2, Invalid), to_stall(late, 3, Success)]);
-    assert_eq!(bench.asked(), [[3]]);
+    assert_eq!(bench.asked(), [[3]], "in a batch that is older in part");
     let _closing = bench.cpu.masked(|masked| bench.table.close(masked, late)).unwrap();
     assert_eq!(bench.report_stalls(3, &[stall(late, 4, 0x1000), stall(late, 5, 0x1000)]), []);
     assert!(bench.asked().is_empty());
@@ -224,9 +251,9 @@ fn stalls_at_stage_2_are_reported_one_by_one_with_what_is_missing() {
             let words = [0x101 << 32 | kind, 1 << 31 | 1 << 35 | more | u64::from(tag), 0x1234_5008];
             let mut answered = 0;
             let answer = |stalls: StallRun<'_>, _| answered += stalls.len();
-            bench
-                .cpu
-                .masked(|masked| bench.table.stalls(masked, answer, |batch| assert!(batch.report(|| (0, IPA), words))));
+            bench.cpu.masked(|masked| {
+                bench.table.stalls(masked, 0, answer, |batch| assert!(batch.report(|| (0, IPA), words)))
+            });
             let expected = Fault { stage2, ..stall(STREAM, tag, 0x1234_5008) };
             assert_eq!(std::mem::take(&mut *bench.handler.seen.lock().unwrap()), [vec![expected]]);
             if defers {

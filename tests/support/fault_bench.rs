@@ -227,7 +227,7 @@ impl Bench {
             answers.extend(stalls.iter().map(|stall| Fault::from(&stall).answer(response)));
         };
         self.cpu.masked(|masked| {
-            self.table.stalls(masked, answer, |batch| {
+            self.table.stalls(masked, record, answer, |batch| {
                 (record..)
                     .zip(stalls)
                     .for_each(|(record, fault)| assert!(batch.report(|| (record, 0), recorded(fault))));

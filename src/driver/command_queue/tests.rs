@@ -453,7 +453,7 @@ fn a_run_goes_round_the_queue_and_is_published_once() {
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
         for run in [[1, 2, 3], [4, 5, 6]] {
-            bench.queue.resume(masked, stalls(run).run(), PageResponse::Success, &mut unsent);
+            bench.queue.resume(masked, iter::once(stalls(run).run()), 3, PageResponse::Success, &mut unsent);
             bench.queue.publish();
         }
         assert!(unsent.is_empty());
@@ -463,14 +463,33 @@ fn a_run_goes_round_the_queue_and_is_published_once() {
 }
 
 #[test]
+fn the_runs_of_a_batch_lie_one_behind_the_other_or_all_wait_for_room() {
+    let bench = bench(2, consume);
+    let (two, one) = (stalls([1, 2]), stalls([3]));
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        for first in [0, 3] {
+            bench.queue.resume(masked, [two.run(), one.run()].into_iter(), 3, PageResponse::Success, &mut unsent);
+            assert!(unsent.is_empty());
+            bench.queue.publish();
+            assert_eq!([0, 1, 2].map(|n| bench.queue.read(first + n)[1]), [1, 2, 3]);
+        }
+        let five = [two.run(), two.run(), one.run()];
+        bench.queue.resume(masked, five.into_iter(), 5, PageResponse::Invalid, &mut unsent);
+        assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 1, 2, 3]);
+    });
+    assert_eq!(bench.fake.written(Register::CmdqProd), [3, 0b110]);
+}
+
+#[test]
 fn all_of_a_run_that_finds_no_room_is_kept_in_order_and_nothing_passes_it() {
     let bench = bench(2, |_, _, _| {});
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
         let three = stalls([1, 2, 3]);
-        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, three.run(), PageResponse::Success, &mut unsent);
-        bench.queue.resume(masked, stalls([9]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(three.run()), 3, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(three.run()), 3, PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([9]).run()), 1, PageResponse::Success, &mut unsent);
         assert_eq!(unsent.iter().map(|answer| answer.0[1]).collect::<Vec<_>>(), [1, 2, 3, 9]);
     });
     assert_eq!(bench.fake.written(Register::CmdqProd), [3]);
@@ -481,7 +500,7 @@ fn what_waits_for_room_publishes_what_takes_it() {
     let bench = bench(1, consume);
     fake::cpu().masked(|masked| {
         let mut unsent = Answers::new();
-        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
         assert_eq!(bench.fake.written(Register::CmdqProd), []);
         bench.queue.answer(masked, &[AnswerCommand([0x1_0000_1044, 3])]).unwrap();
     });
@@ -494,7 +513,7 @@ fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() 
     bench.queue.hardware.give_up();
     let mut unsent = Answers::new();
     fake::cpu().masked(|masked| {
-        bench.queue.resume(masked, stalls([1, 2]).run(), PageResponse::Success, &mut unsent);
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
         bench.queue.publish();
     });
     assert!(unsent.is_empty());

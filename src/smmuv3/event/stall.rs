@@ -12,13 +12,16 @@ use crate::smmuv3::{Access, Stag, StreamId, SubstreamId};
 /// The bits of an event number that the four events which can stall have in common.
 const KIND: Field = Field::new(7, 2);
 const _: () = assert!(F_TRANSLATION == 0x10 && F_PERMISSION == 0x13);
-/// A bit that those numbers have, and word 0 of [`StallBuffer::new`] has not.
-const NOT_NONE: Field = Field::bit(4);
+/// What word 0 of a record has in common with those of the stalls beside it.
+const BESIDE: u64 = ORIGIN.mask() | KIND.mask();
+/// What no record has there.
+const NONE: u64 = 1;
+const _: () = assert!(NONE & !BESIDE != 0);
 
 /// A stalled transaction: what an answer to it takes. [`TranslationFault`] has the rest of its record.
 #[derive(Clone, Copy)]
 pub struct Stall {
-    /// Word 0 of its record, or of that of another one beside it.
+    /// Word 0 of its record, or [`BESIDE`] of that.
     origin: u64,
     rest: Rest,
 }
@@ -43,7 +46,7 @@ pub struct StallRun<'a> {
 /// Where up to `N` stalled transactions of one stream and address space are gathered.
 #[derive(Clone)]
 pub struct StallBuffer<const N: usize> {
-    /// Word 0 of the first one's record, or 0 as long as there is none.
+    /// [`BESIDE`] of word 0 of their records, or [`NONE`] as long as there is none.
     origin: u64,
     rest: heapless::Vec<Rest, N>,
 }
@@ -173,12 +176,12 @@ impl<'a> From<&'a Stall> for StallRun<'a> {
 impl<const N: usize> StallBuffer<N> {
     /// An empty one.
     pub const fn new() -> Self {
-        Self { origin: 0, rest: heapless::Vec::new() }
+        Self { origin: NONE, rest: heapless::Vec::new() }
     }
 
     /// Makes `first` the only one.
     pub fn begin(&mut self, first: Stall) {
-        self.origin = first.origin;
+        self.origin = first.origin & BESIDE;
         self.rest.clear();
         // `N` of 0 has room for none.
         let _ = self.rest.push(first.rest);
@@ -190,10 +193,8 @@ impl<const N: usize> StallBuffer<N> {
     /// Two stalls of one stream without a SubstreamID may not seem to be beside each other, since there the field is UNKNOWN.
     #[inline(always)]
     pub fn push(&mut self, words: [u64; 3]) -> bool {
-        const BESIDE: u64 = ORIGIN.mask() | KIND.mask();
         let [origin, second, third] = words;
-        // What is beside none may look like it: no stall's number lacks this bit.
-        if !NOT_NONE.is_set(origin) || (origin ^ self.origin) & BESIDE != 0 {
+        if origin & BESIDE != self.origin {
             hint::cold_path();
             return false;
         }
