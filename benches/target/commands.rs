@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::hint::black_box;
 use core::sync::atomic::{
     AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -27,9 +28,11 @@ use crate::costs::{row, text};
 
 /// Batches of each core.
 const BATCHES: u32 = 1_000;
-/// How often that is measured: the least counts. Where QEMU stops a core between its reservation and its publication, the others wait for
-/// that core's next turn, which any change of the code may bring about.
-const RUNS: usize = 3;
+/// How often that is measured, each time a little later in QEMU's slices: the least counts. Where QEMU always stops a core between its
+/// reservation and its publication, the others wait for that core's next turn, and any change of the code may bring that about.
+const RUNS: u32 = 8;
+/// How much later, in turns of a loop.
+const LATER: u32 = 149;
 
 /// Registers whose PROD writes are counted, and by which the SMMU has no ranges: a page is a command.
 struct Counted {
@@ -93,6 +96,9 @@ impl Work for Issuers {
             return false;
         }
         let turn = self.turn.load(Acquire);
+        for spent in 0..turn % RUNS * LATER {
+            black_box(spent);
+        }
         let pages = Gathered::from(Pages { first: 0, count: self.count.load(Relaxed).into() });
         for _ in 0..BATCHES {
             if self.smmu.invalidate_pages(cpu, &self.grace, Asid(1), &pages).is_err() {
@@ -128,7 +134,7 @@ pub(crate) fn run(kernel: &'static Kernel, cpu: &mut Cpu) -> Result<(), String> 
     let cores = kernel.cores();
     let mut last = 0;
     for count in [1, 64] {
-        let mut runs = [(0, 0); RUNS];
+        let mut runs = [(0, 0); RUNS as usize];
         for run in &mut runs {
             let writes = issuers.registers.prod_writes.load(Relaxed);
             let start = instructions.now();
