@@ -19,11 +19,8 @@ use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
 use super::bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each, substreams};
 
 scenarios![
-    a_stopped_pasid_is_answered_and_forgotten_and_the_other_goes_on,
     a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,
     a_stop_marker_that_comes_late_is_found_by_the_next_call,
-    a_group_without_its_last_request_ends_with_its_pasid,
-    answers_that_found_no_room_before_the_marker_are_sent_before_the_end,
     translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopped,
     what_is_no_substream_or_has_no_page_requests_is_refused,
 ];
@@ -137,6 +134,7 @@ impl<F: Fn(&Device), G: Fn(&Device) -> bool> DeviceControl for Stops<F, G> {
     }
 }
 
+#[test]
 fn a_stopped_pasid_is_answered_and_forgotten_and_the_other_goes_on() {
     on_each(&[PageRequests, Substreams], |profile| {
         let (mut bench, pager) = paging(profile);
@@ -259,6 +257,7 @@ fn send_marker(device: &Device) {
 }
 
 /// A device that waits for no answers sends its marker behind requests of a group whose Last never comes (8).
+#[test]
 fn a_group_without_its_last_request_ends_with_its_pasid() {
     on_each(&[PageRequests, Substreams], |profile| {
         let (mut bench, pager) = paging(profile);
@@ -280,6 +279,7 @@ fn a_group_without_its_last_request_ends_with_its_pasid() {
     });
 }
 
+#[test]
 fn answers_that_found_no_room_before_the_marker_are_sent_before_the_end() {
     on_each(&[PageRequests, Substreams, Queues], |profile| {
         let options = Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() };

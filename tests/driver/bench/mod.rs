@@ -35,6 +35,7 @@ pub(crate) mod machine {
         smmu_iopf::model::host::MEMORY_BASE
     }
 }
+pub(crate) mod life;
 #[cfg(target_os = "none")]
 #[path = "board.rs"]
 pub(crate) mod machine;
