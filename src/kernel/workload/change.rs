@@ -133,7 +133,7 @@ pub(super) fn run(bench: &mut Bench, report: &mut Report) -> Result<(), Failure>
     let config = |translation| StreamConfig { faults: FaultMode::Terminate, translation };
     front.smmu.attach(&mut bench.cpu, *stream, &config(Translation::Abort))?;
     bench.bus()?.allow_dma(function.address, true);
-    front.events.take(&bench.cpu);
+    bench.forget_events(&behind)?;
     let seen = front.events.seen();
     let mut copied = |report: &mut Report, name, [from, to]: [u64; 2], expected| {
         copy.words.iter().for_each(|word| word.store(0, Relaxed));

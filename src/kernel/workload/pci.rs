@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::bench::{Bench, Failure, LIMIT_US, context};
+use crate::arch::timer;
 use crate::driver::{FaultMode, StreamConfig};
 use crate::kernel::devices::Unit;
 use crate::kernel::report::Report;
@@ -57,8 +58,20 @@ impl Bench {
         let config = StreamConfig { faults: FaultMode::Terminate, translation: context(space).into() };
         behind.front.smmu.attach(&mut self.cpu, behind.stream, &config)?;
         self.bus()?.allow_dma(behind.function.address, true);
-        // What came before belongs to nobody here.
-        behind.front.events.take(&self.cpu);
+        self.forget_events(behind)
+    }
+
+    /// What came before belongs to nobody here, and what of it still is in the queue.
+    pub(super) fn forget_events(&mut self, behind: &Behind) -> Result<(), Failure> {
+        let Unit { smmu, events, .. } = behind.front;
+        // The drainer may have put some of it off.
+        let (start, limit) = (timer::now(), Duration::from_micros(LIMIT_US.into()));
+        while self.cpu.masked(|masked| smmu.drain_events(masked)).more {
+            if timer::now() - start > limit {
+                return Err(Failure::new("the event queue does not become empty"));
+            }
+        }
+        events.take(&self.cpu);
         Ok(())
     }
 

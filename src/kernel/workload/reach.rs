@@ -95,7 +95,7 @@ impl Reach {
         let grace = bench.kernel.domain.synchronize(&mut bench.cpu, &mut Timer, LIMIT_US).map_err(Failure::new)?;
         let taken = Pages { first: page, count: 1 };
         behind.front.smmu.invalidate(&mut bench.cpu, &grace, self.space.asid(), &taken.into())?;
-        behind.front.events.take(&bench.cpu);
+        bench.forget_events(behind)?;
         let before = behind.front.events.seen();
         let ended = request();
         let first = bench.blocked(behind, before)?.into_iter().next();
