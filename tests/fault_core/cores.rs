@@ -231,8 +231,9 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             domain.online(&mut cpu);
             let substream = SubstreamId::new(1).unwrap();
             let start = Instant::now();
-            // At least one flush comes to its end, however the threads are scheduled.
-            while !drained.load(SeqCst) || flushes.load(SeqCst) == 0 && start.elapsed() < Duration::from_secs(30) {
+            // At least one flush comes to its end, however the threads are scheduled; by Miri's clock, that of what it executes, it may not.
+            let is_owed = || !cfg!(miri) && flushes.load(SeqCst) == 0 && start.elapsed() < Duration::from_secs(30);
+            while !drained.load(SeqCst) || is_owed() {
                 let _ = table.set_substream_handler(&mut cpu, PAGES, substream, handler.clone());
                 cpu.masked(|masked| table.discard_partials(masked, Partials::All));
                 // A fault that was reported to a life that is still the same, is answered by the end of a flush.
@@ -270,7 +271,7 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             domain.offline(&mut cpu);
         });
     });
-    assert!(flushes.load(SeqCst) > 0);
+    assert!(cfg!(miri) || flushes.load(SeqCst) > 0);
 
     // All hands are off: what is left is the disabler's.
     domain.online(&mut first);
