@@ -35,7 +35,7 @@ pub(super) struct Life {
 pub(super) enum Phase {
     /// Faults are served.
     Served,
-    /// [`Smmu::recover`] stopped it: the streams are aborted.
+    /// [`Smmu::recover`] stopped it: streams that stall are aborted. Or [`Smmu::reopen_faults`] has begun.
     Stopped,
     /// [`Smmu::disable_faults`] has begun.
     Ending,
@@ -71,8 +71,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
     /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]: nothing is enabled then.
     ///
-    /// When the entry could not be changed, [`DriverError::CommandTimeout`] or [`DriverError::IllegalCommand`], all is taken back in
-    /// reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
+    /// When the entry could not be changed, [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`] or [`DriverError::GivenUp`], all is
+    /// taken back in reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
     /// [`Smmu::disable_faults`] ends that.
     pub fn enable_faults(
         &self,
@@ -197,7 +197,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         let life = lives.iter_mut().find(|life| life.has(stream) && life.phase != Phase::Ending);
         let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
-        if life.mode == FaultMode::PageRequest && (self.has_lost_requests(life) || device.page_requests_failed()) {
+        if life.mode == FaultMode::PageRequest {
+            if life.phase == Phase::Served && !self.has_lost_requests(life) && !device.page_requests_failed() {
+                return Ok(());
+            }
+            // Until all of it is done: the reset ends what tells of a Failure.
+            life.phase = Phase::Stopped;
             // Read first: what is lost meanwhile is lost for the device too.
             let losses = self.page_request_losses();
             let (closing, grace) = self.stop_page_requests(cpu, stream, life, device)?;
@@ -205,6 +210,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             reopen(cpu, stream, closing, &grace)?;
             life.losses = losses;
             device.enable_page_requests(life.credits);
+            life.phase = Phase::Served;
         } else if life.phase == Phase::Stopped {
             device.stop_new_work();
             self.end_events(cpu, stream, device)?;

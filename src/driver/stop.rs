@@ -28,10 +28,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsNotEnabled`], [`DriverError::SubstreamOutOfRange`], which substream 0 also is where it
-    /// serves transactions without one, [`DriverError::Stop`] where the stream stalls, or another substream of the device is being
-    /// stopped, and [`DriverError::Busy`], with nothing done. After that, the error of the step that failed:
-    /// [`DriverError::SubstreamInUse`] where the Stop marker does not come, [`DriverError::AtcInvalidationTimeout`] for
-    /// example. The substream's page requests are refused from then on, the call may be repeated, and [`Smmu::disable_faults`] does as well.
+    /// serves transactions without one, [`DriverError::Stop`] where the stream stalls, its end has begun, or another substream of the device
+    /// is being stopped, and [`DriverError::Busy`], with nothing done. After that, the error of the step that failed:
+    /// [`DriverError::SubstreamInUse`] where the Stop marker does not come, [`DriverError::AtcInvalidationTimeout`] for example. The
+    /// substream's page requests are refused from then on, until [`Smmu::reopen_faults`] has the device served anew; the call may be
+    /// repeated, after that too, and [`Smmu::disable_faults`] does as well.
     pub fn stop_substream(
         &self,
         cpu: &mut Cpu,

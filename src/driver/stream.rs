@@ -238,8 +238,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`], [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call
-    /// may be repeated.
+    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`],
+    /// [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach_substream(
         &self,
         cpu: &mut Cpu,

@@ -2,9 +2,9 @@
 //!
 //! The order is the point. A stalling stream (4.7.2.1): no new work, entry to abort, closed in the fault core, a grace
 //! period (every answer claimed before is now in the command queue, or waits for room there and is dropped), STALL_TERM,
-//! the device comes to rest, the event queue drained past all its records. A stream with page requests (3.9.2, 8): requests off at the device, closed, a
-//! grace period, pending groups answered, the device comes to rest, the PRI queue drained, ATS off at the device, its
-//! translations invalidated, ATS off in the entry.
+//! the device comes to rest, the event queue drained past all its records. A stream with page requests (3.9.2, 8): requests
+//! off at the device, closed, a grace period, pending groups answered, the device comes to rest, the PRI queue drained, ATS off
+//! at the device, its translations invalidated, ATS off in the entry.
 //!
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 

@@ -131,6 +131,9 @@ impl Stopping {
 
     /// The use of the substream has ended: faults with this SubstreamID, of a new one, are served.
     pub fn finish(self) {
+        // Its groups that lost requests have no last one any more. Those of other substreams are forgotten with them, as an index has none: at
+        // worst their last request is served by itself, and the device asks for the rest again.
+        self.state.forget_cuts();
         // Closed meanwhile, it stays so.
         let _ = self.state.change_gate(self.gate, Gate::OPEN);
         let _ = self.state.change_gate(self.gate.marked(), Gate::OPEN);

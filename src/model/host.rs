@@ -102,6 +102,7 @@ impl HostMemory {
     pub fn store(&self, address: u64, value: u64) -> Option<()> {
         let index = Self::index(address)?;
         self.words.get(index)?.store(value, Ordering::Relaxed);
+        self.written.fetch_max(index + 1, Ordering::Relaxed);
         self.caches.iter().for_each(|caches| caches.settle(index));
         Some(())
     }

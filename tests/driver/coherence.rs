@@ -23,7 +23,7 @@ use smmu_iopf::sva::frames::FramePool;
 use smmu_iopf::sva::pager::DemandPager;
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 
-use super::bench::machine::{Machine, MachineMemory};
+use super::bench::machine::{Machine, MachineMemory, memory_base};
 use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, plain, substreams, zeroed};
 
 const BASE: u64 = 0x1000_0000;
@@ -344,4 +344,12 @@ fn memory_behind_caches_is_given_out_by_whole_lines() {
     let starts = [8, 136, 8].map(|bytes| memory.allocate(bytes, 8).unwrap().phys.0 & 0xfff);
     assert_eq!(starts, [0, 0x80, 0x180]);
     assert!(!Coherence::by(memory.maintenance().unwrap()).is_coherent());
+}
+
+#[test]
+fn memory_that_starts_over_is_zero_wherever_it_was_written() {
+    let memory = MachineMemory::new(1 << 20);
+    memory.store(memory_base() + 0x8_0000, 7).unwrap();
+    memory.start_over();
+    assert_eq!(memory.load(memory_base() + 0x8_0000), Some(0));
 }

@@ -464,3 +464,67 @@ fn a_substream_is_answered_before_its_marker_comes_and_has_no_descriptor_when_tr
     assert_eq!(bench.take(), [&answered[..], &forgotten[..]].concat());
     drop(handler.take());
 }
+
+/// A device whose interface takes long to come to rest after its reset.
+struct Slow(Device, AtomicU32);
+
+impl DeviceControl for Slow {
+    fn stop_new_work(&self) {
+        self.0.stop_new_work();
+    }
+    fn is_idle(&self) -> bool {
+        self.0.is_idle()
+    }
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+    fn disable_ats(&self) {
+        self.0.disable_ats();
+    }
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+    fn disable_page_requests(&self) {
+        self.0.disable_page_requests();
+    }
+    fn page_requests_stopped(&self) -> bool {
+        self.0.page_requests_stopped() && self.1.load(Ordering::Relaxed) != 1
+    }
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
+    }
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
+    }
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
+        self.1.store(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_reopening_whose_reset_took_too_long_can_be_repeated() {
+    let mut bench = Bench::new(&[2]);
+    let (handler, device) = (bench.deferring(), Slow(bench.device(2), AtomicU32::new(0)));
+    bench.enable(&[2], handler.clone()).unwrap();
+    let stream = bench.stream(2);
+    bench.ask(2, &handler);
+    let group = handler.take().remove(0);
+    bench.cpu.masked(|masked| group.respond(masked, PageResponse::Failure)).unwrap();
+    bench.bus.machine.run(100);
+    bench.take();
+    let busy = DriverError::DeviceBusy { stream, state: "stopped", waited_us: LIMIT_US };
+    assert_eq!(bench.smmu.reopen_faults(&mut bench.cpu, stream, &device), Err(busy));
+    // By now it is at rest.
+    device.1.store(2, Ordering::Relaxed);
+    bench.take();
+    bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+    let trace = bench.take();
+    assert!(trace.iter().any(|what| what == "enable_page_requests 64"), "Ok(()), and nothing was done: {trace:?}");
+}

@@ -72,7 +72,7 @@ fn completions(machine: Arc<Machine>) -> [u64; 3] {
     [bench.model_count(diagnostics::SYNCS), interrupts as u64, bench.machine.take_events()]
 }
 
-/// Whether a message came to where it was to, `driver_injection` has.
+/// Whether a message came to where it was to, `injection` has.
 #[test]
 fn a_sync_is_told_of_as_the_profile_offers() {
     on_each(&[Need::Queues], |profile| {

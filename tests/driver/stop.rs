@@ -411,3 +411,54 @@ fn what_is_no_substream_or_has_no_page_requests_is_refused() {
         assert_eq!(refused, Err(DriverError::Stop(StopError::NoPageRequests(stream))));
     });
 }
+
+#[test]
+fn a_stop_that_fails_can_be_repeated_whatever_fails() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        for point in [
+            control::COMMAND_ILLEGAL,
+            control::COMMAND_FETCH,
+            control::ATC_INVALIDATION,
+            control::MESSAGE,
+            control::INTERRUPT_LOST,
+            control::INTERRUPT_LATE,
+            control::PAGE_REQUEST_WRITE,
+            control::EVENT_WRITE,
+        ] {
+            for number in 1.. {
+                let (mut bench, pager, group) = waiting(profile);
+                let device = bench.device(2);
+                let before = bench.machine.read_control(point + control::HAPPENED);
+                bench.machine.write_control(control::LATE_TICKS, 30);
+                bench.machine.write_control(point, number);
+                let first = stop(&mut bench, 1, &device);
+                let happened = bench.machine.read_control(point + control::HAPPENED) != before;
+                bench.machine.write_control(point, 0);
+                if let Err(error) = &first {
+                    if bench.global_errors().recover {
+                        let lost = bench.recover().unwrap();
+                        for _ in lost.streams {
+                            bench.reopen(2).unwrap();
+                        }
+                    }
+                    let second = stop(&mut bench, 1, &device);
+                    assert_eq!(second, Ok(()), "{point:#x} {number} after {error}");
+                }
+                assert!(is_late(&bench, group));
+                pager.defers.store(false, Ordering::Relaxed);
+                bench.finish([2]);
+                assert_eq!(
+                    (fill(&mut bench, 2), fill(&mut bench, 1)),
+                    (status::DONE, status::ABORTED),
+                    "{point:#x} {number}"
+                );
+                bench.disable(2).unwrap();
+                assert_eq!(bench.live(), 0);
+                assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+                if !happened {
+                    break;
+                }
+            }
+        }
+    });
+}

@@ -167,3 +167,21 @@ fn a_master_that_is_closed_meanwhile_stays_closed_and_its_groups_are_the_disable
     assert_eq!(bench.report(fault(STREAM, 3, FIVE)), Report::Deferred);
     drop(bench.handler.take());
 }
+
+#[test]
+fn a_group_that_was_cut_and_ended_with_its_substream_does_not_refuse_the_next_of_its_index() {
+    let mut bench = bench();
+    for _ in 0..=STREAM_LIMITS.requests {
+        let _ = bench.report(in_substream(page(STREAM, 1, false, 0), FIVE));
+    }
+    let stopping = stop(&bench, STREAM, FIVE).unwrap();
+    let _ = grace(&mut bench);
+    let which = Partials::Substream(STREAM, SubstreamId::new(FIVE).unwrap());
+    bench.cpu.masked(|masked| bench.table.discard_partials(masked, which));
+    // The device sends no Last for it any more (8), and uses the index for another PASID.
+    let _ = bench.report(marker(STREAM, FIVE));
+    assert!(stopping.is_marked());
+    stopping.finish();
+    assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
+    drop(bench.handler.take());
+}
