@@ -20,14 +20,14 @@
 //! 1. A device's access misses its translation. The SMMU stalls it and writes an event record; or the device asked by
 //!    ATS beforehand, got nothing, and sends a page request group, which the SMMU writes to its PRI queue.
 //! 2. The queue was empty, so the SMMU raises an interrupt. [`driver::Smmu::drain_events`] or
-//!    [`driver::Smmu::drain_page_requests`] reads PROD once and decodes at most [`driver::BATCH`] records.
-//! 3. [`iopf::FaultTable::batch`] finds their streams' fault states in a read section of [`sync::grace`], without a lock.
-//!    Page requests wait in a slot until the last of their group has come; a stall is a group by itself.
+//!    [`driver::Smmu::drain_page_requests`] reads PROD and decodes at most [`driver::BATCH`] records.
+//! 3. [`iopf::FaultTable::stalls`] or [`iopf::FaultTable::batch`] finds their streams' fault states in a read section of
+//!    [`sync::grace`], without a lock. Page requests wait in a slot until the last of their group has come; a stall is a group by itself.
 //! 4. The stream's [`iopf::FaultHandler`] looks at the group. [`sva::pager::DemandPager`] maps the pages inline while zeroed
 //!    frames are ready. Else the group becomes an [`iopf::FaultGroup`], which owns a reference to the state and goes to a
 //!    core that has time.
-//! 5. Who answers claims the group's slot by compare-exchange, so that of handler, time-out and disabler one answers.
-//!    The answers of a batch become CMD_RESUME or CMD_PRI_RESP in the command queue, with one write of PROD; CONS was
+//! 5. Who answers a group that was kept claims its slot by compare-exchange, so that of handler, time-out and disabler
+//!    one answers. The answers of a batch become CMD_RESUME or CMD_PRI_RESP in the command queue, with one write of PROD; CONS was
 //!    written before.
 //! 6. The device goes on. If its stream was disabled meanwhile, the last reference retires the fault state, and it is
 //!    freed when every core has been quiescent since.

@@ -132,6 +132,10 @@ impl FaultState {
             if !fault.wants_answer() || matches!(fault.request, Request::Stall(_)) {
                 return this.swallow(moment, Counter::Closed);
             }
+            // The disabler drops what a closed master has.
+            if gate != Gate::CLOSED {
+                this.drop_partial(moment, fault);
+            }
             this.set_place(fault, NOWHERE);
             let counters = [Counter::Records, Counter::Groups, Counter::Closed];
             return this.answer(moment, PageResponse::Invalid, counters);
@@ -297,6 +301,15 @@ impl FaultState {
     fn set_place(&self, fault: &Fault, to: u16) {
         if let Some(place) = self.place(fault) {
             place.store(to, Relaxed);
+        }
+    }
+
+    /// Nothing comes behind `last`, which is refused: drops what its group has in storage, of whichever substream.
+    fn drop_partial(&self, moment: &Moment<'_>, last: &Fault) {
+        let place = self.place(last).map_or(NOWHERE, |place| place.load(Relaxed));
+        if let Some(slot) = usize::from(place).checked_sub(1).and_then(|index| self.slots.get(index)) {
+            let is_its = |fault: &Fault| (fault.stream, fault.target()) == (last.stream, last.target());
+            self.discard(moment.masked, slot, is_its);
         }
     }
 

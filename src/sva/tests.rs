@@ -134,6 +134,24 @@ fn a_run_ends_before_an_access_that_is_not_allowed_or_leaves_the_region_or_takes
 }
 
 #[test]
+fn a_run_behind_the_first_table_of_a_region_maps_the_pages_that_belong_there() {
+    let frames = pool(8);
+    let backing = Backing::Memory(PhysAddr(0x4000_0000));
+    let space = space(&[Region { backing, ..region(0x1f_f000, 0x40_0000) }], &frames);
+    assert_eq!(space.resolve(0x20_0000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert_eq!(space.resolve_run(writes([0x20_1000, 0x20_3000]).run()), 2);
+    assert_eq!(space.translate(0x20_3000), Some(PhysAddr(0x4000_4000)));
+}
+
+#[test]
+fn a_run_of_writes_to_a_read_only_region_of_the_pools_pages_is_not_served() {
+    let frames = pool(8);
+    let space = space(&[Region { permissions: Permissions::READ, ..region(0x3000, 0x3000) }], &frames);
+    assert_eq!(space.resolve(0x3000, Access::READ, Effort::Ready), Resolution::Mapped);
+    assert_eq!(space.resolve_run(writes([0x3000, 0x3008]).run()), 0);
+}
+
+#[test]
 fn what_no_region_allows_is_refused_and_maps_nothing() {
     let frames = pool(8);
     let read_only = Region { permissions: Permissions::READ, ..region(0x20_0000, 0x1000) };

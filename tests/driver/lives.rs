@@ -31,7 +31,10 @@ const BYTES: u64 = 16 * 4096;
 
 /// A bench on which engine `engine` waits for the answers to `groups` groups, which its handler holds.
 fn waiting(profile: Profile, engine: usize, groups: usize) -> (Bench, Arc<Space>, Arc<Pager>) {
-    let mut bench = Bench::of(profile);
+    waiting_on(Bench::of(profile), profile, engine, groups)
+}
+
+fn waiting_on(mut bench: Bench, profile: Profile, engine: usize, groups: usize) -> (Bench, Arc<Space>, Arc<Pager>) {
     let space = Space::new(&bench, 1);
     let pager = Pager::deferring(&space, BASE..BASE + BYTES);
     let (_, faults) = faulting_engines(profile).find(|(served, _)| *served == engine).unwrap();
@@ -80,7 +83,7 @@ fn a_resume_that_races_with_stall_term_comes_before_it_or_never() {
     on_each(&[Stall], |profile| {
         let (mut resumed, mut refused) = (0, 0);
         for round in 0..40 {
-            let (mut bench, _, pager) = waiting(profile, 0, 8);
+            let (mut bench, _, pager) = waiting_on(Bench::patient(profile), profile, 0, 8);
             let groups = pager.take();
             let (before, answered, ended) = (round % 8, AtomicUsize::new(0), AtomicBool::new(false));
             let late = thread::scope(|scope| {

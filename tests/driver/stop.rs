@@ -310,7 +310,7 @@ fn requests_that_race_with_the_stop_are_answered_once() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut refused = 0;
         for round in 0..24 {
-            let (mut bench, pager) = paging(profile);
+            let (mut bench, pager) = paging_on(Bench::patient(profile));
             pager.defers.store(round % 3 != 0, Ordering::Relaxed);
             bench.machine.write_engine(2, reg::DEPTH, 8);
             bench.machine.write_engine(2, reg::GROUP_SIZE, 8);

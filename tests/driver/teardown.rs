@@ -72,7 +72,7 @@ fn a_stream_can_be_enabled_again_after_it_was_disabled() {
 fn disabling_works_while_the_engine_goes_on_faulting_and_another_core_drains() {
     on_each(&[Stall], |profile| {
         for round in 0..10 {
-            let mut bench = Bench::of(profile);
+            let mut bench = Bench::patient(profile);
             let space = Space::new(&bench, 1);
             bench.attach(0, FaultMode::Stall, &space).unwrap();
             bench.enable(0, Pager::new(&space, BASE..BASE + (1 << 20))).unwrap();

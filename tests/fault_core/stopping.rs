@@ -185,3 +185,15 @@ fn a_group_that_was_cut_and_ended_with_its_substream_does_not_refuse_the_next_of
     assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
     drop(bench.handler.take());
 }
+
+#[test]
+fn a_refused_last_request_ends_what_another_substream_has_under_its_index() {
+    let bench = bench();
+    let stopping = stop(&bench, STREAM, FIVE).unwrap();
+    assert_eq!(bench.report(in_substream(page(STREAM, 1, false, 0x2000), 6)), Report::Held);
+    assert_eq!(bench.report(fault(STREAM, 1, FIVE)), Report::Answer(answer(1, FIVE, Invalid)));
+    assert_eq!(bench.table.totals().slots_in_use, 0, "its last request would have found nothing of it");
+    assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
+    assert_eq!((bench.handler.take_one().len(), bench.table.totals().slots_in_use), (1, 1));
+    stopping.finish();
+}

@@ -215,3 +215,19 @@ fn produced_counts_what_the_smmu_has_written_whether_answers_are_sent_or_not() {
         assert_eq!((bench.queue.done(), bench.queue.produced(&bench.hardware, masked)), (2, 10));
     });
 }
+
+#[test]
+fn while_answers_wait_for_room_nothing_is_taken_out() {
+    let (bench, mut records) = (bench(2), Vec::new());
+    let drain = |prod, records: &mut Vec<u64>| {
+        bench.fake.set(Register::PriqProd, prod);
+        let take = |batch: Records<'_, 2>, answers: &mut Answers| {
+            batch.for_each(|record| records.push(batch.number(record)));
+            let _ = answers.push(ANSWER);
+        };
+        fake::cpu().masked(|masked| bench.queue.drain(&bench.hardware, masked, take, || {}, |_| {}))
+    };
+    drain(1, &mut records);
+    assert_eq!(drain(3, &mut records), Drained { records: 0, more: false });
+    assert_eq!((records, bench.cons()), (vec![0], vec![1]));
+}

@@ -311,6 +311,11 @@ impl Bench {
         Self::with(profile, Options { limit_us: LIMIT_US, ..Options::default() })
     }
 
+    /// The same, for threads: one whose core the host gives to another is waited for by the steps of the model.
+    pub(crate) fn patient(profile: Profile) -> Self {
+        Self::with(profile, Options { limit_us: 100 * LIMIT_US, ..Options::default() })
+    }
+
     pub(crate) fn with(profile: Profile, options: Options) -> Self {
         Self::with_broken(profile, options, u64::MAX)
     }
