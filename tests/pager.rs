@@ -13,9 +13,10 @@ use smmu_iopf::iopf::{
 };
 use smmu_iopf::model::host::HostMemory;
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
-use smmu_iopf::smmuv3::{Access, Asid, PhysAddr, StreamId};
+use smmu_iopf::smmuv3::event::{Stall, StallBuffer};
+use smmu_iopf::smmuv3::{Access, Asid, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sva::Permissions;
-use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
+use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region, Resolution};
 use smmu_iopf::sva::frames::{Frame, FramePool};
 use smmu_iopf::sva::page_in::{Step, WAITING};
 use smmu_iopf::sva::pager::DemandPager;
@@ -298,4 +299,27 @@ fn stalls_that_are_reported_together_wait_for_a_page_that_is_on_its_way_too() {
     assert_eq!(world.bench.report_stalls(0, &[stall(stream, 2, PAGE)]), []);
     world.bench.cpu.masked(|masked| space.page_ins().end(masked, &world.work, PAGE, true));
     assert_eq!(world.bench.report_stalls(0, &[stall(stream, 3, PAGE)]), [to_stall(stream, 3, Success)]);
+}
+
+#[test]
+fn a_run_with_a_substream_is_served_from_its_address_space() {
+    let frames = Arc::new(FramePool::new(&HostMemory::new(1 << 20), 16, Coherence::COHERENT).unwrap());
+    let backed = |start| {
+        let backing = Backing::Memory(PhysAddr(start));
+        let region = Region { start: 0, bytes: 8 * PAGE, permissions: Permissions::READ_WRITE, backing };
+        Arc::new(AddressSpace::new(Asid(1), &[region], frames.clone()).unwrap())
+    };
+    let (plain, own) = (backed(0x4000_0000), backed(0x5000_0000));
+    let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let pager = DemandPager::new(Box::new([(None, plain.clone()), (SubstreamId::new(1), own.clone())]), work);
+    for space in [&plain, &own] {
+        assert_eq!(space.resolve(0, Access::READ, Effort::Ready), Resolution::Mapped);
+    }
+    // F_TRANSLATION, SSV, SubstreamID 1; Stall, RnW (7.3.13).
+    let words = |address| [0x10 | 1 << 11 | 1 << 12, 1 << 31 | 1 << 35, address];
+    let mut stalls = StallBuffer::<2>::new();
+    stalls.begin(Stall::decode(words(PAGE)).unwrap());
+    assert!(stalls.push(words(2 * PAGE)));
+    assert_eq!(cpu(0).masked(|masked| pager.serve_at_once(masked, stalls.run())), 2);
+    assert_eq!((own.translate(2 * PAGE), plain.translate(2 * PAGE)), (Some(PhysAddr(0x5000_2000)), None));
 }

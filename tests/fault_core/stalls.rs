@@ -1,9 +1,12 @@
 //! Stalls that are reported together.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, Fault, FaultHandler, Kind, Limits, Stage2Fault, StallAnswers, StreamLimits, Verdict};
+use smmu_iopf::iopf::{
+    Answer, BUCKETS, Fault, FaultHandler, Kind, Limits, Stage2Fault, StallAnswers, StreamLimits, Verdict,
+};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::event::{FaultClass, StallRun};
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
@@ -43,6 +46,26 @@ fn stalls_of_two_streams_that_take_turns_are_asked_about_by_stream() {
     assert_eq!((totals.statistics.groups, totals.statistics.inline, totals.statistics.success), (5, 5, 5));
     let other = bench.cpu.masked(|masked| bench.table.statistics(masked, OTHER)).unwrap();
     assert_eq!((other.records, other.groups, other.inline, other.success), (2, 2, 2, 2));
+}
+
+#[test]
+fn what_is_answered_at_once_is_measured_from_the_beginning_of_its_batch_until_all_of_that_is_answered() {
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(1000) };
+    }
+    /// Each look takes three ticks.
+    fn clock() -> u64 {
+        NOW.replace(NOW.get() + 3)
+    }
+    let mut bench = bench();
+    bench.table.set_clock(clock);
+    let _ = bench.report_stalls(0, &[1, 2, 3].map(|tag| stall(if tag == 2 { OTHER } else { STREAM }, tag, 0x1000)));
+    let mut expected = [0; BUCKETS];
+    expected[2] = 3;
+    assert_eq!(bench.table.totals().latencies.buckets, expected);
+    expected[2] = 2;
+    let of_stream = bench.cpu.masked(|masked| bench.table.latencies(masked, STREAM)).unwrap();
+    assert_eq!(of_stream.buckets, expected);
 }
 
 #[test]

@@ -86,7 +86,8 @@ impl Stall {
         get_access(self.rest.0)
     }
 
-    /// All that its record says, which has this word 3. `None` with the reserved CLASS.
+    /// All that its record says, which has this word 3. `None` with the reserved CLASS. One that comes out of a [`StallRun`] does not know
+    /// any more which of the four kinds it is: F_TRANSLATION stands for all.
     pub const fn fault(&self, fourth: u64) -> Option<TranslationFault> {
         let (second, third) = self.rest;
         match Event::decode([self.origin, second, third, fourth]) {
