@@ -15,7 +15,7 @@ use std::sync::Arc;
 use driver_bench::{Pager, Space, plain, stream, substreams};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
 use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Tag, Translation, Walked};
-use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits};
+use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits, SubstreamError};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::PageResponse::Invalid;
@@ -175,6 +175,25 @@ fn a_heap_that_is_full_at_any_allocation_of_enable_leaves_the_stream_off() {
     // The StreamIDs of the life and the list of lives; a leaf, the StreamIDs, 64 slots, the requests of each, the lane,
     // the statistics, the latencies, the state.
     assert_eq!(sites, 2 + 71);
+}
+
+#[test]
+fn a_heap_that_is_full_when_a_substream_gets_a_handler_leaves_it_without() {
+    let substream = SubstreamId::new(5).unwrap();
+    for site in 0.. {
+        let mut bench = Bench::open(Kind::Page);
+        let handler = bench.handler.clone();
+        let mut set = || bench.table.set_substream_handler(&mut bench.cpu, STREAM, substream, handler.clone());
+        let (done, failed) = with_full_heap(site, &mut set);
+        if !failed {
+            assert_eq!(done, Ok(()));
+            // The list of them, the handler's place in it.
+            assert_eq!(site, 2);
+            break;
+        }
+        assert_eq!(done, Err(SubstreamError::NoMemory(STREAM)), "allocation {site}");
+        assert_eq!(set(), Ok(()), "allocation {site}");
+    }
 }
 
 /// Does `work` on what `prepare` made, with the heap full at each of its allocations in turn: it says so, `check` finds nothing half

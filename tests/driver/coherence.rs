@@ -353,3 +353,25 @@ fn memory_that_starts_over_is_zero_wherever_it_was_written() {
     memory.start_over();
     assert_eq!(memory.load(memory_base() + 0x8_0000), Some(0));
 }
+
+/// STEs of neighbours lie in one line: these are of StreamIDs that do not.
+#[test]
+fn every_entry_of_a_device_with_several_stream_ids_is_cleaned() {
+    let memory = Arc::new(MachineMemory::behind_caches(4 << 20, 0));
+    let machine = Machine::with(memory, Profile::NonCoherent, 8);
+    let mut bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();
+    let space = Space::new(&bench, 1);
+    let streams = [0, 4].map(|engine| {
+        bench.attach(engine, FaultMode::Stall, &space).unwrap();
+        bench.stream(engine)
+    });
+    let pager = Pager::new(&space, BASE..BASE + BYTES);
+    bench.smmu.enable_faults(&mut bench.cpu, &streams, None, pager, LIMITS).unwrap();
+    for engine in [0, 4] {
+        assert_eq!(write(&mut bench, engine, None, 7), status::DONE, "engine {engine}");
+    }
+    bench.disable(0).unwrap();
+    for engine in [0, 4] {
+        assert_eq!(write(&mut bench, engine, None, 8), status::ABORTED, "engine {engine}");
+    }
+}

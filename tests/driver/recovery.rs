@@ -25,7 +25,6 @@ scenarios![
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
-    where_every_fault_stalls_a_stream_of_a_virtual_machine_is_stopped_without_a_handler_too,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -219,28 +218,30 @@ fn global_errors_whose_interrupt_was_lost_are_found() {
 
 /// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
 fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
-    let mut bench = Bench::of(Profile::ForcedStall);
-    let space = Space::new(&bench, 1);
-    bench.attach(0, FaultMode::Terminate, &space).unwrap();
-    bench.machine.write_control(control::EVENT_WRITE, 1);
-    bench.fill(0, BASE, 8, 1, None);
-    bench.machine.run(100);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
-    assert!(bench.global_errors().recover);
-    let stream = bench.stream(0);
-    assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }));
-    bench.finish([0]);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-    // It is aborted until it is reopened.
-    space.map(BASE);
-    bench.fill(0, BASE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::ABORTED);
-    bench.reopen(0).unwrap();
-    bench.fill(0, BASE, 8, 1, None);
-    bench.finish([0]);
-    assert_eq!(bench.state(0), status::DONE);
-    assert_eq!(bench.recover(), Ok(Lost::default()));
+    for stage in [1, 2] {
+        let mut bench = Bench::of(Profile::ForcedStall);
+        let space = if stage == 1 { Space::new(&bench, 1) } else { Space::machine(&bench, 1) };
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.machine.run(100);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+        assert!(bench.global_errors().recover);
+        let stream = bench.stream(0);
+        assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+        // It is aborted until it is reopened.
+        space.map(BASE);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED);
+        bench.reopen(0).unwrap();
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::DONE);
+        assert_eq!(bench.recover(), Ok(Lost::default()));
+    }
 }
 
 fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
@@ -358,24 +359,4 @@ fn a_stream_of_a_virtual_machine_is_stopped_and_served_again_too() {
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
     });
-}
-
-fn where_every_fault_stalls_a_stream_of_a_virtual_machine_is_stopped_without_a_handler_too() {
-    let mut bench = Bench::of(Profile::ForcedStall);
-    let machine = Space::machine(&bench, 3);
-    bench.attach(0, FaultMode::Terminate, &machine).unwrap();
-    bench.machine.write_control(control::EVENT_WRITE, 1);
-    bench.fill(0, BASE, 8, 7, None);
-    bench.machine.run(100);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
-    assert!(bench.global_errors().recover);
-    let stream = bench.stream(0);
-    assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }));
-    bench.finish([0]);
-    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-    machine.map(BASE);
-    bench.reopen(0).unwrap();
-    bench.fill(0, BASE, 8, 8, None);
-    bench.finish([0]);
-    assert_eq!((bench.state(0), machine.word(BASE)), (status::DONE, 8));
 }
