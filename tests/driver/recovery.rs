@@ -12,7 +12,7 @@ use smmu_iopf::smmuv3::PageResponse;
 
 use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Space, on_each};
+use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -231,7 +231,9 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
         assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
         bench.finish([0]);
         assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-        // It is aborted until it is reopened.
+        // It is aborted until it is reopened, and goes nowhere else before.
+        let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
+        assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
         space.map(BASE);
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);

@@ -22,6 +22,7 @@ scenarios![
     a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,
     a_stop_marker_that_comes_late_is_found_by_the_next_call,
     translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopped,
+    a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile,
     what_is_no_substream_or_has_no_page_requests_is_refused,
 ];
 
@@ -381,6 +382,19 @@ fn translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopp
         stop(&mut bench, 1, &device).unwrap();
         assert_eq!(bench.machine.read_engine(2, reg::INVALIDATIONS), before + 1);
         assert_eq!((fill(&mut bench, 1), fill(&mut bench, 2)), (status::ABORTED, status::DONE));
+    });
+}
+
+fn a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let (mut bench, _) = paging(profile);
+        let smmu = bench.smmu.clone();
+        let gives_up = Stops(bench.device(2), move |_: &Device| smmu.give_up(), |_: &Device| false);
+        let began = bench.machine.read_control(control::TICKS);
+        assert_eq!(stop(&mut bench, 1, &gives_up), Err(DriverError::GivenUp));
+        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
     });
 }
 
