@@ -111,6 +111,15 @@ try() {
 }
 export -f try
 
+# A binary that lists nothing tries nothing.
+failed=0
+for name in "${!binaries[@]}"; do
+    if ! grep -q ': test$' <<<"$("${binaries[$name]}" --list)"; then
+        echo "FAILED  $name has no tests"
+        ((failed += 1))
+    fi
+done
+
 tries=$(
     for name in "${!binaries[@]}"; do
         # Of the library's tests, those that are loom's.
@@ -125,7 +134,7 @@ tries=$(
 log=$(mktemp) && trap 'rm -f "$log"' EXIT
 xargs -P "$(nproc)" -L 1 bash -c 'try "$@"' try <<<"$tries" | tee "$log"
 passed=$(grep -cE '^(ok|killed) ' "$log")
-failed=$(($(wc -l <<<"$tries") - passed))
+((failed += $(wc -l <<<"$tries") - passed))
 
 # A mistake without a line above is one that nobody catches.
 while read -r mutant; do
