@@ -57,7 +57,7 @@ fn what_is_answered_at_once_is_measured_from_the_beginning_of_its_batch_until_al
     fn clock() -> u64 {
         NOW.replace(NOW.get() + 3)
     }
-    let mut bench = bench();
+    let bench = bench();
     bench.table.set_clock(clock);
     let _ = bench.report_stalls(0, &[1, 2, 3].map(|tag| stall(if tag == 2 { OTHER } else { STREAM }, tag, 0x1000)));
     let mut expected = [0; BUCKETS];
