@@ -423,5 +423,5 @@ fn an_enabled_stream_takes_what_the_documents_say() {
     assert_eq!(of(1, Kind::Stall)[0], 16_384);
     // Its StreamIDs; the slots; the requests of each; where its groups are; the lane; the statistics; the latencies; the state.
     assert_eq!(of(2, Kind::Stall), [4, 96, 24, 24, 64, 2048, 2048, 216]);
-    assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024, 64, 2048, 2048, 216]);
+    assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024 + 2, 64, 2048, 2048, 216]);
 }

@@ -293,12 +293,21 @@ impl GroupSlot {
             .then_some(Filling { slot: self, word: to })
     }
 
-    /// Whether the group in the slot waits for its answer and has the same index as `fault`'s.
+    /// Whether the group in the slot waits for its answer and has the same index and PASID as `fault`'s.
     pub(super) fn is_duplicate(&self, fault: &Fault) -> bool {
         self.word().is_unanswered() && self.is_group_of(fault)
     }
 
+    /// Whether the slot holds a partial group that has the same index as `fault`'s, and is not its.
+    pub(super) fn is_partial_beside(&self, fault: &Fault) -> bool {
+        self.word().state() == State::Partial && self.has_index_of(fault) && !self.is_group_of(fault)
+    }
+
     fn is_group_of(&self, fault: &Fault) -> bool {
+        self.has_index_of(fault) && self.requests.first().is_some_and(|first| first.load().substream == fault.substream)
+    }
+
+    fn has_index_of(&self, fault: &Fault) -> bool {
         self.requests.first().is_some_and(|first| {
             let first = first.load();
             first.stream == fault.stream && first.target() == fault.target()

@@ -40,7 +40,8 @@ pub(super) struct FaultState {
     pub(super) closing: AtomicBool,
     pub(super) slots: Box<[GroupSlot]>,
     /// For each stream and PRG index the slot that its group was last put in, counted from 1, or [`NOWHERE`] or [`CUT`].
-    /// A hint: what the slot holds by now, the slot says. Only the drainer of the queue and `discard` write it.
+    /// A hint: what the slot holds by now, and for which PASID, the slot says. Only the drainer of the queue and `discard` write it.
+    /// The last is no index's: not [`NOWHERE`] once the device has had groups of two PASIDs under one index at a time. Of these a place knows one.
     places: Box<[Hint]>,
     /// Where to begin the search for a free slot.
     next: Hint,
@@ -74,7 +75,7 @@ impl FaultState {
     ) -> Option<Self> {
         let (requests, places) = match kind {
             Kind::Stall | Kind::Stage2Stall => (1, 0),
-            Kind::Page => (limits.requests.into(), streams.len() * usize::from(PrgIndex::COUNT)),
+            Kind::Page => (limits.requests.into(), streams.len() * usize::from(PrgIndex::COUNT) + 1),
         };
         let mut ids = streams.iter().copied();
         let mut indices = 0..limits.groups;
@@ -132,9 +133,12 @@ impl FaultState {
             if !fault.wants_answer() || matches!(fault.request, Request::Stall(_)) {
                 return this.swallow(moment, Counter::Closed);
             }
-            // The disabler drops what a closed master has.
-            if gate != Gate::CLOSED {
-                this.drop_partial(moment, fault);
+            // Nothing comes behind it. What a closed master has, its disabler drops.
+            if gate != Gate::CLOSED
+                && let Place::Partial(slot) = this.find(moment, fault)
+            {
+                this.count(moment.masked, [Counter::Discarded]);
+                this.give_back(slot.free());
             }
             this.set_place(fault, NOWHERE);
             let counters = [Counter::Records, Counter::Groups, Counter::Closed];
@@ -145,7 +149,10 @@ impl FaultState {
         }
         match this.find(moment, fault) {
             Place::None => Self::complete(this, moment, fault, tally),
-            Place::Cut => this.refuse(moment, fault),
+            Place::Cut => {
+                this.set_place(fault, NOWHERE);
+                this.refuse(moment)
+            }
             Place::Partial(slot) => Self::complete_partial(this, moment, fault, slot, tally),
         }
     }
@@ -177,13 +184,13 @@ impl FaultState {
         fault: &Fault,
         tally: &mut Tally<'a>,
     ) -> Outcome {
-        let Some(mut slot) = this.take_slot(moment, tally.at_once()) else { return this.refuse(moment, fault) };
+        let Some(mut slot) = this.take_slot(moment, tally.at_once()) else { return this.refuse(moment) };
         if !slot.push(fault) {
             this.give_back(slot.free());
-            return this.refuse(moment, fault);
+            return this.refuse(moment);
         }
         this.set_place(fault, slot.slot().index() + 1);
-        Self::defer(this, special, moment, fault, slot, tally)
+        Self::defer(this, special, moment, slot, tally)
     }
 
     /// `last` ends the group in `slot`.
@@ -196,7 +203,7 @@ impl FaultState {
     ) -> Outcome {
         if !slot.push(last) {
             this.give_back(slot.free());
-            return this.refuse(moment, last);
+            return this.refuse(moment);
         }
         let mut faults = heapless::Vec::<Fault, MAX_GROUP_REQUESTS>::new();
         faults.extend(slot.faults().take(MAX_GROUP_REQUESTS));
@@ -206,16 +213,15 @@ impl FaultState {
                 this.give_back(slot.free());
                 this.answer_inline(moment, response)
             }
-            Verdict::Defer => Self::defer(this, special, moment, last, slot, tally),
+            Verdict::Defer => Self::defer(this, special, moment, slot, tally),
         }
     }
 
-    /// Gives the group in `filling`, which `last` ends, to the handler.
+    /// Gives the group in `filling` to the handler.
     fn defer(
         this: &Counted<Self>,
         special: Option<&Counted<Special>>,
         moment: &Moment<'_>,
-        last: &Fault,
         filling: Filling<'_>,
         tally: &mut Tally<'_>,
     ) -> Outcome {
@@ -225,7 +231,7 @@ impl FaultState {
         let Some(state) = state else {
             // Not while the table, or who removes a handler, has a reference: both keep theirs until this section has ended.
             this.give_back(filling.free());
-            return this.refuse(moment, last);
+            return this.refuse(moment);
         };
         if mutant!("reference_leaked") {
             core::mem::forget(state.clone());
@@ -257,13 +263,12 @@ impl FaultState {
     fn hold(&self, moment: &Moment<'_>, fault: &Fault) -> Outcome {
         self.count(moment.masked, [Counter::Records]);
         let slot = match self.find(moment, fault) {
-            Place::None => self.take_slot(moment, 1),
+            Place::None => self.take_slot(moment, 1).inspect(|slot| self.set_place(fault, slot.slot().index() + 1)),
             Place::Partial(slot) => Some(slot),
             Place::Cut => None,
         };
         if let Some(mut slot) = slot {
             if slot.push(fault) {
-                self.set_place(fault, slot.slot().index() + 1);
                 slot.hold();
                 return Outcome::Held;
             }
@@ -276,19 +281,26 @@ impl FaultState {
 
     /// Where the earlier requests of `fault`'s group are.
     fn find(&self, moment: &Moment<'_>, fault: &Fault) -> Place<'_> {
-        match self.place(fault).map_or(NOWHERE, |place| place.load(Relaxed)) {
-            NOWHERE => Place::None,
-            CUT => Place::Cut,
-            place => {
-                let Some(slot) = self.slots.get(usize::from(place) - 1) else { return Place::None };
-                if let Some(partial) = slot.resume(fault) {
-                    return Place::Partial(partial);
-                }
-                if slot.is_duplicate(fault) {
-                    self.count(moment.masked, [Counter::Duplicates]);
-                }
-                Place::None
+        let place = self.place(fault).map_or(NOWHERE, |place| place.load(Relaxed));
+        if let Some(slot) = usize::from(place).checked_sub(1).and_then(|index| self.slots.get(index)) {
+            if let Some(partial) = slot.resume(fault) {
+                return Place::Partial(partial);
             }
+            if slot.is_duplicate(fault) {
+                self.count(moment.masked, [Counter::Duplicates]);
+            }
+            if slot.is_partial_beside(fault)
+                && let Some(mixes) = self.places.last()
+            {
+                mixes.store(place, Relaxed);
+            }
+        }
+        let mixes = self.places.last().is_some_and(|mixes| mixes.load(Relaxed) != NOWHERE);
+        let elsewhere = || self.slots.iter().find_map(|slot| slot.resume(fault));
+        match mixes.then(elsewhere).flatten() {
+            Some(partial) => Place::Partial(partial),
+            None if place == CUT => Place::Cut,
+            None => Place::None,
         }
     }
 
@@ -301,15 +313,6 @@ impl FaultState {
     fn set_place(&self, fault: &Fault, to: u16) {
         if let Some(place) = self.place(fault) {
             place.store(to, Relaxed);
-        }
-    }
-
-    /// Nothing comes behind `last`, which is refused: drops what its group has in storage, of whichever substream.
-    fn drop_partial(&self, moment: &Moment<'_>, last: &Fault) {
-        let place = self.place(last).map_or(NOWHERE, |place| place.load(Relaxed));
-        if let Some(slot) = usize::from(place).checked_sub(1).and_then(|index| self.slots.get(index)) {
-            let is_its = |fault: &Fault| (fault.stream, fault.target()) == (last.stream, last.target());
-            self.discard(moment.masked, slot, is_its);
         }
     }
 
@@ -338,8 +341,7 @@ impl FaultState {
     }
 
     /// A limit was reached.
-    fn refuse(&self, moment: &Moment<'_>, last: &Fault) -> Outcome {
-        self.set_place(last, NOWHERE);
+    fn refuse(&self, moment: &Moment<'_>) -> Outcome {
         self.answer(moment, PageResponse::Invalid, [Counter::Records, Counter::Groups, Counter::OverLimit])
     }
 

@@ -56,6 +56,46 @@ fn the_same_index_of_two_streams_of_one_master_is_two_groups() {
 }
 
 #[test]
+fn one_index_for_two_pasids_and_none_is_three_groups() {
+    let bench = Bench::open(Kind::Page);
+    let request = |pasid: Option<u32>, last, address| {
+        let request = page(STREAM, 9, last, address);
+        pasid.map_or(request, |pasid| in_substream(request, pasid))
+    };
+    let all = [Some(5), Some(6), None];
+    for (at, pasid) in all.into_iter().enumerate() {
+        assert_eq!(bench.report(request(pasid, false, (at as u64) << 12)), Report::Held);
+    }
+    // Another index has its place in the slots meanwhile, where one becomes free.
+    for (at, pasid) in [(1, Some(6)), (2, None), (0, Some(5))] {
+        assert_eq!(bench.report(request(pasid, false, 0x1_0000 | at << 12)), Report::Held);
+        let last = request(pasid, true, 0x2_0000 | at << 12);
+        assert_eq!(bench.report(last), Report::Answer(last.answer(Success)));
+        let seen = bench.handler.seen.lock().unwrap().pop().unwrap();
+        let want = [request(pasid, false, at << 12), request(pasid, false, 0x1_0000 | at << 12), last];
+        assert_eq!(seen, want);
+        assert_eq!(bench.report(page(STREAM, 10 + at as u16, false, 0)), Report::Held);
+    }
+    assert_eq!(bench.table.totals().slots_in_use, 3, "those of the other indices");
+    assert_eq!(bench.table.totals().statistics.duplicates, 0);
+}
+
+#[test]
+fn a_group_that_overflows_refuses_its_own_last_request_and_not_the_other_pasids_group_of_its_index() {
+    let bench = Bench::open(Kind::Page);
+    for pasid in [5, 6] {
+        assert_eq!(bench.report(in_substream(page(STREAM, 9, false, 0), pasid)), Report::Held);
+    }
+    for _ in 0..STREAM_LIMITS.requests {
+        assert_eq!(bench.report(in_substream(page(STREAM, 9, false, 0), 5)), Report::Held);
+    }
+    let [six, five] = [6, 5].map(|pasid| in_substream(page(STREAM, 9, true, 0), pasid));
+    assert_eq!(bench.report(six), Report::Answer(six.answer(Success)));
+    assert_eq!(bench.report(five), Report::Answer(five.answer(Invalid)));
+    assert_eq!(bench.report(five), Report::Answer(five.answer(Success)), "a group of its own");
+}
+
+#[test]
 fn a_group_with_more_requests_than_its_storage_is_answered_invalid_at_last_and_counted() {
     let bench = Bench::open(Kind::Page);
     for address in 0..6 {

@@ -229,13 +229,13 @@ impl Reference {
         }
         let key = (fault.stream, group);
         let own = fault.substream.is_some_and(|substream| own.contains(&(fault.stream, substream.get())));
-        let is_cut = if last { cut.remove(&key) } else { cut.contains(&key) };
         let is_begun = |group: &Group| {
-            let first = &group.faults[0];
-            let is_same = first.stream == fault.stream && first.target() == fault.target();
-            group.life == number && group.phase == Phase::Partial && is_same
+            let name = |fault: &Fault| (fault.stream, fault.substream, fault.target());
+            group.life == number && group.phase == Phase::Partial && name(&group.faults[0]) == name(&fault)
         };
         let begun = self.groups.iter().find(|(_, group)| is_begun(group)).map(|(&id, _)| id);
+        // Of an index, whichever PASID's: a device that keeps to PCIe has it once at a time.
+        let is_cut = begun.is_none() && if last { cut.remove(&key) } else { cut.contains(&key) };
         let mut faults = begun.and_then(|id| self.groups.remove(&id)).map_or(vec![], |group| group.faults);
         let fits = !is_cut && faults.len() < STREAM_LIMITS.requests.into();
         faults.push(fault);

@@ -187,13 +187,27 @@ fn a_group_that_was_cut_and_ended_with_its_substream_does_not_refuse_the_next_of
 }
 
 #[test]
-fn a_refused_last_request_ends_what_another_substream_has_under_its_index() {
+fn a_refused_last_request_ends_its_own_group_and_leaves_what_another_substream_has_under_its_index() {
     let bench = bench();
+    for pasid in [FIVE, 6] {
+        assert_eq!(bench.report(in_substream(page(STREAM, 1, false, 0x2000), pasid)), Report::Held);
+    }
     let stopping = stop(&bench, STREAM, FIVE).unwrap();
-    assert_eq!(bench.report(in_substream(page(STREAM, 1, false, 0x2000), 6)), Report::Held);
     assert_eq!(bench.report(fault(STREAM, 1, FIVE)), Report::Answer(answer(1, FIVE, Invalid)));
-    assert_eq!(bench.table.totals().slots_in_use, 0, "its last request would have found nothing of it");
+    let totals = bench.table.totals();
+    assert_eq!((totals.slots_in_use, totals.statistics.discarded), (1, 1));
     assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
-    assert_eq!((bench.handler.take_one().len(), bench.table.totals().slots_in_use), (1, 1));
+    assert_eq!(bench.handler.take_one().len(), 2);
+    stopping.finish();
+}
+
+#[test]
+fn a_refused_last_request_without_a_group_of_its_own_leaves_what_another_substream_has() {
+    let bench = bench();
+    assert_eq!(bench.report(in_substream(page(STREAM, 1, false, 0x2000), 6)), Report::Held);
+    let stopping = stop(&bench, STREAM, FIVE).unwrap();
+    assert_eq!(bench.report(fault(STREAM, 1, FIVE)), Report::Answer(answer(1, FIVE, Invalid)));
+    assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
+    assert_eq!(bench.handler.take_one().len(), 2);
     stopping.finish();
 }
