@@ -19,7 +19,7 @@ use smmu_iopf::sync::grace::Domain;
 use super::fault_bench::{STREAM, cpu, in_substream, page, stall};
 
 const PAGES: StreamId = StreamId(0x8_0007);
-const FAULTS: u16 = if cfg!(miri) { 150 } else { 20_000 };
+const FAULTS: u16 = if cfg!(miri) { 60 } else { 20_000 };
 const GROUPS: Limits = Limits { states: 8, groups: 12 };
 const STREAM_GROUPS: StreamLimits =
     StreamLimits { groups: 8, requests: 4, time_out_us: 1000, priority: Priority::Normal };
