@@ -63,6 +63,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
+        if let Some(record) = records.only() {
+            let words = words(record);
+            if !self.faults.stall(masked, records.first(), words, resumes) {
+                self.pass_on(masked, words);
+            }
+            return;
+        }
         self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
                 if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {

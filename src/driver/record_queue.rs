@@ -113,6 +113,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     ///
     /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
     /// batch, and none is lost. CONS is written once. One core drains at a time; another gets `more` at once.
+    #[inline(always)]
     pub(super) fn drain<R: Registers, D: Delay>(
         &self,
         hardware: &Hardware<R, D>,
@@ -317,6 +318,12 @@ impl<const WORDS: usize> Records<'_, WORDS> {
     /// The number of the first one.
     pub(super) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The record, if it is the only one.
+    #[inline(always)]
+    pub(super) fn only(&self) -> Option<&[Word; WORDS]> {
+        if let [[record], []] = self.parts { Some(record) } else { None }
     }
 
     /// Has `take` look at each record, in their order.
