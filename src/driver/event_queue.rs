@@ -39,6 +39,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// For the event queue's interrupt, and once after the interrupt was enabled. While [`Drained::more`] is set the
     /// caller comes again: no further interrupt announces what is in the queue already. While answers wait for room in
     /// the command queue nothing is taken out; [`Smmu::expire`] wakes the drainer to try again.
+    // Out of line: once, whoever calls it, and the way of a lone fault through it is one function.
+    #[inline(never)]
     pub fn drain_events(&self, masked: &Masked) -> Drained {
         let resumed = Cell::new(false);
         self.events.drain(
@@ -58,18 +60,28 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Reports the stalls among `records`, and puts the answers that there are into the command queue, which is noted in `resumed`, or
     /// else into `answers`.
+    #[inline(always)]
     fn take_events(&self, masked: &Masked, records: Records<'_, 4>, answers: &mut Answers, resumed: &Cell<bool>) {
         if let Some(trace) = &self.trace {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
-        if let Some(record) = records.only() {
-            let words = words(record);
-            if !self.faults.stall(masked, records.first(), words, resumes) {
-                self.pass_on(masked, words);
-            }
-            return;
+        match records.only() {
+            Some(record) => self.take_one(masked, records.first(), words(record), resumes),
+            None => self.take_many(masked, records, resumes),
         }
+    }
+
+    #[inline(always)]
+    fn take_one(&self, masked: &Masked, number: u64, words: [u64; 4], resumes: Resumes<'_, R, D>) {
+        if !self.faults.stall(masked, number, words, resumes) {
+            self.pass_on(masked, words);
+        }
+    }
+
+    // Out of line: it has room for a batch.
+    #[inline(never)]
+    fn take_many(&self, masked: &Masked, records: Records<'_, 4>, resumes: Resumes<'_, R, D>) {
         self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
                 if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {
