@@ -69,12 +69,18 @@ def stored(state):
 
 
 def counts(counters):
-    """NAME N for each counter that is not zero, summed over the cores."""
+    """NAME N for each of the statistics that is not zero, summed over the cores."""
     per_core = counters["__0"].dereference()[0]["__0"]
     cores = range(per_core.type.range()[1] + 1)
     names = gdb.lookup_type("smmu_iopf::iopf::statistics::Counter").fields()
-    sums = ((field.name, sum(memory.number(per_core[core]["__0"][field.enumval]) for core in cores)) for field in names)
-    return "  ".join(f"{name.rsplit('::', 1)[-1]} {value}" for name, value in sums if value) or "nothing"
+    sums = {
+        field.name.rsplit("::", 1)[-1]: sum(memory.number(per_core[core]["__0"][field.enumval]) for core in cores)
+        for field in names
+    }
+    served = sums.pop("Served")
+    for name in ("Records", "Groups", "Inline", "Success"):
+        sums[name] += served
+    return "  ".join(f"{name} {value}" for name, value in sums.items() if value) or "nothing"
 
 
 def table_lines(smmu):
