@@ -67,15 +67,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
         match records.only() {
-            Some(record) => self.take_one(masked, records.first(), words(record), resumes),
+            Some(record) => {
+                let more = || (records.first(), record[3].load(Relaxed));
+                if !self.faults.stall(masked, more, first_words(record), resumes) {
+                    self.pass_on(masked, words(record));
+                }
+            }
             None => self.take_many(masked, records, resumes),
-        }
-    }
-
-    #[inline(always)]
-    fn take_one(&self, masked: &Masked, number: u64, words: [u64; 4], resumes: Resumes<'_, R, D>) {
-        if !self.faults.stall(masked, number, words, resumes) {
-            self.pass_on(masked, words);
         }
     }
 

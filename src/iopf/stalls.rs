@@ -105,18 +105,22 @@ impl<'a, A: StallAnswers> Stalls<'a, A> {
 }
 
 impl FaultTable {
-    /// As [`stalls`](Self::stalls), for the only record of a batch, the `record`th of its queue, which has these `words`. Returns whether it
-    /// is a stall's.
+    /// As [`stalls`](Self::stalls) and [`Stalls::report`], for the only record of a batch.
     #[inline(always)]
-    pub fn stall(&self, masked: &Masked, record: u64, words: [u64; 4], mut answers: impl StallAnswers) -> bool {
-        let [origin, second, third, fourth] = words;
-        let Some(stall) = Stall::decode([origin, second, third]) else { return false };
+    pub fn stall(
+        &self,
+        masked: &Masked,
+        more: impl Fn() -> (u64, u64),
+        words: [u64; 3],
+        mut answers: impl StallAnswers,
+    ) -> bool {
+        let Some(stall) = Stall::decode(words) else { return false };
         let section = self.shared.domain.read(masked);
         let moment = self.shared.moment(&section, masked);
         let state = self.find(moment.section, stall.stream());
-        match Owner::of(state, &moment, &stall, |since| record >= since) {
+        match Owner::of(state, &moment, &stall, |since| more().0 >= since) {
             Some(owner) => end(iter::once((&owner, (&stall).into())), &moment, &mut answers),
-            None => report_alone(self, &moment, state, (record, fourth), &stall, &mut answers),
+            None => report_alone(self, &moment, state, more(), &stall, &mut answers),
         }
         true
     }
