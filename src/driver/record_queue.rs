@@ -162,7 +162,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         }
         // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2). Where
         // nothing was taken out, the queue was empty, and it raises one. Relaxed: what there is, is taken out after another look.
-        let has_more = |cons| self.size.pointer(hardware.registers.read32_relaxed(Self::PROD)) != cons;
+        let has_more = |cons| self.size.pointer(hardware.registers.read32_relaxed(Self::PROD)).raw() != cons;
         let more = count < pending || !mutant!("prod_read_once") && cons.is_some_and(has_more);
         Drained { records: count as usize, more }
     }
@@ -265,10 +265,10 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// Returns what was written: PROD of a queue with no more in it.
-    fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) -> QueuePointer {
+    fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) -> u32 {
         self.acknowledged.store(state.acknowledged, Ordering::Relaxed);
-        let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged };
-        hardware.write(Self::CONS, cons.raw());
+        let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged }.raw();
+        hardware.write(Self::CONS, cons);
         cons
     }
 
