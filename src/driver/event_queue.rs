@@ -68,8 +68,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
         match records.only() {
             Some(record) => {
-                let more = || (records.first(), record[3].load(Relaxed));
-                if !self.faults.stall(masked, more, first_words(record), resumes) {
+                let fourth = || record[3].load(Relaxed);
+                if !self.faults.stall(masked, records.first(), first_words(record), fourth, resumes) {
                     self.pass_on(masked, words(record));
                 }
             }

@@ -105,22 +105,24 @@ impl<'a, A: StallAnswers> Stalls<'a, A> {
 }
 
 impl FaultTable {
-    /// As [`stalls`](Self::stalls) and [`Stalls::report`], for the only record of a batch.
+    /// As [`stalls`](Self::stalls) and [`Stalls::report`], for the only record of a batch: the `record`th of its queue, which begins with
+    /// `words`, and whose word 3 is `fourth`, when that is asked.
     #[inline(always)]
     pub fn stall(
         &self,
         masked: &Masked,
-        more: impl Fn() -> (u64, u64),
+        record: u64,
         words: [u64; 3],
+        fourth: impl FnOnce() -> u64,
         mut answers: impl StallAnswers,
     ) -> bool {
         let Some(stall) = Stall::decode(words) else { return false };
         let section = self.shared.domain.read(masked);
         let moment = self.shared.moment(&section, masked);
         let state = self.find(moment.section, stall.stream());
-        match Owner::of(state, &moment, &stall, |since| more().0 >= since) {
+        match Owner::of(state, &moment, &stall, |since| record >= since) {
             Some(owner) => end(iter::once((&owner, (&stall).into())), &moment, &mut answers),
-            None => report_alone(self, &moment, state, more(), &stall, &mut answers),
+            None => report_alone(self, &moment, state, (record, fourth()), &stall, &mut answers),
         }
         true
     }

@@ -101,7 +101,7 @@ fn one_at_stage_2_is_reported_with_its_ipa() {
     let words = [0x101 << 32 | 0x10, 1 << 31 | 1 << 35 | 1 << 39 | 2 << 40 | 7, 0x1234_5008];
     let mut answered = 0;
     let answer = |stalls: StallRun<'_>, _| answered += stalls.len();
-    assert!(bench.cpu.masked(|masked| bench.table.stall(masked, || (0, IPA), words, answer)));
+    assert!(bench.cpu.masked(|masked| bench.table.stall(masked, 0, words, || IPA, answer)));
     let stage2 = Some(Stage2Fault { ipa: IPA, class: FaultClass::Input, table_write: false });
     let expected = Fault { stage2, ..stall(STREAM, 7, 0x1234_5008) };
     assert_eq!(*bench.handler.seen.lock().unwrap(), [[expected]]);
@@ -114,7 +114,7 @@ fn a_record_that_is_of_no_stall_is_left_to_the_caller() {
     let bench = bench();
     for words in [[0x101 << 32 | 0x10, 1 << 35 | 2 << 40, 0x1000], [0x101 << 32 | 0x02, 1 << 31, 0]] {
         let answer = |_: StallRun<'_>, _| panic!("an answer");
-        assert!(!bench.cpu.masked(|masked| bench.table.stall(masked, || (0, 0), words, answer)));
+        assert!(!bench.cpu.masked(|masked| bench.table.stall(masked, 0, words, || 0, answer)));
     }
     assert_eq!(bench.table.totals().statistics.records, 0);
 }

@@ -242,7 +242,7 @@ impl Bench {
         let answer = |stalls: StallRun<'_>, response| {
             answers.extend(stalls.iter().map(|stall| Fault::from(&stall).answer(response)));
         };
-        assert!(self.cpu.masked(|masked| self.table.stall(masked, || (record, 0), recorded(stall), answer)));
+        assert!(self.cpu.masked(|masked| self.table.stall(masked, record, recorded(stall), || 0, answer)));
         answers
     }
 
