@@ -77,7 +77,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    // Out of line: it has room for a batch.
+    /// As [`take_events`](Self::take_events). Out of line: it makes room for a batch of runs.
     #[inline(never)]
     fn take_many(&self, masked: &Masked, records: Records<'_, 4>, resumes: Resumes<'_, R, D>) {
         self.faults.stalls(masked, records.first(), resumes, |stalls| {

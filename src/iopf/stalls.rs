@@ -119,6 +119,7 @@ impl FaultTable {
         let Some(stall) = Stall::decode(words) else { return false };
         let section = self.shared.domain.read(masked);
         let moment = self.shared.moment(&section, masked);
+        // The right state, as in a batch of many.
         let state = self.find(moment.section, stall.stream());
         match Owner::of(state, &moment, &stall, |since| record >= since) {
             Some(owner) => end(iter::once((&owner, (&stall).into())), &moment, &mut answers),
@@ -163,8 +164,8 @@ fn end_early(owner: &Owner<'_>, stalls: StallRun<'_>, moment: &Moment<'_>, answe
 }
 
 impl<'a> Owner<'a> {
-    /// Who is asked about `stall`, of a stream with this `state`, and those of its substream that follow. `None` where each is to be reported
-    /// by itself, as one for which `is_of_life` does not hold that began with the record of that number.
+    /// Who is asked about `stall`, of a stream with this `state`, and those of its substream that follow; `None` where each is to be reported
+    /// by itself. `is_of_life` says whether its record is of a life of the stream that began with the record of that number.
     #[inline(always)]
     fn of(
         state: Option<&'a Counted<FaultState>>,
