@@ -43,15 +43,16 @@ def state_of(reference):
 
 def pointer_type(slots):
     """*mut Counted<FaultState>, from the type of a leaf."""
-    return memory.peel(slots["data_ptr"].dereference()["object"]).type
+    return memory.peel(slots.dereference()[0]["object"]).type
 
 
 def pointers(slots):
     """What is in the slots of a leaf. Read at once: there are a thousand."""
-    slot = slots["data_ptr"].dereference().type
+    array = slots.dereference().type
+    slot = array.target()
     offset = next(field.bitpos // 8 for field in slot.fields() if field.name == "object")
-    length = int(slots["length"])
-    raw = memory.read(int(slots["data_ptr"]), length * slot.sizeof)
+    length = array.range()[1] + 1
+    raw = memory.read(int(slots), array.sizeof)
     found = (struct.unpack_from("<Q", raw, index * slot.sizeof + offset)[0] for index in range(length))
     return [address for address in found if address]
 
