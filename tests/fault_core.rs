@@ -13,6 +13,8 @@ mod cores;
 mod groups;
 #[path = "fault_core/limits.rs"]
 mod limits;
+#[path = "fault_core/lone.rs"]
+mod lone;
 #[path = "fault_core/random.rs"]
 mod random;
 #[path = "fault_core/reference.rs"]

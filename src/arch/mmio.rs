@@ -28,10 +28,13 @@ impl Mmio {
         Self { base, size }
     }
 
-    /// The same window, known to have `LEAST` bytes; `None` if it is smaller.
-    pub const fn at_least<const LEAST: usize>(&self) -> Option<Mmio<LEAST>> {
+    /// The windows of the first two pages of `BYTES`, a multiple of 8; `None` if this one is smaller.
+    pub const fn pages<const BYTES: usize>(&self) -> Option<[Mmio<BYTES>; 2]> {
         let Self { base, size } = *self;
-        if size >= LEAST { Some(Mmio { base, size }) } else { None }
+        if size / 2 < BYTES {
+            return None;
+        }
+        Some([Mmio { base, size: BYTES }, Mmio { base: base + BYTES, size: BYTES }])
     }
 }
 

@@ -39,6 +39,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// For the event queue's interrupt, and once after the interrupt was enabled. While [`Drained::more`] is set the
     /// caller comes again: no further interrupt announces what is in the queue already. While answers wait for room in
     /// the command queue nothing is taken out; [`Smmu::expire`] wakes the drainer to try again.
+    // Out of line: once, whoever calls it, and the way of a lone fault through it is one function.
+    #[inline(never)]
     pub fn drain_events(&self, masked: &Masked) -> Drained {
         let resumed = Cell::new(false);
         self.events.drain(
@@ -58,11 +60,26 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Reports the stalls among `records`, and puts the answers that there are into the command queue, which is noted in `resumed`, or
     /// else into `answers`.
+    #[inline(always)]
     fn take_events(&self, masked: &Masked, records: Records<'_, 4>, answers: &mut Answers, resumed: &Cell<bool>) {
         if let Some(trace) = &self.trace {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
         let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
+        match records.only() {
+            Some(record) => {
+                let fourth = || record[3].load(Relaxed);
+                if !self.faults.stall(masked, records.first(), first_words(record), fourth, resumes) {
+                    self.pass_on(masked, words(record));
+                }
+            }
+            None => self.take_many(masked, records, resumes),
+        }
+    }
+
+    /// As [`take_events`](Self::take_events). Out of line: it makes room for a batch of runs.
+    #[inline(never)]
+    fn take_many(&self, masked: &Masked, records: Records<'_, 4>, resumes: Resumes<'_, R, D>) {
         self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
                 if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {

@@ -16,6 +16,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// CONS is written before the answers go out: an answer returns a credit, and the request that spends it needs the
     /// slot (8). To be called like [`Smmu::drain_events`]; does nothing on an SMMU without PRI.
+    #[inline(never)]
     pub fn drain_page_requests(&self, masked: &Masked) -> Drained {
         let Some(page_requests) = &self.page_requests else {
             return Drained::default();

@@ -113,6 +113,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     ///
     /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
     /// batch, and none is lost. CONS is written once. One core drains at a time; another gets `more` at once.
+    #[inline(always)]
     pub(super) fn drain<R: Registers, D: Delay>(
         &self,
         hardware: &Hardware<R, D>,
@@ -154,21 +155,15 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             state.acknowledged = prod.overflow;
             self.overflows.fetch_add(1, Ordering::Relaxed);
         }
-        if count > 0 || acknowledge {
-            self.write_cons(hardware, &state);
-        }
+        let cons = (count > 0 || acknowledge).then(|| self.write_cons(hardware, &state));
         send(&mut state.unsent);
         if !self.settle(&state) {
             return Drained { records: count as usize, more: false };
         }
         // The interrupt comes when the queue becomes non-empty: what came in before the CONS write raised none (3.18.2). Where
-        // nothing was taken out, the queue was empty, and it raises one.
-        let more = count < pending
-            || (count > 0 || acknowledge) && !mutant!("prod_read_once") && {
-                // Relaxed: what there is, is taken out after another look.
-                let prod = self.size.pointer(hardware.registers.read32_relaxed(Self::PROD));
-                self.pending(prod, state.next) != Some(0) || prod.overflow != state.acknowledged
-            };
+        // nothing was taken out, the queue was empty, and it raises one. Relaxed: what there is, is taken out after another look.
+        let has_more = |cons| self.size.pointer(hardware.registers.read32_relaxed(Self::PROD)).raw() != cons;
+        let more = count < pending || !mutant!("prod_read_once") && cons.is_some_and(has_more);
         Drained { records: count as usize, more }
     }
 
@@ -269,10 +264,12 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.size.pointer(hardware.read(Self::PROD))
     }
 
-    fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) {
+    /// Returns what was written: PROD of a queue with no more in it.
+    fn write_cons<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &State) -> u32 {
         self.acknowledged.store(state.acknowledged, Ordering::Relaxed);
-        let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged };
-        hardware.write(Self::CONS, cons.raw());
+        let cons = QueuePointer { index: self.index(state.next), overflow: state.acknowledged }.raw();
+        hardware.write(Self::CONS, cons);
+        cons
     }
 
     /// How many records wait from `next` on, or `None` if PROD makes no sense.
@@ -317,6 +314,12 @@ impl<const WORDS: usize> Records<'_, WORDS> {
     /// The number of the first one.
     pub(super) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The record, if it is the only one.
+    #[inline(always)]
+    pub(super) fn only(&self) -> Option<&[Word; WORDS]> {
+        if let [[record], []] = self.parts { Some(record) } else { None }
     }
 
     /// Has `take` look at each record, in their order.

@@ -45,6 +45,12 @@ impl Moment<'_> {
     }
 }
 
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        self.shared.release_slots(self.aside.get());
+    }
+}
+
 impl<'a> Tally<'a> {
     pub(super) const fn new(state: &'a Counted<FaultState>, masked: &'a Masked) -> Self {
         Self { state, masked, references: Stock::new(state), deferred: 0 }
@@ -76,12 +82,6 @@ impl<'a> Batch<'a> {
     pub fn report(&self, record: u64, fault: &Fault) -> Report {
         let state = self.table.find(self.moment.section, fault.stream);
         self.table.report_in(&self.moment, state, record, fault).of(fault)
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.table.shared.release_slots(self.moment.aside.get());
     }
 }
 

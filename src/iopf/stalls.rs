@@ -1,7 +1,7 @@
 //! The stalls of a batch, by address space.
 
 use core::cell::Cell;
-use core::{array, fmt, iter, slice};
+use core::{array, fmt, iter};
 
 use super::FaultHandler;
 use super::batch::{Moment, Tally};
@@ -10,6 +10,7 @@ use super::state::FaultState;
 use super::table::FaultTable;
 use crate::smmuv3::PageResponse;
 use crate::smmuv3::event::{Stall, StallBuffer, StallRun};
+use crate::sync::Masked;
 use crate::sync::grace::Counted;
 
 /// How many runs are gathered at a time. A power of two: streams with the same low bits take each other's place.
@@ -24,8 +25,8 @@ pub struct Stalls<'a, A: StallAnswers> {
     moment: Moment<'a>,
     /// No record has a lower number.
     first: u64,
-    /// Of the runs that are not empty.
-    owners: heapless::Vec<Owner<'a>, RUNS>,
+    /// Of the runs that are not empty: which it is, and whose.
+    owners: heapless::Vec<(usize, Owner<'a>), RUNS>,
     runs: Runs,
     answers: A,
 }
@@ -37,8 +38,6 @@ type Runs = [StallBuffer<RUN>; RUNS];
 struct Owner<'a> {
     state: &'a Counted<FaultState>,
     handler: &'a dyn FaultHandler,
-    /// Which run it is.
-    place: usize,
     /// How many of its first stalls were served at once, when it ends.
     served: Cell<usize>,
 }
@@ -85,43 +84,72 @@ impl<'a, A: StallAnswers> Stalls<'a, A> {
         let Some(stall) = Stall::decode([origin, second, third]) else { return false };
         let Self { table, moment, first, owners, runs, answers } = self;
         let place = place(origin);
-        if let Some(index) = owners.iter().position(|owner| owner.place == place) {
-            end_early(&owners.swap_remove(index), runs, moment, answers);
+        if let Some(index) = owners.iter().position(|(other, _)| *other == place) {
+            let (_, owner) = owners.swap_remove(index);
+            end_early(&owner, runs[place].run(), moment, answers);
         }
         // For the rest of the batch it is the right state: the queue's end was read before, so its records are older than this look.
         let state = table.find(moment.section, stall.stream());
-        let is_of_this_life = |state: &FaultState| *first >= state.since || more().0 >= state.since;
-        let handler =
-            state.filter(|state| is_of_this_life(state)).and_then(|state| state.handler_of_run(moment, &stall));
-        let owner = state.zip(handler).map(|(state, handler)| Owner { state, handler, place, served: Cell::new(0) });
-        if owner.is_some() {
-            owners.extend(owner);
-            runs[place].begin(stall);
-        } else {
-            runs[place] = StallBuffer::new();
-            report_alone(table, moment, state, more(), &stall, answers);
+        match Owner::of(state, moment, &stall, |since| *first >= since || more().0 >= since) {
+            Some(owner) => {
+                owners.extend([(place, owner)]);
+                runs[place].begin(stall);
+            }
+            None => {
+                runs[place] = StallBuffer::new();
+                report_alone(table, moment, state, more(), &stall, answers);
+            }
         }
         true
     }
 }
 
-/// Has those stalls of all `owners` answered together that can be at once, and the others reported by themselves, in their order.
+impl FaultTable {
+    /// As [`stalls`](Self::stalls) and [`Stalls::report`], for the only record of a batch: the `record`th of its queue, which begins with
+    /// `words`, and whose word 3 is `fourth`, when that is asked.
+    #[inline(always)]
+    pub fn stall(
+        &self,
+        masked: &Masked,
+        record: u64,
+        words: [u64; 3],
+        fourth: impl FnOnce() -> u64,
+        mut answers: impl StallAnswers,
+    ) -> bool {
+        let Some(stall) = Stall::decode(words) else { return false };
+        let section = self.shared.domain.read(masked);
+        let moment = self.shared.moment(&section, masked);
+        // The right state, as in a batch of many.
+        let state = self.find(moment.section, stall.stream());
+        match Owner::of(state, &moment, &stall, |since| record >= since) {
+            Some(owner) => end(iter::once((&owner, (&stall).into())), &moment, &mut answers),
+            None => report_alone(self, &moment, state, (record, fourth()), &stall, &mut answers),
+        }
+        true
+    }
+}
+
+/// Has those stalls of all `runs`, each with its owner, answered together that can be at once, and the others reported by themselves, in
+/// their order.
 #[inline(always)]
-fn end(owners: &[Owner<'_>], runs: &Runs, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
+fn end<'r>(
+    runs: impl Iterator<Item = (&'r Owner<'r>, StallRun<'r>)> + Clone,
+    moment: &Moment<'_>,
+    answers: &mut impl StallAnswers,
+) {
     let mut count = 0;
-    for owner in owners {
-        let stalls = runs[owner.place].run();
+    for (owner, stalls) in runs.clone() {
         owner.served.set(owner.serve_at_once(stalls, moment));
         count += owner.served.get();
     }
     let mut now = None;
     if count > 0 {
-        let served = owners.iter().map(|owner| runs[owner.place].run().up_to(owner.served.get()));
+        let served = runs.clone().map(|(owner, stalls)| stalls.up_to(owner.served.get()));
         answers.answer(served, count, PageResponse::Success);
         now = moment.now();
     }
-    for owner in owners {
-        let (stalls, served) = (runs[owner.place].run(), owner.served.get());
+    for (owner, stalls) in runs {
+        let served = owner.served.get();
         owner.state.count_served(moment, now, served);
         if served < stalls.len() {
             owner.report_one_by_one(stalls.behind(served), moment, answers);
@@ -131,11 +159,25 @@ fn end(owners: &[Owner<'_>], runs: &Runs, moment: &Moment<'_>, answers: &mut imp
 
 /// As [`end`], before the batch is over.
 #[inline(never)]
-fn end_early(owner: &Owner<'_>, runs: &Runs, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
-    end(slice::from_ref(owner), runs, moment, answers);
+fn end_early(owner: &Owner<'_>, stalls: StallRun<'_>, moment: &Moment<'_>, answers: &mut impl StallAnswers) {
+    end(iter::once((owner, stalls)), moment, answers);
 }
 
-impl Owner<'_> {
+impl<'a> Owner<'a> {
+    /// Who is asked about `stall`, of a stream with this `state`, and those of its substream that follow; `None` where each is to be reported
+    /// by itself. `is_of_life` says whether its record is of a life of the stream that began with the record of that number.
+    #[inline(always)]
+    fn of(
+        state: Option<&'a Counted<FaultState>>,
+        moment: &Moment<'a>,
+        stall: &Stall,
+        is_of_life: impl Fn(u64) -> bool,
+    ) -> Option<Self> {
+        let state = state.filter(|state| is_of_life(state.since))?;
+        let handler = state.handler_of_run(moment, stall)?;
+        Some(Self { state, handler, served: Cell::new(0) })
+    }
+
     /// How many of the first of `stalls` are to be answered Success at once.
     #[inline(always)]
     fn serve_at_once(&self, stalls: StallRun<'_>, moment: &Moment<'_>) -> usize {
@@ -184,8 +226,8 @@ fn report_alone(
 
 impl<A: StallAnswers> Drop for Stalls<'_, A> {
     fn drop(&mut self) {
-        end(&self.owners, &self.runs, &self.moment, &mut self.answers);
-        self.table.shared.release_slots(self.moment.aside.get());
+        let Self { moment, owners, runs, answers, .. } = self;
+        end(owners.iter().map(|(place, owner)| (owner, runs[*place].run())), moment, answers);
     }
 }
 

@@ -455,8 +455,7 @@ impl FaultState {
 
     /// Counts and measures `groups`, perhaps none, that were answered Success at once, `now`.
     pub(super) fn count_served(&self, moment: &Moment<'_>, now: Option<u64>, groups: usize) {
-        let counters = [Counter::Records, Counter::Groups, Counter::Inline, Counter::Success];
-        self.count_many(moment.masked, counters, groups);
+        self.count_many(moment.masked, [Counter::Served], groups);
         self.measure(moment.masked, moment.began, now, groups);
     }
 

@@ -24,14 +24,22 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug)]
         pub enum Counter {
             $($(#[doc = $doc])+ $counter,)+
+            /// Stalls that were answered Success at once in a run: each is one of the records, groups, inline groups and answers Success, and
+            /// counted here alone.
+            Served,
         }
 
-        const COUNTERS: usize = [$(Counter::$counter),+].len();
+        const COUNTERS: usize = [$(Counter::$counter,)+ Counter::Served].len();
 
         impl Counters {
             /// The sums over all cores.
             pub fn read(&self) -> Statistics {
-                Statistics { $($field: self.sum(Counter::$counter),)+ }
+                let served = self.sum(Counter::Served);
+                let mut sums = Statistics { $($field: self.sum(Counter::$counter),)+ };
+                for sum in [&mut sums.records, &mut sums.groups, &mut sums.inline, &mut sums.success] {
+                    *sum += served;
+                }
+                sums
             }
         }
     };

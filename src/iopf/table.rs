@@ -25,15 +25,16 @@ use crate::sync::lock::IrqLock;
 use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked, wait};
 
-/// A leaf of the table holds 2^10 streams.
-const LEAF_BITS: u32 = 10;
+/// A leaf of the table holds 2^10 streams; one under loom, which keeps a history of each.
+const LEAF_BITS: u32 = if cfg!(loom) { 0 } else { 10 };
+const LEAF: usize = 1 << LEAF_BITS;
 
 /// How long [`FaultTable::open`] waits for closed streams' states to be freed, in microseconds.
 const FREE_LIMIT_US: u32 = 10_000;
 /// How many of the groups that time out at once are logged one by one: a stuck handler may hold thousands.
 const LINES: usize = 4;
 
-type Leaf = Box<[Slot<FaultState>]>;
+type Leaf = Box<[Slot<FaultState>; LEAF]>;
 
 /// The fault states of one SMMU's streams, found by StreamID in constant time and without a lock.
 ///
@@ -321,10 +322,9 @@ impl FaultTable {
             return Err(no_such);
         }
         let leaf = self.leaves.get((stream.0 >> LEAF_BITS) as usize).ok_or(no_such)?;
-        let streams = 1 << self.stream_bits.min(LEAF_BITS);
         leaf.try_call_once(|| {
-            try_boxed(streams, || Some(Slot::new(Arc::clone(&self.shared.domain))))
-                .ok_or(OpenError::NoMemory { stream })
+            let slots = try_boxed(LEAF, || Some(Slot::new(Arc::clone(&self.shared.domain))));
+            slots.and_then(|slots| slots.try_into().ok()).ok_or(OpenError::NoMemory { stream })
         })?;
         Ok(())
     }
@@ -505,7 +505,7 @@ impl FaultTable {
 
     fn slot(&self, stream: StreamId) -> Option<&Slot<FaultState>> {
         let leaf = self.leaves.get((stream.0 >> LEAF_BITS) as usize)?.get()?;
-        leaf.get(stream.0 as usize % (1 << LEAF_BITS))
+        Some(&leaf[stream.0 as usize % LEAF])
     }
 
     /// Takes a closed state out of the table: no report finds it any more.

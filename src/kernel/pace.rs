@@ -37,14 +37,21 @@ impl Pace {
         let even_at = self.even_at.load(Relaxed).max(start);
         let early = (even_at - start).saturating_sub(self.burst);
         if early > 0 {
-            self.waiting.fetch_or(bit(queue), Relaxed);
-            return Alarm::set(masked, Duration::from_micros(timer::ticks_to_us(early)));
+            return self.wait(masked, queue, early);
         }
         // An interrupt comes when a queue becomes non-empty only, so a rest calls for another batch.
         if drain().more {
             send(drain_again(queue), DRAINER);
         }
         self.even_at.store(even_at + 2 * (timer::ticks() - start), Relaxed);
+    }
+
+    /// Calls `queue` in `ticks`.
+    #[cold]
+    #[inline(never)]
+    fn wait(&self, masked: &Masked, queue: OutputQueue, ticks: u64) {
+        self.waiting.fetch_or(bit(queue), Relaxed);
+        Alarm::set(masked, Duration::from_micros(timer::ticks_to_us(ticks)));
     }
 
     /// Calls the queues that wait. They wait again if it is too early.

@@ -2,7 +2,7 @@
 
 use crate::arch::mmio::Mmio;
 use crate::driver::registers::Registers;
-use crate::smmuv3::registers::{self, Register};
+use crate::smmuv3::registers::{self, PAGE1, Register};
 
 /// The window is smaller than an SMMU's two register pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,9 +12,9 @@ pub struct WindowTooSmall {
     pub size: usize,
 }
 
-/// An SMMUv3's registers in a window of device memory.
+/// An SMMUv3's registers in a window of device memory: page 0 and page 1 (6.1).
 #[derive(Clone, Debug)]
-pub struct SmmuRegisters(Mmio<{ registers::SIZE }>);
+pub struct SmmuRegisters([Mmio<PAGE1>; 2]);
 
 impl SmmuRegisters {
     /// The SMMU whose page 0 starts at the start of `window`.
@@ -23,28 +23,39 @@ impl SmmuRegisters {
     ///
     /// [`WindowTooSmall`] if not every register lies in it.
     pub fn new(window: Mmio) -> Result<Self, WindowTooSmall> {
-        window.at_least().map(Self).ok_or(WindowTooSmall { size: window.size() })
+        window.pages().map(Self).ok_or(WindowTooSmall { size: window.size() })
+    }
+
+    /// The page that `register` is in, and where it is there.
+    fn place(&self, register: Register) -> (&Mmio<PAGE1>, usize) {
+        let offset = register.offset();
+        (&self.0[offset / PAGE1], offset % PAGE1)
     }
 }
 
 impl Registers for SmmuRegisters {
     fn read32(&self, register: Register) -> u32 {
-        self.0.read32(register.offset())
+        let (page, offset) = self.place(register);
+        page.read32(offset)
     }
 
     fn write32(&self, register: Register, value: u32) {
-        self.0.write32(register.offset(), value);
+        let (page, offset) = self.place(register);
+        page.write32(offset, value);
     }
 
     fn read32_relaxed(&self, register: Register) -> u32 {
-        self.0.read32_relaxed(register.offset())
+        let (page, offset) = self.place(register);
+        page.read32_relaxed(offset)
     }
 
     fn write32_relaxed(&self, register: Register, value: u32) {
-        self.0.write32_relaxed(register.offset(), value);
+        let (page, offset) = self.place(register);
+        page.write32_relaxed(offset, value);
     }
 
     fn write64(&self, register: Register, value: u64) {
-        self.0.write64(register.offset(), value);
+        let (page, offset) = self.place(register);
+        page.write64(offset, value);
     }
 }

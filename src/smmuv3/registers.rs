@@ -116,7 +116,7 @@ registers! {
 pub const PAGE1: usize = 0x1_0000;
 
 /// The bytes that both pages together take (6.1).
-pub const SIZE: usize = 0x2_0000;
+pub const SIZE: usize = 2 * PAGE1;
 
 #[cfg(test)]
 mod tests {

@@ -26,8 +26,8 @@ impl<T> PerCore<T> {
 
     /// The value of `core`.
     pub fn of(&self, core: CoreId) -> &T {
-        // A CoreId is below MAX_CORES by construction.
-        &self.0[core.index()].0
+        // A CoreId is below MAX_CORES by construction, which the remainder tells the compiler.
+        &self.0[core.index() % MAX_CORES].0
     }
 
     /// Every core's value, in the order of the cores.

@@ -30,6 +30,7 @@ scenarios![
     a_context_table_that_is_used_again_leads_to_nobodys_address_space,
     substreams_and_transactions_without_one_go_different_ways,
     a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason,
+    a_record_of_no_stall_reaches_the_sink_beside_a_stall,
     streams_that_are_not_attached_are_terminated_and_reported,
     attaching_and_enabling_twice_or_without_need_is_refused,
     streams_and_substreams_that_the_smmu_does_not_have_are_refused,
@@ -397,6 +398,25 @@ fn streams_that_are_not_attached_are_terminated_and_reported() {
         assert_eq!(bench.state(1), status::ABORTED);
         let streams = bench.sink.0.lock().iter().map(Event::stream).collect::<Vec<_>>();
         assert_eq!(streams, [0, 1].map(|engine| Some(profile.engine_stream(engine))));
+    });
+}
+
+fn a_record_of_no_stall_reaches_the_sink_beside_a_stall() {
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, DESTINATION..DESTINATION + 0x1000)).unwrap();
+        (0..2).for_each(|engine| bench.fill(engine, DESTINATION, 8, 1, None));
+        bench.machine.run(1000);
+        let drained = bench.cpu.masked(|masked| bench.smmu.drain_events(masked));
+        assert_eq!(drained.records, 2, "one batch");
+        let streams = bench.sink.0.lock().iter().map(Event::stream).collect::<Vec<_>>();
+        assert_eq!(streams, [Some(profile.engine_stream(1))]);
+        bench.finish([0, 1]);
+        assert_eq!([0, 1].map(|engine| bench.state(engine)), [status::DONE, status::ABORTED]);
+        assert_eq!(bench.smmu.command_counts().answers, 1);
+        bench.disable(0).unwrap();
     });
 }
 

@@ -18,6 +18,7 @@ use super::bench::{Pager, Space, on_each, plain};
 
 scenarios![
     stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered,
+    each_stall_at_stage_2_of_a_batch_says_what_it_misses,
     what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid,
     devices_forget_every_substream_of_a_virtual_machine,
 ];
@@ -110,6 +111,38 @@ fn stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered() {
             world.bench.disable(0).unwrap();
             assert_eq!((world.bench.live(), world.events()), (0, vec![]));
         }
+    });
+}
+
+/// 7.3.13: the intermediate address in word 3 of each record.
+fn each_stall_at_stage_2_of_a_batch_says_what_it_misses() {
+    on_each(&[Need::Stage2, Stall], |profile| {
+        let mut world = World::new(profile);
+        let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+        guest(&machine, start, true);
+        let pages = [start, start + 0x1000];
+        pages.into_iter().for_each(|page| machine.hide(page));
+        let hypervisor = Arc::new(Hypervisor {
+            machine: machine.clone(),
+            defers: false,
+            seen: Mutex::default(),
+            deferred: Mutex::default(),
+        });
+        world.attach(0, FaultMode::Stall, Translation::Nested(ONE_CD, machine.stage2())).unwrap();
+        world.bench.enable(0, hypervisor.clone()).unwrap();
+        world.bench.machine.write_engine(0, reg::DEPTH, 2);
+        world.bench.fill(0, start, 0x2000, 7, None);
+        world.bench.machine.run(1000);
+        let smmu = &world.bench.smmu;
+        assert_eq!(world.bench.cpu.masked(|masked| smmu.drain_events(masked)).records, 2, "one batch");
+        let class = FaultClass::Input;
+        let expected = pages.map(|ipa| (Some(Stage2Fault { ipa, class, table_write: false }), ipa));
+        let mut seen = core::mem::take(&mut *hypervisor.seen.lock());
+        seen.sort_by_key(|&(_, address)| address);
+        assert_eq!(seen, expected);
+        world.bench.finish([0]);
+        assert_eq!((world.bench.state(0), machine.word(start + 0x1ff8)), (status::DONE, 7));
+        world.bench.disable(0).unwrap();
     });
 }
 

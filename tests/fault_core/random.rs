@@ -164,9 +164,10 @@ impl World {
         let record = if early { 0 } else { self.record };
         self.record += 1;
         let (expected, id) = self.reference.report(record, fault);
-        // Every other stall by the way of many.
+        // One stall of three by the way of many, and one by that of a lone one.
         let reported = match fault.request {
-            Request::Stall(Stag(tag)) if tag % 2 == 0 => self.bench.report_stalls(record, &[fault]),
+            Request::Stall(Stag(tag)) if tag % 3 == 0 => self.bench.report_stalls(record, &[fault]),
+            Request::Stall(Stag(tag)) if tag % 3 == 1 => self.bench.report_lone(record, &fault),
             _ => match self.bench.report_record(record, fault) {
                 Report::Answer(answer) => vec![answer],
                 other => {

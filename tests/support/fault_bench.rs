@@ -236,6 +236,16 @@ impl Bench {
         answers
     }
 
+    /// Reports a stall alone, in record `record`: what is to be answered at once.
+    pub fn report_lone(&self, record: u64, stall: &Fault) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let answer = |stalls: StallRun<'_>, response| {
+            answers.extend(stalls.iter().map(|stall| Fault::from(&stall).answer(response)));
+        };
+        assert!(self.cpu.masked(|masked| self.table.stall(masked, record, recorded(stall), || 0, answer)));
+        answers
+    }
+
     /// Everything that disabling does, without hardware.
     pub fn close(&mut self, stream: StreamId) {
         let closing = self.cpu.masked(|masked| self.table.close(masked, stream)).unwrap();

@@ -43,15 +43,16 @@ def state_of(reference):
 
 def pointer_type(slots):
     """*mut Counted<FaultState>, from the type of a leaf."""
-    return memory.peel(slots["data_ptr"].dereference()["object"]).type
+    return memory.peel(slots.dereference()[0]["object"]).type
 
 
 def pointers(slots):
     """What is in the slots of a leaf. Read at once: there are a thousand."""
-    slot = slots["data_ptr"].dereference().type
+    array = slots.dereference().type
+    slot = array.target()
     offset = next(field.bitpos // 8 for field in slot.fields() if field.name == "object")
-    length = int(slots["length"])
-    raw = memory.read(int(slots["data_ptr"]), length * slot.sizeof)
+    length = array.range()[1] + 1
+    raw = memory.read(int(slots), array.sizeof)
     found = (struct.unpack_from("<Q", raw, index * slot.sizeof + offset)[0] for index in range(length))
     return [address for address in found if address]
 
@@ -69,12 +70,18 @@ def stored(state):
 
 
 def counts(counters):
-    """NAME N for each counter that is not zero, summed over the cores."""
+    """NAME N for each of the statistics that is not zero, summed over the cores."""
     per_core = counters["__0"].dereference()[0]["__0"]
     cores = range(per_core.type.range()[1] + 1)
     names = gdb.lookup_type("smmu_iopf::iopf::statistics::Counter").fields()
-    sums = ((field.name, sum(memory.number(per_core[core]["__0"][field.enumval]) for core in cores)) for field in names)
-    return "  ".join(f"{name.rsplit('::', 1)[-1]} {value}" for name, value in sums if value) or "nothing"
+    sums = {
+        field.name.rsplit("::", 1)[-1]: sum(memory.number(per_core[core]["__0"][field.enumval]) for core in cores)
+        for field in names
+    }
+    served = sums.pop("Served")
+    for name in ("Records", "Groups", "Inline", "Success"):
+        sums[name] += served
+    return "  ".join(f"{name} {value}" for name, value in sums.items() if value) or "nothing"
 
 
 def table_lines(smmu):
