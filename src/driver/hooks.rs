@@ -73,7 +73,8 @@ pub trait DeviceControl {
     fn reset_page_requests(&self);
 
     /// Ends the use of a PASID by one of its StreamIDs, by the device's own means: it begins nothing new with it, and sends a Stop marker behind
-    /// the last page request for it (8). Others go on. It is called again where that took too long.
+    /// the last page request for it (8). Others go on. It is called again where that took too long, or an overflow of the
+    /// PRI queue may have cost the marker (8.1).
     fn stop_substream(&self, stream: StreamId, substream: SubstreamId);
 
     /// Whether that is done: nothing is under way with the PASID.

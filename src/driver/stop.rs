@@ -6,6 +6,7 @@
 
 use super::error::DriverError;
 use super::hooks::{DeviceControl, OutputQueue};
+use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::Stream;
@@ -55,12 +56,21 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let stopping = cpu.masked(|masked| self.faults.stop_substream(masked, stream, substream))?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
         cpu.masked(|masked| self.faults.discard_partials(masked, Partials::Substream(stream, substream)));
+        let overflows = || self.page_requests.as_ref().map_or(0, RecordQueue::overflows);
+        let mut seen = overflows();
         device.stop_substream(stream, substream);
         let look = |cpu: &Cpu| {
             let waiting = stopping.answer_pending(cpu, &grace);
             self.wake_for_unsent(cpu, OutputQueue::PageRequests);
             let is_done = device.substream_stopped(stream, substream);
-            match (waiting, is_done, stopping.is_marked()) {
+            let is_marked = stopping.is_marked();
+            let now = overflows();
+            if is_done && !is_marked && now != seen {
+                // A queue in overflow drops Stop markers too (8.1).
+                seen = now;
+                device.stop_substream(stream, substream);
+            }
+            match (waiting, is_done, is_marked) {
                 _ if self.hardware.is_given_up() => Ok(()),
                 (0, true, true) => Ok(()),
                 (0, true, false) => Err("its Stop marker has not come"),

@@ -304,6 +304,34 @@ fn answers_that_found_no_room_before_the_marker_are_sent_before_the_end() {
     });
 }
 
+/// Where the PRI queue overflows, the SMMU drops Stop markers too (8.1).
+#[test]
+fn a_stop_marker_that_an_overflow_took_is_asked_for_again() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
+        let (mut bench, _) = paging_on(Bench::with(profile, options));
+        assert_eq!(fill(&mut bench, 1), status::DONE);
+        let asked = AtomicUsize::new(0);
+        let ask = |device: &Device| {
+            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_first {
+                device.machine.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS);
+                device.machine.run(4);
+                device.machine.write_engine(2, reg::HOSTILE, 0);
+            }
+            send_marker(device);
+            device.machine.run(1);
+        };
+        let began = bench.machine.read_control(control::TICKS);
+        let device = Stops(bench.device(2), ask, |_| true);
+        stop(&mut bench, 1, &device).unwrap();
+        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
+        assert_eq!((asked.load(Ordering::Relaxed), bench.smmu.page_request_counts().overflows), (2, 1));
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
 /// Another core drains and a third answers what is deferred, while the engine asks for groups of eight pages, with Stop markers in
 /// between in odd rounds.
 #[test]

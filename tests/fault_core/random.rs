@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use smmu_iopf::iopf::{
     Answer, CloseError, Fault, FaultGroup, FlushError, Kind, Limits, OpenError, Partials, Report, Request, Statistics,
-    Target,
+    Stopping, Target,
 };
 use smmu_iopf::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
@@ -76,6 +76,14 @@ enum Step {
         stream: StreamId,
         substream: SubstreamId,
     },
+    Stop {
+        stream: StreamId,
+        substream: SubstreamId,
+        until: Until,
+    },
+    Reopen {
+        master: usize,
+    },
     Open {
         master: usize,
     },
@@ -89,6 +97,14 @@ enum Step {
         master: usize,
     },
     Free,
+}
+
+/// How far a substream's stop goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Until {
+    Refused,
+    Answered,
+    Ended,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -122,6 +138,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which.prop_map(|which| Step::Discard { which }),
         2 => (stream(), substream()).prop_map(|(stream, substream)| Step::SetOwn { stream, substream }),
         2 => (stream(), substream()).prop_map(|(stream, substream)| Step::RemoveOwn { stream, substream }),
+        2 => (paging(), substream(), prop::sample::select(vec![Until::Refused, Until::Answered, Until::Ended]))
+            .prop_map(|(stream, substream, until)| Step::Stop { stream, substream, until }),
+        1 => master().prop_map(|master| Step::Reopen { master }),
         2 => master().prop_map(|master| Step::Open { master }),
         1 => stream().prop_map(|stream| Step::Close { stream }),
         1 => master().prop_map(|master| Step::AnswerPending { master }),
@@ -251,6 +270,30 @@ impl World {
             Step::RemoveOwn { stream, substream } => {
                 let removed = bench.table.remove_substream_handler(&mut bench.cpu, &mut Clock, stream, substream, 1000);
                 assert_eq!(removed, self.reference.remove_own(stream, substream));
+            }
+            Step::Stop { stream, substream, until } => {
+                let stopping = bench.cpu.masked(|masked| bench.table.stop_substream(masked, stream, substream));
+                let marked = self.reference.stop(stream, substream);
+                assert_eq!(stopping.as_ref().map(Stopping::is_marked), marked.as_ref().copied());
+                if let (Ok(stopping), true) = (stopping, until != Until::Refused) {
+                    let grace = bench.domain.synchronize(&mut bench.cpu, &mut Clock, 1000).unwrap();
+                    let waiting = stopping.answer_pending(&bench.cpu, &grace);
+                    assert_eq!(waiting, self.reference.answer_stopped(stream, substream));
+                    if until == Until::Ended {
+                        stopping.finish();
+                        self.reference.end_stop(stream);
+                    }
+                }
+            }
+            Step::Reopen { master } => {
+                let stream = MASTERS[master].0[0];
+                if self.reference.is_closed_stream(stream) {
+                    let grace = bench.domain.synchronize(&mut bench.cpu, &mut Clock, 1000).unwrap();
+                    let closing = bench.cpu.masked(|masked| bench.table.close(masked, stream)).unwrap();
+                    assert_eq!(closing.answer_pending(&bench.cpu, &grace), self.reference.answer_pending(stream));
+                    let reopened = closing.reopen().map_err(|unfinished| unfinished.waiting);
+                    assert_eq!(reopened, self.reference.reopen(stream));
+                }
             }
             Step::Open { master } => {
                 let (streams, kind) = MASTERS[master];
