@@ -24,7 +24,9 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::model::board;
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, hostile, pri_control, pri_status, status};
+use smmu_iopf::model::engine::registers::{
+    self as reg, ats_control, control, hostile, pri_control, pri_status, status,
+};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics::*;
