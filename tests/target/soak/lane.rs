@@ -297,20 +297,22 @@ impl Lane {
         let engine = &self.unit.engine;
         let far_enough = || handler.groups.load(Relaxed) >= target || engine.jobs_ended() != jobs;
         soak.until(cpu, &format!("{:?}: {target} groups, hostile {hostile:#x}", handler.mode), far_enough)?;
-        if handler.mode == Mode::Failed {
+        // Pages that a storm asked for are there already: no group has been failed then.
+        let failed = handler.mode == Mode::Failed && handler.groups.load(Relaxed) > 0;
+        if failed {
             soak.until(cpu, "a Response Failure", || engine.page_requests_failed())?;
         }
         if stops {
-            self.stop(soak, cpu, hostile, jobs)?;
+            self.stop(soak, cpu, hostile)?;
             self.let_go(cpu, &handler)?;
         }
-        if handler.mode == Mode::Failed {
+        if failed {
             let device = Device { unit: self.unit, registers: &self.registers, hostile };
             soak.unit.smmu.reopen_faults(cpu, self.stream(), &device)?;
-            soak.until(cpu, "the end of a job that failed", || engine.jobs_ended() != jobs)?;
             self.reopened += 1;
         }
-        if (stops || handler.mode == Mode::Failed) && self.page < PAGES {
+        if (stops || failed) && self.page < PAGES {
+            soak.until(cpu, "the end of a job that was stopped or failed", || engine.jobs_ended() != jobs)?;
             // What a storm has outstanding may leave no credit for the job.
             let more = if hostile & hostile::STORM == 0 { random.below(2) } else { 0 };
             let groups = handler.groups.load(Relaxed) + more;
@@ -335,14 +337,14 @@ impl Lane {
     }
 
     /// Stops the PASID in the middle of the engine's work, and lets it be used anew.
-    fn stop(&mut self, soak: &Soak, cpu: &mut Cpu, hostile: u32, jobs: u32) -> Outcome {
+    fn stop(&mut self, soak: &Soak, cpu: &mut Cpu, hostile: u32) -> Outcome {
         let (Some(space), Some(substream)) = (self.space.clone(), self.substream()) else {
             return Err("a PASID without an address space".into());
         };
         let (smmu, stream) = (&soak.unit.smmu, self.stream());
         let device = Device { unit: self.unit, registers: &self.registers, hostile };
         smmu.stop_substream(cpu, stream, substream, &device)?;
-        holds("the job of a stopped PASID has ended", self.unit.engine.jobs_ended() != jobs)?;
+        holds("the job of a stopped PASID has ended", self.unit.engine.is_idle())?;
         smmu.attach_substream(cpu, stream, substream, Some(&context(&space)))?;
         self.stops += 1;
         Ok(())
