@@ -520,3 +520,42 @@ fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() 
     assert_eq!((bench.queue.counts().refused, bench.queue.counts().commands), (2, 0));
     assert_eq!(bench.fake.written(Register::CmdqProd), []);
 }
+
+#[test]
+fn a_run_of_an_smmu_without_stalls_is_counted_and_leaves_the_queue_alone() {
+    // STALL_MODEL = 0b01.
+    let bench = bench_of(IdRegisters { idr0: IDS.idr0 | 1 << 24, ..IDS }, 3, consume);
+    let mut unsent = Answers::new();
+    fake::cpu().masked(|masked| {
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
+        bench.queue.publish();
+    });
+    assert!(unsent.is_empty());
+    assert_eq!(bench.queue.counts(), CommandCounts { refused: 2, ..CommandCounts::default() });
+    assert_eq!(bench.fake.written(Register::CmdqProd), []);
+}
+
+#[test]
+fn the_answers_to_a_run_are_in_the_trace_once_those_that_wait_when_they_are_sent() {
+    let mut bench = bench(1, consume);
+    let trace = Arc::new(Trace::new());
+    bench.queue.trace = Some(trace.clone());
+    let expected = Trace::new();
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        let resume = |tags, unsent: &mut Answers| {
+            bench.queue.resume(masked, iter::once(stalls(tags).run()), 2, PageResponse::Success, unsent);
+        };
+        resume([1, 2], &mut unsent);
+        [1, 2].iter().for_each(|&tag| expected.add(masked, b'A', &[0x1_0000_1044, tag]));
+        assert_eq!(trace.value(masked), expected.value(masked));
+        // Not before what waits is sent.
+        unsent.push(AnswerCommand([0x1_0000_2044, 9])).unwrap();
+        resume([3, 4], &mut unsent);
+        assert_eq!(trace.value(masked), expected.value(masked));
+        bench.queue.answer(masked, &unsent).unwrap();
+        expected.add(masked, b'A', &[0x1_0000_2044, 9]);
+        [3, 4].iter().for_each(|&tag| expected.add(masked, b'A', &[0x1_0000_1044, tag]));
+        assert_eq!(trace.value(masked), expected.value(masked));
+    });
+}

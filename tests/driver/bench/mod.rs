@@ -426,7 +426,7 @@ impl Bench {
 
     /// The device that an engine is.
     pub(crate) fn device(&self, engine: usize) -> Device {
-        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine }
+        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine, needs_pasid: None }
     }
 
     /// The StreamID that the engine says it has.
@@ -499,6 +499,8 @@ pub(crate) struct Device {
     pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
     pub(crate) engine: usize,
+    /// What its driver says, if not the engine, of "PRG Response PASID Required".
+    pub(crate) needs_pasid: Option<bool>,
 }
 
 impl DeviceControl for Device {
@@ -511,7 +513,8 @@ impl DeviceControl for Device {
     }
 
     fn response_needs_pasid(&self) -> bool {
-        self.machine.read_engine(self.engine, reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+        let capability = self.machine.read_engine(self.engine, reg::CAPABILITY);
+        self.needs_pasid.unwrap_or(capability & reg::capability::RESPONSE_PASID_REQUIRED != 0)
     }
 
     fn enable_ats(&self) {
