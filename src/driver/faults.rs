@@ -62,7 +62,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// Its allocation, all its StreamIDs together, is as many page requests as it may have groups in storage, or what is left of the PRI
     /// queue, which is shared out until [`Smmu::disable_faults`] gives it back. Each StreamID with substreams also has room there for
-    /// one Stop marker (8): its device stops one PASID at a time.
+    /// one Stop marker (8), unless its device sends none: it stops one PASID at a time.
     ///
     /// # Errors
     ///
@@ -99,7 +99,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
             has_stage2 |= own.stage2.is_some();
-            markers = u8::saturating_add(markers, own.takes_substreams().into());
+            let has_markers = own.takes_substreams() && device.is_some_and(DeviceControl::sends_stop_markers);
+            markers = u8::saturating_add(markers, has_markers.into());
             life.push(stream);
         }
         let (mode, kind, queue) = match mode {

@@ -1,7 +1,7 @@
 //! Stopping one substream of a device that asks for pages, while its others go on: PASID stop (8).
 //!
 //! The order: the substream refused in the fault core; a grace period, after which no group is added; the device stops; what waits is answered, until
-//! the Stop marker has come and the device is done; the PRI queue drained; the descriptor made invalid, CFGI_CD, SYNC; TLBI, SYNC; ATC_INV with
+//! the Stop marker has come, from a device that sends one, and the device is done; the PRI queue drained; the descriptor made invalid, CFGI_CD, SYNC; TLBI, SYNC; ATC_INV with
 //! the PASID, SYNC (4.5.1).
 
 use super::error::DriverError;
@@ -63,7 +63,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             let waiting = stopping.answer_pending(cpu, &grace);
             self.wake_for_unsent(cpu, OutputQueue::PageRequests);
             let is_done = device.substream_stopped(stream, substream);
-            let is_marked = stopping.is_marked();
+            let is_marked = stopping.is_marked() || !device.sends_stop_markers();
             let now = overflows();
             if is_done && !is_marked && now != seen {
                 // A queue in overflow drops Stop markers too (8.1).

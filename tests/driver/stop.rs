@@ -17,13 +17,15 @@ use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
 use super::bench::world::Tables;
-use super::bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each, substreams};
+use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each, substreams};
 
 scenarios![
     a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,
     a_stop_marker_that_comes_late_is_found_by_the_next_call,
     translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopped,
     a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile,
+    a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered,
+    a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests,
     what_is_no_substream_or_has_no_page_requests_is_refused,
 ];
 
@@ -357,6 +359,44 @@ fn a_device_that_has_stopped_a_pasid_is_not_told_to_forget_its_address_space_aga
             invalidations(&bench) - before
         };
         assert_eq!((forget(1), forget(2)), (0, 1));
+    });
+}
+
+fn a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let (mut bench, pager, group) = waiting(profile);
+        let markers = |bench: &Bench| bench.smmu.faults().totals().statistics.stop_markers;
+        let silent = Device { silent: true, ..bench.device(2) };
+        stop(&mut bench, 1, &silent).unwrap();
+        assert!(is_late(&bench, group));
+        assert_eq!((bench.machine.read_engine(2, reg::RESPONSES_INVALID), markers(&bench)), (1, 0));
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+        pager.defers.store(false, Ordering::Relaxed);
+        assert_eq!((fill(&mut bench, 2), fill(&mut bench, 1)), (status::DONE, status::ABORTED));
+        // Its driver that says what is not so is told.
+        let device = bench.device(2);
+        let asked = |_: &Device| silent.stop_substream(StreamId(0), pasid(2));
+        let lack = in_use(&bench, 2, "its Stop marker has not come");
+        assert_eq!(stop(&mut bench, 2, &Stops::new(device, asked, |_| false)), lack);
+        stop(&mut bench, 2, &silent).unwrap();
+        assert_eq!(markers(&bench), 0);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+fn a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        for silent in [false, true] {
+            let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
+            let mut bench = Bench::with(profile, options);
+            let stream = bench.stream(2);
+            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
+            let device = Device { silent, ..bench.device(2) };
+            let pager = Pager::with(BTreeMap::new(), 0..0);
+            bench.smmu.enable_faults(&mut bench.cpu, &[stream], Some(&device), pager, LIMITS).unwrap();
+            assert_eq!(bench.machine.read_engine(2, reg::PRI_ALLOCATION), if silent { 2 } else { 1 });
+        }
     });
 }
 

@@ -426,7 +426,7 @@ impl Bench {
 
     /// The device that an engine is.
     pub(crate) fn device(&self, engine: usize) -> Device {
-        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine, needs_pasid: None }
+        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine, needs_pasid: None, silent: false }
     }
 
     /// The StreamID that the engine says it has.
@@ -501,6 +501,8 @@ pub(crate) struct Device {
     pub(crate) engine: usize,
     /// What its driver says, if not the engine, of "PRG Response PASID Required".
     pub(crate) needs_pasid: Option<bool>,
+    /// It stops PASIDs without Stop markers.
+    pub(crate) silent: bool,
 }
 
 impl DeviceControl for Device {
@@ -543,7 +545,13 @@ impl DeviceControl for Device {
     fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
         self.machine.write_engine(self.engine, reg::PRI_STATUS, pri_status::PASID_STOPPED);
         self.machine.write_engine(self.engine, reg::PASID, substream.get());
-        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+        let silent = if self.silent { pri_control::NO_STOP_MARKER } else { 0 };
+        let stop = pri_control::ENABLE | pri_control::STOP_PASID | silent;
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, stop);
+    }
+
+    fn sends_stop_markers(&self) -> bool {
+        !self.silent
     }
 
     fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
