@@ -96,7 +96,7 @@ pub enum DriverError {
     /// No memory for a queue or a table.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
-    /// The heap has no room for what is to be noted of a stream.
+    /// The heap has no room for what is to be noted, of the SMMU or of a stream.
     #[error("the heap is full")]
     HeapFull,
     /// The SMMU refused a command (CERROR_ILL); a SYNC took its place.

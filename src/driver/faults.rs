@@ -11,7 +11,7 @@ use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::FaultMode;
 use super::{Delay, Smmu};
-use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
+use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits, repeated};
 use crate::smmuv3::StreamId;
 use crate::smmuv3::ste::Ste;
 use crate::sync::Cpu;
@@ -69,7 +69,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
     /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, none at all, or page requests
     /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
-    /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]: nothing is enabled then.
+    /// [`DriverError::Open`] when the fault core refuses, a StreamID that is named twice for example, and [`DriverError::Busy`]: nothing is enabled then.
     ///
     /// When the entry could not be changed, [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`] or [`DriverError::GivenUp`], all is
     /// taken back in reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
@@ -90,6 +90,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         life.try_reserve_exact(streams.len())
             .and_then(|()| lives.try_reserve(1))
             .map_err(|_| OpenError::NoMemory { stream: first })?;
+        if let Some(stream) = repeated(streams) {
+            return Err(OpenError::Repeated { stream }.into());
+        }
         for &stream in streams {
             let own = attached.get(&stream).filter(|own| own.complete).ok_or(DriverError::NotAttached(stream))?;
             if lives.iter().any(|life| life.has(stream)) {
