@@ -17,7 +17,7 @@ use crate::smmuv3::ste::Ste;
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
 
-/// Streams whose faults are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
+/// Streams whose faults, or whose ATS alone, are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
 pub(super) struct Life {
     pub(super) mode: FaultMode,
     pub(super) streams: Box<[StreamId]>,
@@ -46,6 +46,11 @@ pub(super) enum Phase {
 const _: () = assert!(size_of::<Life>() == 32);
 
 impl Life {
+    /// ATS alone.
+    pub(super) fn of_ats(streams: Box<[StreamId]>) -> Self {
+        Self { mode: FaultMode::Ats, streams, phase: Phase::Served, credits: 0, markers: 0, losses: 0 }
+    }
+
     /// Whether `stream` is one of these.
     pub(super) fn has(&self, stream: StreamId) -> bool {
         self.streams.contains(&stream)
@@ -67,7 +72,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
-    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, none at all, or page requests
+    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`] or [`FaultMode::Ats`], in different modes, none at all, or page requests
     /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
     /// [`DriverError::Open`] when the fault core refuses, a StreamID that is named twice for example, and [`DriverError::Busy`]: nothing is enabled then.
     ///
@@ -110,7 +115,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             Some(mode @ FaultMode::Stall) if has_stage2 => (mode, Kind::Stage2Stall, OutputQueue::Events),
             Some(mode @ FaultMode::Stall) => (mode, Kind::Stall, OutputQueue::Events),
             Some(mode @ FaultMode::PageRequest) => (mode, Kind::Page, OutputQueue::PageRequests),
-            Some(FaultMode::Terminate) | None => {
+            Some(FaultMode::Terminate | FaultMode::Ats) | None => {
                 return Err(DriverError::NotSupported { stream: first, what: "enabling faults" });
             }
         };
@@ -199,7 +204,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             own.stopped = false;
             return Ok(());
         }
-        let life = lives.iter_mut().find(|life| life.has(stream) && life.phase != Phase::Ending);
+        let is_its = |life: &&mut Life| life.has(stream) && life.phase != Phase::Ending && life.mode != FaultMode::Ats;
+        let life = lives.iter_mut().find(is_its);
         let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
         if life.mode == FaultMode::PageRequest {
             if life.phase == Phase::Served && !self.has_lost_requests(life) && !device.page_requests_failed() {

@@ -38,7 +38,8 @@ pub trait EventSink: Send + Sync {
 /// The device behind streams, all its StreamIDs together, as far as giving its faults to a handler and taking them back needs it. None of
 /// the methods waits.
 ///
-/// A device whose faults stall has nothing to do in those about ATS and page requests, which are not called for it.
+/// A device whose faults stall has nothing to do in those about ATS and page requests, which are not called for it. One with ATS alone
+/// ([`FaultMode::Ats`](super::FaultMode::Ats)) has them for ATS and for the end of PASIDs, without Stop markers.
 pub trait DeviceControl {
     /// Starts no new work. Accesses already under way may go on.
     fn stop_new_work(&self);

@@ -550,6 +550,8 @@ fn a_stream_that_is_named_twice_is_an_error_and_nothing_is_done() {
             let twice = smmu.enable_faults(cpu, &[stream, stream], Some(&device), pager.clone(), LIMITS);
             assert_eq!(twice, Err(DriverError::Open(OpenError::Repeated { stream })));
             assert_eq!(smmu.command_counts().commands, commands);
+            let twice = smmu.enable_faults(cpu, &[stream, stream], None, pager.clone(), LIMITS);
+            assert_eq!(twice, Err(DriverError::Open(OpenError::Repeated { stream })), "before anything else");
             assert_eq!(bench.disable(engine), Err(DriverError::FaultsNotEnabled(stream)));
             bench.enable(engine, pager).unwrap();
             bench.disable(engine).unwrap();

@@ -546,8 +546,8 @@ impl DeviceControl for Device {
         self.machine.write_engine(self.engine, reg::PRI_STATUS, pri_status::PASID_STOPPED);
         self.machine.write_engine(self.engine, reg::PASID, substream.get());
         let silent = if self.silent { pri_control::NO_STOP_MARKER } else { 0 };
-        let stop = pri_control::ENABLE | pri_control::STOP_PASID | silent;
-        self.machine.write_engine(self.engine, reg::PRI_CONTROL, stop);
+        let enabled = self.machine.read_engine(self.engine, reg::PRI_CONTROL) & pri_control::ENABLE;
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, enabled | pri_control::STOP_PASID | silent);
     }
 
     fn sends_stop_markers(&self) -> bool {
