@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::error::DriverError;
-use super::faults::{Life, Phase};
+use super::faults::Life;
 use super::hooks::DeviceControl;
 use super::registers::Registers;
 use super::smmu::Control;
@@ -83,9 +83,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let others_use_ats = control.others_use_ats(stream);
         let Control { streams, lives, .. } = control;
-        let life = lives.iter_mut().find(|life| life.has(stream) && life.mode == FaultMode::Ats);
+        let life = lives.iter().find(|life| life.has(stream) && life.mode == FaultMode::Ats);
         let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
-        life.phase = Phase::Ending;
         match self.end_translations(cpu, streams, life, device) {
             // Translation is turned off when no device uses ATS any more (3.9.1).
             Err(DriverError::GivenUp) => self.turn_off(cpu, others_use_ats),
