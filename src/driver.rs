@@ -5,6 +5,7 @@
 //! | [`Smmu::probe`] | decodes the ID registers, and brings the SMMU up in the order of 3.11 and 6.3 |
 //! | [`Smmu::attach`], [`Smmu::change`], [`Smmu::detach`] | stream table entries and context tables, changed as 3.21.3 asks |
 //! | [`Smmu::enable_faults`], [`Smmu::disable_faults`] | give a stream's page faults to a handler, and take them back |
+//! | [`Smmu::enable_ats`], [`Smmu::disable_ats`] | ATS of a device that asks for translations, and not for pages |
 //! | [`Smmu::attach_substream`], [`Smmu::stop_substream`] | address spaces of PASIDs: given, changed, and taken away from a device at work |
 //! | [`Smmu::drain_events`], [`Smmu::drain_page_requests`] | one batch of records from decode to answers |
 //! | [`Smmu::set_messages`] | interrupts as messages, or by wires |
@@ -21,6 +22,7 @@
 //! Where the SMMU's accesses are not coherent (IDR0.COHACC = 0), the driver maintains the caches for what is its own, and
 //! [`Smmu::coherence`] does so for tables that are not.
 
+mod ats;
 mod bring_up;
 pub mod command_queue;
 mod context_table;

@@ -26,9 +26,6 @@ mod substream;
 mod table;
 mod work;
 
-use alloc::boxed::Box;
-use alloc::vec::Vec;
-
 pub use batch::Batch;
 pub use closing::{Closing, Leftover, Unfinished};
 pub use fault::{Answer, Fault, Kind, Report, Request, Stage2Fault, Target};
@@ -38,11 +35,13 @@ pub use stalls::{StallAnswers, Stalls};
 pub use statistics::{Counter, Counters, Statistics};
 pub use stopping::{StopError, Stopping};
 pub use substream::{MAX_SUBSTREAM_HANDLERS, SubstreamError};
+pub(crate) use table::repeated;
 pub use table::{CloseError, FaultTable, FlushError, OpenError, OpenRequest, Partials, Totals};
 pub use work::{BUDGET, OWN_TURNS, PATIENCE, Priority, WakeCore, WorkCounts, WorkQueues};
 
 use crate::smmuv3::PageResponse;
 use crate::smmuv3::event::StallRun;
+use crate::sync::memory::try_boxed;
 use crate::sync::{Cpu, Masked};
 
 /// Answers that could not be queued; nothing of them reached the SMMU.
@@ -154,14 +153,4 @@ fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
 #[cfg(any(target_os = "none", loom, shuttle))]
 fn survive<T>(call: impl FnOnce() -> T) -> Option<T> {
     Some(call())
-}
-
-/// A slice of `len` values from `make`; `None` without memory, or when `make` has none.
-fn try_boxed<T>(len: usize, mut make: impl FnMut() -> Option<T>) -> Option<Box<[T]>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).ok()?;
-    for _ in 0..len {
-        values.push(make()?);
-    }
-    Some(values.into_boxed_slice())
 }

@@ -5,6 +5,7 @@ pub mod atomic;
 pub mod cpu;
 pub mod grace;
 pub mod lock;
+pub(crate) mod memory;
 pub(crate) mod mutant;
 pub mod owed;
 pub mod per_core;

@@ -8,19 +8,27 @@ mod driver_bench;
 mod fault_bench;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::Arc;
 
+use driver_bench::machine::{self, Machine};
 use driver_bench::{Pager, Space, plain, stream, substreams};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::{DriverError, FaultMode, Lost, Options, Pages, StreamConfig, Tag, Translation, Walked};
-use smmu_iopf::iopf::{FlushError, Kind, OpenError, OpenRequest, Priority, Report, StreamLimits, SubstreamError};
+use smmu_iopf::driver::dma::DmaMemory;
+use smmu_iopf::driver::{
+    DriverError, FaultMode, Hooks, Lost, Options, OutputQueue, Pages, Smmu, StreamConfig, Tag, Translation, Wake,
+    Walked,
+};
+use smmu_iopf::iopf::{
+    FaultTable, FlushError, Kind, NoMemory, OpenError, OpenRequest, Priority, Report, StreamLimits, SubstreamError,
+};
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::PageResponse::Invalid;
 use smmu_iopf::smmuv3::{Asid, StreamId, SubstreamId};
-use smmu_iopf::sync::grace::Ref;
+use smmu_iopf::sync::Masked;
+use smmu_iopf::sync::grace::{Domain, Ref};
 
 /// What happened in this thread.
 #[derive(Clone, Copy)]
@@ -29,8 +37,10 @@ struct Heap {
     good: usize,
     /// Whether one failed.
     failed: bool,
-    /// Bytes in use.
+    /// Bytes in use, how many may be, and how many would have been at the first allocation that failed for that.
     bytes: isize,
+    most: isize,
+    wanted: isize,
     /// The sizes of the last allocations.
     sizes: [usize; 16],
     count: usize,
@@ -38,7 +48,7 @@ struct Heap {
 
 thread_local! {
     static HEAP: Cell<Heap> =
-        const { Cell::new(Heap { good: usize::MAX, failed: false, bytes: 0, sizes: [0; 16], count: 0 }) };
+        const { Cell::new(Heap { good: usize::MAX, failed: false, bytes: 0, most: isize::MAX, wanted: 0, sizes: [0; 16], count: 0 }) };
 }
 
 /// The system's allocator, which fails when it is told to.
@@ -48,9 +58,15 @@ struct Failing;
 unsafe impl GlobalAlloc for Failing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut heap = HEAP.get();
-        heap.failed |= heap.good == 0;
-        let fails = heap.good == 0;
-        heap.good = if fails { usize::MAX } else { heap.good.saturating_sub(usize::from(heap.good != usize::MAX)) };
+        let after = heap.bytes + layout.size() as isize;
+        let is_over = after > heap.most;
+        if is_over && !heap.failed {
+            heap.wanted = after;
+        }
+        let fails = heap.good == 0 || is_over;
+        heap.failed |= fails;
+        heap.good =
+            if heap.good == 0 { usize::MAX } else { heap.good.saturating_sub(usize::from(heap.good != usize::MAX)) };
         if !fails {
             heap.bytes += layout.size() as isize;
             heap.sizes[heap.count % 16] = layout.size();
@@ -79,6 +95,32 @@ fn with_full_heap<T>(good: usize, work: impl FnOnce() -> T) -> (T, bool) {
     let failed = HEAP.get().failed;
     HEAP.set(Heap { good: usize::MAX, failed: false, ..HEAP.get() });
     (result, failed)
+}
+
+/// Does `work` again and again, with a heap that has room for one allocation more each time, until it succeeds. `check` gets what fails.
+/// Returns what the last one returned, and how many failed. Nothing leaks.
+fn with_growing_heap<T, E>(work: impl Fn() -> Result<T, E>, mut check: impl FnMut(E)) -> (T, usize) {
+    let before = HEAP.get().bytes;
+    let mut most = before;
+    for failures in 0.. {
+        HEAP.set(Heap { most, failed: false, ..HEAP.get() });
+        let result = work();
+        let Heap { failed, wanted, .. } = HEAP.get();
+        HEAP.set(Heap { most: isize::MAX, failed: false, ..HEAP.get() });
+        match result {
+            Ok(done) => {
+                assert!(!failed, "a failure that nobody was told of");
+                return (done, failures);
+            }
+            Err(error) => {
+                assert!(failed);
+                assert_eq!(HEAP.get().bytes, before, "failure {failures} leaks");
+                check(error);
+                most = wanted;
+            }
+        }
+    }
+    unreachable!()
 }
 
 /// The sizes of what `work` allocated.
@@ -424,4 +466,41 @@ fn an_enabled_stream_takes_what_the_documents_say() {
     // Its StreamIDs; the slots; the requests of each; where its groups are; the lane; the statistics; the latencies; the state.
     assert_eq!(of(2, Kind::Stall), [4, 96, 24, 24, 64, 2048, 2048, 216]);
     assert_eq!(of(3, Kind::Page), [4, 96, 72, 72, 1024 + 2, 64, 2048, 2048, 216]);
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_a_new_table_is_an_error() {
+    let bench = Bench::new();
+    let table = || FaultTable::new(bench.domain.clone(), bench.responder.clone(), 20, fault_bench::LIMITS);
+    let (table, failures) = with_growing_heap(table, |NoMemory| {});
+    // The counts, the latencies, what it shares, its leaves, what is open.
+    assert_eq!(failures, 5);
+    drop(table);
+}
+
+/// Nobody hears of interrupts.
+struct Deaf;
+
+impl Wake for Deaf {
+    fn wake(&self, _: &Masked, _: OutputQueue) {}
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_bring_up_is_an_error_and_bring_up_can_be_repeated() {
+    let machine = Machine::with(machine::memory(4 << 20, true), Profile::Full, 4);
+    let domain = Arc::new(Domain::new());
+    let cpu = RefCell::new(driver_bench::cpu(0));
+    domain.online(&mut cpu.borrow_mut());
+    let hooks = Hooks { wake: Arc::new(Deaf), events: Arc::new(driver_bench::Sink::default()) };
+    let memory: Arc<dyn DmaMemory> = machine.memory().clone();
+    let probe = || {
+        let options = Options { trace: true, stream_bits: 9, ..Options::default() };
+        let (memory, domain, hooks) = (memory.clone(), domain.clone(), hooks.clone());
+        Smmu::probe(&mut cpu.borrow_mut(), machine.clone(), memory, domain, machine.delay(), hooks, options)
+    };
+    let full = |error| assert!(matches!(error, DriverError::HeapFull | DriverError::NoTable), "{error}");
+    let (smmu, failures) = with_growing_heap(probe, full);
+    // What all parts share, the trace, the ring, the streams without PASIDs in responses, the command queue, five of the table, the SMMU.
+    assert_eq!(failures, 11);
+    assert!(!smmu.is_given_up());
 }

@@ -1,5 +1,5 @@
 //! The driver, the fault core and the model in random schedules: faults of both kinds, answers, time-outs, queue overflows,
-//! enabling, disabling and removal of a device, all at once. `tools/shuttle.sh` runs it, also with mistakes built in.
+//! enabling, disabling and removal of a device, the end of a PASID, all at once. `tools/shuttle.sh` runs it, also with mistakes built in.
 //!
 //! A task stands for a core, and one for the machine. The queues of the SMMU have two entries, and a stream has one slot, so
 //! that little is needed for much to go wrong.
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use driver_bench::machine::{Machine, MachineMemory};
-use driver_bench::{Pager, Space, cpu, plain};
+use driver_bench::{Pager, Space, cpu, plain, substreams};
 use embedded_hal::delay::DelayNs;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{RandomScheduler, Schedule, Scheduler, Task, TaskId};
@@ -24,12 +24,15 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::model::board;
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
+use smmu_iopf::model::engine::registers::{
+    self as reg, ats_control, control, hostile, pri_control, pri_status, status,
+};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics::*;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
+use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::Domain;
@@ -44,6 +47,9 @@ const JOBS: u64 = 5;
 const WILD: u64 = BASE + JOBS * PAGES * 4096;
 /// An engine that stalls, and one that asks by PRI.
 const ENGINES: [usize; 2] = [0, 2];
+/// The one that asks, and the PASID that it uses.
+const ASKER: usize = ENGINES[1];
+const PASID: SubstreamId = SubstreamId::from_low_bits(1);
 /// An engine whose accesses are terminated, with a record each.
 const DISTURBER: usize = 1;
 /// Longer than any schedule: a wait that ends in vain is a failure.
@@ -124,6 +130,10 @@ struct World {
     pager: Arc<Pager>,
     space: Arc<Space>,
     jobs: AtomicU64,
+    /// How often the PASID was stopped, how often the device was told to, and how often it was served again after a Response Failure.
+    stops: AtomicU64,
+    asked: AtomicU64,
+    reopened: AtomicU64,
     ends: AtomicBool,
 }
 
@@ -167,12 +177,18 @@ impl DeviceControl for Device<'_> {
     }
 
     fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
+        self.0.asked.fetch_add(1, Relaxed);
+        if thread_rng().gen_range(0..4_u32) == 0 {
+            // Until it is looked at.
+            self.0.machine.write_engine(self.1, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS);
+        }
         self.0.machine.write_engine(self.1, reg::PRI_STATUS, pri_status::PASID_STOPPED);
         self.0.machine.write_engine(self.1, reg::PASID, substream.get());
         self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
     }
 
     fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
+        self.0.machine.write_engine(self.1, reg::HOSTILE, 0);
         self.0.machine.read_engine(self.1, reg::PRI_STATUS) & pri_status::PASID_STOPPED != 0
     }
 
@@ -189,7 +205,10 @@ impl World {
     fn new(cpu: &mut Cpu) -> Arc<Self> {
         let memory = MEMORY.with(Arc::clone);
         memory.start_over();
-        let machine = Machine::with(memory.clone(), Profile::Small, board::DEFAULT_ENGINES);
+        // The smallest SMMU, with two substreams (IDR1.SSIDSIZE).
+        let small = Profile::Small.id_registers();
+        let ids = IdRegisters { idr1: small.idr1 | 1 << 6, ..small };
+        let machine = Machine::with_ids(memory.clone(), ids, board::DEFAULT_ENGINES).unwrap();
         let domain = Arc::new(Domain::new());
         domain.online(cpu);
         let kernel = Arc::new(Kernel::default());
@@ -198,7 +217,8 @@ impl World {
         let bus = Bus(machine.clone());
         let smmu = Smmu::probe(cpu, bus.clone(), memory.clone(), domain.clone(), bus, hooks, options).unwrap();
         let space = Space::on(memory, 1);
-        let pager = Pager::deferring(&space, BASE..WILD);
+        let pager = Pager::with([(None, space.clone()), (Some(PASID), space.clone())].into(), BASE..WILD);
+        pager.defers.store(true, Relaxed);
         Arc::new(Self {
             machine,
             smmu,
@@ -207,6 +227,9 @@ impl World {
             pager,
             space,
             jobs: AtomicU64::new(0),
+            stops: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            reopened: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         })
     }
@@ -244,8 +267,18 @@ impl World {
             _ if board::engine_kind(engine) == board::EngineKind::Stall => FaultMode::Stall,
             _ => FaultMode::PageRequest,
         };
-        let config = StreamConfig { translation: self.space.context().into(), ..plain(faults) };
+        let config = match engine {
+            ASKER => substreams(faults, 1),
+            _ => StreamConfig { translation: self.space.context().into(), ..plain(faults) },
+        };
         self.smmu.attach(cpu, self.stream(engine), &config).unwrap();
+        if engine == ASKER {
+            self.attach_substream(cpu);
+        }
+    }
+
+    fn attach_substream(&self, cpu: &mut Cpu) {
+        self.smmu.attach_substream(cpu, self.stream(ASKER), PASID, Some(&self.space.context())).unwrap();
     }
 
     /// Has an engine begin a job of `pages` pages from `destination` on, two at a time.
@@ -254,7 +287,14 @@ impl World {
         self.machine.write_engine64(engine, reg::PATTERN, 1);
         self.machine.write_engine64(engine, reg::DESTINATION, destination);
         self.machine.write_engine64(engine, reg::LENGTH, pages * 4096);
-        self.machine.write_engine(engine, reg::CONTROL, control::START | control::FILL << control::OPERATION);
+        let pasid = if engine == ASKER { control::USE_PASID } else { 0 };
+        self.machine.write_engine(engine, reg::PASID, PASID.get());
+        self.machine.write_engine(engine, reg::CONTROL, control::START | control::FILL << control::OPERATION | pasid);
+    }
+
+    /// The same where nothing is mapped.
+    fn begin(&self, engine: usize) {
+        self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
     }
 
     /// Enables an engine's faults, and has it begin a job.
@@ -262,7 +302,19 @@ impl World {
         let device = Device(self, engine);
         let streams = [self.stream(engine)];
         self.smmu.enable_faults(cpu, &streams, Some(&device), self.pager.clone(), LIMITS).unwrap();
-        self.start(engine, BASE + self.jobs.fetch_add(1, Relaxed) * PAGES * 4096, PAGES);
+        self.begin(engine);
+    }
+
+    /// Ends the use of the PASID, and begins another, which needs page requests.
+    fn stop(&self, cpu: &mut Cpu) {
+        self.smmu.stop_substream(cpu, self.stream(ASKER), PASID, &Device(self, ASKER)).unwrap();
+        assert!(!self.is_busy(ASKER), "its job had the PASID");
+        self.stops.fetch_add(1, Relaxed);
+        self.attach_substream(cpu);
+        let device = Device(self, ASKER);
+        self.reopened.fetch_add(device.page_requests_failed().into(), Relaxed);
+        self.smmu.reopen_faults(cpu, self.stream(ASKER), &device).unwrap();
+        self.begin(ASKER);
     }
 
     fn disable(&self, cpu: &mut Cpu, engine: usize) {
@@ -299,6 +351,9 @@ fn work(world: &World, cpu: &mut Cpu) {
                 }
                 assert!(cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
             }
+            2 if group.faults().all(|fault| fault.substream == Some(PASID)) => {
+                let _ = cpu.masked(|masked| group.respond(masked, PageResponse::Failure));
+            }
             _ => {
                 let response = world.pager.resolve(group.faults());
                 let _ = cpu.masked(|masked| group.respond(masked, response));
@@ -309,9 +364,10 @@ fn work(world: &World, cpu: &mut Cpu) {
 
 /// What went on in all schedules: for what never does, nothing is shown.
 static SEEN: [AtomicU64; KINDS.len()] = [const { AtomicU64::new(0) }; KINDS.len()];
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 16] = [
     "answers Success",
     "answers Invalid",
+    "answers Failure",
     "time-outs",
     "late answers",
     "refusals for a limit",
@@ -322,6 +378,9 @@ const KINDS: [&str; 12] = [
     "records lost by the event queue",
     "overflows of the PRI queue",
     "page requests answered by the SMMU",
+    "PASIDs stopped",
+    "Stop markers asked for again",
+    "page requests served again after a Failure",
 ];
 
 fn schedule() {
@@ -361,6 +420,10 @@ fn schedule() {
         if thread_rng().gen_range(0..4_u32) == 0 {
             let mut bus = Bus(world.machine.clone());
             world.smmu.faults().flush(&mut here, &mut bus, world.stream(engine), LIMIT_US).unwrap();
+        }
+        if engine == ASKER && thread_rng().gen_range(0..2_u32) == 0 {
+            world.stop(&mut here);
+            continue;
         }
         world.disable(&mut here, engine);
         if thread_rng().gen_range(0..2_u32) == 0 {
@@ -407,12 +470,13 @@ impl World {
         assert_eq!(self.domain.stats().in_memory(), 0);
         // The fault states are gone, and with them their references to the handler.
         assert_eq!(Arc::strong_count(&self.pager), 1);
-        assert_eq!(statistics.records, count(STALLS_RECORDED) + count(PAGE_REQUESTS));
+        assert_eq!(statistics.records - statistics.stop_markers, count(STALLS_RECORDED) + count(PAGE_REQUESTS));
         assert_eq!(statistics.groups, statistics.answers() + statistics.terminated);
         assert_eq!(statistics.answers(), resumed + responded);
         let now = [
             statistics.success,
             statistics.invalid,
+            statistics.failure,
             statistics.time_outs,
             statistics.late_answers,
             statistics.over_limit,
@@ -423,6 +487,9 @@ impl World {
             count(EVENTS_LOST),
             self.smmu.page_request_counts().overflows,
             count(AUTO_SUCCESS) + count(AUTO_FAILURE),
+            self.stops.load(Relaxed),
+            self.asked.load(Relaxed) - self.stops.load(Relaxed),
+            self.reopened.load(Relaxed),
         ];
         SEEN.iter().zip(now).for_each(|(sum, now)| _ = sum.fetch_add(now, Relaxed));
     }

@@ -30,6 +30,7 @@ use crate::smmuv3::registers::Register;
 use crate::smmuv3::registers::fields::{CR0, CR1, CR2, GBPA, QUEUE_BASE, STRTAB_BASE, STRTAB_BASE_CFG};
 use crate::sync::Cpu;
 use crate::sync::grace::Domain;
+use crate::sync::memory::try_arc;
 
 /// Bytes of an event record (7.3).
 const EVENT_BYTES: usize = 32;
@@ -48,7 +49,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
-    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::Timeout`] naming the register that did
+    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::HeapFull`] and [`DriverError::NoTable`], [`DriverError::Timeout`] naming the register that did
     /// not acknowledge, and [`DriverError::CommandTimeout`] naming the command that was not consumed.
     pub fn probe(
         cpu: &mut Cpu,
@@ -63,7 +64,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let features = hardware.identify()?;
         hardware.coherence = Coherence::new(&features, &*memory)?;
         let memory = Shared::new(memory, hardware.coherence);
-        let hardware = Arc::new(hardware);
+        let hardware = try_arc(hardware).ok_or(DriverError::HeapFull)?;
         hardware.silence(cpu)?;
 
         let table = StreamTable::new(&features, options.stream_bits, memory.clone())?;
@@ -71,17 +72,18 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         // With room for every stall record that may wait for its answer (6.3.6), none is held back for want of it (7.4).
         let stalls_log2 = u32::from(features.stall_max).next_power_of_two().ilog2() as u8;
         let event_size = queue_size(options.event_queue_log2.max(stalls_log2), features.event_queue);
-        let trace = options.trace.then(|| Arc::new(Trace::new()));
+        let trace = options.trace.then(|| try_arc(Trace::new()).ok_or(DriverError::HeapFull)).transpose()?;
 
         hardware.set_attributes(&features);
         hardware.set_stream_table(&table);
 
         let region = queue_memory(&memory, command_size, COMMAND_BYTES)?;
         hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, region.phys, command_size);
-        let (ring, completion) = (Ring::new(command_size), Completion::new(&features, &memory)?);
+        let ring = Ring::new(command_size).ok_or(DriverError::HeapFull)?;
+        let completion = Completion::new(&features, &memory)?;
         let commands =
             CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, completion, trace.clone());
-        let commands = Arc::new(commands);
+        let commands = commands.and_then(try_arc).ok_or(DriverError::HeapFull)?;
         hardware.acknowledge_all();
         hardware.enable(cpu, CR0::CMDQEN::SET)?;
         // What an earlier owner left in the caches (3.11).
@@ -117,7 +119,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let control = Control { table, streams, lives, terminated: 0, tables, asids, vmids, memory };
         let control = spin::Mutex::new(control);
         let aborted_messages = AtomicU32::new(0);
-        Ok(Arc::new(Self {
+        let smmu = Self {
             hardware,
             features,
             commands,
@@ -128,7 +130,8 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             trace,
             aborted_messages,
             control,
-        }))
+        };
+        try_arc(smmu).ok_or(DriverError::HeapFull)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::smmuv3::registers::fields::{CMDQ_CONS, GERROR};
 use crate::smmuv3::{PageResponse, StreamId};
 use crate::sync::atomic::AtomicU64;
 use crate::sync::lock::IrqLock;
+use crate::sync::memory::try_boxed;
 use crate::sync::wait::{self, Expired};
 use crate::sync::{Cpu, Masked};
 
@@ -131,7 +132,7 @@ pub struct CommandQueue<R, D> {
 }
 
 impl<R: Registers, D: Delay> CommandQueue<R, D> {
-    /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue.
+    /// A queue over `memory`, whose BASE, PROD = 0 and CONS = 0 the caller writes before it enables the queue; `None` when the heap is full.
     pub(super) fn new(
         hardware: Arc<Hardware<R, D>>,
         features: Features,
@@ -140,10 +141,10 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         ring: Ring,
         completion: Completion,
         trace: Option<Arc<Trace>>,
-    ) -> Self {
+    ) -> Option<Self> {
         let commands = memory.words.get(..ring.size() as usize * WORDS).unwrap_or_default();
         let words = (1_usize << stream_bits).div_ceil(u64::BITS as usize);
-        Self {
+        Some(Self {
             at_hand: if hardware.coherence.is_coherent() { commands.as_chunks().0 } else { &[] },
             hardware,
             features,
@@ -156,8 +157,8 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             refused: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
             trace,
-            without_pasid: (0..words).map(|_| AtomicU64::new(0)).collect(),
-        }
+            without_pasid: try_boxed(words, || Some(AtomicU64::new(0)))?,
+        })
     }
 
     /// Whether page responses to `stream` carry the PASID of the request, as its endpoint's "PRG Response PASID Required"

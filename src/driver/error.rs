@@ -96,7 +96,7 @@ pub enum DriverError {
     /// No memory for a queue or a table.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
-    /// The heap has no room for what is to be noted of a stream.
+    /// The heap has no room for what is to be noted, of the SMMU or of a stream.
     #[error("the heap is full")]
     HeapFull,
     /// The SMMU refused a command (CERROR_ILL); a SYNC took its place.
@@ -172,10 +172,10 @@ pub enum DriverError {
     /// The stream is not attached.
     #[error("stream {0:?} is not attached")]
     NotAttached(StreamId),
-    /// The stream's faults are enabled, or their end is not complete.
+    /// The stream's faults, or its ATS, are enabled, or their end is not complete.
     #[error("faults of stream {0:?} are enabled")]
     FaultsEnabled(StreamId),
-    /// The stream's faults are not enabled.
+    /// The stream's faults, or its ATS, are not enabled.
     #[error("faults of stream {0:?} are not enabled")]
     FaultsNotEnabled(StreamId),
     /// The SMMU, or the way the stream is attached, has no such thing.

@@ -11,13 +11,13 @@ use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::FaultMode;
 use super::{Delay, Smmu};
-use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits};
+use crate::iopf::{Closing, FaultHandler, Kind, OpenError, OpenRequest, StreamLimits, repeated};
 use crate::smmuv3::StreamId;
 use crate::smmuv3::ste::Ste;
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
 
-/// Streams whose faults are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
+/// Streams whose faults, or whose ATS alone, are enabled together, from enabling to the end of disabling. All of them are attached meanwhile.
 pub(super) struct Life {
     pub(super) mode: FaultMode,
     pub(super) streams: Box<[StreamId]>,
@@ -46,6 +46,11 @@ pub(super) enum Phase {
 const _: () = assert!(size_of::<Life>() == 32);
 
 impl Life {
+    /// ATS alone.
+    pub(super) fn of_ats(streams: Box<[StreamId]>) -> Self {
+        Self { mode: FaultMode::Ats, streams, phase: Phase::Served, credits: 0, markers: 0, losses: 0 }
+    }
+
     /// Whether `stream` is one of these.
     pub(super) fn has(&self, stream: StreamId) -> bool {
         self.streams.contains(&stream)
@@ -62,14 +67,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// Its allocation, all its StreamIDs together, is as many page requests as it may have groups in storage, or what is left of the PRI
     /// queue, which is shared out until [`Smmu::disable_faults`] gives it back. Each StreamID with substreams also has room there for
-    /// one Stop marker (8): its device stops one PASID at a time.
+    /// one Stop marker (8), unless its device sends none: it stops one PASID at a time.
     ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
-    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`], in different modes, none at all, or page requests
+    /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`] or [`FaultMode::Ats`], in different modes, none at all, or page requests
     /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
-    /// [`DriverError::Open`] when the fault core refuses, and [`DriverError::Busy`]: nothing is enabled then.
+    /// [`DriverError::Open`] when the fault core refuses, a StreamID that is named twice for example, and [`DriverError::Busy`]: nothing is enabled then.
     ///
     /// When the entry could not be changed, [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`] or [`DriverError::GivenUp`], all is
     /// taken back in reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
@@ -90,6 +95,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         life.try_reserve_exact(streams.len())
             .and_then(|()| lives.try_reserve(1))
             .map_err(|_| OpenError::NoMemory { stream: first })?;
+        if let Some(stream) = repeated(streams) {
+            return Err(OpenError::Repeated { stream }.into());
+        }
         for &stream in streams {
             let own = attached.get(&stream).filter(|own| own.complete).ok_or(DriverError::NotAttached(stream))?;
             if lives.iter().any(|life| life.has(stream)) {
@@ -99,14 +107,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
             has_stage2 |= own.stage2.is_some();
-            markers = u8::saturating_add(markers, own.takes_substreams().into());
+            let has_markers = own.takes_substreams() && device.is_some_and(DeviceControl::sends_stop_markers);
+            markers = u8::saturating_add(markers, has_markers.into());
             life.push(stream);
         }
         let (mode, kind, queue) = match mode {
             Some(mode @ FaultMode::Stall) if has_stage2 => (mode, Kind::Stage2Stall, OutputQueue::Events),
             Some(mode @ FaultMode::Stall) => (mode, Kind::Stall, OutputQueue::Events),
             Some(mode @ FaultMode::PageRequest) => (mode, Kind::Page, OutputQueue::PageRequests),
-            Some(FaultMode::Terminate) | None => {
+            Some(FaultMode::Terminate | FaultMode::Ats) | None => {
                 return Err(DriverError::NotSupported { stream: first, what: "enabling faults" });
             }
         };
@@ -195,7 +204,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             own.stopped = false;
             return Ok(());
         }
-        let life = lives.iter_mut().find(|life| life.has(stream) && life.phase != Phase::Ending);
+        let is_its = |life: &&mut Life| life.has(stream) && life.phase != Phase::Ending && life.mode != FaultMode::Ats;
+        let life = lives.iter_mut().find(is_its);
         let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
         if life.mode == FaultMode::PageRequest {
             if life.phase == Phase::Served && !self.has_lost_requests(life) && !device.page_requests_failed() {

@@ -38,7 +38,8 @@ pub trait EventSink: Send + Sync {
 /// The device behind streams, all its StreamIDs together, as far as giving its faults to a handler and taking them back needs it. None of
 /// the methods waits.
 ///
-/// A device whose faults stall has nothing to do in those about ATS and page requests, which are not called for it.
+/// A device whose faults stall has nothing to do in those about ATS and page requests, which are not called for it. One with ATS alone
+/// ([`FaultMode::Ats`](super::FaultMode::Ats)) has them for ATS and for the end of PASIDs, without Stop markers.
 pub trait DeviceControl {
     /// Starts no new work. Accesses already under way may go on.
     fn stop_new_work(&self);
@@ -72,10 +73,17 @@ pub trait DeviceControl {
     /// Response Failure.
     fn reset_page_requests(&self);
 
+    /// Whether a Stop marker tells the end of a PASID's use (8). A device may do without, which PCIe leaves to it: it is done with a PASID when
+    /// it has the responses to all page requests for it. Unless this is overridden, it sends one.
+    fn sends_stop_markers(&self) -> bool {
+        true
+    }
+
     /// Ends the use of a PASID by one of its StreamIDs, by the device's own means: it begins nothing new with it, and sends a Stop marker behind
-    /// the last page request for it (8). Others go on. It is called again where that took too long.
+    /// the last page request for it, if it sends any. Others go on. It is called again where that took too long, or an overflow of the
+    /// PRI queue may have cost the marker (8.1).
     fn stop_substream(&self, stream: StreamId, substream: SubstreamId);
 
-    /// Whether that is done: nothing is under way with the PASID.
+    /// Whether that is done: nothing is under way with the PASID, and without a Stop marker no page request for it waits for its response.
     fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool;
 }

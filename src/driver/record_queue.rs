@@ -153,9 +153,12 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             hardware.reports.tell(masked, Incident::Overflow(Self::QUEUE));
             overflowed();
             state.acknowledged = prod.overflow;
-            self.overflows.fetch_add(1, Ordering::Relaxed);
         }
         let cons = (count > 0 || acknowledge).then(|| self.write_cons(hardware, &state));
+        if acknowledge {
+            // Not before the SMMU writes records again: who sees it may have one sent in place of one that is lost.
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
         send(&mut state.unsent);
         if !self.settle(&state) {
             return Drained { records: count as usize, more: false };
@@ -239,10 +242,15 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.losses.load(Ordering::Relaxed)
     }
 
+    /// How many overflows were acknowledged so far.
+    pub(super) fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
+    }
+
     pub(super) fn counts<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> RecordCounts {
         RecordCounts {
             records: self.done(),
-            overflows: self.overflows.load(Ordering::Relaxed),
+            overflows: self.overflows(),
             nonsense: self.nonsense.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
             suppressed: hardware.reports.suppressed(Self::QUEUE.into()),

@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 
 use crate::smmuv3::queue::QueueSize;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::memory::try_boxed;
 use crate::sync::mutant::mutant;
 
 /// The bookkeeping of a command queue.
@@ -32,16 +33,16 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring of `size` slots, at position 0.
-    pub(super) fn new(size: QueueSize) -> Self {
-        Self {
+    /// An empty ring of `size` slots, at position 0; `None` without memory.
+    pub(super) fn new(size: QueueSize) -> Option<Self> {
+        Some(Self {
             size: u64::from(size.entries()),
             reserved: AtomicU64::new(0),
             consumed: AtomicU64::new(0),
             published: AtomicU64::new(0),
             asked: AtomicU64::new(0),
-            ends: (0..size.entries()).map(|_| AtomicU64::new(0)).collect(),
-        }
+            ends: try_boxed(size.entries() as usize, || Some(AtomicU64::new(0)))?,
+        })
     }
 
     /// The number of slots.
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
 
     fn ring(log2: u8) -> Ring {
-        Ring::new(QueueSize::new(log2).unwrap())
+        Ring::new(QueueSize::new(log2).unwrap()).unwrap()
     }
 
     #[test]
@@ -306,7 +307,7 @@ mod loom_tests {
     impl Queue {
         fn new(log2: u8) -> Arc<Self> {
             let slots = (0..1 << log2).map(|_| Cell::new(0)).collect();
-            Arc::new(Self { ring: Ring::new(QueueSize::new(log2).unwrap()), slots, prod: AtomicU64::new(0) })
+            Arc::new(Self { ring: Ring::new(QueueSize::new(log2).unwrap()).unwrap(), slots, prod: AtomicU64::new(0) })
         }
 
         fn write(&self, position: u64) {

@@ -83,7 +83,7 @@ pub struct Upkeep {
 pub(super) struct Control {
     pub(super) table: StreamTable,
     pub(super) streams: Sorted<StreamId, Stream>,
-    /// The streams whose faults are enabled, or whose end is not complete.
+    /// The streams whose faults, or whose ATS alone, are enabled, or whose end is not complete.
     pub(super) lives: Vec<Life>,
     /// Stalls that a recovery ended and that it has not told of yet.
     pub(super) terminated: usize,

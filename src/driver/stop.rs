@@ -1,23 +1,24 @@
 //! Stopping one substream of a device that asks for pages, while its others go on: PASID stop (8).
 //!
 //! The order: the substream refused in the fault core; a grace period, after which no group is added; the device stops; what waits is answered, until
-//! the Stop marker has come and the device is done; the PRI queue drained; the descriptor made invalid, CFGI_CD, SYNC; TLBI, SYNC; ATC_INV with
+//! the Stop marker has come, from a device that sends one, and the device is done; the PRI queue drained; the descriptor made invalid, CFGI_CD, SYNC; TLBI, SYNC; ATC_INV with
 //! the PASID, SYNC (4.5.1).
 
 use super::error::DriverError;
 use super::hooks::{DeviceControl, OutputQueue};
+use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
-use super::stream::Stream;
+use super::stream::{FaultMode, Stream};
 use super::structure::WORDS;
 use super::{Delay, Smmu};
-use crate::iopf::Partials;
+use crate::iopf::{Partials, Stopping};
 use crate::smmuv3::{StreamId, SubstreamId};
-use crate::sync::Cpu;
 use crate::sync::wait::Expired;
+use crate::sync::{Cpu, Masked};
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
-    /// Takes the address space of a substream away from a stream with page requests, whose device may be using it: that stops, by `device`, and
+    /// Takes the address space of a substream away from a stream with page requests, or with ATS alone, whose device may be using it: that stops, by `device`, and
     /// goes on with its others. One substream of a device is stopped at a time.
     ///
     /// When it returns, every page request for it is answered, Invalid if its handler has not answered it by then, which is told so if it does
@@ -46,21 +47,33 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let mut control = self.control(cpu)?;
         let Control { streams, lives, .. } = &mut *control;
         let own = streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
-        lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        let life = lives.iter().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        let asks_for_pages = life.mode != FaultMode::Ats;
         let is_one = own.asked_with(substream).is_some();
         let Stream { contexts, spaces, .. } = own;
         let contexts = contexts.as_ref().filter(|contexts| is_one && contexts.bits() > 0 && contexts.covers(substream));
         let contexts = contexts.ok_or(DriverError::SubstreamOutOfRange { stream, substream })?;
 
-        let stopping = cpu.masked(|masked| self.faults.stop_substream(masked, stream, substream))?;
+        let stop = |masked: &Masked| self.faults.stop_substream(masked, stream, substream);
+        let stopping = asks_for_pages.then(|| cpu.masked(stop)).transpose()?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
         cpu.masked(|masked| self.faults.discard_partials(masked, Partials::Substream(stream, substream)));
+        let overflows = || self.page_requests.as_ref().map_or(0, RecordQueue::overflows);
+        let mut seen = overflows();
         device.stop_substream(stream, substream);
         let look = |cpu: &Cpu| {
-            let waiting = stopping.answer_pending(cpu, &grace);
+            let waiting = stopping.as_ref().map_or(0, |stopping| stopping.answer_pending(cpu, &grace));
             self.wake_for_unsent(cpu, OutputQueue::PageRequests);
             let is_done = device.substream_stopped(stream, substream);
-            match (waiting, is_done, stopping.is_marked()) {
+            let needs_marker = stopping.as_ref().filter(|_| device.sends_stop_markers());
+            let is_marked = needs_marker.is_none_or(Stopping::is_marked);
+            let now = overflows();
+            if is_done && !is_marked && now != seen {
+                // A queue in overflow drops Stop markers too (8.1).
+                seen = now;
+                device.stop_substream(stream, substream);
+            }
+            match (waiting, is_done, is_marked) {
                 _ if self.hardware.is_given_up() => Ok(()),
                 (0, true, true) => Ok(()),
                 (0, true, false) => Err("its Stop marker has not come"),
@@ -85,7 +98,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             self.invalidate_atc(cpu, &synced, stream, Some(substream), None)?;
         }
         spaces.retain(|(other, _)| *other != substream);
-        stopping.finish();
+        if let Some(stopping) = stopping {
+            stopping.finish();
+        }
         Ok(())
     }
 }

@@ -33,6 +33,16 @@ pub enum FaultMode {
     Stall,
     /// The device asks for the page by ATS and PRI beforehand; what misses all the same is terminated and reported.
     PageRequest,
+    /// The device asks for translations by ATS, and not for pages: it is told that there is none, and accesses nothing. What misses all the
+    /// same is terminated and reported, and so is what misses until [`Smmu::enable_ats`].
+    Ats,
+}
+
+impl FaultMode {
+    /// Its device has translations of its own.
+    pub(super) fn uses_ats(self) -> bool {
+        matches!(self, Self::PageRequest | Self::Ats)
+    }
 }
 
 /// How a stream is attached.
@@ -445,6 +455,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 impl Control {
     /// Whether the device of `stream` may be using ATS.
     pub(super) fn has_ats(&self, stream: StreamId) -> bool {
-        self.lives.iter().any(|life| life.mode == FaultMode::PageRequest && life.has(stream))
+        self.lives.iter().any(|life| life.mode.uses_ats() && life.has(stream))
+    }
+
+    /// Whether a device of other streams may be using ATS.
+    pub(super) fn others_use_ats(&self, stream: StreamId) -> bool {
+        self.lives.iter().any(|life| life.mode.uses_ats() && !life.has(stream))
     }
 }

@@ -56,17 +56,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         stream: StreamId,
         device: &dyn DeviceControl,
     ) -> Result<(), DriverError> {
+        let others_use_ats = control.others_use_ats(stream);
         let Control { streams, lives, .. } = control;
         if streams.get(&stream).is_none() {
             return Err(DriverError::NotAttached(stream));
         }
-        let others_use_ats = lives.iter().any(|life| life.mode == FaultMode::PageRequest && !life.has(stream));
-        let life = lives.iter_mut().find(|life| life.has(stream)).ok_or(DriverError::FaultsNotEnabled(stream))?;
+        let life = lives.iter_mut().find(|life| life.has(stream) && life.mode != FaultMode::Ats);
+        let life = life.ok_or(DriverError::FaultsNotEnabled(stream))?;
         life.phase = Phase::Ending;
         let life = &*life;
         let ended = match life.mode {
             FaultMode::PageRequest => self.end_page_requests(cpu, streams, stream, life, device),
-            FaultMode::Stall | FaultMode::Terminate => self.end_stalls(cpu, streams, stream, life, device),
+            FaultMode::Stall | FaultMode::Terminate | FaultMode::Ats => {
+                self.end_stalls(cpu, streams, stream, life, device)
+            }
         };
         let (closing, grace) = match ended {
             Err(DriverError::GivenUp) => self.end_given_up(cpu, stream, life, device, others_use_ats)?,
@@ -138,11 +141,30 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         device: &dyn DeviceControl,
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         let closed = self.stop_page_requests(cpu, stream, life, device)?;
+        self.end_translations(cpu, streams, life, device)?;
+        Ok(closed)
+    }
+
+    /// Disables ATS, at the device first.
+    pub(super) fn end_translations(
+        &self,
+        cpu: &mut Cpu,
+        streams: &Sorted<StreamId, Stream>,
+        life: &Life,
+        device: &dyn DeviceControl,
+    ) -> Result<(), DriverError> {
         device.disable_ats();
         let all = life.streams.iter().filter_map(|&stream| Some(streams.get(&stream)?.all_of_atc(stream)));
         self.invalidate_devices(cpu, all.flatten())?;
-        self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
-        Ok(closed)
+        self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)
+    }
+
+    /// Turns an SMMU off that is given up, when nobody else uses ATS: it ends stalls, should the SMMU have any (6.3.9.6), and has to wait until no
+    /// device uses ATS (3.9.1).
+    pub(super) fn turn_off(&self, cpu: &mut Cpu, others_use_ats: bool) {
+        if !others_use_ats && let Err(error) = self.hardware.silence(cpu) {
+            log::error!("an SMMU that is given up can't be turned off: {error}");
+        }
     }
 
     /// Disables the page requests of a device: after it none waits for an answer, and none is in the queue.
@@ -204,22 +226,16 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let (closing, grace) = self.close(cpu, stream)?;
         // First, since a device may never come to rest.
         closing.answer_pending(cpu, &grace);
-        // It ends stalls, should the SMMU have any (6.3.9.6), and has to wait until no device uses ATS (3.9.1).
-        let turn_off = |cpu: &mut Cpu| {
-            if !others_use_ats && let Err(error) = self.hardware.silence(cpu) {
-                log::error!("an SMMU that is given up can't be turned off: {error}");
-            }
-        };
         if life.mode == FaultMode::PageRequest {
             device.disable_page_requests();
             self.drain_past(cpu, OutputQueue::PageRequests)?;
             device.reset_page_requests();
             self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
             device.disable_ats();
-            turn_off(cpu);
+            self.turn_off(cpu, others_use_ats);
         } else {
             device.stop_new_work();
-            turn_off(cpu);
+            self.turn_off(cpu, others_use_ats);
             self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
             self.drain_past(cpu, OutputQueue::Events)?;
         }

@@ -193,7 +193,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let off = Ste { incoming_shareability: true, vmid, ..Ste::new(translation) };
         match config.faults {
             FaultMode::Terminate => [off.encode(); 2],
-            FaultMode::PageRequest => [Ste { ats: AtsMode::Full, ..off }.encode(), off.encode()],
+            FaultMode::PageRequest | FaultMode::Ats => [Ste { ats: AtsMode::Full, ..off }.encode(), off.encode()],
             FaultMode::Stall => [off.encode(), aborted(off.encode())],
         }
     }
@@ -257,7 +257,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             Translation::Stage1 { .. } => None,
             // EATS beside S2S is ILLEGAL (5.2), and S2S has to be 1.
             Translation::Stage2(_) | Translation::Nested(..)
-                if config.faults == FaultMode::PageRequest && self.features.stall_model == StallModel::Forced =>
+                if config.faults.uses_ats() && self.features.stall_model == StallModel::Forced =>
             {
                 Some("ATS with stage 2 (IDR0.STALL_MODEL)")
             }
@@ -266,6 +266,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         };
         let faults = match config.faults {
             FaultMode::Stall if !self.features.can_stall() => Some("the stall model"),
+            FaultMode::Ats if !self.features.ats => Some("ATS (IDR0.ATS)"),
             FaultMode::PageRequest if !self.features.ats || self.page_requests.is_none() => Some("ATS with PRI"),
             _ => None,
         };

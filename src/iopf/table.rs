@@ -22,6 +22,7 @@ use crate::smmuv3::{PageResponse, StreamId, SubstreamId};
 use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::sync::grace::{Counted, Domain, GraceTimeout, ReadGuard, Ref, Slot};
 use crate::sync::lock::IrqLock;
+use crate::sync::memory::try_arc;
 use crate::sync::mutant::mutant;
 use crate::sync::{Cpu, Masked, wait};
 
@@ -52,7 +53,7 @@ pub struct FaultTable {
 
 /// Whose faults to serve, and how.
 pub struct OpenRequest<'a> {
-    /// Every StreamID of the master, 1 to [`MAX_MASTER_STREAMS`].
+    /// Every StreamID of the master, each once, 1 to [`MAX_MASTER_STREAMS`].
     pub streams: &'a [StreamId],
     /// How the master waits for answers.
     pub kind: Kind,
@@ -79,6 +80,12 @@ pub enum OpenError {
     StreamCount {
         /// How many.
         count: usize,
+    },
+    /// The request names the StreamID twice.
+    #[error("{stream:?} is named twice")]
+    Repeated {
+        /// The StreamID.
+        stream: StreamId,
     },
     /// The table has no such StreamID.
     #[error("{stream:?} has more than {bits} bits")]
@@ -185,7 +192,7 @@ impl FaultTable {
     ) -> Result<Self, super::NoMemory> {
         let leaves = 1_usize.checked_shl(stream_bits.saturating_sub(LEAF_BITS)).filter(|_| stream_bits <= 32);
         Ok(Self {
-            shared: Arc::new(Shared::new(domain, responder, limits).ok_or(super::NoMemory)?),
+            shared: Shared::new(domain, responder, limits).and_then(try_arc).ok_or(super::NoMemory)?,
             stream_bits,
             leaves: leaves.and_then(|count| try_boxed(count, || Some(Once::new()))).ok_or(super::NoMemory)?,
             open: try_boxed(limits.states, || Some(AtomicU64::new(0))).ok_or(super::NoMemory)?,
@@ -282,6 +289,9 @@ impl FaultTable {
         if streams.len() > MAX_MASTER_STREAMS {
             return Err(OpenError::StreamCount { count: streams.len() });
         }
+        if let Some(stream) = repeated(streams) {
+            return Err(OpenError::Repeated { stream });
+        }
         let requests = 1..=MAX_GROUP_REQUESTS;
         if limits.groups == 0 || limits.groups == u16::MAX || !requests.contains(&limits.requests.into()) {
             return Err(OpenError::NotSupported { limits });
@@ -308,7 +318,7 @@ impl FaultTable {
                 if let Some(slot) = self.slot(stream)
                     && let Some(reference) = state.try_ref()
                 {
-                    // Full only if the request names the stream twice.
+                    // Empty, and nobody else fills it.
                     let _ = slot.publish(reference);
                 }
             }
@@ -520,6 +530,12 @@ impl FaultTable {
             entry.store(0, Relaxed);
         }
     }
+}
+
+/// A StreamID that is among `streams` twice.
+pub(crate) fn repeated(streams: &[StreamId]) -> Option<StreamId> {
+    let is_before = |(index, stream): &(usize, &StreamId)| streams.iter().take(*index).any(|before| before == *stream);
+    streams.iter().enumerate().find(is_before).map(|(_, stream)| *stream)
 }
 
 impl fmt::Debug for FaultTable {

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, Options, StreamConfig, Translation};
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, OpenError, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, control, hostile, status};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
@@ -16,11 +16,12 @@ use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 
-use super::bench::Need::{PageRequests, Queues, Stall, Substreams, Termination};
+use super::bench::Need::{Faults, PageRequests, Queues, Stall, Substreams, Termination};
 use super::bench::machine::{self, Machine, memory_base};
-use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, on_each, plain, substreams};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, faulting_engines, on_each, plain, substreams};
 
 scenarios![
+    a_stream_that_is_named_twice_is_an_error_and_nothing_is_done,
     a_stalled_copy_pages_in_both_regions_and_every_stall_is_counted_and_answered_once,
     a_wild_address_is_refused_and_the_neighbour_goes_on,
     a_deferred_fault_waits_for_its_answer,
@@ -555,4 +556,25 @@ fn an_answer_that_a_handler_sends_itself_finds_room_behind_those_of_its_own_drai
     bench.finish([0]);
     let totals = bench.smmu.faults().totals().statistics;
     assert_eq!((bench.state(0), totals.not_sent), (status::DONE, 0), "{totals:?}");
+}
+
+fn a_stream_that_is_named_twice_is_an_error_and_nothing_is_done() {
+    on_each(&[Faults], |profile| {
+        for (engine, mode) in faulting_engines(profile) {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            bench.attach(engine, mode, &space).unwrap();
+            let (stream, device, pager) = (bench.stream(engine), bench.device(engine), Pager::new(&space, 0..1 << 30));
+            let commands = bench.smmu.command_counts().commands;
+            let (smmu, cpu) = (&bench.smmu, &mut bench.cpu);
+            let twice = smmu.enable_faults(cpu, &[stream, stream], Some(&device), pager.clone(), LIMITS);
+            assert_eq!(twice, Err(DriverError::Open(OpenError::Repeated { stream })));
+            assert_eq!(smmu.command_counts().commands, commands);
+            let twice = smmu.enable_faults(cpu, &[stream, stream], None, pager.clone(), LIMITS);
+            assert_eq!(twice, Err(DriverError::Open(OpenError::Repeated { stream })), "before anything else");
+            assert_eq!(bench.disable(engine), Err(DriverError::FaultsNotEnabled(stream)));
+            bench.enable(engine, pager).unwrap();
+            bench.disable(engine).unwrap();
+        }
+    });
 }

@@ -15,8 +15,8 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
 
-use super::bench::Need::{Faults, Messages, PageRequests, Stall, SyncMessages};
-use super::bench::life::{BASE, BYTES, Kernel, Outcome, live, machine, options};
+use super::bench::Need::{Faults, Messages, PageRequests, Stall, Substreams, SyncMessages};
+use super::bench::life::{BASE, BYTES, Kernel, Outcome, live, live_with_pasids, machine, options};
 use super::bench::machine::Machine;
 use super::bench::{Bench, LIMIT_US, Space, faulting_engines, on_each};
 
@@ -95,6 +95,32 @@ fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
                 _ => false,
             };
             assert_eq!(occurrences == 0, never, "{point:#x}");
+        }
+    });
+}
+
+/// PASIDs stopped, attached and forgotten, and page requests served again after a Failure, while each thing fails once.
+#[test]
+fn pasids_come_and_go_whatever_goes_wrong() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let outcome = live_with_pasids(profile, &machine(profile));
+        assert!(outcome.errors.is_empty() && outcome.global.is_empty() && outcome.failed, "{outcome:?}");
+        let mut hurt = Vec::new();
+        for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
+            let occurrences = each_of(profile, live_with_pasids, point, |number, outcome| {
+                assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
+                assert!(all_done(outcome), "{point:#x}, occurrence {number}: {outcome:?}");
+                hurt.extend(outcome.errors.iter().map(|(step, _)| *step));
+            });
+            let never = match point {
+                control::MESSAGE => !Messages.is_met(profile),
+                control::EVENT_WRITE => true,
+                _ => false,
+            };
+            assert_eq!(occurrences == 0, never, "{point:#x}");
+        }
+        for step in ["attach_substream", "enable", "stop", "forget", "disable"] {
+            assert!(hurt.contains(&step), "{step}");
         }
     });
 }

@@ -8,16 +8,17 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(not(target_os = "none"))]
 use std::thread;
 
-use smmu_iopf::driver::DriverError;
+use smmu_iopf::driver::{DriverError, FaultMode, Options};
 use smmu_iopf::iopf::{FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
-use smmu_iopf::smmuv3::PageResponse;
+use smmu_iopf::smmuv3::{PageResponse, SubstreamId};
 use smmu_iopf::sync::Masked;
 
-use super::bench::Need::{Faults, PageRequests, Stall};
-use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, faulting_engines, on_each};
+use super::bench::Need::{Faults, PageRequests, Stall, Substreams};
+use super::bench::machine::{self, Machine};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, cpu, faulting_engines, on_each, substreams};
 
 scenarios![
     a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found,
@@ -237,6 +238,45 @@ fn a_device_whose_handler_panics_is_refused_and_served_the_next_time() {
             assert_eq!((statistics.invalid, statistics.success), (1, 1));
             bench.disable(engine).unwrap();
             assert_eq!(bench.live(), 0);
+        }
+    });
+}
+
+/// Engine 2 wants responses with the PASID of the request, engine 6 without (docs/engine.md). Their drivers say the contrary in their first
+/// lives. Of what the SMMU answers itself, STE.PPAR decides (8.1).
+#[test]
+fn the_pasid_in_responses_is_as_the_device_of_this_life_wants_it_whatever_that_of_the_one_before_did() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 2, ..Options::default() };
+        let machine = Machine::with(machine::memory(4 << 20, profile.features().coherent), profile, 8);
+        let mut bench = Bench::on(machine, options, u64::MAX).unwrap();
+        let space = Space::new(&bench, 1);
+        let pasid = SubstreamId::new(1);
+        let pager = Pager::with([(pasid, space.clone())].into(), BASE..BASE + 8 * BYTES);
+        for (engine, needs_pasid) in [(2, true), (6, false)] {
+            let stream = bench.stream(engine);
+            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
+            bench.smmu.attach_substream(&mut bench.cpu, stream, pasid.unwrap(), Some(&space.context())).unwrap();
+            let mut device = bench.device(engine);
+            for says in [!needs_pasid, needs_pasid] {
+                device.needs_pasid = Some(says);
+                let (smmu, cpu) = (&bench.smmu, &mut bench.cpu);
+                smmu.enable_faults(cpu, &[stream], Some(&device), pager.clone(), LIMITS).unwrap();
+                if says == needs_pasid {
+                    // With PPS = 1 all of the SMMU's own answers have one.
+                    let overflows = needs_pasid || !profile.features().pps;
+                    bench.machine.write_engine(engine, reg::HOSTILE, if overflows { hostile::NO_CREDITS } else { 0 });
+                    bench.machine.write_engine(engine, reg::DEPTH, 8);
+                    let before = bench.smmu.page_request_counts().overflows;
+                    bench.fill(engine, BASE + engine as u64 * BYTES, BYTES, 1, Some(1));
+                    bench.machine.run(20);
+                    bench.finish([engine]);
+                    assert_eq!(bench.state(engine), status::DONE);
+                    assert_eq!(bench.smmu.page_request_counts().overflows > before, overflows);
+                    assert_eq!(bench.machine.read_engine(engine, reg::RESPONSES_UNEXPECTED), 0);
+                }
+                bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
+            }
         }
     });
 }

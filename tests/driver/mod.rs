@@ -31,6 +31,7 @@ macro_rules! scenarios {
     };
 }
 
+mod ats;
 mod bench;
 mod changes;
 #[cfg(not(target_os = "none"))]

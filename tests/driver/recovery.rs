@@ -1,6 +1,7 @@
 //! What aborts of the queues and lost interrupts cost, and how service goes on.
 
 use alloc::vec;
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
@@ -11,8 +12,8 @@ use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 
 use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
-use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
+use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
+use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -358,6 +359,53 @@ fn a_stream_of_a_virtual_machine_is_stopped_and_served_again_too() {
         bench.fill(0, BASE, 8, 8, None);
         bench.finish([0]);
         assert_eq!((bench.state(0), machine.word(BASE)), (status::DONE, 8));
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+/// The reopening of a device whose PRI failed, while an abort throws requests away once more: the device is named again.
+#[test]
+fn requests_that_are_thrown_away_during_a_reopening_have_their_device_reopened_again() {
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, _) = paging(profile);
+        let (stream, machine, smmu) = (bench.stream(2), bench.machine.clone(), bench.smmu.clone());
+        let abort = || {
+            machine.write_control(control::PAGE_REQUEST_WRITE, 1);
+            machine.write_engine(3, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
+            machine.step();
+            machine.write_engine(3, reg::HOSTILE, 0);
+            assert!(cpu(0).masked(|masked| smmu.handle_global_error(masked)).page_request_queue_abort);
+        };
+        abort();
+        let lost = |bench: &mut Bench| bench.recover().unwrap().streams;
+        assert_eq!(lost(&mut bench), [stream]);
+        let aborts = Cell::new(true);
+        let device = Hooked(bench.device(2), || {
+            if aborts.take() {
+                abort();
+            }
+        });
+        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+        assert_eq!(lost(&mut bench), [stream]);
+        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+        assert_eq!(lost(&mut bench), []);
+        bench.disable(2).unwrap();
+    });
+}
+
+/// It answers nothing, and the device waits for answers.
+#[test]
+fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
+    on_each(&[Stall], |profile| {
+        let (mut bench, _, pager) = stalled(profile);
+        bench.smmu.give_up();
+        let (stream, device) = (bench.stream(0), Restless::new(&bench, 0));
+        let busy = DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US };
+        assert_eq!(bench.smmu.disable_faults(&mut bench.cpu, stream, &device), Err(busy));
+        assert_eq!(bench.cpu.masked(|masked| bench.smmu.faults().unanswered(masked, stream)), 0);
+        assert_eq!(bench.smmu.faults().totals().statistics.terminated, 8);
+        drop(pager.take());
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
     });

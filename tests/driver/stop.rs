@@ -16,13 +16,16 @@ use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
-use super::bench::{Bench, Device, LIMIT_US, Pager, Space, cpu, on_each, substreams};
+use super::bench::world::Tables;
+use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each, substreams};
 
 scenarios![
     a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,
     a_stop_marker_that_comes_late_is_found_by_the_next_call,
     translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopped,
     a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile,
+    a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered,
+    a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests,
     what_is_no_substream_or_has_no_page_requests_is_refused,
 ];
 
@@ -81,7 +84,19 @@ fn fill(bench: &mut Bench, id: u32) -> u32 {
 }
 
 /// What an engine does to stop a PASID, and whether it says that it has.
-struct Stops<F: Fn(&Device), G: Fn(&Device) -> bool>(Device, F, G);
+struct Stops<F: Fn(&Device), G: Fn(&Device) -> bool> {
+    device: Device,
+    stop: F,
+    is_done: G,
+    /// A look takes out of the queue what there is.
+    drains: bool,
+}
+
+impl<F: Fn(&Device), G: Fn(&Device) -> bool> Stops<F, G> {
+    fn new(device: Device, stop: F, is_done: G) -> Self {
+        Self { device, stop, is_done, drains: true }
+    }
+}
 
 impl<F: Fn(&Device), G: Fn(&Device) -> bool> DeviceControl for Stops<F, G> {
     fn stop_new_work(&self) {
@@ -125,13 +140,12 @@ impl<F: Fn(&Device), G: Fn(&Device) -> bool> DeviceControl for Stops<F, G> {
     }
 
     fn stop_substream(&self, _: StreamId, _: SubstreamId) {
-        (self.1)(&self.0);
+        (self.stop)(&self.device);
     }
 
     fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        // Takes out of the queue what there is.
-        let stopped = self.0.substream_stopped(stream, substream);
-        (self.2)(&self.0) || stopped
+        let stopped = self.drains && self.device.substream_stopped(stream, substream);
+        (self.is_done)(&self.device) || stopped
     }
 }
 
@@ -165,7 +179,7 @@ fn a_stopped_pasid_is_answered_and_forgotten_and_the_other_goes_on() {
         };
         let device = bench.device(2);
         let asked = |device: &Device| device.stop_substream(StreamId(0), pasid(1));
-        stop(&mut bench, 1, &Stops(device, asked, answer_other)).unwrap();
+        stop(&mut bench, 1, &Stops::new(device, asked, answer_other)).unwrap();
         assert!(other.lock().is_none());
         assert!(is_late(&bench, own));
         let counters = [reg::RESPONSES_SUCCESS, reg::RESPONSES_INVALID, reg::RESPONSES_UNEXPECTED];
@@ -187,7 +201,7 @@ fn a_stopped_pasid_is_answered_and_forgotten_and_the_other_goes_on() {
 fn a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again() {
     on_each(&[PageRequests, Substreams], |profile| {
         let (mut bench, pager, group) = waiting(profile);
-        let done_in_silence = Stops(bench.device(2), |_| {}, |_| true);
+        let done_in_silence = Stops::new(bench.device(2), |_| {}, |_| true);
         let (stream, silent) = (bench.stream(2), in_use(&bench, 1, "its Stop marker has not come"));
         assert_eq!(stop(&mut bench, 1, &done_in_silence), silent);
         assert_eq!(
@@ -227,7 +241,7 @@ fn a_stop_marker_that_comes_late_is_found_by_the_next_call() {
                 device.stop_substream(StreamId(0), pasid(1));
             }
         };
-        let device = Stops(bench.device(2), ask, |_| true);
+        let device = Stops::new(bench.device(2), ask, |_| true);
         let silent = in_use(&bench, 1, "its Stop marker has not come");
         assert_eq!(stop(&mut bench, 1, &device), silent);
         bench.machine.write_control(control::ENGINES_HELD, 0);
@@ -270,7 +284,7 @@ fn a_group_without_its_last_request_ends_with_its_pasid() {
         bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
         bench.run_until(|bench| bench.smmu.page_request_records() == 2);
         assert_eq!(bench.smmu.faults().totals().slots_in_use, 2);
-        let device = Stops(bench.device(2), send_marker, |_| true);
+        let device = Stops::new(bench.device(2), send_marker, |_| true);
         stop(&mut bench, 1, &device).unwrap();
         assert_eq!((bench.smmu.faults().totals().slots_in_use, pager.groups.load(Ordering::Relaxed)), (1, 0));
         assert_eq!(bench.smmu.faults().totals().statistics.discarded, 1);
@@ -296,11 +310,121 @@ fn answers_that_found_no_room_before_the_marker_are_sent_before_the_end() {
             send_marker(device);
             device.machine.run(1);
         };
-        let device = Stops(bench.device(2), storm, |_| true);
+        let device = Stops::new(bench.device(2), storm, |_| true);
         stop(&mut bench, 1, &device).unwrap();
         assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUEST_GROUPS), groups + 4);
         assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 4);
         bench.disable(2).unwrap();
+    });
+}
+
+/// The device is done when it has its answers, which the drainer has and finds no room for. No interrupt tells that there is room.
+#[test]
+fn who_stops_a_pasid_has_answers_sent_that_found_no_room() {
+    on_each(&[PageRequests, Substreams, Queues], |profile| {
+        let options = Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() };
+        let (mut bench, _) = paging_on(Bench::with(profile, options));
+        assert_eq!(fill(&mut bench, 1), status::DONE);
+        let smmu = bench.smmu.clone();
+        let drain = || cpu(0).masked(|masked| while smmu.drain_page_requests(masked).more {});
+        let storm = |device: &Device| {
+            device.machine.write_control(control::COMMANDS_HELD, LIMIT_US / 2);
+            device.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
+            device.machine.run(4);
+            device.machine.write_engine(2, reg::HOSTILE, 0);
+            send_marker(device);
+            device.machine.run(1);
+            drain();
+        };
+        let is_answered = |device: &Device| device.machine.read_engine(2, reg::RESPONSES_INVALID) == 4;
+        let device = Stops { drains: false, ..Stops::new(bench.device(2), storm, is_answered) };
+        stop(&mut bench, 1, &device).unwrap();
+        assert!(is_answered(&bench.device(2)));
+        bench.disable(2).unwrap();
+    });
+}
+
+#[test]
+fn a_device_that_has_stopped_a_pasid_is_not_told_to_forget_its_address_space_again() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let (mut bench, pager) = paging(profile);
+        let device = bench.device(2);
+        assert_eq!((fill(&mut bench, 1), fill(&mut bench, 2)), (status::DONE, status::DONE));
+        stop(&mut bench, 1, &device).unwrap();
+        let invalidations = |bench: &Bench| bench.machine.read_engine(2, reg::INVALIDATIONS);
+        let before = invalidations(&bench);
+        let mut forget = |id| {
+            let tables = Tables(pager.spaces[&Some(pasid(id))].tag);
+            let _ = bench.smmu.forget(&mut bench.cpu, tables).unwrap();
+            invalidations(&bench) - before
+        };
+        assert_eq!((forget(1), forget(2)), (0, 1));
+    });
+}
+
+fn a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let (mut bench, pager, group) = waiting(profile);
+        let markers = |bench: &Bench| bench.smmu.faults().totals().statistics.stop_markers;
+        let silent = Device { silent: true, ..bench.device(2) };
+        stop(&mut bench, 1, &silent).unwrap();
+        assert!(is_late(&bench, group));
+        assert_eq!((bench.machine.read_engine(2, reg::RESPONSES_INVALID), markers(&bench)), (1, 0));
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+        pager.defers.store(false, Ordering::Relaxed);
+        assert_eq!((fill(&mut bench, 2), fill(&mut bench, 1)), (status::DONE, status::ABORTED));
+        // Its driver that says what is not so is told.
+        let device = bench.device(2);
+        let asked = |_: &Device| silent.stop_substream(StreamId(0), pasid(2));
+        let lack = in_use(&bench, 2, "its Stop marker has not come");
+        assert_eq!(stop(&mut bench, 2, &Stops::new(device, asked, |_| false)), lack);
+        stop(&mut bench, 2, &silent).unwrap();
+        assert_eq!(markers(&bench), 0);
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+fn a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        for silent in [false, true] {
+            let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
+            let mut bench = Bench::with(profile, options);
+            let stream = bench.stream(2);
+            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
+            let device = Device { silent, ..bench.device(2) };
+            let pager = Pager::with(BTreeMap::new(), 0..0);
+            bench.smmu.enable_faults(&mut bench.cpu, &[stream], Some(&device), pager, LIMITS).unwrap();
+            assert_eq!(bench.machine.read_engine(2, reg::PRI_ALLOCATION), if silent { 2 } else { 1 });
+        }
+    });
+}
+
+/// Where the PRI queue overflows, the SMMU drops Stop markers too (8.1).
+#[test]
+fn a_stop_marker_that_an_overflow_took_is_asked_for_again() {
+    on_each(&[PageRequests, Substreams], |profile| {
+        let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
+        let (mut bench, _) = paging_on(Bench::with(profile, options));
+        assert_eq!(fill(&mut bench, 1), status::DONE);
+        let asked = AtomicUsize::new(0);
+        let ask = |device: &Device| {
+            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+            if is_first {
+                device.machine.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS);
+                device.machine.run(4);
+                device.machine.write_engine(2, reg::HOSTILE, 0);
+            }
+            send_marker(device);
+            device.machine.run(1);
+        };
+        let began = bench.machine.read_control(control::TICKS);
+        let device = Stops::new(bench.device(2), ask, |_| true);
+        stop(&mut bench, 1, &device).unwrap();
+        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
+        assert_eq!((asked.load(Ordering::Relaxed), bench.smmu.page_request_counts().overflows), (2, 1));
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
     });
 }
 
@@ -389,7 +513,7 @@ fn a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile() {
     on_each(&[PageRequests, Substreams], |profile| {
         let (mut bench, _) = paging(profile);
         let smmu = bench.smmu.clone();
-        let gives_up = Stops(bench.device(2), move |_: &Device| smmu.give_up(), |_: &Device| false);
+        let gives_up = Stops::new(bench.device(2), move |_: &Device| smmu.give_up(), |_: &Device| false);
         let began = bench.machine.read_control(control::TICKS);
         assert_eq!(stop(&mut bench, 1, &gives_up), Err(DriverError::GivenUp));
         assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);

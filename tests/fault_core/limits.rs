@@ -116,7 +116,9 @@ fn limits_out_of_range_and_wrong_numbers_of_streams_are_refused() {
     }
     assert_eq!(bench.open_with(&[], Kind::Page, good, 0), Err(OpenError::StreamCount { count: 0 }));
     assert_eq!(bench.open_with(&[STREAM; 17], Kind::Page, good, 0), Err(OpenError::StreamCount { count: 17 }));
-    assert_eq!(bench.table.live(), 0);
+    let twice = [STREAM, StreamId(8), StreamId(9), StreamId(8)];
+    assert_eq!(bench.open_with(&twice, Kind::Page, good, 0), Err(OpenError::Repeated { stream: StreamId(8) }));
+    assert_eq!((bench.table.live(), bench.table.open_streams().count()), (0, 0));
 }
 
 #[test]

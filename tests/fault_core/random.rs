@@ -4,13 +4,13 @@
 //! [`step`] makes the same of it; docs/testing.md says how to find them again after a change there.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use smmu_iopf::iopf::{
     Answer, CloseError, Fault, FaultGroup, FlushError, Kind, Limits, OpenError, Partials, Report, Request, Statistics,
-    Target,
+    Stopping, Target,
 };
 use smmu_iopf::smmuv3::{Access, PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
@@ -76,6 +76,18 @@ enum Step {
         stream: StreamId,
         substream: SubstreamId,
     },
+    Marker {
+        stream: StreamId,
+        substream: SubstreamId,
+    },
+    Stop {
+        stream: StreamId,
+        substream: SubstreamId,
+        until: Until,
+    },
+    Reopen {
+        master: usize,
+    },
     Open {
         master: usize,
     },
@@ -89,6 +101,14 @@ enum Step {
         master: usize,
     },
     Free,
+}
+
+/// How far a substream's stop goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Until {
+    Refused,
+    Answered,
+    Ended,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -122,12 +142,35 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which.prop_map(|which| Step::Discard { which }),
         2 => (stream(), substream()).prop_map(|(stream, substream)| Step::SetOwn { stream, substream }),
         2 => (stream(), substream()).prop_map(|(stream, substream)| Step::RemoveOwn { stream, substream }),
+        1 => (paging(), substream()).prop_map(|(stream, substream)| Step::Marker { stream, substream }),
+        2 => (paging(), substream(), prop::sample::select(vec![Until::Refused, Until::Answered, Until::Ended]))
+            .prop_map(|(stream, substream, until)| Step::Stop { stream, substream, until }),
+        1 => master().prop_map(|master| Step::Reopen { master }),
         2 => master().prop_map(|master| Step::Open { master }),
         1 => stream().prop_map(|stream| Step::Close { stream }),
         1 => master().prop_map(|master| Step::AnswerPending { master }),
         1 => master().prop_map(|master| Step::Finish { master }),
         1 => Just(Step::Free),
     ]
+}
+
+/// What has to have happened in the histories of a run; else it shows nothing of it.
+#[derive(Clone, Copy, Debug)]
+enum Kinds {
+    /// A substream's stop came to its end,
+    Ended,
+    /// found that its Stop marker had come,
+    Marked,
+    /// or that answers could not be sent.
+    Unsent,
+    /// A closed master was served again.
+    Reopened,
+}
+
+static NOTED: [AtomicU32; 4] = [const { AtomicU32::new(0) }; 4];
+
+fn note(kind: Kinds, happened: bool) {
+    NOTED[kind as usize].fetch_add(happened.into(), SeqCst);
 }
 
 /// The fault core and what it should be.
@@ -199,6 +242,11 @@ impl World {
                 let fault = Fault { substream, access, ..page(stream, group, last, address(wild)) };
                 self.report(fault, early);
             }
+            Step::Marker { stream, substream } => {
+                let marker =
+                    Fault { substream: Some(substream), access: Access::default(), ..page(stream, 0, true, 0) };
+                self.report(marker, false);
+            }
             Step::Handlers { defers, drops } => {
                 for (handler, defers) in [(&bench.handler, defers[0]), (&self.own, defers[1])] {
                     handler.defers.store(defers, SeqCst);
@@ -252,6 +300,34 @@ impl World {
             Step::RemoveOwn { stream, substream } => {
                 let removed = bench.table.remove_substream_handler(&mut bench.cpu, &mut Clock, stream, substream, 1000);
                 assert_eq!(removed, self.reference.remove_own(stream, substream));
+            }
+            Step::Stop { stream, substream, until } => {
+                let stopping = bench.cpu.masked(|masked| bench.table.stop_substream(masked, stream, substream));
+                let marked = self.reference.stop(stream, substream);
+                assert_eq!(stopping.as_ref().map(Stopping::is_marked), marked.as_ref().copied());
+                if let (Ok(stopping), true) = (stopping, until != Until::Refused) {
+                    let grace = bench.domain.synchronize(&mut bench.cpu, &mut Clock, 1000).unwrap();
+                    let waiting = stopping.answer_pending(&bench.cpu, &grace);
+                    assert_eq!(waiting, self.reference.answer_stopped(stream, substream));
+                    note(Kinds::Unsent, waiting > 0);
+                    note(Kinds::Marked, stopping.is_marked());
+                    if until == Until::Ended {
+                        note(Kinds::Ended, true);
+                        stopping.finish();
+                        self.reference.end_stop(stream);
+                    }
+                }
+            }
+            Step::Reopen { master } => {
+                let stream = MASTERS[master].0[0];
+                if self.reference.is_closed_stream(stream) {
+                    let grace = bench.domain.synchronize(&mut bench.cpu, &mut Clock, 1000).unwrap();
+                    let closing = bench.cpu.masked(|masked| bench.table.close(masked, stream)).unwrap();
+                    assert_eq!(closing.answer_pending(&bench.cpu, &grace), self.reference.answer_pending(stream));
+                    let reopened = closing.reopen().map_err(|unfinished| unfinished.waiting);
+                    note(Kinds::Reopened, reopened.is_ok());
+                    assert_eq!(reopened, self.reference.reopen(stream));
+                }
             }
             Step::Open { master } => {
                 let (streams, kind) = MASTERS[master];
@@ -362,11 +438,18 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    #[test]
-    fn any_history_is_that_of_the_reference(steps in prop::collection::vec(step(), 1..120)) {
+    fn any_history(steps in prop::collection::vec(step(), 1..120)) {
         let mut world = World::new();
         steps.into_iter().for_each(|step| world.step(step));
         world.end();
+    }
+}
+
+#[test]
+fn any_history_is_that_of_the_reference() {
+    any_history();
+    for kind in [Kinds::Ended, Kinds::Marked, Kinds::Unsent, Kinds::Reopened] {
+        assert!(NOTED[kind as usize].load(SeqCst) > 0 || cfg!(miri), "never {kind:?}");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use smmu_iopf::iopf::{Answer, Fault, Kind, Leftover, Limits, Partials, Report, Request, Statistics, SubstreamError};
+use smmu_iopf::iopf::{
+    Answer, Fault, Kind, Leftover, Limits, Partials, Report, Request, Statistics, StopError, SubstreamError,
+};
 use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 
@@ -56,6 +58,8 @@ struct Life {
     kind: Kind,
     since: u64,
     closed: bool,
+    /// The substream that is being stopped, and whether its Stop marker has come.
+    stopping: Option<(StreamId, SubstreamId, bool)>,
     /// Groups that lost a request for want of room.
     cut: BTreeSet<(StreamId, u16)>,
     /// Substreams with handlers of their own.
@@ -153,7 +157,7 @@ impl Reference {
         if opened {
             self.lived += 1;
             let (cut, own) = Default::default();
-            self.lives.push(Life { number: self.lived, streams, kind, since, closed: false, cut, own });
+            self.lives.push(Life { number: self.lived, streams, kind, since, closed: false, stopping: None, cut, own });
         }
         opened
     }
@@ -193,6 +197,15 @@ impl Reference {
         Report::Swallowed
     }
 
+    /// The partial group that `fault` belongs to.
+    fn begun(&self, life: u32, fault: &Fault) -> Option<GroupId> {
+        let is_begun = |group: &Group| {
+            let name = |fault: &Fault| (fault.stream, fault.substream, fault.target());
+            group.life == life && group.phase == Phase::Partial && name(&group.faults[0]) == name(fault)
+        };
+        self.groups.iter().find(|(_, group)| is_begun(group)).map(|(&id, _)| id)
+    }
+
     /// What becomes of a fault, and of a deferred one who holds it.
     pub(super) fn report(&mut self, record: u64, fault: Fault) -> (Report, Option<GroupId>) {
         self.counts.records += 1;
@@ -201,7 +214,7 @@ impl Reference {
             Request::Page { group, last } => (Kind::Page, group.get(), last),
         };
         let life = self.lives.iter_mut().find(|life| life.kind == kind && life.streams.contains(&fault.stream));
-        let Some(&mut Life { number, since, closed, ref mut cut, ref own, .. }) = life else {
+        let Some(&mut Life { number, since, closed, ref mut stopping, ref mut cut, ref own, .. }) = life else {
             self.counts.unknown += 1;
             self.counts.stop_markers += u64::from(fault.is_stop_marker());
             if !fault.wants_answer() {
@@ -214,26 +227,33 @@ impl Reference {
             self.counts.early += 1;
             return (self.swallow(), None);
         }
+        let is_stopped = stopping
+            .is_some_and(|(stream, stopped, _)| !closed && (fault.stream, fault.substream) == (stream, Some(stopped)));
         if fault.is_stop_marker() {
+            if let Some((_, _, marked)) = stopping.as_mut().filter(|_| is_stopped) {
+                *marked = true;
+            }
             self.counts.stop_markers += 1;
             return (self.swallow(), None);
         }
-        if closed {
+        if closed || is_stopped {
             self.counts.closed += 1;
             // A stall has STALL_TERM for its answer.
             if kind == Kind::Stall || !last {
                 return (self.swallow(), None);
             }
             self.counts.groups += 1;
+            cut.remove(&(fault.stream, group));
+            if is_stopped {
+                let begun = self.begun(number, &fault);
+                self.counts.discarded += u64::from(begun.and_then(|id| self.groups.remove(&id)).is_some());
+            }
             return (self.answer(&fault, Invalid), None);
         }
         let key = (fault.stream, group);
         let own = fault.substream.is_some_and(|substream| own.contains(&(fault.stream, substream.get())));
-        let is_begun = |group: &Group| {
-            let name = |fault: &Fault| (fault.stream, fault.substream, fault.target());
-            group.life == number && group.phase == Phase::Partial && name(&group.faults[0]) == name(&fault)
-        };
-        let begun = self.groups.iter().find(|(_, group)| is_begun(group)).map(|(&id, _)| id);
+        let begun = self.begun(number, &fault);
+        let cut = &mut self.life(fault.stream).unwrap().cut;
         // Of an index, whichever PASID's: a device that keeps to PCIe has it once at a time.
         let is_cut = begun.is_none() && if last { cut.remove(&key) } else { cut.contains(&key) };
         let mut faults = begun.and_then(|id| self.groups.remove(&id)).map_or(vec![], |group| group.faults);
@@ -382,7 +402,7 @@ impl Reference {
     pub(super) fn close(&mut self, stream: StreamId) -> bool {
         let life = self.life(stream);
         life.is_some_and(|life| {
-            life.closed = true;
+            (life.closed, life.stopping) = (true, None);
             true
         })
     }
@@ -417,6 +437,55 @@ impl Reference {
         }
         self.discard(Partials::Stream(stream));
         self.lives.retain(|life| !life.streams.contains(&stream));
+        Ok(())
+    }
+
+    /// Page requests of one substream are refused from now on. Returns whether its Stop marker has come since they first were.
+    pub(super) fn stop(&mut self, stream: StreamId, substream: SubstreamId) -> Result<bool, StopError> {
+        let life = self.life(stream).ok_or(StopError::NotOpen(stream))?;
+        if life.kind != Kind::Page {
+            return Err(StopError::NoPageRequests(stream));
+        }
+        if life.closed {
+            return Err(StopError::NotOpen(stream));
+        }
+        match *life.stopping.get_or_insert((stream, substream, false)) {
+            (of, stopped, marked) if (of, stopped) == (stream, substream) => Ok(marked),
+            (stream, substream, _) => Err(StopError::Busy { stream, substream }),
+        }
+    }
+
+    /// Answers what waits of a substream that is being stopped. Returns how many groups wait all the same.
+    pub(super) fn answer_stopped(&mut self, stream: StreamId, substream: SubstreamId) -> usize {
+        let mut waiting = 0;
+        for id in self.of(stream) {
+            let group = &self.groups[&id];
+            let is_its = (group.last().stream, group.last().substream) == (stream, Some(substream));
+            if let Some(response) = group.owed().filter(|_| is_its) {
+                waiting += usize::from(!self.send(id, response));
+            }
+        }
+        waiting
+    }
+
+    /// Its end: a new use of the substream is served.
+    pub(super) fn end_stop(&mut self, stream: StreamId) {
+        if let Some(life) = self.life(stream) {
+            life.stopping = None;
+            life.cut.clear();
+        }
+    }
+
+    /// Serves a closed stream again. Returns how many groups wait: it stays closed then.
+    pub(super) fn reopen(&mut self, stream: StreamId) -> Result<(), usize> {
+        let waiting = self.unanswered(stream);
+        if waiting > 0 {
+            return Err(waiting);
+        }
+        if let Some(life) = self.life(stream) {
+            life.closed = false;
+            life.cut.clear();
+        }
         Ok(())
     }
 

@@ -1,11 +1,16 @@
 //! One substream stopped, and what becomes of its groups and of the others'.
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
 
-use smmu_iopf::iopf::{Answer, Fault, Kind, Partials, Report, StopError, Stopping, StreamLimits};
+use smmu_iopf::iopf::{
+    Answer, Fault, FaultTable, Kind, NotSent, OpenRequest, PageResponder, Partials, Report, StopError, Stopping,
+    StreamLimits,
+};
 use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Access, StreamId, SubstreamId};
-use smmu_iopf::sync::grace::Grace;
+use smmu_iopf::sync::Masked;
+use smmu_iopf::sync::grace::{Domain, Grace};
 
 use super::fault_bench::*;
 
@@ -210,4 +215,40 @@ fn a_refused_last_request_without_a_group_of_its_own_leaves_what_another_substre
     assert_eq!(bench.report(fault(STREAM, 1, 6)), Report::Deferred);
     assert_eq!(bench.handler.take_one().len(), 2);
     stopping.finish();
+}
+
+/// Looks, before it sends the first answer, as core 1 how many groups wait for one.
+struct Looks {
+    stopping: Mutex<Option<(Stopping, Grace)>>,
+    waiting: Mutex<Vec<usize>>,
+}
+
+impl PageResponder for Looks {
+    fn respond(&self, _: &Masked, _: &[Answer]) -> Result<(), NotSent> {
+        if let Some((stopping, grace)) = self.stopping.lock().unwrap().take() {
+            self.waiting.lock().unwrap().push(stopping.answer_pending(&cpu(1), &grace));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_group_whose_answer_is_claimed_and_not_published_waits() {
+    let domain = Arc::new(Domain::new());
+    let mut here = cpu(0);
+    domain.online(&mut here);
+    let looks = Arc::new(Looks { stopping: Mutex::default(), waiting: Mutex::default() });
+    let table = FaultTable::new(domain.clone(), looks.clone(), 20, LIMITS).unwrap();
+    let handler = Arc::new(Handler::default());
+    handler.defers.store(true, SeqCst);
+    let request =
+        OpenRequest { streams: &[STREAM], kind: Kind::Page, handler: handler.clone(), limits: STREAM_LIMITS, since: 0 };
+    table.open(&mut here, &mut Clock, request).unwrap();
+    assert_eq!(here.masked(|masked| table.report(masked, 0, fault(STREAM, 1, FIVE))), Report::Deferred);
+    let substream = SubstreamId::new(FIVE).unwrap();
+    let stopping = here.masked(|masked| table.stop_substream(masked, STREAM, substream)).unwrap();
+    let grace = domain.synchronize(&mut here, &mut Clock, 1000).unwrap();
+    *looks.stopping.lock().unwrap() = Some((stopping, grace));
+    here.masked(|masked| handler.take_one().respond(masked, Success)).unwrap();
+    assert_eq!(*looks.waiting.lock().unwrap(), [1]);
 }

@@ -112,7 +112,7 @@ mod loom_tests {
     #[test]
     fn who_sees_a_message_sees_what_was_done_before_it_and_may_use_its_slot_again() {
         loom::model(|| {
-            let ring = Arc::new(Ring::new(QueueSize::new(0).unwrap()));
+            let ring = Arc::new(Ring::new(QueueSize::new(0).unwrap()).unwrap());
             let memory = Arc::new(Memory { page: Cell::new(0), slot: Cell::new(0), message: AtomicU64::new(0) });
             let start = ring.reserve(1).unwrap();
             memory.slot.set(1);

@@ -54,13 +54,13 @@ fn bench_of(
 ) -> Bench {
     let fake = Fake::new(on_write);
     let features = Features::decode(id).unwrap();
-    let ring = Ring::new(QueueSize::new(log2).unwrap());
+    let ring = Ring::new(QueueSize::new(log2).unwrap()).unwrap();
     let region = fake::region(COMMAND_BYTES << log2);
     let messages = Arc::new(Messages::default());
     let shared = Shared::new(messages.clone(), Coherence::COHERENT);
     let completion = Completion::new(&features, &shared).unwrap();
     let hardware = Arc::new(fake::hardware(&fake));
-    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
+    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     Bench { fake, queue, lines: *messages.0.lock().unwrap() }
 }
 
@@ -282,10 +282,10 @@ fn what_the_smmu_is_to_read_is_cleaned_before_it_is_told() {
     });
     let mut hardware = fake::hardware(&fake);
     hardware.coherence = Coherence::by(view);
-    let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()));
+    let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()).unwrap());
     let completion =
         Completion::new(&features, &Shared::new(Arc::new(Messages::default()), hardware.coherence)).unwrap();
-    let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None);
+    let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
     let mut cpu = fake::cpu();
     assert!(queue.execute(&mut cpu, &[cfgi()]).is_err());
     queue.submit(&mut cpu, &[cfgi(), cfgi(), cfgi()]).unwrap();
@@ -354,11 +354,11 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
         }
     });
     let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
-    let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()), fake::region(COMMAND_BYTES << 3));
+    let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
     let features = Features::decode(IDS).unwrap();
     let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT);
     let completion = Completion::new(&features, &shared).unwrap();
-    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None);
+    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     fake.set(Register::CmdqCons, 2 << 24);
     fake.set(Register::Gerror, 1);
     let timeout = Timeout { register: Register::CmdqCons, expected: 2, actual: 2 << 24, waited_us: 10 };
@@ -519,4 +519,43 @@ fn answers_to_an_smmu_that_is_given_up_are_counted_and_not_put_into_the_queue() 
     assert!(unsent.is_empty());
     assert_eq!((bench.queue.counts().refused, bench.queue.counts().commands), (2, 0));
     assert_eq!(bench.fake.written(Register::CmdqProd), []);
+}
+
+#[test]
+fn a_run_of_an_smmu_without_stalls_is_counted_and_leaves_the_queue_alone() {
+    // STALL_MODEL = 0b01.
+    let bench = bench_of(IdRegisters { idr0: IDS.idr0 | 1 << 24, ..IDS }, 3, consume);
+    let mut unsent = Answers::new();
+    fake::cpu().masked(|masked| {
+        bench.queue.resume(masked, iter::once(stalls([1, 2]).run()), 2, PageResponse::Success, &mut unsent);
+        bench.queue.publish();
+    });
+    assert!(unsent.is_empty());
+    assert_eq!(bench.queue.counts(), CommandCounts { refused: 2, ..CommandCounts::default() });
+    assert_eq!(bench.fake.written(Register::CmdqProd), []);
+}
+
+#[test]
+fn the_answers_to_a_run_are_in_the_trace_once_those_that_wait_when_they_are_sent() {
+    let mut bench = bench(1, consume);
+    let trace = Arc::new(Trace::new());
+    bench.queue.trace = Some(trace.clone());
+    let expected = Trace::new();
+    fake::cpu().masked(|masked| {
+        let mut unsent = Answers::new();
+        let resume = |tags, unsent: &mut Answers| {
+            bench.queue.resume(masked, iter::once(stalls(tags).run()), 2, PageResponse::Success, unsent);
+        };
+        resume([1, 2], &mut unsent);
+        [1, 2].iter().for_each(|&tag| expected.add(masked, b'A', &[0x1_0000_1044, tag]));
+        assert_eq!(trace.value(masked), expected.value(masked));
+        // Not before what waits is sent.
+        unsent.push(AnswerCommand([0x1_0000_2044, 9])).unwrap();
+        resume([3, 4], &mut unsent);
+        assert_eq!(trace.value(masked), expected.value(masked));
+        bench.queue.answer(masked, &unsent).unwrap();
+        expected.add(masked, b'A', &[0x1_0000_2044, 9]);
+        [3, 4].iter().for_each(|&tag| expected.add(masked, b'A', &[0x1_0000_1044, tag]));
+        assert_eq!(trace.value(masked), expected.value(masked));
+    });
 }

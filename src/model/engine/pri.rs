@@ -63,8 +63,10 @@ pub(super) struct PageRequests {
     storm: [u64; PrgIndex::COUNT as usize / 64],
     /// A Stop marker waits to be sent.
     stop_marker: Option<SubstreamId>,
-    /// A PASID that ends, with a Stop marker, when nothing of it is outstanding.
+    /// A PASID that ends when nothing of it is outstanding.
     stopping: Option<SubstreamId>,
+    /// It ends without a Stop marker.
+    silent: bool,
 }
 
 impl PageRequests {
@@ -80,6 +82,7 @@ impl PageRequests {
             storm: [0; PrgIndex::COUNT as usize / 64],
             stop_marker: None,
             stopping: None,
+            silent: false,
         }
     }
 
@@ -98,6 +101,7 @@ impl PageRequests {
         }
         if value & pri_control::STOP_PASID != 0 {
             self.stopping = Some(pasid);
+            self.silent = value & pri_control::NO_STOP_MARKER != 0;
         }
         let may_enable = self.enabled || self.stopped() && !self.failed;
         self.enabled = value & pri_control::ENABLE != 0 && may_enable;
@@ -239,7 +243,7 @@ impl PageRequests {
         let ended = self.stopping.filter(|&pasid| busy != Some(pasid) && !outstanding(pasid))?;
         self.stopping = None;
         self.pasid_stopped = true;
-        Some(ended)
+        Some(ended).filter(|_| !self.silent)
     }
 
     /// Nothing waits to be sent.

@@ -240,6 +240,8 @@ pub mod pri_control {
     /// Write 1: ends the use of [`PASID`](super::PASID). A job with it is stopped, and when neither a job nor a group has
     /// it any more, a Stop marker is sent and [`PASID_STOPPED`](super::pri_status::PASID_STOPPED) set. Reads as zero.
     pub const STOP_PASID: u32 = 1 << 3;
+    /// Beside [`STOP_PASID`]: no Stop marker is sent. Reads as zero.
+    pub const NO_STOP_MARKER: u32 = 1 << 4;
 }
 
 /// Fields of [`PRI_STATUS`].

@@ -442,6 +442,23 @@ fn pasid_stops_when_its_groups_are_answered() {
 }
 
 #[test]
+fn pasid_that_stops_without_a_stop_marker_says_so_when_its_groups_are_answered() {
+    let mut bench = asking();
+    fill(&mut bench, 0x5000, 0x8000, true);
+    assert_eq!(bench.take_page_requests().len(), 1);
+    let stop = pri_control::ENABLE | pri_control::STOP_PASID;
+    bench.set_engine(2, reg::PRI_CONTROL, stop | pri_control::NO_STOP_MARKER);
+    bench.run();
+    assert_eq!(bench.engine(2, reg::PRI_STATUS), 0);
+    bench.respond(STREAM, Some(1), 0, SUCCESS);
+    assert_eq!((bench.take_page_requests().len(), bench.engine(2, reg::PRI_STATUS)), (0, pri_status::PASID_STOPPED));
+    // That is of one stop only.
+    bench.set_engine(2, reg::PRI_CONTROL, stop);
+    bench.run();
+    assert_eq!(bench.take_page_requests(), [[0xc000_0001_0000_0102, 0]]);
+}
+
+#[test]
 fn privileged_page_request_says_so_only_with_a_pasid() {
     for (pasid, word) in [(true, 0xe400_0001_0000_0102), (false, 0x6000_0000_0000_0102)] {
         let mut bench = asking();

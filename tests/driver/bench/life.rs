@@ -2,17 +2,19 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
-use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
+use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages, Tag};
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
-use smmu_iopf::smmuv3::{Asid, PageResponse};
+use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 
 use super::Need::Messages;
 use super::machine::{self, Machine};
-use super::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines};
+use super::world::Tables;
+use super::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, substreams};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 4 * 4096;
@@ -42,6 +44,8 @@ pub(crate) struct Outcome {
     pub(crate) reopened: Vec<usize>,
     /// The states of the jobs that the engines had then.
     pub(crate) interrupted: Vec<u32>,
+    /// Page requests ended by a Response Failure, and were served again.
+    pub(crate) failed: bool,
     /// The states of the engines' last jobs.
     pub(crate) states: Vec<u32>,
 }
@@ -190,6 +194,10 @@ impl Kernel {
     /// Enables an engine's faults; where that failed, and could not be undone, it takes them away first.
     pub(crate) fn enable(&mut self, engine: usize, space: &Arc<Space>) {
         let pager = self.pager(space);
+        self.enable_to(engine, &pager);
+    }
+
+    fn enable_to(&mut self, engine: usize, pager: &Arc<Pager>) {
         self.again("enable", |bench| match bench.enable(engine, pager.clone()) {
             Err(DriverError::FaultsEnabled(_)) => {
                 bench.disable(engine)?;
@@ -282,5 +290,105 @@ impl Kernel {
         }
         self.invalidate();
         self.tear_down()
+    }
+}
+
+/// The PASID that comes to an end, and the one that stays for longer.
+const STOPPED: SubstreamId = SubstreamId::from_low_bits(1);
+const OTHER: SubstreamId = SubstreamId::from_low_bits(2);
+
+/// The life of a driver whose device uses PASIDs: one is stopped in the middle of its work, its address space forgotten and another one put
+/// in its place; page requests end by a Failure and are served again; the other PASID loses its address space.
+pub(crate) fn live_with_pasids(profile: Profile, machine: &Arc<Machine>) -> Outcome {
+    let mut kernel = Kernel::new(profile, machine);
+    kernel.engines.retain(|&(_, mode)| mode == FaultMode::PageRequest);
+    kernel.live_with_pasids()
+}
+
+impl Kernel {
+    fn live_with_pasids(mut self) -> Outcome {
+        let (stream, device) = (self.bench.stream(2), self.bench.device(2));
+        let [first, second] = self.spaces.clone();
+        let next = Space::new(&self.bench, 3);
+        let config = substreams(FaultMode::PageRequest, 4);
+        self.again("attach", |bench| bench.smmu.attach(&mut bench.cpu, stream, &config));
+        self.attach_substream(STOPPED, Some(&first));
+        self.attach_substream(OTHER, Some(&second));
+        let valid = BASE..BASE + BYTES;
+        let spaces = [(Some(STOPPED), first.clone()), (Some(OTHER), second.clone())];
+        let pager = Pager::with(spaces.into(), valid.clone());
+        self.enable_to(2, &pager);
+        self.job(OTHER);
+        self.job(STOPPED);
+
+        self.let_wait(STOPPED, &pager);
+        self.again("stop", |bench| bench.smmu.stop_substream(&mut bench.cpu, stream, STOPPED, &device));
+        for group in pager.take() {
+            assert!(self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
+        }
+        assert_ne!(self.bench.state(2), status::BUSY);
+        self.forget(first.tag);
+        self.attach_substream(STOPPED, Some(&next));
+        let own = Pager::with([(Some(STOPPED), next.clone())].into(), valid);
+        let Bench { smmu, cpu, .. } = &mut self.bench;
+        smmu.faults().set_substream_handler(cpu, stream, STOPPED, own.clone()).unwrap();
+        self.job(STOPPED);
+        assert_eq!((next.word(BASE), next.word(BASE + BYTES / 2 - 8)), (7, 7));
+
+        self.let_wait(STOPPED, &own);
+        for group in own.take() {
+            let _ = self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Failure));
+        }
+        self.bench.machine.run(100);
+        self.outcome.failed = self.bench.machine.read_engine(2, reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0;
+        self.again("reopen", |bench| bench.reopen(2));
+        self.job(STOPPED);
+
+        self.attach_substream(OTHER, None);
+        self.forget(second.tag);
+        self.tear_down()
+    }
+
+    fn attach_substream(&mut self, pasid: SubstreamId, space: Option<&Arc<Space>>) {
+        let (stream, context) = (self.bench.stream(2), space.map(|space| space.context()));
+        self.again("attach_substream", |bench| {
+            bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, context.as_ref())
+        });
+    }
+
+    fn forget(&mut self, tag: Tag) {
+        self.again("forget", |bench| match bench.smmu.forget(&mut bench.cpu, Tables(tag)) {
+            Ok(_) => Ok(()),
+            Err(remembered) => Err(remembered.error),
+        });
+    }
+
+    /// A job in the first half of the pages; once more where what failed has cost it.
+    fn job(&mut self, pasid: SubstreamId) {
+        for _ in 0..2 {
+            self.bench.fill(2, BASE, BYTES / 2, 7, Some(pasid.get()));
+            for _ in 0..PATIENCE {
+                self.step();
+                if self.bench.state(2) != status::BUSY {
+                    break;
+                }
+            }
+            self.look_after();
+            if self.bench.state(2) == status::DONE {
+                return;
+            }
+            self.bench.machine.run(100);
+        }
+        panic!("{:?}: {:?}", pasid, self.outcome);
+    }
+
+    /// A job in the second half, whose requests `pager` keeps.
+    fn let_wait(&mut self, pasid: SubstreamId, pager: &Arc<Pager>) {
+        pager.defers.store(true, Ordering::Relaxed);
+        self.bench.fill(2, BASE + BYTES / 2, BYTES / 2, 7, Some(pasid.get()));
+        for _ in 0..COLLECTING {
+            self.step();
+        }
+        pager.defers.store(false, Ordering::Relaxed);
     }
 }

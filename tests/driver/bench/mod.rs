@@ -426,7 +426,7 @@ impl Bench {
 
     /// The device that an engine is.
     pub(crate) fn device(&self, engine: usize) -> Device {
-        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine }
+        Device { machine: self.machine.clone(), smmu: self.smmu.clone(), engine, needs_pasid: None, silent: false }
     }
 
     /// The StreamID that the engine says it has.
@@ -499,6 +499,10 @@ pub(crate) struct Device {
     pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
     pub(crate) engine: usize,
+    /// What its driver says, if not the engine, of "PRG Response PASID Required".
+    pub(crate) needs_pasid: Option<bool>,
+    /// It stops PASIDs without Stop markers.
+    pub(crate) silent: bool,
 }
 
 impl DeviceControl for Device {
@@ -511,7 +515,8 @@ impl DeviceControl for Device {
     }
 
     fn response_needs_pasid(&self) -> bool {
-        self.machine.read_engine(self.engine, reg::CAPABILITY) & reg::capability::RESPONSE_PASID_REQUIRED != 0
+        let capability = self.machine.read_engine(self.engine, reg::CAPABILITY);
+        self.needs_pasid.unwrap_or(capability & reg::capability::RESPONSE_PASID_REQUIRED != 0)
     }
 
     fn enable_ats(&self) {
@@ -540,7 +545,13 @@ impl DeviceControl for Device {
     fn stop_substream(&self, _: StreamId, substream: SubstreamId) {
         self.machine.write_engine(self.engine, reg::PRI_STATUS, pri_status::PASID_STOPPED);
         self.machine.write_engine(self.engine, reg::PASID, substream.get());
-        self.machine.write_engine(self.engine, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+        let silent = if self.silent { pri_control::NO_STOP_MARKER } else { 0 };
+        let enabled = self.machine.read_engine(self.engine, reg::PRI_CONTROL) & pri_control::ENABLE;
+        self.machine.write_engine(self.engine, reg::PRI_CONTROL, enabled | pri_control::STOP_PASID | silent);
+    }
+
+    fn sends_stop_markers(&self) -> bool {
+        !self.silent
     }
 
     fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {

@@ -104,3 +104,57 @@ impl DeviceControl for Restless {
 
     fn disable_ats(&self) {}
 }
+
+/// A device whose driver does something else too each time that its page requests are to be disabled.
+pub(crate) struct Hooked<F: Fn()>(pub(crate) Device, pub(crate) F);
+
+impl<F: Fn()> DeviceControl for Hooked<F> {
+    fn stop_new_work(&self) {
+        self.0.stop_new_work();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.is_idle()
+    }
+
+    fn response_needs_pasid(&self) -> bool {
+        self.0.response_needs_pasid()
+    }
+
+    fn enable_ats(&self) {
+        self.0.enable_ats();
+    }
+
+    fn enable_page_requests(&self, allocation: u32) {
+        self.0.enable_page_requests(allocation);
+    }
+
+    fn page_requests_failed(&self) -> bool {
+        self.0.page_requests_failed()
+    }
+
+    fn disable_page_requests(&self) {
+        (self.1)();
+        self.0.disable_page_requests();
+    }
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.page_requests_stopped()
+    }
+
+    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
+        self.0.stop_substream(stream, substream);
+    }
+
+    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
+        self.0.substream_stopped(stream, substream)
+    }
+
+    fn reset_page_requests(&self) {
+        self.0.reset_page_requests();
+    }
+
+    fn disable_ats(&self) {
+        self.0.disable_ats();
+    }
+}

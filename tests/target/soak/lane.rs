@@ -50,6 +50,8 @@ enum Mode {
     TimedOut,
     /// Refused.
     Refused,
+    /// The first one ends the device's page requests.
+    Failed,
 }
 
 /// The pager, or something worse.
@@ -66,6 +68,8 @@ impl FaultHandler for Handler {
         match self.mode {
             Mode::Inline => self.pager.handle(masked, faults),
             Mode::Mixed if count.is_multiple_of(2) => self.pager.handle(masked, faults),
+            Mode::Failed if count == 0 => Verdict::Answer(PageResponse::Failure),
+            Mode::Failed => self.pager.handle(masked, faults),
             Mode::Refused => Verdict::Answer(PageResponse::Invalid),
             Mode::Deferred | Mode::Mixed | Mode::Held | Mode::TimedOut => Verdict::Defer,
         }
@@ -89,6 +93,9 @@ struct Life {
     handler: Arc<Handler>,
     /// It ends after this many groups, or with the job.
     target: u32,
+    /// Before, the PASID is stopped, and a new use of it begins.
+    stops: bool,
+    random: Random,
     /// The rules that the device breaks.
     hostile: u32,
     /// Jobs that had ended, and what was counted, when it began.
@@ -108,6 +115,9 @@ pub(super) struct Lane {
     endless: u32,
     pub(super) lives: u64,
     pub(super) late: u64,
+    /// How often the PASID was stopped, and how often page requests were served again after a Failure.
+    pub(super) stops: u64,
+    pub(super) reopened: u64,
 }
 
 /// What the lanes' engines counted, and the model for them.
@@ -187,12 +197,16 @@ impl DeviceControl for Device<'_> {
     }
 }
 
+fn context(space: &AddressSpace) -> Context {
+    Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR }
+}
+
 impl Lane {
     /// The lane of engine `index`.
     pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit) -> Result<Self, Failure> {
         let registers = kernel.board.registers(&unit.description.window).ok_or("an engine is not mapped")?;
         let (space, life) = (None, None);
-        Ok(Self { unit, registers, space, page: 0, life, endless: 0, lives: 0, late: 0 })
+        Ok(Self { unit, registers, space, page: 0, life, endless: 0, lives: 0, late: 0, stops: 0, reopened: 0 })
     }
 
     pub(super) fn stream(&self) -> StreamId {
@@ -220,21 +234,22 @@ impl Lane {
             0..=15 => Mode::Inline,
             16..=31 => Mode::Deferred,
             32..=46 => Mode::Mixed,
+            56..=60 if !self.can_stall() => Mode::Failed,
             47..=58 => Mode::Held,
             59..=62 => Mode::Refused,
             _ => Mode::TimedOut,
         };
         let hostile = match (random.below(64), self.can_stall()) {
             (0..=3, true) => hostile::TRANSLATED,
-            (0..=3, false) => hostile::NO_LAST,
+            (0..=3, false) if mode != Mode::Failed => hostile::NO_LAST,
             (4..=7, false) => hostile::EARLY_STOP_MARKER,
             (8, false) => hostile::STORM,
             _ => 0,
         };
-        let depth = 1 + random.below(JOB_PAGES);
         let target = match mode {
             Mode::TimedOut => u32::MAX,
             Mode::Held => random.below(2),
+            Mode::Failed => 1,
             _ => random.below(JOB_PAGES + 2),
         };
         // Nobody hears of groups without a Last.
@@ -252,44 +267,97 @@ impl Lane {
         let device = Device { unit: self.unit, registers: &self.registers, hostile };
         soak.unit.smmu.enable_faults(cpu, &[self.stream()], Some(&device), handler.clone(), limits)?;
         self.registers.write32(reg::HOSTILE, hostile);
+        // Groups without a Last keep a PASID in use for ever.
+        let stops = !self.can_stall() && hostile & hostile::NO_LAST == 0 && random.one_in(3);
+        let mut random = Random(random.next());
+        let jobs = self.start(&mut random);
+        self.life = Some(Life { handler, target, stops, random, hostile, jobs, before });
+        Ok(())
+    }
+
+    /// Starts a job on pages that none has touched. Returns how many had ended.
+    fn start(&mut self, random: &mut Random) -> u32 {
         let jobs = self.unit.engine.jobs_ended();
         let at = START + u64::from(self.page) * PAGE;
         self.unit.engine.start(&Job {
             substream: self.substream(),
-            depth,
+            depth: 1 + random.below(JOB_PAGES),
             group: 1 + random.below(4),
             seed: random.next() as u32,
             ..Job::new(Operation::Fill, 0, at, u64::from(JOB_PAGES) * PAGE)
         });
         self.page += JOB_PAGES;
-        self.life = Some(Life { handler, target, hostile, jobs, before });
-        Ok(())
+        jobs
     }
 
     /// Ends the life, if there is one, in the middle of the engine's work.
     pub(super) fn end(&mut self, soak: &Soak, cpu: &mut Cpu) -> Outcome {
-        let Some(Life { handler, target, hostile, jobs, before }) = self.life.take() else { return Ok(()) };
+        let Some(life) = self.life.take() else { return Ok(()) };
+        let Life { handler, target, stops, mut random, hostile, mut jobs, before } = life;
         let engine = &self.unit.engine;
         let far_enough = || handler.groups.load(Relaxed) >= target || engine.jobs_ended() != jobs;
         soak.until(cpu, &format!("{:?}: {target} groups, hostile {hostile:#x}", handler.mode), far_enough)?;
+        // Pages that a storm asked for are there already: no group has been failed then.
+        let failed = handler.mode == Mode::Failed && handler.groups.load(Relaxed) > 0;
+        if failed {
+            soak.until(cpu, "a Response Failure", || engine.page_requests_failed())?;
+        }
+        if stops {
+            self.stop(soak, cpu, hostile)?;
+            self.let_go(cpu, &handler)?;
+        }
+        if failed {
+            let device = Device { unit: self.unit, registers: &self.registers, hostile };
+            soak.unit.smmu.reopen_faults(cpu, self.stream(), &device)?;
+            self.reopened += 1;
+        }
+        if (stops || failed) && self.page < PAGES {
+            soak.until(cpu, "the end of a job that was stopped or failed", || engine.jobs_ended() != jobs)?;
+            // What a storm has outstanding may leave no credit for the job.
+            let more = if hostile & hostile::STORM == 0 { random.below(2) } else { 0 };
+            let groups = handler.groups.load(Relaxed) + more;
+            jobs = self.start(&mut random);
+            let served = || handler.groups.load(Relaxed) >= groups || engine.jobs_ended() != jobs;
+            soak.until(cpu, &format!("{:?}: a new use of the PASID, hostile {hostile:#x}", handler.mode), served)?;
+        }
         let device = Device { unit: self.unit, registers: &self.registers, hostile };
         soak.unit.smmu.disable_faults(cpu, self.stream(), &device)?;
         self.registers.write32(reg::HOSTILE, 0);
         soak.until(cpu, &format!("{:?}: the job's end, hostile {hostile:#x}", handler.mode), || {
             engine.jobs_ended() != jobs
         })?;
-        let held = cpu.masked(|masked| core::mem::take(&mut *handler.held.lock(masked)));
-        for group in held {
-            let late = cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err();
-            holds("an answer after the end is refused", late)?;
-            self.late += 1;
-        }
+        self.let_go(cpu, &handler)?;
         if let Some(before) = before {
             let after = engine.counters();
             equal("answers to groups without a Last", before.success, after.success)?;
             self.endless += after.groups - before.groups;
         }
         self.lives += 1;
+        Ok(())
+    }
+
+    /// Stops the PASID in the middle of the engine's work, and lets it be used anew.
+    fn stop(&mut self, soak: &Soak, cpu: &mut Cpu, hostile: u32) -> Outcome {
+        let (Some(space), Some(substream)) = (self.space.clone(), self.substream()) else {
+            return Err("a PASID without an address space".into());
+        };
+        let (smmu, stream) = (&soak.unit.smmu, self.stream());
+        let device = Device { unit: self.unit, registers: &self.registers, hostile };
+        smmu.stop_substream(cpu, stream, substream, &device)?;
+        holds("the job of a stopped PASID has ended", self.unit.engine.is_idle())?;
+        smmu.attach_substream(cpu, stream, substream, Some(&context(&space)))?;
+        self.stops += 1;
+        Ok(())
+    }
+
+    /// Answers what the handler holds, which comes too late.
+    fn let_go(&mut self, cpu: &mut Cpu, handler: &Handler) -> Outcome {
+        let held = cpu.masked(|masked| core::mem::take(&mut *handler.held.lock(masked)));
+        for group in held {
+            let late = cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err();
+            holds("an answer after the end is refused", late)?;
+            self.late += 1;
+        }
         Ok(())
     }
 
@@ -303,7 +371,7 @@ impl Lane {
         };
         let asid = soak.unit.smmu.take_asid(cpu)?;
         let space = Arc::new(AddressSpace::new(asid, &[region], soak.frames.clone())?);
-        let context = Context { table: space.root(), asid: space.asid(), t0sz: T0SZ, mair: MAIR };
+        let context = context(&space);
         let smmu = &soak.unit.smmu;
         let config = StreamConfig {
             faults: if self.can_stall() { FaultMode::Stall } else { FaultMode::PageRequest },
