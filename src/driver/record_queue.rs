@@ -156,8 +156,10 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         if count > 0 || acknowledge {
             self.write_cons(hardware, &state);
         }
-        // Not before the SMMU writes records again: who sees it may have one sent in place of one that is lost.
-        self.overflows.fetch_add(acknowledge.into(), Ordering::Relaxed);
+        if acknowledge {
+            // Not before the SMMU writes records again: who sees it may have one sent in place of one that is lost.
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
         send(&mut state.unsent);
         if !self.settle(&state) {
             return Drained { records: count as usize, more: false };
