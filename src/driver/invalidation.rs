@@ -3,6 +3,7 @@
 mod range;
 
 use core::iter;
+use core::sync::atomic::Ordering;
 
 use self::range::AtcSpan;
 pub use self::range::{Gathered, Pages};
@@ -13,7 +14,7 @@ use super::smmu::Control;
 use super::stream::Stream;
 use super::translation::HOST;
 use super::{BATCH, Delay, Smmu};
-use crate::smmuv3::command::Command;
+use crate::smmuv3::command::{Command, TlbiRange};
 use crate::smmuv3::{Asid, StreamId, SubstreamId, Vmid};
 use crate::sync::Cpu;
 use crate::sync::grace::Grace;
@@ -42,17 +43,81 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.commands.execute(cpu, &[Command::TlbiNhAsid { vmid: HOST, asid }])
     }
 
-    /// Makes the SMMU forget every translation of a virtual machine, those of its own address spaces included. When it returns,
-    /// no access under way uses one. `_grace` is as that of [`Smmu::invalidate_asid`].
+    /// Makes the SMMU forget every translation of a virtual machine, those of its own address spaces included, and its devices with ATS. When it
+    /// returns, no access under way uses one. `grace` is as `_grace` of [`Smmu::invalidate_asid`].
     ///
     /// # Errors
     ///
-    /// [`DriverError::Unsupported`] on an SMMU without stage 2, and [`DriverError::CommandTimeout`] when it did not complete it in time.
-    pub fn invalidate_vmid(&self, cpu: &mut Cpu, _grace: &Grace, vmid: Vmid) -> Result<Synced, DriverError> {
+    /// As [`Smmu::invalidate_ipas`].
+    pub fn invalidate_vmid(&self, cpu: &mut Cpu, grace: &Grace, vmid: Vmid) -> Result<Synced, DriverError> {
+        self.invalidate_ipas(cpu, grace, vmid, &Gathered::all())
+    }
+
+    /// Makes the SMMU forget what stage 2 said of the intermediate addresses that are `gathered`, and the virtual machine's devices with ATS.
+    /// When it returns, no access under way uses any of it. `grace` is as `_grace` of [`Smmu::invalidate_asid`].
+    ///
+    /// Of what was translated by both stages no cache knows the intermediate addresses: of a virtual machine's own stage 1 everything
+    /// is forgotten (4.4.3.1), and by the devices of such streams everything (3.9.1). The SMMU takes another CMD_SYNC for that once a
+    /// virtual machine of it has had a stage 1.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Unsupported`] on an SMMU without stage 2; [`DriverError::CommandTimeout`] when it did not complete it in time,
+    /// [`DriverError::AtcInvalidationTimeout`] when a device did not; [`DriverError::Busy`].
+    pub fn invalidate_ipas(
+        &self,
+        cpu: &mut Cpu,
+        grace: &Grace,
+        vmid: Vmid,
+        gathered: &Gathered,
+    ) -> Result<Synced, DriverError> {
+        let synced = self.forget_stage2(cpu, grace, vmid, gathered)?;
+        let control = self.control(cpu)?;
+        self.forget_machine_by_devices(cpu, &control, synced, vmid, gathered)
+    }
+
+    /// The SMMU's part of [`invalidate_ipas`](Self::invalidate_ipas).
+    pub(super) fn forget_stage2(
+        &self,
+        cpu: &mut Cpu,
+        _grace: &Grace,
+        vmid: Vmid,
+        gathered: &Gathered,
+    ) -> Result<Synced, DriverError> {
         if !self.features.stage2 {
             return Err(Unsupported::NoStage2.into());
         }
-        self.commands.execute(cpu, &[Command::TlbiS12VmAll { vmid }])
+        let mut commands = heapless::Vec::new();
+        if !self.by_ranges(gathered, &mut commands, |range| Command::TlbiS2Ipa { vmid, range }) {
+            return self.commands.execute(cpu, &[Command::TlbiS12VmAll { vmid }]);
+        }
+        let synced = self.commands.execute(cpu, &commands)?;
+        // Acquire: pairs with the store in `lead`. An entry that the SMMU found before the SYNC has its store seen behind it.
+        if gathered.is_empty() || !self.nested.load(Ordering::Acquire) {
+            return Ok(synced);
+        }
+        // Behind the SYNC: until then what stage 2 said may be combined with stage 1 anew.
+        self.commands.execute(cpu, &[Command::TlbiNhAll { vmid }])
+    }
+
+    /// The devices' part of [`invalidate_ipas`](Self::invalidate_ipas).
+    pub(super) fn forget_machine_by_devices(
+        &self,
+        cpu: &mut Cpu,
+        control: &Control,
+        synced: Synced,
+        vmid: Vmid,
+        gathered: &Gathered,
+    ) -> Result<Synced, DriverError> {
+        let is_its = |stream: &StreamId, own: &Stream| own.vmid() == Some(vmid) && control.has_ats(*stream);
+        let its = control.streams.iter().filter(|(stream, own)| !gathered.is_empty() && is_its(stream, own));
+        let commands = its.flat_map(|(&stream, own)| {
+            let nested = own.guest.map(|_| all_of_device(stream, own.has_guest_substreams()));
+            let spans = nested.is_none().then(|| gathered.atc_spans());
+            let alone = spans.into_iter().flatten().map(move |span| atc_invalidation(stream, None, span));
+            nested.into_iter().flatten().chain(alone)
+        });
+        self.forget_by_devices(cpu, synced, commands)
     }
 
     /// Makes the SMMU forget what is `gathered` of an address space, table descriptors included, by one CMD_SYNC. When it returns, no access
@@ -69,14 +134,26 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
         // Filled where it is: it is large to be moved.
-        let mut commands = heapless::Vec::<_, BATCH>::new();
-        let ranges = gathered.ranges().filter(|_| self.features.stage1);
-        let is_room = ranges.is_some_and(|ranges| {
+        let mut commands = heapless::Vec::new();
+        let command = |range| Command::TlbiNhVa { vmid: HOST, asid, range };
+        if self.features.stage1 && self.by_ranges(gathered, &mut commands, command) {
+            self.commands.execute(cpu, &commands)
+        } else {
+            self.invalidate_asid(cpu, grace, asid)
+        }
+    }
+
+    /// Fills `commands` with one for each range that is `gathered`. Says no where one for everything beats them: they are more than a batch.
+    fn by_ranges(
+        &self,
+        gathered: &Gathered,
+        commands: &mut heapless::Vec<Command, BATCH>,
+        command: impl Fn(TlbiRange) -> Command,
+    ) -> bool {
+        gathered.ranges().is_some_and(|ranges| {
             let mut ranges = ranges.iter().flat_map(|pages| pages.tlb_ranges(self.features.range_invalidation));
-            ranges.all(|range| commands.push(Command::TlbiNhVa { vmid: HOST, asid, range }).is_ok())
-        });
-        // One command for the address space beats more than a batch.
-        if is_room { self.commands.execute(cpu, &commands) } else { self.invalidate_asid(cpu, grace, asid) }
+            ranges.all(|range| commands.push(command(range)).is_ok())
+        })
     }
 
     /// As [`invalidate_pages`](Self::invalidate_pages), and makes the devices with ATS that know the address space forget it too, by another
@@ -112,9 +189,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             of_asid.map(move |&(substream, _)| (stream, attached.asked_with(substream)))
         });
         let commands = spaces.flat_map(|(stream, substream)| {
-            let spans = gathered.ranges().map(|ranges| ranges.iter().flat_map(|pages| pages.atc_spans()));
-            let all = spans.is_none().then_some(AtcSpan::ALL);
-            spans.into_iter().flatten().chain(all).map(move |span| atc_invalidation(stream, substream, span))
+            gathered.atc_spans().map(move |span| atc_invalidation(stream, substream, span))
         });
         self.forget_by_devices(cpu, synced, commands)
     }

@@ -23,7 +23,7 @@ use embedded_hal::delay::DelayNs;
 use super::command_queue::Synced;
 use super::error::DriverError;
 use super::hardware::Hardware;
-use super::invalidation::{Gathered, all_of_device};
+use super::invalidation::Gathered;
 use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::Stream;
@@ -209,16 +209,14 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         grace: &Grace,
         vmid: Vmid,
     ) -> Result<Synced, DriverError> {
-        let is_its = |own: &Stream| own.stage2.is_some_and(|stage2| stage2.vmid == vmid);
+        let is_its = |own: &Stream| own.vmid() == Some(vmid);
         for (&stream, attached) in control.streams.iter_mut().filter(|(_, own)| own.complete && is_its(own)) {
             attached.enabled = aborted(attached.disabled);
             attached.disabled = attached.enabled;
             self.change_entry(cpu, stream, attached, &attached.disabled)?;
         }
-        let synced = self.invalidate_vmid(cpu, grace, vmid)?;
-        let with_ats = control.streams.iter().filter(|(stream, own)| is_its(own) && control.has_ats(**stream));
-        let commands = with_ats.flat_map(|(&stream, own)| all_of_device(stream, own.has_guest_substreams()));
-        let synced = self.forget_by_devices(cpu, synced, commands)?;
+        let synced = self.forget_stage2(cpu, grace, vmid, &Gathered::all())?;
+        let synced = self.forget_machine_by_devices(cpu, control, synced, vmid, &Gathered::all())?;
         control.streams.values_mut().filter(|own| is_its(own)).for_each(|own| (own.guest, own.stage2) = (None, None));
         control.vmids.give_back(vmid.0);
         Ok(synced)

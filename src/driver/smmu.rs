@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
@@ -107,6 +107,9 @@ pub struct Smmu<R, D> {
     pub(super) trace: Option<Arc<Trace>>,
     /// Messages aborted since they were set, [`Messages`](super::Messages). Relaxed: a count.
     pub(super) aborted_messages: AtomicU32,
+    /// A virtual machine has had a stage 1 of its own, so that translations of both stages together may be cached. It stays so. See
+    /// [`Smmu::invalidate_ipas`].
+    pub(super) nested: AtomicBool,
     pub(super) control: spin::Mutex<Control>,
 }
 

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::cell::Cell;
 use core::mem;
+use core::sync::atomic::{Ordering, fence};
 
 use super::command_queue::Synced;
 use super::context_table::{ContextTable, Tables};
@@ -18,7 +19,7 @@ use super::translation::{Context, Stage2, Translation};
 use super::{Delay, Smmu};
 use crate::iopf::MAX_MASTER_STREAMS;
 use crate::smmuv3::command::Command;
-use crate::smmuv3::{Asid, StreamId, SubstreamId};
+use crate::smmuv3::{Asid, StreamId, SubstreamId, Vmid};
 use crate::sync::Cpu;
 
 /// Substream 0, whose descriptor serves transactions without a substream.
@@ -101,6 +102,11 @@ impl Stream {
     /// transactions without one.
     pub(super) fn asked_with(&self, substream: SubstreamId) -> Option<SubstreamId> {
         Some(substream).filter(|&substream| substream != FIRST || !self.has_default)
+    }
+
+    /// The virtual machine that it is of.
+    pub(super) fn vmid(&self) -> Option<Vmid> {
+        self.stage2.map(|stage2| stage2.vmid)
     }
 
     /// The device's transactions may have substreams.
@@ -203,6 +209,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             contexts = Some(control.tables.take(&self.features, substream_bits, words.as_ref(), &control.memory)?);
             has_default = context.is_some();
             spaces.extend(context.map(|context| (FIRST, context.asid)));
+        }
+        if guest.is_some() {
+            // Relaxed: the fence has it seen before the entry. Pairs with the load in `forget_stage2`.
+            self.nested.store(true, Ordering::Relaxed);
+            fence(Ordering::Release);
         }
         let [enabled, disabled] = self.entries(config, contexts.as_ref());
         // Noted first: a step that fails may have made the SMMU find the tables.

@@ -7,9 +7,11 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::diagnostics;
-use smmu_iopf::smmuv3::{Asid, SubstreamId};
+use smmu_iopf::smmuv3::{Asid, SubstreamId, Vmid};
 
-use super::bench::Need::{Ats, PageRequests, Queues, Substreams};
+use super::bench::Need::{Ats, PageRequests, Queues, Stage2, Substreams};
+#[cfg(not(target_os = "none"))]
+use super::bench::world::World;
 use super::bench::{Bench, Pager, Space, on_each, substreams};
 
 scenarios![
@@ -17,9 +19,11 @@ scenarios![
     a_device_forgets_the_pages_that_were_invalidated_and_no_more,
     invalidations_complete_and_a_substream_can_be_taken_away,
     the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more,
+    the_smmu_forgets_intermediate_addresses_that_were_gathered_and_no_more,
     devices_forget_what_was_gathered_by_a_second_sync,
     a_device_forgets_the_translations_of_its_substreams_with_all_others,
     more_pages_than_a_batch_has_commands_for_are_the_whole_address_space,
+    more_intermediate_addresses_than_a_batch_has_commands_for_are_the_whole_virtual_machine,
 ];
 
 const BASE: u64 = 0x1000_0000;
@@ -178,6 +182,39 @@ fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
     });
 }
 
+/// A virtual machine without a stage 1 of its own takes one SYNC.
+fn the_smmu_forgets_intermediate_addresses_that_were_gathered_and_no_more() {
+    on_each(&[Stage2], |profile| forget_gathered(Bench::of(profile)));
+}
+
+#[test]
+fn an_smmu_without_ranges_forgets_intermediate_addresses_page_by_page() {
+    forget_gathered(World::without_ranges().bench);
+    forget_many(World::without_ranges().bench);
+}
+
+fn forget_gathered(mut bench: Bench) {
+    bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+    let machine = Space::machine(&bench, 3);
+    addresses().for_each(|address| machine.map(address));
+    bench.attach(0, FaultMode::Terminate, &machine).unwrap();
+    assert_eq!(fill(&mut bench, 0, &machine, 1).len(), PAGES as usize);
+    addresses().for_each(|address| machine.remap(address));
+    assert_eq!(fill(&mut bench, 0, &machine, 2), [0; 0], "the SMMU remembers all of them");
+    let grace = bench.grace();
+    let ranges = if bench.smmu.features().range_invalidation { 2 } else { 7 };
+    let mut forget = |vmid, gathered: &Gathered| {
+        let before = bench.smmu.command_counts().commands;
+        let _ = bench.smmu.invalidate_ipas(&mut bench.cpu, &grace, Vmid(vmid), gathered).unwrap();
+        let commands = bench.smmu.command_counts().commands - before;
+        (commands, fill(&mut bench, 0, &machine, 0x100 * commands + u64::from(vmid)))
+    };
+    assert_eq!(forget(2, &gathered()), (ranges + 1, [].into()), "another virtual machine's");
+    assert_eq!(forget(3, &Gathered::new()), (1, [].into()));
+    assert_eq!(forget(3, &gathered()), (ranges + 1, forgotten()));
+    assert_eq!(forget(3, &Gathered::all()).1.len(), PAGES as usize);
+}
+
 fn devices_forget_what_was_gathered_by_a_second_sync() {
     on_each(&[PageRequests], |profile| {
         let mut bench = Bench::of(profile);
@@ -237,4 +274,29 @@ fn more_pages_than_a_batch_has_commands_for_are_the_whole_address_space() {
         // 64 is one range, 65 is two. By single pages 65 are more than a batch.
         assert_eq!([few, many], if by_ranges { [2, 3] } else { [65, 2] }, "{}", profile.name());
     });
+}
+
+fn more_intermediate_addresses_than_a_batch_has_commands_for_are_the_whole_virtual_machine() {
+    on_each(&[Stage2], |profile| forget_many(Bench::of(profile)));
+}
+
+fn forget_many(mut bench: Bench) {
+    bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+    let machine = Space::machine(&bench, 3);
+    addresses().for_each(|address| machine.map(address));
+    bench.attach(0, FaultMode::Terminate, &machine).unwrap();
+    fill(&mut bench, 0, &machine, 1);
+    addresses().for_each(|address| machine.remap(address));
+    let grace = bench.grace();
+    let by_ranges = bench.smmu.features().range_invalidation;
+    let mut count = |pages| {
+        let before = bench.smmu.command_counts().commands;
+        let elsewhere = Pages { first: BASE + BYTES, count: pages };
+        let _ = bench.smmu.invalidate_ipas(&mut bench.cpu, &grace, Vmid(3), &elsewhere.into()).unwrap();
+        let commands = bench.smmu.command_counts().commands - before;
+        (commands, fill(&mut bench, 0, &machine, pages).len())
+    };
+    let [few, many] = [64, 65].map(&mut count);
+    let all = PAGES as usize;
+    assert_eq!([few, many], if by_ranges { [(2, 0), (3, 0)] } else { [(65, 0), (2, all)] });
 }

@@ -4,10 +4,16 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use smmu_iopf::driver::{DriverError, FaultMode, Guest, GuestInvalidation, StreamConfig, Transition, Translation};
+use smmu_iopf::driver::{
+    DriverError, FaultMode, Gathered, Guest, GuestInvalidation, Pages, StreamConfig, Transition, Translation,
+};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
+use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::event::FaultClass;
+use smmu_iopf::smmuv3::ste::DefaultSubstream;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sync::Masked;
 use spin::Mutex;
@@ -21,6 +27,8 @@ scenarios![
     each_stall_at_stage_2_of_a_batch_says_what_it_misses,
     what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid,
     devices_forget_every_substream_of_a_virtual_machine,
+    devices_forget_what_stage_2_does_not_map_any_more,
+    intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them,
 ];
 
 /// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
@@ -221,6 +229,83 @@ fn devices_forget_every_substream_of_a_virtual_machine() {
                 world.bench.disable(2).unwrap();
             }
             assert_eq!(world.bench.machine.read_engine(2, reg::INVALIDATIONS) - before, 2);
+        }
+    });
+}
+
+/// A stage 1 for transactions without a PASID and those with PASID 1.
+const TWO_CDS: Guest = Guest { substream_bits: 1, default_substream: DefaultSubstream::Substream0, ..ONE_CD };
+
+/// 3.9.1: what a device got by ATS is of both stages.
+fn devices_forget_what_stage_2_does_not_map_any_more() {
+    on_each(&[Need::Stage2, PageRequests, Substreams], |profile| {
+        for (is_nested, by_pages) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut world = World::new(profile);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            let nested = Translation::Nested(TWO_CDS, machine.stage2());
+            let translation = if is_nested { nested } else { machine.translation() };
+            let pasids = if is_nested { &[None, Some(1)][..] } else { &[None] };
+            world.attach(2, FaultMode::PageRequest, translation).unwrap();
+            world.bench.enable(2, Pager::new(&machine, start..start)).unwrap();
+            let write = |world: &mut World, address, value, pasid| {
+                world.bench.fill(2, address, 8, value, pasid);
+                world.bench.finish([2]);
+                (world.bench.state(2), machine.word(address))
+            };
+            for &pasid in pasids {
+                assert_eq!(write(&mut world, start, 7, pasid), (status::DONE, 7));
+                assert_eq!(write(&mut world, start + 0x1000, 7, pasid), (status::DONE, 7));
+            }
+            machine.hide(start);
+            let grace = world.bench.grace();
+            let (smmu, cpu, pages) = (&world.bench.smmu, &mut world.bench.cpu, Pages { first: start, count: 1 });
+            let _ = match by_pages {
+                true => smmu.invalidate_ipas(cpu, &grace, Vmid(1), &pages.into()).unwrap(),
+                false => smmu.invalidate_vmid(cpu, &grace, Vmid(1)).unwrap(),
+            };
+            let asked = world.bench.machine.read_engine(2, reg::TRANSLATION_REQUESTS);
+            for &pasid in pasids {
+                assert_eq!(write(&mut world, start + 0x1000, 8, pasid), (status::DONE, 8));
+            }
+            // Which addresses of the device's are the page's, the host knows where they are intermediate ones.
+            let asked = world.bench.machine.read_engine(2, reg::TRANSLATION_REQUESTS) - asked;
+            assert_eq!(asked, if by_pages && !is_nested { 0 } else { pasids.len() as u32 });
+            for &pasid in pasids {
+                assert_eq!(write(&mut world, start, 8, pasid), (status::ABORTED, 7), "{pasid:?}");
+            }
+            world.bench.disable(2).unwrap();
+        }
+    });
+}
+
+/// 4.4.3.1: CMD_TLBI_S2_IPA need not reach what is of both stages, and that may be found again when a stage 1 that went comes back.
+fn intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them() {
+    on_each(&[Need::Stage2], |profile| {
+        for goes in [false, true] {
+            let mut world = World::new(profile);
+            world.bench.machine.write(SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            let nested = Translation::Nested(ONE_CD, machine.stage2());
+            world.attach(0, FaultMode::Terminate, nested).unwrap();
+            let write = |world: &mut World, value| {
+                world.bench.fill(0, start, 8, value, None);
+                world.bench.finish([0]);
+                (world.bench.state(0), machine.word(start))
+            };
+            assert_eq!(write(&mut world, 7), (status::DONE, 7));
+            machine.remap(start);
+            assert_eq!(write(&mut world, 8), (status::DONE, 0), "the SMMU remembers the page");
+            let config = |translation| StreamConfig { translation, ..plain(FaultMode::Terminate) };
+            if goes {
+                world.change(0, &config(machine.translation())).unwrap();
+            }
+            let grace = world.bench.grace();
+            let pages = Gathered::from(Pages { first: start, count: 1 });
+            let _ = world.bench.smmu.invalidate_ipas(&mut world.bench.cpu, &grace, Vmid(1), &pages).unwrap();
+            if goes {
+                world.change(0, &config(nested)).unwrap();
+            }
+            assert_eq!(write(&mut world, 9), (status::DONE, 9));
         }
     });
 }

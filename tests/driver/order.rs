@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Hooks, Options, OutputQueue, Smmu, Wake};
+use smmu_iopf::driver::{
+    DeviceControl, DriverError, FaultMode, Gathered, Guest, Hooks, Options, OutputQueue, Pages, Smmu, StreamConfig,
+    Tag, Translation, Wake,
+};
 use smmu_iopf::iopf::FaultHandler;
 use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::control;
@@ -12,11 +15,12 @@ use smmu_iopf::model::engine::registers::{self as reg, ats_control, control as j
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId, Vmid};
 use smmu_iopf::sync::grace::Domain;
 use smmu_iopf::sync::{Cpu, Masked};
 
 use super::bench::machine::{Machine, MachineDelay, MachineMemory};
+use super::bench::world::ONE_CD;
 use super::bench::{LIMIT_US, LIMITS, Pager, Sink, Space, cpu, substreams};
 
 const BASE: u64 = 0x1000_0000;
@@ -86,7 +90,15 @@ impl Bus {
             self.note(match first & 0xff {
                 0x03 => format!("CFGI_STE {stream:#x}"),
                 0x05 => format!("CFGI_CD {stream:#x} {substream}"),
+                0x10 => format!("TLBI_NH_ALL {}", first >> 32 & 0xffff),
                 0x11 => format!("TLBI_NH_ASID {}", first >> 48),
+                0x28 => format!("TLBI_S12_VMALL {}", first >> 32 & 0xffff),
+                // NUM + 1 pages, times 2^SCALE, if there is a TG.
+                0x2a if second >> 10 & 3 == 0 => format!("TLBI_S2_IPA {} {:#x}", first >> 32 & 0xffff, second & !0xfff),
+                0x2a => {
+                    let pages = ((first >> 12 & 31) + 1) << (first >> 20 & 31);
+                    format!("TLBI_S2_IPA {} {:#x}*{pages}", first >> 32 & 0xffff, second & !0xfff)
+                }
                 0x40 if first >> 9 & 1 != 0 => format!("ATC_INV {stream:#x} global"),
                 0x40 => format!("ATC_INV {stream:#x}{pasid}"),
                 0x41 => format!("PRI_RESP {stream:#x}{pasid} Resp={}", second >> 12 & 3),
@@ -396,6 +408,46 @@ fn a_device_is_told_of_each_pasid_that_it_is_to_forget() {
     let _ = bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
     // TLBI_NSNH_ALL, and TLBI_EL2_ALL with IDR0.HYP (4.4.2).
     assert_eq!(bench.take(), ["0x30", "0x20", "SYNC", "ATC_INV 0x102", "ATC_INV 0x102 5", "SYNC"]);
+}
+
+/// Stage 2 first (4.4.3.1), then what stage 1 made of it, and the devices behind both (4.5.1): there is no order but through SYNCs.
+#[test]
+fn stage_2_is_forgotten_before_what_was_made_of_it() {
+    let mut bench = Bench::new(&[]);
+    let machine = Space::tagged(bench.bus.machine.memory().clone(), Tag::VirtualMachine(Vmid(9)), 39);
+    let translation = Translation::Stage2(machine.stage2());
+    let nested = Translation::Nested(Guest { substream_bits: 1, ..ONE_CD }, machine.stage2());
+    let grace = bench.domain.synchronize(&mut bench.cpu, &mut bench.bus.machine.delay(), LIMIT_US).unwrap();
+    let mut gathered = Gathered::from(Pages { first: BASE, count: 1 });
+    gathered.add(Pages { first: BASE + 0x8000, count: 6 });
+    let stage2 = ["TLBI_S2_IPA 9 0x10000000", "TLBI_S2_IPA 9 0x10008000*6", "SYNC"];
+
+    let mut attach = |engine, translation| {
+        let (stream, config) = (bench.stream(engine), StreamConfig { faults: FaultMode::Ats, translation });
+        bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
+        let device = bench.device(engine);
+        bench.smmu.enable_ats(&mut bench.cpu, &[stream], &device).unwrap();
+        bench.take();
+        let _ = bench.smmu.invalidate_ipas(&mut bench.cpu, &grace, Vmid(9), &gathered).unwrap();
+        bench.take()
+    };
+    // The device's addresses are the intermediate ones, which 6 pages from 8 on are two spans of.
+    let alone = ["ATC_INV 0x103", "ATC_INV 0x103", "ATC_INV 0x103"];
+    assert_eq!(attach(3, translation), [&stage2[..], &alone, &["SYNC"]].concat());
+    let both = ["TLBI_NH_ALL 9", "SYNC", "ATC_INV 0x102", "ATC_INV 0x102 global"];
+    assert_eq!(attach(2, nested), [&stage2[..], &both, &alone, &["SYNC"]].concat());
+
+    let _ = bench.smmu.invalidate_vmid(&mut bench.cpu, &grace, Vmid(9)).unwrap();
+    let all = ["TLBI_S12_VMALL 9", "SYNC", "ATC_INV 0x102", "ATC_INV 0x102 global", "ATC_INV 0x103", "SYNC"];
+    assert_eq!(bench.take(), all);
+    let mut invalidate = |vmid, gathered: &Gathered| {
+        let _ = bench.smmu.invalidate_ipas(&mut bench.cpu, &grace, Vmid(vmid), gathered).unwrap();
+        bench.take()
+    };
+    // Another virtual machine has no device.
+    let page = Pages { first: BASE, count: 1 };
+    assert_eq!(invalidate(8, &page.into()), ["TLBI_S2_IPA 8 0x10000000", "SYNC", "TLBI_NH_ALL 8", "SYNC"]);
+    assert_eq!(invalidate(9, &Gathered::new()), ["SYNC"]);
 }
 
 #[test]

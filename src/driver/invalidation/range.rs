@@ -20,7 +20,7 @@ pub struct Pages {
     pub count: u64,
 }
 
-/// What of an address space is to be forgotten: ranges of pages, gathered for one invalidation, or all of it.
+/// What of an address space or of a virtual machine's memory is to be forgotten: ranges of pages, gathered for one invalidation, or all of it.
 ///
 /// Neighbours become one range. What finds no room makes it all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Gathered {
         Self { ranges: heapless::Vec::new(), is_all: false }
     }
 
-    /// The whole address space.
+    /// All of it.
     pub const fn all() -> Self {
         Self { ranges: heapless::Vec::new(), is_all: true }
     }
@@ -130,6 +130,13 @@ impl Gathered {
     /// Whether it is nothing.
     pub fn is_empty(&self) -> bool {
         !self.is_all && self.ranges.is_empty()
+    }
+
+    /// What makes a device forget it.
+    pub(super) fn atc_spans(&self) -> impl Iterator<Item = AtcSpan> {
+        let spans = self.ranges().map(|ranges| ranges.iter().flat_map(|pages| pages.atc_spans()));
+        let all = spans.is_none().then_some(AtcSpan::ALL);
+        spans.into_iter().flatten().chain(all)
     }
 
     /// The ranges; `None` for all.

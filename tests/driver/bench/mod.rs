@@ -600,7 +600,7 @@ impl Space {
         Self::tagged(bench.machine.memory().clone(), Tag::VirtualMachine(Vmid(vmid)), ipa_bits)
     }
 
-    fn tagged(memory: Arc<MachineMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
+    pub(crate) fn tagged(memory: Arc<MachineMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
         let root = zeroed(&memory, 4096, 4096);
         Arc::new(Self { memory, root, tag, ipa_bits, tables: Mutex::default(), pages: Mutex::default() })
     }

@@ -12,6 +12,8 @@ use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
 
 use super::Need::{self, Substreams};
 use super::{Bench, Space, plain, zeroed};
+#[cfg(not(target_os = "none"))]
+use super::{LIMIT_US, Options, board, machine};
 
 pub(crate) const PAGES: u64 = 8;
 pub(crate) const BYTES: u64 = PAGES * 4096;
@@ -74,6 +76,18 @@ impl World {
         let forced = bench.smmu.features().stall_model == StallModel::Forced;
         machines.iter().for_each(|machine| guest(machine, memory.phys.0, forced));
         Self { bench, memory, spaces, machines }
+    }
+
+    /// On an SMMU that has everything but invalidation by ranges.
+    #[cfg(not(target_os = "none"))]
+    pub(crate) fn without_ranges() -> Self {
+        use smmu_iopf::smmuv3::features::IdRegisters;
+
+        let ids = Profile::Full.id_registers();
+        // RIL (6.3.4).
+        let ids = IdRegisters { idr3: ids.idr3 & !(1 << 10), ..ids };
+        let machine = machine::Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
+        Self::on(Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap())
     }
 
     /// The configuration of a kind, the `other` one of it or not.
