@@ -7,6 +7,7 @@ use super::command_queue::Named;
 use super::dma::NoMemory;
 use super::hooks::OutputQueue;
 use crate::iopf::{CloseError, OpenError, StopError};
+use crate::smmuv3::command::CommandError;
 use crate::smmuv3::features::FeaturesError;
 use crate::smmuv3::registers::Register;
 use crate::smmuv3::{StreamId, SubstreamId, Vmid};
@@ -61,6 +62,9 @@ pub enum Unsupported {
     /// IDR0.S2P = 0, for what is about virtual machines.
     #[error("it does not implement stage 2 translation (IDR0.S2P)")]
     NoStage2,
+    /// IDR3.RIL = 0, for what a virtual machine has forgotten by ranges.
+    #[error("it does not invalidate by ranges (IDR3.RIL)")]
+    NoRanges,
     /// IDR0.TTF without AArch64 tables.
     #[error("it does not walk AArch64 translation tables (IDR0.TTF)")]
     NoAarch64Tables,
@@ -105,6 +109,9 @@ pub enum DriverError {
         /// The command as it was in the queue.
         words: [u64; 2],
     },
+    /// What a virtual machine has its SMMU forget is no command that this one has.
+    #[error("a virtual machine's command is refused: {0}")]
+    GuestCommand(#[from] CommandError),
     /// A device did not complete an ATC invalidation in time (CERROR_ATC_INV_SYNC): nothing that it covers may be used
     /// again.
     #[error("an ATC invalidation timed out")]

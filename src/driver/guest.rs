@@ -5,7 +5,7 @@
 //! machine has its own SMMU forget, is carried out here under that VMID, and reaches nobody else.
 
 use super::command_queue::Synced;
-use super::error::DriverError;
+use super::error::{DriverError, Unsupported};
 use super::registers::Registers;
 use super::smmu::Control;
 use super::{BATCH, Delay, Smmu};
@@ -50,14 +50,12 @@ pub enum GuestInvalidation {
     All,
     /// Those of an address space that are not global (CMD_TLBI_NH_ASID).
     AddressSpace(Asid),
-    /// That of one address, in one address space or, without an ASID, in all (CMD_TLBI_NH_VA, CMD_TLBI_NH_VAA).
-    Page {
+    /// Those of addresses, in one address space or, without an ASID, in all (CMD_TLBI_NH_VA, CMD_TLBI_NH_VAA).
+    Addresses {
         /// In which address space.
         asid: Option<Asid>,
-        /// Which address.
-        address: u64,
-        /// Not the table descriptors that lead to it.
-        leaf: bool,
+        /// Which addresses. A span needs IDR3.RIL, which the virtual machine's SMMU has where this one has it.
+        range: TlbiRange,
     },
     /// Every context descriptor of a stream (CMD_CFGI_CD_ALL).
     Contexts(StreamId),
@@ -70,13 +68,40 @@ pub enum GuestInvalidation {
         /// Not the first-level descriptor that leads to it.
         leaf: bool,
     },
+    /// What a device got by ATS (CMD_ATC_INV). It comes behind the SYNC of what the SMMU is to forget of it (4.5.1).
+    Device {
+        /// The device's stream.
+        stream: StreamId,
+        /// Of which PASID; `None` for translations without one.
+        substream: Option<SubstreamId>,
+        /// Of all PASIDs, if the device knows Global Invalidate. Means nothing without `substream`.
+        global: bool,
+        /// An address in the span.
+        address: u64,
+        /// log2 of the span in pages of 4096, aligned to itself; 52 is everything.
+        size: u8,
+    },
 }
 
 impl GuestInvalidation {
-    const fn stream(&self) -> Option<StreamId> {
+    /// Whether it is about streams of the virtual machine alone, and a command that the SMMU has.
+    fn check(&self, control: &Control, vmid: Vmid, features: &Features) -> Result<(), DriverError> {
+        let (stream, needs_stage1) = match *self {
+            Self::Contexts(stream) | Self::Context { stream, .. } => (Some(stream), true),
+            Self::Device { stream, .. } => (Some(stream), false),
+            Self::All | Self::AddressSpace(_) | Self::Addresses { .. } => (None, false),
+        };
+        if let Some(stream) = stream.filter(|stream| !control.is_its(vmid, *stream, needs_stage1)) {
+            return Err(DriverError::NotAttached(stream));
+        }
         match *self {
-            Self::Contexts(stream) | Self::Context { stream, .. } => Some(stream),
-            Self::All | Self::AddressSpace(_) | Self::Page { .. } => None,
+            Self::Addresses { range: TlbiRange { span: Some(_), .. }, .. } if !features.range_invalidation => {
+                Err(Unsupported::NoRanges.into())
+            }
+            Self::Device { stream, substream: Some(_), .. } if features.ssid_bits == 0 => {
+                Err(DriverError::NotSupported { stream, what: "a PASID (IDR1.SSIDSIZE)" })
+            }
+            _ => Ok(self.command(vmid).check(features)?),
         }
     }
 
@@ -84,26 +109,28 @@ impl GuestInvalidation {
         match *self {
             Self::All => Command::TlbiNhAll { vmid },
             Self::AddressSpace(asid) => Command::TlbiNhAsid { vmid, asid },
-            Self::Page { asid: Some(asid), address, leaf } => {
-                Command::TlbiNhVa { vmid, asid, range: TlbiRange::single(address, leaf) }
-            }
-            Self::Page { asid: None, address, leaf } => {
-                Command::TlbiNhVaa { vmid, range: TlbiRange::single(address, leaf) }
-            }
+            Self::Addresses { asid: Some(asid), range } => Command::TlbiNhVa { vmid, asid, range },
+            Self::Addresses { asid: None, range } => Command::TlbiNhVaa { vmid, range },
             Self::Contexts(stream) => Command::CfgiCdAll { stream },
             Self::Context { stream, substream, leaf } => Command::CfgiCd { stream, substream, leaf },
+            Self::Device { stream, substream, global, address, size } => {
+                Command::AtcInv { stream, substream, global, address, size }
+            }
         }
     }
 }
 
 impl<R: Registers, D: Delay> Smmu<R, D> {
     /// Carries out what a virtual machine has its SMMU forget, which is everything between two of its SYNCs: there is no order among it
-    /// (4.8). When it returns, no access under way uses any of it. For its devices with ATS, [`Smmu::invalidate_atc`] comes behind.
+    /// (4.8). When it returns, no access under way uses any of it.
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`] for a stream that is not the virtual machine's, with nothing done, and
-    /// [`DriverError::CommandTimeout`] when the SMMU did not complete it in time.
+    /// With nothing done: [`DriverError::NotAttached`] for a stream that is not the virtual machine's, [`DriverError::Unsupported`] for ranges
+    /// without IDR3.RIL, [`DriverError::NotSupported`] for a PASID where the SMMU has none, [`DriverError::GuestCommand`] for anything
+    /// else that this SMMU has not, and [`DriverError::Busy`].
+    ///
+    /// [`DriverError::CommandTimeout`] when the SMMU did not complete it in time, [`DriverError::AtcInvalidationTimeout`] when a device did not.
     pub fn invalidate_guest(
         &self,
         cpu: &mut Cpu,
@@ -111,11 +138,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         invalidations: &[GuestInvalidation],
     ) -> Result<Synced, DriverError> {
         let control = self.control(cpu)?;
-        match invalidations.iter().filter_map(GuestInvalidation::stream).find(|stream| !control.is_guest(vmid, *stream))
-        {
-            Some(stream) => return Err(DriverError::NotAttached(stream)),
-            None => drop(control),
-        }
+        invalidations.iter().try_for_each(|invalidation| invalidation.check(&control, vmid, &self.features))?;
+        drop(control);
         let (batches, rest) = invalidations.as_chunks::<BATCH>();
         for batch in batches {
             let _ = self.commands.execute(cpu, &batch.map(|invalidation| invalidation.command(vmid)))?;
@@ -126,9 +150,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 }
 
 impl Control {
-    /// Whether `stream` is one with a stage 1 of the virtual machine's own.
-    fn is_guest(&self, vmid: Vmid, stream: StreamId) -> bool {
-        let own = self.streams.get(&stream).filter(|own| own.complete && own.guest.is_some());
-        own.and_then(|own| own.stage2).is_some_and(|stage2| stage2.vmid == vmid)
+    /// Whether `stream` is one of the virtual machine's, with a stage 1 of its own if it needs that.
+    fn is_its(&self, vmid: Vmid, stream: StreamId, needs_stage1: bool) -> bool {
+        let own = self.streams.get(&stream).filter(|own| own.complete && own.vmid() == Some(vmid));
+        own.is_some_and(|own| own.guest.is_some() || !needs_stage1)
     }
 }

@@ -269,6 +269,9 @@ pub enum CommandError {
     /// A granule without a range or a level.
     #[error("TLB invalidation {0:#04x} with a granule, but NUM, SCALE and TTL all 0")]
     EmptySpan(u8),
+    /// A [`TlbiSpan`] that does not fit its fields.
+    #[error("TLB invalidation {0:#04x} with NUM or SCALE over 31, or TTL over 3")]
+    WideSpan(u8),
 }
 
 impl Command {
@@ -278,16 +281,19 @@ impl Command {
     /// The `size` of a [`Command::AtcInv`] that invalidates everything (4.5.1).
     pub const ATC_INV_ALL: u8 = 52;
 
-    /// Checks that an SMMU with `features` has this command (4.3 to 4.7).
+    /// Checks that an SMMU with `features` has this command (4.3 to 4.7), and that what it says has room in its fields.
     ///
     /// # Errors
     ///
-    /// [`CommandError::NotSupported`] or [`CommandError::EmptySpan`] if it answers `CERROR_ILL`, or may do so because a
-    /// span is reserved without `IDR3.RIL`.
+    /// [`CommandError::NotSupported`], [`CommandError::EmptySpan`] or [`CommandError::AtcSize`] if it answers `CERROR_ILL`, or may do so,
+    /// such as because a span is reserved without `IDR3.RIL`. [`CommandError::WideSpan`] if it would be another command.
     pub const fn check(&self, features: &Features) -> Result<(), CommandError> {
         if let Some(span) = self.span() {
             if !features.range_invalidation {
                 return Err(CommandError::NotSupported(self.opcode()));
+            }
+            if span.num > 31 || span.scale > 31 || span.ttl > 3 {
+                return Err(CommandError::WideSpan(self.opcode()));
             }
             // A level that the granule has only with DS counts as none (4.4.1.1).
             let ttl =
@@ -295,6 +301,11 @@ impl Command {
             if span.num == 0 && span.scale == 0 && ttl == 0 {
                 return Err(CommandError::EmptySpan(self.opcode()));
             }
+        }
+        if let Self::AtcInv { size, .. } = self
+            && *size > Self::ATC_INV_ALL
+        {
+            return Err(CommandError::AtcSize(*size));
         }
         let supported = match self {
             Self::CfgiCd { .. }

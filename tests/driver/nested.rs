@@ -1,5 +1,6 @@
 //! A virtual machine's own stage 1 under the host's stage 2 (docs/structures.md).
 
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,9 +13,10 @@ use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::command::{CommandError, TlbiRange, TlbiSpan};
 use smmu_iopf::smmuv3::event::FaultClass;
 use smmu_iopf::smmuv3::ste::DefaultSubstream;
-use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId, Vmid};
+use smmu_iopf::smmuv3::{Asid, Granule, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sync::Masked;
 use spin::Mutex;
 
@@ -29,6 +31,8 @@ scenarios![
     devices_forget_every_substream_of_a_virtual_machine,
     devices_forget_what_stage_2_does_not_map_any_more,
     intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them,
+    what_a_virtual_machine_has_its_devices_forget_reaches_the_pasids_that_it_says,
+    what_is_no_command_of_the_smmu_is_refused_to_a_virtual_machine,
 ];
 
 /// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
@@ -159,21 +163,30 @@ fn what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid() {
     on_each(&[Need::Stage2], |profile| {
         let requests = |stream| {
             let substream = SubstreamId::new(0).unwrap();
-            [
+            // Two pages, and as many as a table maps.
+            let spans = [(1, 3), (9, 0)].map(|(scale, ttl)| TlbiSpan { granule: Granule::Size4K, ttl, num: 0, scale });
+            let by_ranges = spans.into_iter().filter(|_| profile.features().range_invalidation).map(|span| {
+                let range = TlbiRange { address: 0, leaf: true, span: Some(span) };
+                (vec![GuestInvalidation::Addresses { asid: Some(Asid(0x11)), range }], false)
+            });
+            let of_page = |asid, leaf| GuestInvalidation::Addresses { asid, range: TlbiRange::single(0, leaf) };
+            let others = [
                 (vec![GuestInvalidation::All], false),
                 (vec![GuestInvalidation::AddressSpace(Asid(0x11))], false),
-                (vec![GuestInvalidation::Page { asid: Some(Asid(0x11)), address: 0, leaf: true }; 70], false),
-                (vec![GuestInvalidation::Page { asid: None, address: 0, leaf: false }], false),
+                (vec![of_page(Some(Asid(0x11)), true); 70], false),
+                (vec![of_page(None, false)], false),
                 (vec![GuestInvalidation::Contexts(stream), GuestInvalidation::All], true),
                 (vec![GuestInvalidation::Context { stream, substream, leaf: true }, GuestInvalidation::All], true),
-            ]
+            ];
+            by_ranges.chain(others).collect::<Vec<_>>()
         };
         for (mut invalidations, changes_descriptor) in requests(profile.engine_stream(0)) {
             let mut world = World::new(profile);
             let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
             for invalidation in &mut invalidations {
-                if let GuestInvalidation::Page { address, .. } = invalidation {
-                    *address = start;
+                if let GuestInvalidation::Addresses { range, .. } = invalidation {
+                    // The last one of its span.
+                    range.address = start + 0x1000 - range.span.map_or(0x1000, |span| span.bytes());
                 }
             }
             world.attach(0, FaultMode::Terminate, Translation::Nested(ONE_CD, machine.stage2())).unwrap();
@@ -308,4 +321,115 @@ fn intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them() {
             assert_eq!(write(&mut world, 9), (status::DONE, 9));
         }
     });
+}
+
+/// 4.5.1: a PASID, all PASIDs by Global, or none.
+fn what_a_virtual_machine_has_its_devices_forget_reaches_the_pasids_that_it_says() {
+    on_each(&[Need::Stage2, PageRequests, Substreams], |profile| {
+        let mut world = World::new(profile);
+        let (machine, start, stream) = (world.machines[0].clone(), world.memory.phys.0, world.bench.stream(2));
+        world.attach(2, FaultMode::PageRequest, Translation::Nested(TWO_CDS, machine.stage2())).unwrap();
+        world.bench.enable(2, Pager::new(&machine, start..start)).unwrap();
+        // Where a write of each arrives: in the first page or the second one.
+        let write = |world: &mut World, value| {
+            [None, Some(1)].map(|pasid| {
+                let before = [start, start + 0x1000].map(|page| machine.word(page));
+                let value = value + u64::from(pasid.is_some());
+                world.bench.fill(2, start, 8, value, pasid);
+                world.bench.finish([2]);
+                assert_eq!(world.bench.state(2), status::DONE);
+                let now = [start, start + 0x1000].map(|page| machine.word(page));
+                assert_eq!([now[0] != before[0], now[1] != before[1]].iter().filter(|changed| **changed).count(), 1);
+                usize::from(now[1] != before[1])
+            })
+        };
+        assert_eq!(write(&mut world, 0x10), [0, 0]);
+        let of = |pasid: Option<u32>, global, address, size| {
+            let substream = pasid.map(|pasid| SubstreamId::new(pasid).unwrap());
+            GuestInvalidation::Device { stream, substream, global, address, size }
+        };
+        let page = start >> 12;
+        for (n, (invalidation, forgets)) in (2..).zip([
+            (of(Some(0), false, start, 0), [false, false]),
+            (of(Some(1), false, start + 0x1000, 0), [false, false]),
+            (of(None, true, start, 0), [true, false]),
+            (of(Some(1), false, start, 0), [false, true]),
+            (of(Some(0), true, start, 0), [false, true]),
+            (of(Some(5), true, 0, 52), [false, true]),
+            (of(Some(0), true, (page ^ 1) << 12, 1), [false, true]),
+            (of(None, false, 0, 52), [true, false]),
+        ]) {
+            // Where its first page goes, the virtual machine changes each time.
+            let odd = n % 2;
+            machine.set_word(GUEST + 0x3000 + (page & 0x1ff) * 8, (start + odd * 0x1000) | 0xf43);
+            // Both know the other page.
+            let smmu = &world.bench.smmu;
+            let mut carry_out = |what| smmu.invalidate_guest(&mut world.bench.cpu, Vmid(1), &[what]).unwrap();
+            let _ = carry_out(of(Some(0), true, 0, 52));
+            let _ = carry_out(of(None, false, 0, 52));
+            let _ = carry_out(GuestInvalidation::All);
+            assert_eq!(write(&mut world, 0x100 * n), [odd as usize; 2]);
+            machine.set_word(GUEST + 0x3000 + (page & 0x1ff) * 8, (start + (1 - odd) * 0x1000) | 0xf43);
+            let smmu = &world.bench.smmu;
+            let _ = smmu.invalidate_guest(&mut world.bench.cpu, Vmid(1), &[GuestInvalidation::All]).unwrap();
+            let _ = smmu.invalidate_guest(&mut world.bench.cpu, Vmid(1), &[invalidation]).unwrap();
+            let expected = forgets.map(|forgets| (if forgets { 1 - odd } else { odd }) as usize);
+            assert_eq!(write(&mut world, 0x100 * n + 0x10), expected, "{invalidation:?}");
+        }
+        world.bench.disable(2).unwrap();
+    });
+}
+
+fn what_is_no_command_of_the_smmu_is_refused_to_a_virtual_machine() {
+    on_each(&[Need::Stage2], |profile| {
+        refuses(World::new(profile));
+    });
+}
+
+#[test]
+fn ranges_are_refused_to_a_virtual_machine_where_the_smmu_has_none() {
+    refuses(World::without_ranges());
+}
+
+fn refuses(mut world: World) {
+    let features = *world.bench.smmu.features();
+    let (stream, other) = (world.bench.stream(0), world.bench.stream(1));
+    world.attach(0, FaultMode::Terminate, world.machines[0].translation()).unwrap();
+    world.attach(1, FaultMode::Terminate, world.machines[1].translation()).unwrap();
+    let before = world.bench.smmu.command_counts().commands;
+    let mut carry_out = |invalidation| {
+        let both = [GuestInvalidation::All, invalidation];
+        world.bench.smmu.invalidate_guest(&mut world.bench.cpu, Vmid(1), &both).map(drop)
+    };
+    let mut by_range = |ttl, num, scale| {
+        let span = Some(TlbiSpan { granule: Granule::Size4K, ttl, num, scale });
+        let range = TlbiRange { address: 0, leaf: true, span };
+        carry_out(GuestInvalidation::Addresses { asid: None, range })
+    };
+    if features.range_invalidation {
+        assert_eq!(by_range(0, 0, 0), Err(DriverError::GuestCommand(CommandError::EmptySpan(0x13))));
+        for (ttl, num, scale) in [(4, 0, 0), (0, 32, 0), (0, 0, 32)] {
+            assert_eq!(by_range(ttl, num, scale), Err(DriverError::GuestCommand(CommandError::WideSpan(0x13))));
+        }
+    } else {
+        let error = by_range(0, 1, 0).unwrap_err().to_string();
+        assert!(error.contains("IDR3.RIL"), "{error}");
+    }
+    let mut of_device = |stream, pasid: Option<u32>, size| {
+        let substream = pasid.map(|pasid| SubstreamId::new(pasid).unwrap());
+        carry_out(GuestInvalidation::Device { stream, substream, global: true, address: 0, size })
+    };
+    assert_eq!(of_device(other, None, 52), Err(DriverError::NotAttached(other)));
+    assert_eq!(of_device(stream, None, 53), Err(DriverError::GuestCommand(CommandError::AtcSize(53))));
+    if !features.ats {
+        let refused = Err(DriverError::GuestCommand(CommandError::NotSupported(0x40)));
+        assert_eq!(of_device(stream, None, 52), refused);
+    }
+    if features.ssid_bits == 0 {
+        let error = of_device(stream, Some(0), 52).unwrap_err().to_string();
+        assert!(error.contains("IDR1.SSIDSIZE"), "{error}");
+    }
+    let contexts = Err(DriverError::NotAttached(stream));
+    assert_eq!(carry_out(GuestInvalidation::Contexts(stream)), contexts, "it has no stage 1");
+    assert_eq!(world.bench.smmu.command_counts().commands, before, "nothing is done");
 }

@@ -257,6 +257,21 @@ fn a_range_or_a_level_is_enough_of_a_span() {
     assert_eq!(check(without, Granule::Size4K, 0, 1, 0), Err(CommandError::NotSupported(0x23)));
 }
 
+#[test]
+fn what_has_no_room_in_its_field_is_no_command() {
+    let full = test_features();
+    for (fits, ttl, num, scale) in
+        [(true, 3, 31, 31), (false, 4, 31, 31), (false, 3, 32, 31), (false, 3, 31, 32), (false, 0, 0, 32)]
+    {
+        let span = Some(TlbiSpan { granule: Granule::Size4K, ttl, num, scale });
+        let checked = Command::TlbiEl2Vaa { range: TlbiRange { address: 0, leaf: true, span } }.check(&full);
+        assert_eq!(checked, if fits { Ok(()) } else { Err(CommandError::WideSpan(0x23)) });
+    }
+    let invalidate =
+        |size| Command::AtcInv { stream: StreamId(1), substream: None, global: false, address: 0, size }.check(&full);
+    assert_eq!((invalidate(52), invalidate(53)), (Ok(()), Err(CommandError::AtcSize(53))));
+}
+
 /// Each line holds the words' fields by hand.
 #[test]
 fn a_command_is_shown_with_the_names_of_chapter_4() {
