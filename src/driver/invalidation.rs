@@ -237,7 +237,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// Makes a device forget translations that it got by ATS, with this SubstreamID or without one; no `pages` means all
-    /// of them. When it returns, no access under way uses one.
+    /// of them. When it returns, no access under way uses one. SubstreamIDs that only a virtual machine knows are
+    /// [`Smmu::invalidate_ipas`]'s business, and [`GuestInvalidation::Device`](super::GuestInvalidation::Device)'s.
     ///
     /// `_forgotten` is that the SMMU has forgotten them: else it would give them to the device again (4.5.1).
     ///

@@ -10,7 +10,7 @@ use smmu_iopf::driver::{
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
 use smmu_iopf::model::board::SMMU_BASE;
-use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::command::{CommandError, TlbiRange, TlbiSpan};
@@ -30,6 +30,7 @@ scenarios![
     what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid,
     devices_forget_every_substream_of_a_virtual_machine,
     devices_forget_what_stage_2_does_not_map_any_more,
+    a_device_that_does_not_forget_a_page_of_stage_2_is_an_error,
     intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them,
     what_a_virtual_machine_has_its_devices_forget_reaches_the_pasids_that_it_says,
     what_is_no_command_of_the_smmu_is_refused_to_a_virtual_machine,
@@ -288,6 +289,34 @@ fn devices_forget_what_stage_2_does_not_map_any_more() {
             }
             world.bench.disable(2).unwrap();
         }
+    });
+}
+
+/// 3.9.1.4: the page may not be used again.
+fn a_device_that_does_not_forget_a_page_of_stage_2_is_an_error() {
+    on_each(&[Need::Stage2, PageRequests], |profile| {
+        let mut world = World::new(profile);
+        let (machine, start, stream) = (world.machines[0].clone(), world.memory.phys.0, world.bench.stream(2));
+        world.attach(2, FaultMode::PageRequest, machine.translation()).unwrap();
+        world.bench.enable(2, Pager::new(&machine, start..start)).unwrap();
+        assert_eq!(world.write(2, 7), status::DONE);
+        machine.hide(start);
+        let grace = world.bench.grace();
+        let pages = Gathered::from(Pages { first: start, count: 1 });
+        let device = GuestInvalidation::Device { stream, substream: None, global: false, address: start, size: 0 };
+        for (control, forgotten) in [
+            (ats_control::ENABLE | ats_control::INVALIDATIONS_TIME_OUT, Err(DriverError::AtcInvalidationTimeout)),
+            (ats_control::ENABLE, Ok(())),
+        ] {
+            world.bench.machine.write_engine(2, reg::ATS_CONTROL, control);
+            let (smmu, cpu) = (&world.bench.smmu, &mut world.bench.cpu);
+            assert_eq!(smmu.invalidate_ipas(cpu, &grace, Vmid(1), &pages).map(drop), forgotten);
+            assert_eq!(smmu.invalidate_vmid(cpu, &grace, Vmid(1)).map(drop), forgotten);
+            assert_eq!(smmu.invalidate_guest(cpu, Vmid(1), &[device]).map(drop), forgotten);
+        }
+        assert_eq!(world.write(2, 8), status::ABORTED);
+        assert_eq!(machine.word(start), 7);
+        world.bench.disable(2).unwrap();
     });
 }
 
