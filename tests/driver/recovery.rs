@@ -4,12 +4,16 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
+use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
+use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
+use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
@@ -26,6 +30,7 @@ scenarios![
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
+    records_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -406,6 +411,45 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
         assert_eq!(bench.cpu.masked(|masked| bench.smmu.faults().unanswered(masked, stream)), 0);
         assert_eq!(bench.smmu.faults().totals().statistics.terminated, 8);
         drop(pager.take());
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+/// PROD stands beyond what the queue can hold from where the driver is, as by an SMMU or a bus that is broken: the record of a stall is skipped
+/// with the rest.
+fn records_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
+    on_each(&[Stall, Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.fill(0, BASE, BYTES, 1, None);
+        bench.machine.run(100);
+        assert_eq!(bench.model_count(diagnostics::STALLED), 1);
+        // EVENTQEN is bit 2 of CR0 (6.3.9), LOG2SIZE bits 4:0 of EVENTQ_BASE (6.3.26). The indices are only written while the queue is off.
+        let cr0 = bench.machine.read32(Register::Cr0);
+        bench.machine.write32(Register::Cr0, cr0 & !(1 << 2));
+        bench.machine.run(100);
+        let size = 1 << (bench.machine.read(SMMU_BASE + Register::EventqBase.offset() as u64, Width::Double) & 31);
+        bench.machine.write32(Register::EventqCons, 4);
+        bench.machine.write32(Register::EventqProd, size + 2);
+        bench.machine.write32(Register::Cr0, cr0);
+        bench.machine.run(100);
+
+        bench.drain();
+        assert_eq!(bench.smmu.event_counts().nonsense, 1);
+        let recover = |bench: &Bench| bench.smmu.expire(&bench.cpu, 0).errors.recover;
+        assert!(recover(&bench));
+        let lost = Lost { events: u64::from(size) + 2, streams: vec![bench.stream(0)], ..Lost::default() };
+        assert_eq!(bench.recover(), Ok(lost));
+        assert!(!recover(&bench));
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+        bench.reopen(0).unwrap();
+        bench.fill(0, BASE, BYTES, 2, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::DONE);
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
     });
