@@ -2,11 +2,8 @@
 
 use alloc::vec::Vec;
 use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
-use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
-use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::{Asid, SubstreamId};
 
 use super::bench::Need::{Ats, PageRequests, Queues, Substreams};
@@ -159,7 +156,7 @@ fn forgotten() -> Vec<u64> {
 fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
-        bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+        bench.calm_caches();
         let space = Space::new(&bench, 3);
         addresses().for_each(|address| space.map(address));
         bench.attach(0, FaultMode::Terminate, &space).unwrap();

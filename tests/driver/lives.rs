@@ -11,13 +11,12 @@ use std::thread;
 use smmu_iopf::driver::DriverError;
 use smmu_iopf::iopf::{FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::sync::Masked;
 
 use super::bench::Need::{Faults, PageRequests, Stall};
-use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, faulting_engines, on_each};
+use super::bench::{Bench, LIMIT_US, Pager, Profile, Space, cpu, faulting_engines, on_each};
 
 scenarios![
     a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found,

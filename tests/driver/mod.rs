@@ -49,7 +49,6 @@ mod order;
 mod page_requests;
 #[cfg(not(target_os = "none"))]
 mod probe;
-#[cfg(not(target_os = "none"))]
 mod profiles;
 mod reclaim;
 mod recovery;

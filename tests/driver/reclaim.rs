@@ -13,7 +13,7 @@ use smmu_iopf::driver::{
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
@@ -23,7 +23,7 @@ use smmu_iopf::sync::Masked;
 
 use super::bench::Need::{PageRequests, Substreams, Termination};
 use super::bench::machine::{self, Machine, memory_base};
-use super::bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
+use super::bench::{Bench, LIMIT_US, Profile, cpu, faulting_engines, on, on_each, plain, substreams};
 
 scenarios![
     where_every_fault_stalls_those_of_a_dying_address_space_are_refused,
@@ -171,17 +171,19 @@ fn a_dying_address_space_ends_its_accesses_without_a_record() {
 }
 
 fn where_every_fault_stalls_those_of_a_dying_address_space_are_refused() {
-    let mut world = World::new(Profile::ForcedStall);
-    let space = world.space(1);
-    let handler = world.serve(0, FaultMode::Stall, space);
-    let space = handler.0.lock().take().unwrap();
-    world.forget(space).unwrap();
-    world.bench.fill(0, BASE, 8, 7, None);
-    world.bench.finish([0]);
-    assert_eq!(world.bench.state(0), status::ABORTED);
-    let statistics = world.bench.smmu.faults().totals().statistics;
-    assert_eq!((statistics.groups, statistics.invalid), (1, 1));
-    assert_eq!(*world.bench.sink.0.lock(), []);
+    on(Modelled::ForcedStall, |profile| {
+        let mut world = World::new(profile);
+        let space = world.space(1);
+        let handler = world.serve(0, FaultMode::Stall, space);
+        let space = handler.0.lock().take().unwrap();
+        world.forget(space).unwrap();
+        world.bench.fill(0, BASE, 8, 7, None);
+        world.bench.finish([0]);
+        assert_eq!(world.bench.state(0), status::ABORTED);
+        let statistics = world.bench.smmu.faults().totals().statistics;
+        assert_eq!((statistics.groups, statistics.invalid), (1, 1));
+        assert_eq!(*world.bench.sink.0.lock(), []);
+    });
 }
 
 fn without_a_grace_period_nothing_is_invalidated_and_the_memory_stays() {
@@ -385,7 +387,7 @@ fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
 /// 6.3.1: tags have 8 bits without ASID16 and VMID16.
 #[test]
 fn tags_that_are_all_in_use_are_an_error_and_come_round() {
-    let ids = Profile::Full.id_registers();
+    let ids = Modelled::Full.id_registers();
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
     let machine = Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
     let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();

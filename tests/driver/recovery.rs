@@ -6,13 +6,13 @@ use core::sync::atomic::Ordering;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::PageResponse;
 
-use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
+use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
+use super::bench::{Bench, LIMIT_US, Pager, Space, on, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -218,36 +218,38 @@ fn global_errors_whose_interrupt_was_lost_are_found() {
 
 /// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
 fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
-    for stage in [1, 2] {
-        let mut bench = Bench::of(Profile::ForcedStall);
-        let space = if stage == 1 { Space::new(&bench, 1) } else { Space::machine(&bench, 1) };
-        bench.attach(0, FaultMode::Terminate, &space).unwrap();
-        bench.machine.write_control(control::EVENT_WRITE, 1);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.machine.run(100);
-        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
-        assert!(bench.global_errors().recover);
-        let stream = bench.stream(0);
-        assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
-        bench.finish([0]);
-        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-        // It is aborted until it is reopened, and goes nowhere else before.
-        let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
-        assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
-        space.map(BASE);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::ABORTED);
-        bench.reopen(0).unwrap();
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::DONE);
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-    }
+    on(Modelled::ForcedStall, |profile| {
+        for stage in [1, 2] {
+            let mut bench = Bench::of(profile);
+            let space = if stage == 1 { Space::new(&bench, 1) } else { Space::machine(&bench, 1) };
+            bench.attach(0, FaultMode::Terminate, &space).unwrap();
+            bench.machine.write_control(control::EVENT_WRITE, 1);
+            bench.fill(0, BASE, 8, 1, None);
+            bench.machine.run(100);
+            assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+            assert!(bench.global_errors().recover);
+            let stream = bench.stream(0);
+            assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
+            bench.finish([0]);
+            assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+            // It is aborted until it is reopened, and goes nowhere else before.
+            let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
+            assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
+            space.map(BASE);
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::ABORTED);
+            bench.reopen(0).unwrap();
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::DONE);
+            assert_eq!(bench.recover(), Ok(Lost::default()));
+        }
+    });
 }
 
 fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
-    for &profile in Profile::ALL.iter().filter(|profile| !Stall.is_met(**profile)) {
+    on_each(&[Model, NoStall], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
@@ -259,7 +261,7 @@ fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);
         assert_eq!(bench.sink.0.lock().len(), 1, "the second is reported");
-    }
+    });
 }
 
 #[test]

@@ -25,9 +25,10 @@ fn a_terminated_access_is_told_with_every_field_and_a_flood_of_them_four_times_a
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
         let line = format!(
-            "F_TRANSLATION, translation fault: StreamID={:#x} SSV=0 Stall=0 PnU=0 InD=0 RnW=0 S2=0 CLASS=IN \
+            "F_TRANSLATION, translation fault: StreamID={:#x} SSV=0 Stall=0 PnU=0 InD=0 RnW=0 S2=0 CLASS={} \
              InputAddr=0x10000000",
-            bench.stream(0).0
+            bench.stream(0).0,
+            profile.input_class()
         );
         (0..40).for_each(|_| blocked(&mut bench));
         assert_eq!(bench.sink.take_lines(), [&*line; 4]);

@@ -151,7 +151,7 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
 
 /// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
 fn streams_that_were_used_before_there_was_a_table_for_them_work() {
-    on_each(&[], |profile| {
+    on_each(&[Need::Model], |profile| {
         for number in 1.. {
             let mut bench = Bench::of(profile);
             let space = Space::new(&bench, 1);

@@ -5,14 +5,13 @@ use alloc::vec::Vec;
 
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages};
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
 
 use super::Need::Messages;
 use super::machine::{self, Machine};
-use super::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines};
+use super::{Bench, Doorbells, LIMIT_US, Pager, Profile, Space, faulting_engines};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 4 * 4096;
@@ -27,7 +26,7 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn machine(profile: Profile) -> Arc<Machine> {
-    Machine::with(machine::memory(1 << 20, profile.features().coherent), profile, 4)
+    machine::reset(machine::memory(1 << 20, profile.features().coherent), profile)
 }
 
 /// What a life came to.

@@ -1,0 +1,116 @@
+//! QEMU's `edu` devices as the engines of a machine: jobs done by messages, a page at each step.
+//!
+//! A device is not told what becomes of its writes, so memory tells: a write has succeeded that arrived in device memory, and a job is
+//! aborted where one did not. Where a page leads to, a mark says that no other page has at that place; what follows has to arrive behind
+//! it. So a write that goes astray, to memory that is no longer its stream's for instance, is one that went there, and is the test's to
+//! notice; only one that leaves device memory counts as aborted.
+//!
+//! Of the engine's registers there are those of a fill without a PASID, in whole words of which each half has 16 bits.
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+
+use smmu_iopf::model::engine::registers::{self as reg, control, status};
+
+use crate::edu::Device;
+
+const PAGE: u64 = 4096;
+/// Its words.
+const WORDS: usize = 512;
+
+const FILL: u32 = control::START | control::FILL << control::OPERATION;
+
+/// An engine, with the registers that its job has.
+pub(super) struct Engine {
+    device: Device,
+    destination: u64,
+    length: u64,
+    pattern: u64,
+    state: u32,
+    fault_address: u64,
+    done: u64,
+}
+
+impl Engine {
+    pub(super) fn new(device: Device) -> Self {
+        Self { device, destination: 0, length: 0, pattern: 0, state: 0, fault_address: 0, done: 0 }
+    }
+
+    pub(super) fn reset(&mut self) {
+        (self.destination, self.length, self.pattern, self.state, self.fault_address, self.done) = (0, 0, 0, 0, 0, 0);
+    }
+
+    pub(super) fn stream(&self) -> u32 {
+        self.device.stream
+    }
+
+    pub(super) fn read(&self, offset: usize) -> u32 {
+        const FAULT_ADDRESS_HIGH: usize = reg::FAULT_ADDRESS + 4;
+        match offset {
+            reg::STREAM_ID => self.device.stream,
+            reg::STATUS => self.state,
+            reg::FAULT_ADDRESS => self.fault_address as u32,
+            FAULT_ADDRESS_HIGH => (self.fault_address >> 32) as u32,
+            _ => panic!("edu as an engine has no register {offset:#x}"),
+        }
+    }
+
+    pub(super) fn write(&mut self, offset: usize, value: u64) {
+        match (offset, value) {
+            (reg::DESTINATION, _) => self.destination = value,
+            (reg::LENGTH, _) => self.length = value,
+            (reg::PATTERN, _) => self.pattern = value,
+            (reg::SOURCE | reg::PASID, 0) => {}
+            (reg::CONTROL, _) if value == FILL.into() => self.start(),
+            _ => panic!("edu as an engine does not take {value:#x} in register {offset:#x}"),
+        }
+    }
+
+    fn start(&mut self) {
+        let Self { destination, length, pattern, .. } = *self;
+        assert!(length > 0 && (destination | length).is_multiple_of(8), "a fill of {length:#x} at {destination:#x}");
+        assert_eq!(pattern & 0xffff_0000_ffff_0000, 0, "messages have 16 bits");
+        assert_ne!(self.state, status::BUSY, "a job is under way");
+        (self.state, self.done) = (status::BUSY, 0);
+    }
+
+    /// Does a page of the job, if there is one. Returns whether there is more.
+    pub(super) fn step(&mut self, memory: &[AtomicU64]) -> bool {
+        if self.state != status::BUSY {
+            return false;
+        }
+        let first = self.destination + self.done;
+        let end = (first / PAGE * PAGE + PAGE).min(self.destination + self.length);
+        match self.fill(first, end, memory) {
+            Err(address) => (self.state, self.fault_address) = (status::ABORTED, address),
+            Ok(()) if end == self.destination + self.length => self.state = status::DONE,
+            Ok(()) => self.done = end - self.destination,
+        }
+        self.state == status::BUSY
+    }
+
+    /// Fills from `first` to `end`, in one page. The error is the address whose write did not arrive.
+    fn fill(&mut self, first: u64, end: u64, memory: &[AtomicU64]) -> Result<(), u64> {
+        let start = self.lead(first, memory).ok_or(first)?;
+        for address in (first..end).step_by(4) {
+            let half = |word: u64| (word >> (8 * (address & 4))) as u32;
+            self.device.write(address, half(self.pattern) as u16);
+            let word = memory[start + ((address - first) / 8) as usize].load(Relaxed);
+            if half(word) != half(self.pattern) {
+                return Err(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// The word of `memory` that `address` leads to: translation keeps what is below a page. Its low half is overwritten.
+    fn lead(&mut self, address: u64, memory: &[AtomicU64]) -> Option<usize> {
+        let find = |mark: u16| {
+            let mut places = ((address % PAGE / 8) as usize..memory.len()).step_by(WORDS);
+            places.find(|&place| memory[place].load(Relaxed) as u32 == mark.into())
+        };
+        let mark = (0x8001..).find(|&mark| find(mark).is_none())?;
+        self.device.write(address, mark);
+        find(mark)
+    }
+}
