@@ -13,6 +13,7 @@ use super::bench::world::{BYTES, KINDS, PAGES, Tables, World, has};
 use super::bench::{Pager, Profile, Space, on_each};
 
 scenarios![
+    whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new,
     a_change_that_fails_can_be_repeated_or_ended,
     what_a_failed_change_leaves_in_use_can_be_forgotten,
     a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message,
@@ -36,7 +37,6 @@ fn cells() -> Vec<(&'static str, &'static str, u64, Transition)> {
     rows[2..].iter().flat_map(|row| KINDS.into_iter().enumerate().map(move |to| cell(&to, row))).collect()
 }
 
-#[test]
 fn whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new() {
     on_each(&[], |profile| {
         for (from, to, steps, transition) in cells() {

@@ -18,6 +18,7 @@ use super::bench::world::{BYTES, GUEST, ONE_CD, PAGES, Tables, World};
 use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 
 scenarios![
+    a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free,
     what_misses_at_stage_2_is_terminated_and_reported,
     faults_of_a_virtual_machine_are_served,
     stalls_of_a_dying_virtual_machine_are_refused,
@@ -92,7 +93,6 @@ fn stalls_of_a_dying_virtual_machine_are_refused() {
 }
 
 /// S8: no record, and the VMID is used again for other tables at the same addresses.
-#[test]
 fn a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free() {
     on_each(&[Need::Stage2], |profile| {
         let mut world = World::new(profile);

@@ -11,6 +11,7 @@ use super::bench::{Bench, Pager, Space, on_each, substreams};
 
 scenarios![
     pages_that_were_invalidated_are_walked_anew,
+    one_address_space_is_forgotten_and_another_one_is_not,
     a_device_forgets_the_pages_that_were_invalidated_and_no_more,
     invalidations_complete_and_a_substream_can_be_taken_away,
     the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more,
@@ -50,6 +51,35 @@ fn pages_that_were_invalidated_are_walked_anew() {
         let pages = Pages { first: BASE, count: PAGES };
         bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
         assert_eq!(fill(&mut bench, 0, &space, 3).len(), PAGES as usize);
+    });
+}
+
+fn one_address_space_is_forgotten_and_another_one_is_not() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.calm_caches();
+        let spaces = [(0, 3), (1, 4)].map(|(engine, asid)| {
+            let space = Space::new(&bench, asid);
+            addresses().take(2).for_each(|address| space.map(address));
+            bench.attach(engine, FaultMode::Terminate, &space).unwrap();
+            space
+        });
+        let arrived = |bench: &mut Bench, pattern| {
+            [0, 1].map(|engine: usize| {
+                bench.fill(engine, BASE, 2 * 4096, pattern, None);
+                bench.finish([engine]);
+                assert_eq!(bench.state(engine), status::DONE);
+                addresses().take(2).filter(|address| spaces[engine].word(*address) == pattern).count()
+            })
+        };
+        assert_eq!(arrived(&mut bench, 1), [2, 2]);
+        spaces.iter().for_each(|space| addresses().take(2).for_each(|address| space.remap(address)));
+        assert_eq!(arrived(&mut bench, 2), [0, 0], "the SMMU remembers all of them");
+        let grace = bench.grace();
+        let _ = bench.smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(3)).unwrap();
+        assert_eq!(arrived(&mut bench, 3), [2, 0]);
+        bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
+        assert_eq!(arrived(&mut bench, 4), [2, 2]);
     });
 }
 

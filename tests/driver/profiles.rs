@@ -4,17 +4,23 @@ use alloc::sync::Arc;
 
 use smmu_iopf::driver::{DriverError, FaultMode, Options};
 use smmu_iopf::model::board;
-use smmu_iopf::model::engine::registers::status;
+use smmu_iopf::model::engine::registers::{control, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::Asid;
+use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::features::IdRegisters;
 
 use super::bench::machine::{self, Machine};
 use super::bench::{Bench, LIMIT_US, Need, Pager, Profile, Space, faulting_engines, on_each, plain, substreams};
 
-scenarios![every_profile_comes_up_and_translates, what_a_profile_lacks_is_refused_by_name];
+scenarios![
+    every_profile_comes_up_and_translates,
+    reads_are_translated_and_reported_as_reads,
+    what_another_driver_left_is_forgotten,
+    what_a_profile_lacks_is_refused_by_name,
+];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 8 * 4096;
@@ -43,6 +49,52 @@ fn every_profile_comes_up_and_translates() {
         bench.fill(0, BASE, BYTES, 7, None);
         bench.finish([0]);
         assert_eq!((bench.state(0), space.word(BASE + BYTES - 8)), (status::DONE, 7));
+    });
+}
+
+fn reads_are_translated_and_reported_as_reads() {
+    on_each(&[Need::Termination], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        let [from, to, nowhere] = [BASE, BASE + 4096, BASE + 8192];
+        [from, to].into_iter().for_each(|address| space.map(address));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(0, from, 24, 7, None);
+        bench.finish([0]);
+        bench.start(0, control::COPY, from, to, 16, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), [0, 8, 16].map(|offset| space.word(to + offset))), (status::DONE, [7, 7, 0]));
+        assert_eq!(bench.sink.0.lock().len(), 0);
+        bench.start(0, control::COPY, nowhere, to, 16, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, nowhere));
+        let [Event::Fault(fault)] = bench.sink.0.lock()[..] else { panic!("one fault") };
+        assert_eq!((fault.kind, fault.address, fault.access.write), (FaultKind::Translation, nowhere, false));
+    });
+}
+
+/// It ended without a word, and its streams, contexts and translations may be in the SMMU's caches.
+fn what_another_driver_left_is_forgotten() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let write = |bench: &mut Bench, pattern| {
+            bench.fill(0, BASE, 8, pattern, None);
+            bench.finish([0]);
+            bench.state(0)
+        };
+        let old = Space::new(&bench, 1);
+        old.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &old).unwrap();
+        assert_eq!((write(&mut bench, 1), old.word(BASE)), (status::DONE, 1));
+        let machine = bench.machine.clone();
+        drop(bench);
+        let options = Options { limit_us: LIMIT_US, ..Options::default() };
+        let mut bench = Bench::on(machine, options, u64::MAX).unwrap();
+        assert_eq!(write(&mut bench, 2), status::ABORTED);
+        let new = Space::new(&bench, 1);
+        new.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &new).unwrap();
+        assert_eq!((write(&mut bench, 3), old.word(BASE), new.word(BASE)), (status::DONE, 1, 3));
     });
 }
 

@@ -26,6 +26,7 @@ use super::bench::machine::{self, Machine, memory_base};
 use super::bench::{Bench, LIMIT_US, Profile, cpu, faulting_engines, on, on_each, plain, substreams};
 
 scenarios![
+    a_dying_address_space_ends_its_accesses_without_a_record,
     where_every_fault_stalls_those_of_a_dying_address_space_are_refused,
     without_a_grace_period_nothing_is_invalidated_and_the_memory_stays,
     a_sync_that_times_out_gives_no_memory_back,
@@ -35,6 +36,7 @@ scenarios![
     a_descriptor_without_tables_is_quiet_and_under_nobodys_tag,
     the_tag_without_tables_is_nobodys,
     a_tag_is_given_out_again_when_it_is_forgotten_and_not_before,
+    a_tag_that_is_used_again_leads_to_the_new_pages_alone,
     a_tag_whose_translations_a_device_may_have_is_not_given_out,
     a_stream_that_could_not_be_attached_is_forgotten_too,
 ];
@@ -135,7 +137,6 @@ fn context(space: &AddressSpace) -> Context {
 
 /// S8: whatever the stream does with a fault, a job under way and one that comes later are aborted, no event is recorded,
 /// and the memory is used for something else without the device's seeing it.
-#[test]
 fn a_dying_address_space_ends_its_accesses_without_a_record() {
     on_each(&[], |profile| {
         let terminated = Termination.is_met(profile).then_some((0, FaultMode::Terminate));
@@ -363,6 +364,26 @@ fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
         // One that came to no use.
         let _ = world.bench.smmu.forget(&mut world.bench.cpu, Tag::AddressSpace(Asid(2))).unwrap();
         assert_eq!(take(&mut world), 2);
+    });
+}
+
+/// The same tag, and the same address, each time for another page: whoever has had it has not left a translation.
+fn a_tag_that_is_used_again_leads_to_the_new_pages_alone() {
+    on_each(&[], |profile| {
+        let mut world = World::new(profile);
+        let mut kept = Vec::new();
+        for round in 1..=3 {
+            // So that the frames are others.
+            kept.extend(world.frames.take());
+            let space = world.space(1);
+            world.attach(0, FaultMode::Terminate, &space);
+            world.bench.fill(0, BASE, 8, round, None);
+            world.bench.finish([0]);
+            assert_eq!((world.bench.state(0), written(&world.bench, &space)), (status::DONE, round));
+            let stream = world.bench.stream(0);
+            world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+            world.forget(space).unwrap();
+        }
     });
 }
 

@@ -23,6 +23,8 @@ scenarios![
     global_errors_whose_interrupt_was_lost_are_found,
     where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
+    an_event_queue_that_is_not_there_costs_reports_alone,
+    an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
 ];
@@ -261,6 +263,55 @@ fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);
         assert_eq!(bench.sink.0.lock().len(), 1, "the second is reported");
+    });
+}
+
+/// It lies where there is no memory.
+fn an_event_queue_that_is_not_there_costs_reports_alone() {
+    on_each(&[NoStall], |profile| {
+        let options = Options { limit_us: LIMIT_US, ..Options::default() };
+        let mut bench = Bench::with_broken(profile, options, if SyncMessages.is_met(profile) { 3 } else { 2 });
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        for (address, state) in [(BASE + 4096, status::ABORTED), (BASE, status::DONE)] {
+            bench.fill(0, address, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), state);
+        }
+        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
+        assert_eq!(bench.global_errors(), GlobalErrors::default());
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().len()), (0, 0));
+    });
+}
+
+/// 7.1: its caller gave it up before the SMMU came to it.
+fn an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on() {
+    on_each(&[Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let (space, stream) = (Space::new(&bench, 1), bench.stream(0));
+        space.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.hold_commands(true);
+        let held = bench.smmu.detach(&mut bench.cpu, stream);
+        assert!(matches!(held, Err(DriverError::CommandTimeout(_))), "{held:?}");
+        bench.spoil_command();
+        bench.hold_commands(false);
+        bench.machine.run(100);
+        assert!(bench.global_errors().command_queue);
+        assert_eq!(bench.global_errors(), GlobalErrors::default());
+        assert_eq!(bench.smmu.command_counts().errors, 1);
+        // Nothing is taken for done that it was to do.
+        for state in [status::ABORTED, status::DONE] {
+            match state {
+                status::DONE => bench.attach(0, FaultMode::Terminate, &space).unwrap(),
+                _ => bench.smmu.detach(&mut bench.cpu, stream).unwrap(),
+            }
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), state);
+        }
+        assert_eq!(bench.smmu.command_counts().errors, 1);
     });
 }
 

@@ -16,6 +16,7 @@ scenarios![
     calls_take_the_steps_of_the_table,
     a_device_at_work_is_not_disturbed_by_a_change_of_one_word,
     streams_that_were_used_before_there_was_a_table_for_them_work,
+    a_stream_whose_first_attachment_failed_has_its_table_all_the_same,
     substreams_take_the_steps_of_the_table,
 ];
 
@@ -149,8 +150,25 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
     });
 }
 
-/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
+/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again.
 fn streams_that_were_used_before_there_was_a_table_for_them_work() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        for (engine, state) in [(0, status::ABORTED), (1, status::ABORTED), (0, status::DONE), (1, status::DONE)] {
+            if state == status::DONE {
+                bench.attach(engine, FaultMode::Terminate, &space).unwrap();
+            }
+            bench.fill(engine, BASE, 8, 1, None);
+            bench.finish([engine]);
+            assert_eq!(bench.state(engine), state, "engine {engine}");
+        }
+    });
+}
+
+/// It has to look again whatever failed before, too.
+fn a_stream_whose_first_attachment_failed_has_its_table_all_the_same() {
     on_each(&[Need::Model], |profile| {
         for number in 1.. {
             let mut bench = Bench::of(profile);

@@ -5,12 +5,17 @@
 //! it. So a write that goes astray, to memory that is no longer its stream's for instance, is one that went there, and is the test's to
 //! notice; only one that leaves device memory counts as aborted.
 //!
-//! Of the engine's registers there are those of a fill without a PASID, in whole words of which each half has 16 bits.
+//! A copy is read and written by DMA, of whose reads memory does not tell: a blocked one gives zeros. So a copy of a word that is zero
+//! counts as aborted. The first four bytes go ahead alone, since QEMU's SMMU records every four bytes that are blocked.
+//!
+//! Of the engine's registers there are those of a fill and a copy without a PASID, in whole words; a fill's have halves of 16 bits.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
+use smmu_iopf::arch::timer::Timer;
 use smmu_iopf::model::engine::registers::{self as reg, control, status};
+use smmu_iopf::platform::edu::MAX_DMA;
 
 use crate::edu::Device;
 
@@ -19,10 +24,17 @@ const PAGE: u64 = 4096;
 const WORDS: usize = 512;
 
 const FILL: u32 = control::START | control::FILL << control::OPERATION;
+const COPY: u32 = control::START | control::COPY << control::OPERATION;
+
+/// What is in memory before a copy.
+const POISON: u64 = 0xdead_beef_dead_beef;
 
 /// An engine, with the registers that its job has.
 pub(super) struct Engine {
     device: Device,
+    /// Of a copy that is under way.
+    copies: bool,
+    source: u64,
     destination: u64,
     length: u64,
     pattern: u64,
@@ -33,11 +45,22 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(device: Device) -> Self {
-        Self { device, destination: 0, length: 0, pattern: 0, state: 0, fault_address: 0, done: 0 }
+        Self {
+            device,
+            copies: false,
+            source: 0,
+            destination: 0,
+            length: 0,
+            pattern: 0,
+            state: 0,
+            fault_address: 0,
+            done: 0,
+        }
     }
 
     pub(super) fn reset(&mut self) {
-        (self.destination, self.length, self.pattern, self.state, self.fault_address, self.done) = (0, 0, 0, 0, 0, 0);
+        (self.source, self.destination, self.length, self.pattern) = (0, 0, 0, 0);
+        (self.state, self.fault_address, self.done) = (0, 0, 0);
     }
 
     pub(super) fn stream(&self) -> u32 {
@@ -57,21 +80,23 @@ impl Engine {
 
     pub(super) fn write(&mut self, offset: usize, value: u64) {
         match (offset, value) {
+            (reg::SOURCE, _) => self.source = value,
             (reg::DESTINATION, _) => self.destination = value,
             (reg::LENGTH, _) => self.length = value,
             (reg::PATTERN, _) => self.pattern = value,
-            (reg::SOURCE | reg::PASID, 0) => {}
-            (reg::CONTROL, _) if value == FILL.into() => self.start(),
+            (reg::PASID, 0) => {}
+            (reg::CONTROL, _) if [FILL, COPY].map(u64::from).contains(&value) => self.start(value == COPY.into()),
             _ => panic!("edu as an engine does not take {value:#x} in register {offset:#x}"),
         }
     }
 
-    fn start(&mut self) {
-        let Self { destination, length, pattern, .. } = *self;
-        assert!(length > 0 && (destination | length).is_multiple_of(8), "a fill of {length:#x} at {destination:#x}");
+    fn start(&mut self, copies: bool) {
+        let Self { source, destination, length, pattern, .. } = *self;
+        let aligned = (source | destination | length).is_multiple_of(8);
+        assert!(length > 0 && aligned, "{length:#x} bytes from {source:#x} to {destination:#x}");
         assert_eq!(pattern & 0xffff_0000_ffff_0000, 0, "messages have 16 bits");
         assert_ne!(self.state, status::BUSY, "a job is under way");
-        (self.state, self.done) = (status::BUSY, 0);
+        (self.copies, self.state, self.done) = (copies, status::BUSY, 0);
     }
 
     /// Does a page of the job, if there is one. Returns whether there is more.
@@ -80,8 +105,14 @@ impl Engine {
             return false;
         }
         let first = self.destination + self.done;
-        let end = (first / PAGE * PAGE + PAGE).min(self.destination + self.length);
-        match self.fill(first, end, memory) {
+        let left = |address: u64| PAGE - address % PAGE;
+        let mut bytes = left(first).min(self.length - self.done);
+        let source = self.source + self.done;
+        if self.copies {
+            bytes = bytes.min(left(source)).min(MAX_DMA.into());
+        }
+        let end = first + bytes;
+        match if self.copies { self.copy(source, first, bytes, memory) } else { self.fill(first, end, memory) } {
             Err(address) => (self.state, self.fault_address) = (status::ABORTED, address),
             Ok(()) if end == self.destination + self.length => self.state = status::DONE,
             Ok(()) => self.done = end - self.destination,
@@ -98,6 +129,25 @@ impl Engine {
             let word = memory[start + ((address - first) / 8) as usize].load(Relaxed);
             if half(word) != half(self.pattern) {
                 return Err(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes`, in one page each, from `from` to `to`. The error is the address whose access did not succeed.
+    fn copy(&mut self, from: u64, to: u64, bytes: u64, memory: &[AtomicU64]) -> Result<(), u64> {
+        let start = self.lead(to, memory).ok_or(to)?;
+        let words = &memory[start..start + (bytes / 8) as usize];
+        for bytes in [4, bytes as u32] {
+            words.iter().for_each(|word| word.store(POISON, Relaxed));
+            self.device.dma.read(&mut Timer, from, bytes).expect("edu reads");
+            self.device.dma.write(&mut Timer, to, bytes).expect("edu writes");
+            if words[0].load(Relaxed) as u32 == 0 {
+                return Err(from);
+            }
+            let missing = words.iter().take(bytes.div_ceil(8) as usize).position(|word| word.load(Relaxed) == POISON);
+            if let Some(missing) = missing {
+                return Err(to + 8 * missing as u64);
             }
         }
         Ok(())

@@ -75,6 +75,7 @@ use smmu_iopf::driver::{
 };
 use smmu_iopf::iopf::{FaultHandler, Priority, StreamLimits};
 use smmu_iopf::model::board;
+use smmu_iopf::model::control as model_control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::profile::Profile as Modelled;
@@ -417,6 +418,17 @@ impl Bench {
         let enables = CR0::CMDQEN.val(u32::from(!held)).modify(enables);
         self.machine.write32(Register::Cr0, enables);
         self.machine.step();
+    }
+
+    /// Has the SMMU, which is [held](Self::hold_commands), take the command that waits first as illegal. The model does so by itself; QEMU's
+    /// finds an opcode there that no command has (4.1.3).
+    pub(crate) fn spoil_command(&self) {
+        if machine::has_model() {
+            return self.machine.write_control(model_control::COMMAND_ILLEGAL, 1);
+        }
+        let base = self.machine.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
+        let index = u64::from(self.machine.read32(Register::CmdqCons)) & ((1 << (base & 0x1f)) - 1);
+        self.machine.memory().store((base & 0x000f_ffff_ffff_ffe0) + 16 * index, 0xff).unwrap();
     }
 
     /// Lets a grace period pass.
