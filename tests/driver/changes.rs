@@ -13,12 +13,13 @@ use super::bench::world::{BYTES, KINDS, PAGES, Tables, World, has};
 use super::bench::{Pager, Profile, Space, on_each};
 
 scenarios![
-    whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new,
     a_change_that_fails_can_be_repeated_or_ended,
     what_a_failed_change_leaves_in_use_can_be_forgotten,
     a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message,
     a_change_that_no_command_is_consumed_for_is_an_error_and_can_be_repeated,
 ];
+
+stepped![whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new];
 
 /// The cells of the table of `change` in the documentation: from, to, steps, and whether nothing is interrupted.
 fn cells() -> Vec<(&'static str, &'static str, u64, Transition)> {

@@ -18,7 +18,6 @@ use super::bench::world::{BYTES, GUEST, ONE_CD, PAGES, Tables, World};
 use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
 
 scenarios![
-    a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free,
     what_misses_at_stage_2_is_terminated_and_reported,
     faults_of_a_virtual_machine_are_served,
     stalls_of_a_dying_virtual_machine_are_refused,
@@ -26,6 +25,8 @@ scenarios![
     a_vmid_stands_for_one_set_of_tables,
     what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so,
 ];
+
+stepped![a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free];
 
 /// 7.3.13: the address is an intermediate one, and the record has it as such too.
 fn what_misses_at_stage_2_is_terminated_and_reported() {

@@ -5,10 +5,15 @@
 extern crate alloc;
 
 /// The tests of a module that run on the host and on the target. One that needs more than both have is a `#[test]`, which is the host's.
+/// `stepped![...]` has those whose machine has to work only when it is let, so that a job is under way while something else happens: as on
+/// the host and with QEMU's SMMU, and not at EL2.
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
+        scenarios!(@ run, scenarios, $($name),+);
+    };
+    (@ $run:ident, $module:ident, $($name:ident),+) => {
         #[cfg(not(target_os = "none"))]
-        mod scenarios {
+        mod $module {
             $(
                 #[test]
                 fn $name() {
@@ -23,11 +28,17 @@ macro_rules! scenarios {
                 static TEST: crate::harness::Test = crate::harness::Test {
                     module: module_path!(),
                     name: stringify!($name),
-                    run: |kernel, _| crate::driver::bench::machine::run(kernel, $name),
+                    run: |kernel, _| crate::driver::bench::machine::$run(kernel, $name),
                     must_end_by: None,
                 };
             };
         )+
+    };
+}
+
+macro_rules! stepped {
+    ($($name:ident),+ $(,)?) => {
+        scenarios!(@ run_stepped, stepped, $($name),+);
     };
 }
 

@@ -17,11 +17,12 @@ use super::bench::world::{BYTES, GUEST, ONE_CD, World, guest};
 use super::bench::{Pager, Space, on_each, plain};
 
 scenarios![
-    a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption,
     stalls_at_stage_2_under_stage_1_say_what_is_missing_and_are_answered,
     what_a_virtual_machine_has_forgotten_is_forgotten_under_its_vmid,
     devices_forget_every_substream_of_a_virtual_machine,
 ];
+
+stepped![a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption];
 
 /// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
 fn a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption() {
