@@ -11,6 +11,7 @@ use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, control, hostile, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
@@ -367,10 +368,12 @@ fn a_terminated_access_reaches_the_sink_with_its_stream_address_and_reason() {
         let space = Space::new(&bench, 1);
         space.map_read_only(SOURCE);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.machine.take_raised();
         for address in [DESTINATION, SOURCE] {
             bench.fill(0, address, 8, 1, None);
             bench.finish([0]);
             assert_eq!((bench.state(0), bench.fault_address(0)), (status::ABORTED, address));
+            assert_eq!(bench.machine.take_raised(), [Wire::EventQueue]);
         }
         let events = core::mem::take(&mut *bench.sink.0.lock());
         let faults = events.iter().map(|event| match event {

@@ -1,5 +1,5 @@
-//! Driver, fault core and model together. On the host the model is in the same process; on the target it is the one at EL2, and the same
-//! tests are the target's own (`tests/target`).
+//! Driver, fault core and SMMU together. On the host the SMMU is the model in the same process; on the target it is the model at EL2, or
+//! QEMU's own where there is no model, and the same tests are the target's own (`tests/target`).
 
 #[cfg(not(target_os = "none"))]
 extern crate alloc;

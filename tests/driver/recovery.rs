@@ -8,6 +8,7 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::PageResponse;
 
 use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
@@ -274,11 +275,13 @@ fn an_event_queue_that_is_not_there_costs_reports_alone() {
         let space = Space::new(&bench, 1);
         space.map(BASE);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.machine.take_raised();
         for (address, state) in [(BASE + 4096, status::ABORTED), (BASE, status::DONE)] {
             bench.fill(0, address, 8, 1, None);
             bench.finish([0]);
             assert_eq!(bench.state(0), state);
         }
+        assert_eq!(bench.machine.take_raised(), [Wire::GlobalError]);
         assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
         assert_eq!(bench.global_errors(), GlobalErrors::default());
         assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().len()), (0, 0));

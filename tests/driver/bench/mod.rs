@@ -94,7 +94,7 @@ use self::machine::{Machine, MachineDelay, MachineMemory};
 pub(crate) use self::profile::{Need, Profile, faulting_engines, on, on_each};
 pub(crate) use self::space::{Pager, Space};
 
-/// The driver on the model.
+/// The driver on the machine under test.
 pub(crate) type Driver = Smmu<Arc<Machine>, MachineDelay>;
 
 /// A limit that no test waits for in vain but those that mean to, in microseconds; each is a step of the model.
