@@ -246,7 +246,7 @@ impl Machine {
         match &parts().behind {
             Behind::Model { .. } => self.read_control(control::BUSY) != 0,
             Behind::Qemu { engines, .. } => {
-                engines.lock().iter_mut().fold(false, |busy, engine| engine.step(parts().memory.words) || busy)
+                engines.lock().iter_mut().fold(false, |busy, engine| busy | engine.step(parts().memory.words))
             }
         }
     }

@@ -1,5 +1,5 @@
 //! What a kernel would be to driver, fault core and model.
-#![allow(dead_code, reason = "each test crate uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 
 /// The machine under test: memory, the model, and how it is let work.
 #[cfg(not(target_os = "none"))]
