@@ -152,6 +152,7 @@ fn a_need_is_met_by_every_profile_that_has_what_it_names() {
         let met = [Need::Stall, Need::PageRequests, Need::Substreams].map(|need| need.is_met(profile));
         assert_eq!(met, lacks(profile).map(|lack| lack.is_none()), "{name}");
         assert_eq!(Need::Faults.is_met(profile), met[0] || met[1], "{name}");
+        assert_eq!([Need::NoStall, Need::Model].map(|need| need.is_met(profile)), [!met[0], true], "{name}");
         assert_eq!(Need::Termination.is_met(profile), name != "forced-stall", "{name}");
         assert_eq!(Need::Queues.is_met(profile), name != "small", "{name}");
         let no_ats = ["forced-stall", "no-ats", "qemu-7.2", "qemu-10"];
