@@ -49,6 +49,7 @@ mod coherence;
 mod contexts;
 mod domains;
 mod faults;
+mod histories;
 mod hostile;
 mod injection;
 mod invalidation;
