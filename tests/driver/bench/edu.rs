@@ -29,10 +29,15 @@ const COPY: u32 = control::START | control::COPY << control::OPERATION;
 /// What is in memory before a copy.
 const POISON: u64 = 0xdead_beef_dead_beef;
 
-/// An engine, with the registers that its job has.
+/// An engine.
 pub(super) struct Engine {
     device: Device,
-    /// Of a copy that is under way.
+    job: Job,
+}
+
+/// The registers that a job has, and how far it is.
+#[derive(Default)]
+struct Job {
     copies: bool,
     source: u64,
     destination: u64,
@@ -45,22 +50,11 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(device: Device) -> Self {
-        Self {
-            device,
-            copies: false,
-            source: 0,
-            destination: 0,
-            length: 0,
-            pattern: 0,
-            state: 0,
-            fault_address: 0,
-            done: 0,
-        }
+        Self { device, job: Job::default() }
     }
 
     pub(super) fn reset(&mut self) {
-        (self.source, self.destination, self.length, self.pattern) = (0, 0, 0, 0);
-        (self.state, self.fault_address, self.done) = (0, 0, 0);
+        self.job = Job::default();
     }
 
     pub(super) fn stream(&self) -> u32 {
@@ -71,19 +65,19 @@ impl Engine {
         const FAULT_ADDRESS_HIGH: usize = reg::FAULT_ADDRESS + 4;
         match offset {
             reg::STREAM_ID => self.device.stream,
-            reg::STATUS => self.state,
-            reg::FAULT_ADDRESS => self.fault_address as u32,
-            FAULT_ADDRESS_HIGH => (self.fault_address >> 32) as u32,
+            reg::STATUS => self.job.state,
+            reg::FAULT_ADDRESS => self.job.fault_address as u32,
+            FAULT_ADDRESS_HIGH => (self.job.fault_address >> 32) as u32,
             _ => panic!("edu as an engine has no register {offset:#x}"),
         }
     }
 
     pub(super) fn write(&mut self, offset: usize, value: u64) {
         match (offset, value) {
-            (reg::SOURCE, _) => self.source = value,
-            (reg::DESTINATION, _) => self.destination = value,
-            (reg::LENGTH, _) => self.length = value,
-            (reg::PATTERN, _) => self.pattern = value,
+            (reg::SOURCE, _) => self.job.source = value,
+            (reg::DESTINATION, _) => self.job.destination = value,
+            (reg::LENGTH, _) => self.job.length = value,
+            (reg::PATTERN, _) => self.job.pattern = value,
             (reg::PASID, 0) => {}
             (reg::CONTROL, _) if [FILL, COPY].map(u64::from).contains(&value) => self.start(value == COPY.into()),
             _ => panic!("edu as an engine does not take {value:#x} in register {offset:#x}"),
@@ -91,43 +85,40 @@ impl Engine {
     }
 
     fn start(&mut self, copies: bool) {
-        let Self { source, destination, length, pattern, .. } = *self;
+        let Job { source, destination, length, pattern, .. } = self.job;
         let aligned = (source | destination | length).is_multiple_of(8);
         assert!(length > 0 && aligned, "{length:#x} bytes from {source:#x} to {destination:#x}");
         assert_eq!(pattern & 0xffff_0000_ffff_0000, 0, "messages have 16 bits");
-        assert_ne!(self.state, status::BUSY, "a job is under way");
-        (self.copies, self.state, self.done) = (copies, status::BUSY, 0);
+        assert_ne!(self.job.state, status::BUSY, "a job is under way");
+        (self.job.copies, self.job.state, self.job.done) = (copies, status::BUSY, 0);
     }
 
     /// Does a page of the job, if there is one. Returns whether there is more.
     pub(super) fn step(&mut self, memory: &[AtomicU64]) -> bool {
-        if self.state != status::BUSY {
+        let Job { copies, source, destination, length, state, done, .. } = self.job;
+        if state != status::BUSY {
             return false;
         }
-        let first = self.destination + self.done;
         let left = |address: u64| PAGE - address % PAGE;
-        let mut bytes = left(first).min(self.length - self.done);
-        let source = self.source + self.done;
-        if self.copies {
-            bytes = bytes.min(left(source)).min(MAX_DMA.into());
+        let (from, to) = (source + done, destination + done);
+        let bytes = left(to).min(length - done);
+        let bytes = if copies { bytes.min(left(from)).min(MAX_DMA.into()) } else { bytes };
+        match if copies { self.copy(from, to, bytes, memory) } else { self.fill(to, bytes, memory) } {
+            Err(address) => (self.job.state, self.job.fault_address) = (status::ABORTED, address),
+            Ok(()) if done + bytes == length => self.job.state = status::DONE,
+            Ok(()) => self.job.done += bytes,
         }
-        let end = first + bytes;
-        match if self.copies { self.copy(source, first, bytes, memory) } else { self.fill(first, end, memory) } {
-            Err(address) => (self.state, self.fault_address) = (status::ABORTED, address),
-            Ok(()) if end == self.destination + self.length => self.state = status::DONE,
-            Ok(()) => self.done = end - self.destination,
-        }
-        self.state == status::BUSY
+        self.job.state == status::BUSY
     }
 
-    /// Fills from `first` to `end`, in one page. The error is the address whose write did not arrive.
-    fn fill(&mut self, first: u64, end: u64, memory: &[AtomicU64]) -> Result<(), u64> {
-        let start = self.lead(first, memory).ok_or(first)?;
-        for address in (first..end).step_by(4) {
+    /// Fills `bytes` from `to` on, in one page. The error is the address whose write did not arrive.
+    fn fill(&mut self, to: u64, bytes: u64, memory: &[AtomicU64]) -> Result<(), u64> {
+        let start = self.lead(to, memory).ok_or(to)?;
+        for address in (to..to + bytes).step_by(4) {
             let half = |word: u64| (word >> (8 * (address & 4))) as u32;
-            self.device.write(address, half(self.pattern) as u16);
-            let word = memory[start + ((address - first) / 8) as usize].load(Relaxed);
-            if half(word) != half(self.pattern) {
+            self.device.write(address, half(self.job.pattern) as u16);
+            let word = memory[start + ((address - to) / 8) as usize].load(Relaxed);
+            if half(word) != half(self.job.pattern) {
                 return Err(address);
             }
         }
