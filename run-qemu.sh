@@ -235,9 +235,21 @@ run_main_job() {
 
 passed=0 failed=0 left_out=0
 
-not_run() {
-    printf 'not run with --smmu %s\n' "$smmu"
+not_run() { # [REASON]
+    printf 'not run with --smmu %s%s\n' "$smmu" "${1:+: $1}"
     ((left_out += 1))
+}
+
+# The tests of driver:: in a log that did not run, each with a tab and the reason: what the machine lacks, or which one they want. Where
+# there are both SMMUs only the latter is a reason.
+reasons() {
+    awk -v smmu="$smmu" '
+        /^not / { lack = $0; sub(/^not [^:]*: /, "", lack) }
+        /^test driver::.* \.\.\. ignored, / {
+            name = $2; sub(/.* ignored, /, "")
+            if (/^it wants/ || smmu != "both") print name "\t" (lack == "" ? $0 : lack)
+        }
+        /^test |^on / { lack = "" }'
 }
 
 # host_tests COMMAND...: runs a host test suite and counts what it says it ran.
@@ -263,7 +275,7 @@ test_image() {
 # SMMU, so one boot does for all unless it ends early; they have one core, with which the model goes on when it is looked at. With
 # --smmu qemu they run on QEMU's SMMU, as far as it has what they need.
 target_tests() { # FILTER
-    local elf names name cores together= lacking=
+    local elf names name cores reason together= lacking=
     elf=$(test_image)
     if [[ -z $elf ]] || ! names=$(boot "$elf" --list --format terse); then
         printf 'test target ... FAILED (no list of tests)\n'
@@ -276,7 +288,7 @@ target_tests() { # FILTER
     fi
     if [[ -z $1 || $1 == driver::* ]] && smp=1 timeout=600 boot "$elf" "${1:-driver::}" >"$log" 2>&1; then
         together=$(sed -nE 's/^test (driver::.*) \.\.\. ok\r?$/\1/p' "$log")
-        lacking=$(sed -nE "s/^test (driver::.*) \.\.\. ignored, $([[ $smmu != both ]] || echo 'it wants ').*$/\1/p" "$log")
+        lacking=$(sed 's/\r$//' "$log" | reasons)
     fi
     while read -r name; do
         printf 'test target::%s ... ' "$name"
@@ -284,8 +296,8 @@ target_tests() { # FILTER
         if grep -qxF -- "$name" <<<"$together"; then
             printf 'ok\n'
             ((passed += 1))
-        elif grep -qxF -- "$name" <<<"$lacking"; then
-            not_run
+        elif reason=$(grep -F -- "$name"$'\t' <<<"$lacking"); then
+            not_run "${reason#*$'\t'}"
         elif ! smp=$cores boot "$elf" --exact "$name" >"$log" 2>&1; then
             printf 'FAILED\n'
             sed 's/^/    /' "$log"
