@@ -23,8 +23,9 @@ scenarios![
     devices_forget_every_substream_of_a_virtual_machine,
 ];
 
+stepped![a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption];
+
 /// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
-#[test]
 fn a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption() {
     on_each(&[Need::Stage2], |profile| {
         let mut world = World::new(profile);

@@ -5,13 +5,12 @@ use alloc::vec::Vec;
 
 use smmu_iopf::driver::dma::DmaRegion;
 use smmu_iopf::driver::{DriverError, FaultMode, Guest, StreamConfig, Tag, Transition, Translation, Walked};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::Event;
 use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
 
 use super::Need::{self, Substreams};
-use super::{Bench, Space, plain, zeroed};
+use super::{Bench, Profile, Space, plain, zeroed};
 
 pub(crate) const PAGES: u64 = 8;
 pub(crate) const BYTES: u64 = PAGES * 4096;
