@@ -261,7 +261,7 @@ impl Kernel {
         }
         self.bench.machine.run(1000);
         let bench = &mut self.bench;
-        assert_eq!(bench.live(), 0);
+        assert_eq!((bench.live(), bench.smmu.faults().totals().slots_in_use), (0, 0));
         self.outcome.states = self.states();
         let bench = &mut self.bench;
         assert!(!self.outcome.states.contains(&status::BUSY), "{:?}", self.outcome);
