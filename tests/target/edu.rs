@@ -53,8 +53,8 @@ pub(crate) struct Device {
 
 impl Device {
     const MSI: u32 = 5;
-    const RAISE: usize = 0x60;
-    const ACKNOWLEDGE: usize = 0x64;
+    pub(crate) const RAISE: usize = 0x60;
+    pub(crate) const ACKNOWLEDGE: usize = 0x64;
 
     /// Every `edu` there is, by rising StreamID.
     pub(crate) fn all(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Vec<Self>, Failure> {
