@@ -22,7 +22,7 @@ Commands:
 Options:
   --smp N           1 to 8 cores (4)
   --engines N       1 to 64 DMA engines behind the modelled SMMU (4)
-  --smmu WHICH      qemu: QEMU's SMMU only, no EL2; model: the modelled one only; both (both)
+  --smmu WHICH      qemu: QEMU's SMMU only, no EL2, and four edu devices; model: the modelled one only; both (both)
   --profile NAME    which SMMU the model is: full, terminate-only, forced-stall, no-pri, no-ats, linear-only,
                     non-coherent, small, big, qemu-7.2 or qemu-10 (full)
   --no-its          no ITS: the modelled SMMU's messages reach memory only. Implies --smmu model, as edu wants an ITS
@@ -176,8 +176,11 @@ compose() {
     ! $strict || [[ $smmu == qemu ]] || arguments+=,arg=strict
     [[ $smmu == model ]] || machine+=,iommu=smmuv3
     local -a images=(-kernel "$elf") devices=(${device:+-device "$device"})
+    # As many as the tests want engines, where there is no model with its own.
+    local edu edus=1
+    [[ $smmu != qemu ]] || edus=4
     if $its; then
-        devices+=(-device edu,dma_mask=0xffffffffffffffff)
+        for ((edu = 0; edu < edus; edu++)); do devices+=(-device edu,dma_mask=0xffffffffffffffff); done
     else
         machine+=,its=off
     fi
@@ -230,7 +233,24 @@ run_main_job() {
     boot "$(image smmu-iopf)" "${main_job[@]}"
 }
 
-passed=0 failed=0
+passed=0 failed=0 left_out=0
+
+not_run() { # [REASON]
+    printf 'not run with --smmu %s%s\n' "$smmu" "${1:+: $1}"
+    ((left_out += 1))
+}
+
+# The tests of driver:: in a log that did not run, each with a tab and the reason: what the machine lacks, or which one they want. Where
+# there are both SMMUs only the latter is a reason.
+reasons() {
+    awk -v smmu="$smmu" '
+        /^not / { lack = $0; sub(/^not [^:]*: /, "", lack) }
+        /^test driver::.* \.\.\. ignored, / {
+            name = $2; sub(/.* ignored, /, "")
+            if (/^it wants/ || smmu != "both") print name "\t" (lack == "" ? $0 : lack)
+        }
+        /^test |^on / { lack = "" }'
+}
 
 # host_tests COMMAND...: runs a host test suite and counts what it says it ran.
 host_tests() {
@@ -252,9 +272,10 @@ test_image() {
 }
 
 # One boot a test: a test that panics, faults or hangs fails by its name, and the rest go on. Those of driver:: begin with a reset of the
-# model, so one boot does for all unless it ends early; they have one core, with which the model goes on when it is looked at.
+# SMMU, so one boot does for all unless it ends early; they have one core, with which the model goes on when it is looked at. With
+# --smmu qemu they run on QEMU's SMMU, as far as it has what they need.
 target_tests() { # FILTER
-    local elf names name cores together=
+    local elf names name cores reason together= lacking=
     elf=$(test_image)
     if [[ -z $elf ]] || ! names=$(boot "$elf" --list --format terse); then
         printf 'test target ... FAILED (no list of tests)\n'
@@ -267,6 +288,7 @@ target_tests() { # FILTER
     fi
     if [[ -z $1 || $1 == driver::* ]] && smp=1 timeout=600 boot "$elf" "${1:-driver::}" >"$log" 2>&1; then
         together=$(sed -nE 's/^test (driver::.*) \.\.\. ok\r?$/\1/p' "$log")
+        lacking=$(sed 's/\r$//' "$log" | reasons)
     fi
     while read -r name; do
         printf 'test target::%s ... ' "$name"
@@ -274,6 +296,8 @@ target_tests() { # FILTER
         if grep -qxF -- "$name" <<<"$together"; then
             printf 'ok\n'
             ((passed += 1))
+        elif reason=$(grep -F -- "$name"$'\t' <<<"$lacking"); then
+            not_run "${reason#*$'\t'}"
         elif ! smp=$cores boot "$elf" --exact "$name" >"$log" 2>&1; then
             printf 'FAILED\n'
             sed 's/^/    /' "$log"
@@ -281,11 +305,11 @@ target_tests() { # FILTER
         elif ! grep -q "^test $name \.\.\. ignored" "$log"; then
             printf 'ok\n'
             ((passed += 1))
-        elif [[ $smmu == both ]]; then
+        elif [[ $smmu == both ]] && ! grep -q "^test $name \.\.\. ignored, it wants" "$log"; then
             printf 'FAILED (the machine lacks what it ought to have)\n'
             ((failed += 1))
         else
-            printf 'not run: --smmu %s\n' "$smmu"
+            not_run
         fi
     done < <(sed -n 's/: test\r\?$//p' <<<"$names" | grep -F -- "$1")
 }
@@ -299,6 +323,7 @@ run_tests() {
         host_tests tools/loom.sh
     fi
     target_tests "${1:-}"
+    ((left_out == 0)) || printf '\n%d not run with --smmu %s\n' "$left_out" "$smmu"
     printf '\n%d passed, %d failed\n' "$passed" "$failed"
     ((failed == 0 && passed > 0))
 }

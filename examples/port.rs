@@ -2,14 +2,14 @@
 //!
 //! Two cores, each a thread, and two SMMUs. The first core takes the interrupts. The second attaches a device of each SMMU, serves
 //! the faults that the interrupt handlers leave to it, and takes the devices away again. The SMMUs are models with memory
-//! of their own; page tables are the kernel's.
+//! of their own, one of them not coherent; page tables are the kernel's.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use smmu_iopf::driver::dma::{DmaMemory, DmaRegion, NoMemory};
+use smmu_iopf::driver::dma::{CacheMaintenance, Coherence, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
     Context, DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Report, Smmu, StreamConfig, Tag, Wake,
@@ -19,6 +19,7 @@ use smmu_iopf::model::board::{self, SMMU_BASE};
 use smmu_iopf::model::engine::registers::{self as engine, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::host::{HostDelay, HostMemory, HostSmmu};
 use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
@@ -46,17 +47,22 @@ impl Registers for Mapped {
     }
 }
 
-/// Memory that the SMMU and its devices reach. Where they see it and where the cores do are two addresses.
+/// Memory that the SMMU and its devices reach. Where they see it and where the cores do are two addresses. For an SMMU that is not coherent
+/// it says how caches are maintained.
 struct Dma(Arc<HostMemory>);
 
 impl DmaMemory for Dma {
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
         self.0.allocate(bytes, align)
     }
+
+    fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {
+        self.0.maintenance()
+    }
 }
 
-/// The interrupts that software makes pending, on the core that drains.
-#[derive(Default)]
+/// The interrupts that software makes pending, on the core that drains. Both are at first: a queue that became non-empty before its
+/// interrupt was enabled raises none.
 struct Pending([AtomicBool; 2]);
 
 impl Wake for Pending {
@@ -89,10 +95,13 @@ struct Node {
 }
 
 impl Node {
-    fn bring_up(cpu: &mut Cpu, domain: &Arc<Domain>) -> Outcome<Self> {
-        let memory = Arc::new(HostMemory::new(8 << 20));
-        let machine = HostSmmu::new(memory.clone());
-        let (memory, pending) = (Arc::new(Dma(memory)), Arc::new(Pending::default()));
+    fn bring_up(cpu: &mut Cpu, domain: &Arc<Domain>, profile: Profile) -> Outcome<Self> {
+        let memory = Arc::new(match profile.features().coherent {
+            true => HostMemory::new(8 << 20),
+            false => HostMemory::behind_caches(8 << 20, 0),
+        });
+        let machine = HostSmmu::with(memory.clone(), profile, board::DEFAULT_ENGINES);
+        let (memory, pending) = (Arc::new(Dma(memory)), Arc::new(Pending([true.into(), true.into()])));
         let hooks = Hooks { wake: pending.clone(), events: Arc::new(Log) };
         let registers = Mapped(machine.clone());
         let delay = machine.delay();
@@ -103,7 +112,8 @@ impl Node {
 
     /// What the interrupts of this SMMU do, one batch at a time.
     fn interrupts(&self, masked: &Masked) {
-        self.machine.step();
+        // The machine goes on between two interrupts.
+        (0..8).for_each(|_| _ = self.machine.step());
         let mut due = [0, 1].map(|queue| self.pending.0[queue].swap(false, Relaxed));
         for wire in self.machine.take_raised() {
             match wire {
@@ -146,27 +156,35 @@ impl Node {
 /// An address space: one table at each of levels 1 to 3 (39 bits, 4 KiB), so its first 2 MiB.
 struct Space {
     memory: Arc<Dma>,
+    coherence: Coherence,
     tables: [DmaRegion; 3],
-    pages: AtomicU64,
+    /// The pages that there are. Held while one is brought in: who faults on it meanwhile finds it there.
+    pages: Mutex<u64>,
     work: Arc<WorkQueues>,
 }
 
 impl Space {
-    fn new(memory: &Arc<Dma>, work: &Arc<WorkQueues>) -> Outcome<Arc<Self>> {
-        let table = || memory.allocate(4096, 4096);
+    fn new(node: &Node, work: &Arc<WorkQueues>) -> Outcome<Arc<Self>> {
+        let table = || node.memory.allocate(4096, 4096);
         let tables = [table()?, table()?, table()?];
         (0..2).for_each(|level| tables[level].words[0].store(tables[level + 1].phys.0 | 3, Relaxed));
-        Ok(Arc::new(Self { memory: memory.clone(), tables, pages: AtomicU64::new(0), work: work.clone() }))
+        let (memory, coherence) = (node.memory.clone(), node.smmu.coherence());
+        tables.iter().for_each(|table| coherence.clean(table.words));
+        Ok(Arc::new(Self { memory, coherence, tables, pages: Mutex::new(0), work: work.clone() }))
     }
 
-    fn map(&self, address: u64) -> PageResponse {
-        let entry = self.tables[2].words.get(address as usize >> 12);
-        let Some(entry) = entry.filter(|entry| entry.load(Relaxed) == 0) else { return PageResponse::Invalid };
-        let Ok(page) = self.memory.allocate(4096, 4096) else { return PageResponse::Invalid };
-        // A page: not global, accessed, inner shareable, for unprivileged accesses.
-        entry.store(page.phys.0 | 0xf43, Release);
-        self.pages.fetch_add(1, Relaxed);
-        PageResponse::Success
+    fn map(&self, address: u64) -> Option<()> {
+        let entry = self.tables[2].words.get(address as usize >> 12)?;
+        let mut pages = self.pages.lock().ok()?;
+        if entry.load(Relaxed) == 0 {
+            let page = self.memory.allocate(4096, 4096).ok()?;
+            self.coherence.clean(page.words);
+            // A page: not global, accessed, inner shareable, for unprivileged accesses.
+            entry.store(page.phys.0 | 0xf43, Release);
+            self.coherence.clean(std::slice::from_ref(entry));
+            *pages += 1;
+        }
+        Some(())
     }
 }
 
@@ -180,9 +198,9 @@ impl FaultHandler for Space {
     }
 
     fn serve(&self, _: &Cpu, group: FaultGroup) -> Option<Decided> {
-        let refused = group.faults().any(|fault| self.map(fault.address) != PageResponse::Success);
+        let all = group.faults().try_for_each(|fault| self.map(fault.address));
         // It may come too late: then the time-out or the disabler has given another answer.
-        Some(group.decide(if refused { PageResponse::Invalid } else { PageResponse::Success }))
+        Some(group.decide(all.map_or(PageResponse::Invalid, |()| PageResponse::Success)))
     }
 }
 
@@ -242,11 +260,12 @@ impl DeviceControl for Device<'_> {
     }
 }
 
-/// Attaches a device, lets it fill 16 pages that are not there, and takes it away.
+/// Attaches a device, lets it copy 16 pages' worth between pages that are not there, and takes it away. The source begins in the middle of a
+/// page, and four accesses are under way: two of them fault on one page.
 fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>, upkeep: &mut Upkeep<'_>) -> Outcome {
-    let Node { machine, memory, smmu, .. } = node;
+    let Node { machine, smmu, .. } = node;
     let stream = StreamId(machine.read_engine(number, engine::STREAM_ID));
-    let space = Space::new(memory, work)?;
+    let space = Space::new(node, work)?;
     let page_requests = board::engine_kind(number) == board::EngineKind::PageRequest;
     let faults = if page_requests { FaultMode::PageRequest } else { FaultMode::Stall };
     let asid = smmu.take_asid(cpu)?;
@@ -256,9 +275,11 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     let limits = StreamLimits { groups: 16, requests: 8, time_out_us: 1_000_000, priority: Priority::Normal };
     let device = Device(machine, number);
     smmu.enable_faults(cpu, &[stream], Some(&device), space.clone(), limits)?;
+    machine.write_engine64(number, engine::SOURCE, 0x10_0800);
     machine.write_engine64(number, engine::DESTINATION, 0x1_0000);
     machine.write_engine64(number, engine::LENGTH, 16 * 4096);
-    machine.write_engine(number, engine::CONTROL, control::START | control::FILL << control::OPERATION);
+    machine.write_engine(number, engine::DEPTH, 4);
+    machine.write_engine(number, engine::CONTROL, control::START | control::COPY << control::OPERATION);
     let start = Instant::now();
     while !device.is_idle() {
         if start.elapsed().as_secs() > 10 {
@@ -271,8 +292,8 @@ fn use_device(cpu: &mut Cpu, node: &Node, number: usize, work: &Arc<WorkQueues>,
     // The tables stay the handler's; their tag is the next device's.
     let _ = smmu.forget(cpu, Tag::AddressSpace(asid)).map_err(|remembered| remembered.error)?;
     smmu.detach(cpu, stream)?;
-    let pages = space.pages.load(Relaxed);
-    if (state, pages) == (status::DONE, 16) { Ok(()) } else { Err(format!("state {state}, {pages} pages").into()) }
+    let pages = *space.pages.lock().map_err(|_| "a handler has panicked")?;
+    if (state, pages) == (status::DONE, 17 + 16) { Ok(()) } else { Err(format!("state {state}, {pages} pages").into()) }
 }
 
 /// One round of what a core does with its time.
@@ -285,7 +306,8 @@ fn main() -> Outcome {
     domain.online(&mut cpu);
     // No core sleeps here, so none has to be woken.
     let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
-    let nodes = [Node::bring_up(&mut cpu, &domain)?, Node::bring_up(&mut cpu, &domain)?];
+    let mut node = |profile| Node::bring_up(&mut cpu, &domain, profile);
+    let nodes = [node(Profile::Full)?, node(Profile::NonCoherent)?];
     let stop = AtomicBool::new(false);
     let start = Instant::now();
     let outcome = thread::scope(|scope| {
@@ -294,6 +316,7 @@ fn main() -> Outcome {
             let mut cpu = unsafe { Cpu::new(CoreId::FIRST) };
             domain.online(&mut cpu);
             while !stop.load(Relaxed) {
+                // In a vector, where `Masked` is made and not lent, `Domain::quiescent` takes it at the end.
                 cpu.masked(|masked| nodes.iter().for_each(|node| node.interrupts(masked)));
                 domain.poll(&mut cpu);
                 thread::yield_now();

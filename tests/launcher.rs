@@ -194,6 +194,16 @@ fn options_reach_qemu() {
     assert!(is_argument(&output, "iommu-testdev"), "{}", stdout(&output));
 }
 
+#[test]
+fn there_are_four_edu_devices_where_there_is_no_model() {
+    let place = Place::new("edu");
+    for (smmu, count) in [("both", 1), ("qemu", 4)] {
+        let output = place.launch(&["--smmu", smmu, &place.image()]);
+        let devices = stdout(&output).lines().filter(|line| line.starts_with("edu,")).count();
+        assert_eq!(devices, count, "{smmu}: {}", stdout(&output));
+    }
+}
+
 /// The image of the disk that QEMU got.
 fn disk(output: &Output) -> Option<&str> {
     stdout(output).lines().find_map(|line| line.strip_prefix("if=none,id=disk,format=raw,file="))

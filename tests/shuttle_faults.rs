@@ -129,6 +129,8 @@ struct World {
     kernel: Arc<Kernel>,
     pager: Arc<Pager>,
     space: Arc<Space>,
+    /// The asking device sends no Stop markers.
+    silent: bool,
     jobs: AtomicU64,
     /// How often the PASID was stopped, how often the device was told to, and how often it was served again after a Response Failure.
     stops: AtomicU64,
@@ -184,7 +186,13 @@ impl DeviceControl for Device<'_> {
         }
         self.0.machine.write_engine(self.1, reg::PRI_STATUS, pri_status::PASID_STOPPED);
         self.0.machine.write_engine(self.1, reg::PASID, substream.get());
-        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::STOP_PASID);
+        let silent = if self.0.silent { pri_control::NO_STOP_MARKER } else { 0 };
+        let stop = pri_control::ENABLE | pri_control::STOP_PASID | silent;
+        self.0.machine.write_engine(self.1, reg::PRI_CONTROL, stop);
+    }
+
+    fn sends_stop_markers(&self) -> bool {
+        !self.0.silent
     }
 
     fn substream_stopped(&self, _: StreamId, _: SubstreamId) -> bool {
@@ -226,6 +234,7 @@ impl World {
             kernel,
             pager,
             space,
+            silent: thread_rng().gen_range(0..4_u32) == 0,
             jobs: AtomicU64::new(0),
             stops: AtomicU64::new(0),
             asked: AtomicU64::new(0),
@@ -364,7 +373,7 @@ fn work(world: &World, cpu: &mut Cpu) {
 
 /// What went on in all schedules: for what never does, nothing is shown.
 static SEEN: [AtomicU64; KINDS.len()] = [const { AtomicU64::new(0) }; KINDS.len()];
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "answers Success",
     "answers Invalid",
     "answers Failure",
@@ -379,6 +388,7 @@ const KINDS: [&str; 16] = [
     "overflows of the PRI queue",
     "page requests answered by the SMMU",
     "PASIDs stopped",
+    "without a Stop marker",
     "Stop markers asked for again",
     "page requests served again after a Failure",
 ];
@@ -470,6 +480,7 @@ impl World {
         assert_eq!(self.domain.stats().in_memory(), 0);
         // The fault states are gone, and with them their references to the handler.
         assert_eq!(Arc::strong_count(&self.pager), 1);
+        assert!(statistics.stop_markers == 0 || !self.silent);
         assert_eq!(statistics.records - statistics.stop_markers, count(STALLS_RECORDED) + count(PAGE_REQUESTS));
         assert_eq!(statistics.groups, statistics.answers() + statistics.terminated);
         assert_eq!(statistics.answers(), resumed + responded);
@@ -488,6 +499,7 @@ impl World {
             self.smmu.page_request_counts().overflows,
             count(AUTO_SUCCESS) + count(AUTO_FAILURE),
             self.stops.load(Relaxed),
+            if self.silent { self.stops.load(Relaxed) } else { 0 },
             self.asked.load(Relaxed) - self.stops.load(Relaxed),
             self.reopened.load(Relaxed),
         ];

@@ -31,6 +31,7 @@ check clippy-target cargo clippy --locked --target "$target" --lib --bins --test
 RUSTDOCFLAGS="-D warnings" check docs-host cargo doc --locked --no-deps --document-private-items
 RUSTDOCFLAGS="-D warnings" check docs-target cargo doc --locked --no-deps --lib --target "$target"
 check test ./run-qemu.sh test
+check driver-on-qemu ./run-qemu.sh --smmu qemu test driver::
 check models tools/models.sh
 check shuttle tools/shuttle.sh
 check fuzz tools/fuzz.sh

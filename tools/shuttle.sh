@@ -15,6 +15,7 @@ resend_after_close
 grace_not_waited_for
 claim_unchecked
 reference_leaked
+marker_not_asked_again
 "
 
 if ! built=$(cargo test --locked --release --test shuttle_faults --no-run 2>&1); then

@@ -40,7 +40,8 @@ pub struct GlobalErrors {
     pub unreachable: bool,
     /// The SMMU entered service failure mode (12.3). It is given up, as by [`Smmu::give_up`].
     pub service_failure: bool,
-    /// [`Smmu::recover`] must run: after an abort of the event queue it stays shut until then.
+    /// [`Smmu::recover`] must run: after an abort of the event queue it stays shut until then. [`Smmu::expire`] asks for it too where PROD of
+    /// a queue made no sense, and what there was until then was skipped.
     pub recover: bool,
 }
 
@@ -163,6 +164,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// An abort of the PRI queue may have eaten requests of any device, which waits for their answers, or was told by the SMMU to
     /// send no more (8.2). The devices are named, and nothing else is done to them.
     ///
+    /// Records that were skipped since PROD of their queue made no sense may be lost in the same way.
+    ///
     /// # Errors
     ///
     /// [`DriverError::HeapFull`], with nothing done, or that of the step that failed; the queue stays shut then, and the call may be repeated.
@@ -171,7 +174,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let Control { streams, lives, terminated, .. } = &mut *control;
         let mut lost = Lost::default();
         lost.streams.try_reserve_exact(lives.len() + streams.len())?;
-        if Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR) {
+        let (skipped_events, skipped_requests) =
+            (self.events.unrecovered(), self.page_requests.as_ref().and_then(|queue| queue.unrecovered()));
+        let is_aborted = Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR);
+        if is_aborted || skipped_events.is_some() && self.features.can_stall() {
             for life in lives.iter_mut().filter(|life| life.mode == FaultMode::Stall) {
                 let Some(&stream) = life.streams.first() else { continue };
                 if life.phase == Phase::Served {
@@ -193,6 +199,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 self.events.discard(&self.hardware, masked);
                 self.hardware.acknowledge(masked, GERROR::EVENTQ_ABT_ERR::SET.mask(), |_| {});
             });
+        }
+        skipped_events.into_iter().for_each(|nonsense| self.events.recover(nonsense));
+        if let (Some(queue), Some(nonsense)) = (&self.page_requests, skipped_requests) {
+            queue.recover(nonsense);
         }
         lost.terminated = mem::take(terminated);
         cpu.masked(|masked| {

@@ -71,6 +71,8 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     done: AtomicU64,
     overflows: AtomicU64,
     nonsense: AtomicU64,
+    /// How many of those the last recovery knew of.
+    recovered: AtomicU64,
     /// How often records were thrown away unread.
     losses: AtomicU64,
     /// The number of `State::unsent`, and `State::acknowledged`, for those who do not hold the state.
@@ -101,6 +103,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             done: AtomicU64::new(0),
             overflows: AtomicU64::new(0),
             nonsense: AtomicU64::new(0),
+            recovered: AtomicU64::new(0),
             losses: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             acknowledged: AtomicBool::new(false),
@@ -255,6 +258,17 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
             unsent: self.unsent.load(Ordering::Relaxed),
             suppressed: hardware.reports.suppressed(Self::QUEUE.into()),
         }
+    }
+
+    /// How often PROD has made no sense, if a recovery has to know: what was skipped then, nobody has seen.
+    pub(super) fn unrecovered(&self) -> Option<u64> {
+        let nonsense = self.nonsense.load(Ordering::Relaxed);
+        (nonsense != self.recovered.load(Ordering::Relaxed)).then_some(nonsense)
+    }
+
+    /// A recovery has dealt with what [`unrecovered`](Self::unrecovered) said.
+    pub(super) fn recover(&self, nonsense: u64) {
+        self.recovered.store(nonsense, Ordering::Relaxed);
     }
 
     fn skip<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &mut State, prod: QueuePointer) {

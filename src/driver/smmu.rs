@@ -181,7 +181,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
             self.handle_global_error(masked)
         });
-        Upkeep { timed_out, errors }
+        let skipped = self.events.unrecovered().is_some()
+            || self.page_requests.as_ref().is_some_and(|queue| queue.unrecovered().is_some());
+        Upkeep { timed_out, errors: GlobalErrors { recover: errors.recover || skipped, ..errors } }
     }
 
     /// The right to change streams: waits, bounded, for another core that has it, which may itself wait a few times.

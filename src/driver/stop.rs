@@ -14,6 +14,7 @@ use super::structure::WORDS;
 use super::{Delay, Smmu};
 use crate::iopf::{Partials, Stopping};
 use crate::smmuv3::{StreamId, SubstreamId};
+use crate::sync::mutant::mutant;
 use crate::sync::wait::Expired;
 use crate::sync::{Cpu, Masked};
 
@@ -68,7 +69,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             let needs_marker = stopping.as_ref().filter(|_| device.sends_stop_markers());
             let is_marked = needs_marker.is_none_or(Stopping::is_marked);
             let now = overflows();
-            if is_done && !is_marked && now != seen {
+            if is_done && !is_marked && now != seen && !mutant!("marker_not_asked_again") {
                 // A queue in overflow drops Stop markers too (8.1).
                 seen = now;
                 device.stop_substream(stream, substream);

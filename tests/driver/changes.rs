@@ -6,12 +6,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use smmu_iopf::driver::{DriverError, FaultMode, Transition};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::Event;
 
 use super::bench::Need::{self};
 use super::bench::world::{BYTES, KINDS, PAGES, Tables, World, has};
-use super::bench::{Pager, Space, on_each};
+use super::bench::{Pager, Profile, Space, on_each};
 
 scenarios![
     a_change_that_fails_can_be_repeated_or_ended,
@@ -19,6 +18,8 @@ scenarios![
     a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message,
     a_change_that_no_command_is_consumed_for_is_an_error_and_can_be_repeated,
 ];
+
+stepped![whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new];
 
 /// The cells of the table of `change` in the documentation: from, to, steps, and whether nothing is interrupted.
 fn cells() -> Vec<(&'static str, &'static str, u64, Transition)> {
@@ -37,7 +38,6 @@ fn cells() -> Vec<(&'static str, &'static str, u64, Transition)> {
     rows[2..].iter().flat_map(|row| KINDS.into_iter().enumerate().map(move |to| cell(&to, row))).collect()
 }
 
-#[test]
 fn whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new() {
     on_each(&[], |profile| {
         for (from, to, steps, transition) in cells() {
@@ -99,7 +99,7 @@ fn whatever_changes_into_whatever_a_device_at_work_reaches_the_old_or_the_new() 
 
 /// Whichever command of a change fails, it can be repeated, or the stream detached, and what it used is used again.
 fn a_change_that_fails_can_be_repeated_or_ended() {
-    on_each(&[Need::Queues], |profile| {
+    on_each(&[Need::Model, Need::Queues], |profile| {
         for (from, to) in KINDS.into_iter().flat_map(|from| KINDS.map(|to| (from, to))) {
             if !has(profile, from) || !has(profile, to) {
                 continue;
@@ -138,7 +138,7 @@ fn a_change_that_fails_can_be_repeated_or_ended() {
 
 /// What a failed change may have left to the SMMU, is forgotten as well.
 fn what_a_failed_change_leaves_in_use_can_be_forgotten() {
-    on_each(&[Need::Queues], |profile| {
+    on_each(&[Need::Model, Need::Queues], |profile| {
         for (from, to, steps) in
             [("one CD", "bypass", 1), ("bypass", "one CD", 2), ("one CD", "stage 2", 3), ("stage 2", "one CD", 3)]
         {
@@ -173,7 +173,7 @@ fn round(profile: Profile) -> Vec<&'static str> {
 }
 
 fn a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message() {
-    on_each(&[Need::Queues], |profile| {
+    on_each(&[Need::Model, Need::Queues], |profile| {
         for point in [control::COMMAND_FETCH, control::MESSAGE, control::INTERRUPT_LOST, control::INTERRUPT_LATE] {
             for number in 1.. {
                 let mut world = World::new(profile);
@@ -210,10 +210,10 @@ fn a_change_that_no_command_is_consumed_for_is_an_error_and_can_be_repeated() {
         world.attach(0, FaultMode::Terminate, world.config(kinds[0], false).translation).unwrap();
         for kind in &kinds[1..] {
             let config = world.config(kind, true);
-            world.bench.machine.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
+            world.bench.hold_commands(true);
             let held = world.change(0, &config);
             assert!(matches!(held, Err(DriverError::CommandTimeout(_))), "{kind}: {held:?}");
-            world.bench.machine.write_control(control::COMMANDS_HELD, 0);
+            world.bench.hold_commands(false);
             assert_eq!(world.change(0, &config), Ok(Transition::Interrupted), "{kind}");
             let state = if *kind == "abort" { status::ABORTED } else { status::DONE };
             assert_eq!(world.write(0, 7), state, "{kind}");

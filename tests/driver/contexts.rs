@@ -7,12 +7,12 @@ use core::sync::atomic::Ordering;
 use smmu_iopf::driver::{DriverError, FaultMode, StreamConfig, Translation};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::event::Event;
 
 use super::bench::Need::{PageRequests, Substreams, Termination};
-use super::bench::{Bench, Pager, Space, on_each, plain};
+use super::bench::{Bench, Pager, Profile, Space, on, on_each, plain};
 
 scenarios![
     every_pasid_leads_to_its_own_address_space,
@@ -137,30 +137,31 @@ fn taking_away_what_was_never_given_needs_no_table() {
 }
 
 fn twenty_bits_of_pasids_take_memory_only_where_address_spaces_are() {
-    let profile = Profile::Big;
-    let mut bench = Bench::of(profile);
-    let used = |bench: &Bench| bench.memory.used.load(Ordering::Relaxed);
-    let spaces = [space(&bench, 2), space(&bench, 3)];
-    // The second level of the stream table comes with the first stream.
-    attach(&mut bench, profile, 1, None).unwrap();
-    let before = used(&bench);
-    attach(&mut bench, profile, 0, None).unwrap();
-    // 2^14 descriptors of the first level.
-    assert_eq!(used(&bench) - before, 128 << 10);
-    for (pasid, tables) in [(0x4_0000, 1), (0x4_003f, 1), (0xf_ffff, 2), (0x4_0001, 2)] {
-        give(&mut bench, 0, pasid, Some(&spaces[0])).unwrap();
-        assert_eq!(used(&bench) - before, (128 + 4 * tables) << 10, "{pasid:#x}");
-    }
-    // What a stream leaves is enough for the next one, wherever its address spaces are.
-    bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
-    let before = used(&bench);
-    for round in 0..8 {
-        attach(&mut bench, profile, 0, Some(&spaces[1])).unwrap();
-        give(&mut bench, 0, 0x1_0000 << (round % 4), Some(&spaces[0])).unwrap();
-        assert_eq!(write(&mut bench, 0, Some(0x1_0000 << (round % 4)), round), status::DONE);
+    on(Modelled::Big, |profile| {
+        let mut bench = Bench::of(profile);
+        let used = |bench: &Bench| bench.memory.used.load(Ordering::Relaxed);
+        let spaces = [space(&bench, 2), space(&bench, 3)];
+        // The second level of the stream table comes with the first stream.
+        attach(&mut bench, profile, 1, None).unwrap();
+        let before = used(&bench);
+        attach(&mut bench, profile, 0, None).unwrap();
+        // 2^14 descriptors of the first level.
+        assert_eq!(used(&bench) - before, 128 << 10);
+        for (pasid, tables) in [(0x4_0000, 1), (0x4_003f, 1), (0xf_ffff, 2), (0x4_0001, 2)] {
+            give(&mut bench, 0, pasid, Some(&spaces[0])).unwrap();
+            assert_eq!(used(&bench) - before, (128 + 4 * tables) << 10, "{pasid:#x}");
+        }
+        // What a stream leaves is enough for the next one, wherever its address spaces are.
         bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
-    }
-    assert_eq!(used(&bench), before);
+        let before = used(&bench);
+        for round in 0..8 {
+            attach(&mut bench, profile, 0, Some(&spaces[1])).unwrap();
+            give(&mut bench, 0, 0x1_0000 << (round % 4), Some(&spaces[0])).unwrap();
+            assert_eq!(write(&mut bench, 0, Some(0x1_0000 << (round % 4)), round), status::DONE);
+            bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+        }
+        assert_eq!(used(&bench), before);
+    });
 }
 
 /// Tables that move from stream to stream take no address space with them.
@@ -285,18 +286,19 @@ fn a_first_level_that_is_used_again_leads_to_no_second_level_of_another_stream()
 }
 
 fn a_table_for_which_there_is_no_second_level_is_kept() {
-    let profile = Profile::Big;
-    let mut bench = Bench::of(profile);
-    let default = space(&bench, 2);
-    attach(&mut bench, profile, 0, None).unwrap();
-    bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
-    let used = bench.memory.used.load(Ordering::Relaxed);
-    bench.memory.empty.store(true, Ordering::Relaxed);
-    assert!(matches!(attach(&mut bench, profile, 0, Some(&default)), Err(DriverError::NoMemory(_))));
-    bench.memory.empty.store(false, Ordering::Relaxed);
-    attach(&mut bench, profile, 0, Some(&default)).unwrap();
-    assert_eq!(bench.memory.used.load(Ordering::Relaxed) - used, 4096);
-    assert_eq!(write(&mut bench, 0, None, 3), status::DONE);
+    on(Modelled::Big, |profile| {
+        let mut bench = Bench::of(profile);
+        let default = space(&bench, 2);
+        attach(&mut bench, profile, 0, None).unwrap();
+        bench.smmu.detach(&mut bench.cpu, profile.engine_stream(0)).unwrap();
+        let used = bench.memory.used.load(Ordering::Relaxed);
+        bench.memory.empty.store(true, Ordering::Relaxed);
+        assert!(matches!(attach(&mut bench, profile, 0, Some(&default)), Err(DriverError::NoMemory(_))));
+        bench.memory.empty.store(false, Ordering::Relaxed);
+        attach(&mut bench, profile, 0, Some(&default)).unwrap();
+        assert_eq!(bench.memory.used.load(Ordering::Relaxed) - used, 4096);
+        assert_eq!(write(&mut bench, 0, None, 3), status::DONE);
+    });
 }
 
 /// CFGI_STE takes the descriptors with it (4.3.1).

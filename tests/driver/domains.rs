@@ -26,6 +26,8 @@ scenarios![
     what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so,
 ];
 
+stepped![a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free];
+
 /// 7.3.13: the address is an intermediate one, and the record has it as such too.
 fn what_misses_at_stage_2_is_terminated_and_reported() {
     on_each(&[Need::Stage2, Termination], |profile| {
@@ -92,7 +94,6 @@ fn stalls_of_a_dying_virtual_machine_are_refused() {
 }
 
 /// S8: no record, and the VMID is used again for other tables at the same addresses.
-#[test]
 fn a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_free() {
     on_each(&[Need::Stage2], |profile| {
         let mut world = World::new(profile);

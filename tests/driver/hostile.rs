@@ -5,14 +5,13 @@ use alloc::vec::Vec;
 
 use smmu_iopf::driver::{DriverError, FaultMode};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::event::Event;
 
-use super::bench::Need::{PageRequests, Substreams};
+use super::bench::Need::{Model, PageRequests, Substreams};
 use super::bench::machine::memory_base;
-use super::bench::{Bench, Pager, Space, on_each, substreams};
+use super::bench::{Bench, Pager, Profile, Space, on_each, substreams};
 
 scenarios![
     an_engine_that_never_stops_is_named_and_stays_quarantined,
@@ -122,7 +121,7 @@ fn an_engine_that_never_stops_is_named_and_stays_quarantined() {
 }
 
 fn accesses_and_requests_that_are_not_permitted_are_refused_and_recorded() {
-    on_each(&[], |profile| {
+    on_each(&[Model], |profile| {
         for mode in [hostile::TRANSLATED, hostile::TRANSLATION_REQUESTS, hostile::UNSUPPORTED] {
             let mut bench = Bench::of(profile);
             let space = Space::new(&bench, 1);

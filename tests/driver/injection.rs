@@ -11,14 +11,13 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
 
 use super::bench::Need::{Faults, Messages, PageRequests, Stall, Substreams, SyncMessages};
 use super::bench::life::{BASE, BYTES, Kernel, Outcome, live, live_with_pasids, machine, options};
 use super::bench::machine::Machine;
-use super::bench::{Bench, LIMIT_US, Space, faulting_engines, on_each};
+use super::bench::{Bench, LIMIT_US, Profile, Space, faulting_engines, on_each};
 
 scenarios![
     life_without_injection_has_no_error,

@@ -2,20 +2,21 @@
 
 use alloc::vec::Vec;
 use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
-use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
-use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::{Asid, SubstreamId, Vmid};
 
-use super::bench::Need::{Ats, PageRequests, Queues, Stage2, Substreams};
+use super::bench::Need::{Ats, PageRequests, Queues, Stage2, Substreams, Termination};
 #[cfg(not(target_os = "none"))]
 use super::bench::world::World;
 use super::bench::{Bench, Pager, Space, on_each, substreams};
 
 scenarios![
     pages_that_were_invalidated_are_walked_anew,
+    pages_that_were_taken_away_or_made_read_only_are_not_written_any_more,
+    one_address_space_is_forgotten_and_another_one_is_not,
+    one_virtual_machine_is_forgotten_and_another_one_is_not,
     a_device_forgets_the_pages_that_were_invalidated_and_no_more,
     invalidations_complete_and_a_substream_can_be_taken_away,
     the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more,
@@ -57,6 +58,96 @@ fn pages_that_were_invalidated_are_walked_anew() {
         let pages = Pages { first: BASE, count: PAGES };
         bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &pages.into()).unwrap();
         assert_eq!(fill(&mut bench, 0, &space, 3).len(), PAGES as usize);
+    });
+}
+
+fn pages_that_were_taken_away_or_made_read_only_are_not_written_any_more() {
+    on_each(&[Termination], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 3);
+        let [gone, read_only, other] = [BASE, BASE + 4096, BASE + 8192];
+        addresses().take(3).for_each(|address| space.map(address));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        let write = |bench: &mut Bench, address, pattern| {
+            bench.fill(0, address, 8, pattern, None);
+            bench.finish([0]);
+            (bench.state(0), space.word(address))
+        };
+        for address in [gone, read_only, other] {
+            assert_eq!(write(&mut bench, address, 1), (status::DONE, 1));
+        }
+        space.hide(gone);
+        space.map_read_only(read_only);
+        let grace = bench.grace();
+        bench.smmu.invalidate(&mut bench.cpu, &grace, Asid(3), &Pages { first: BASE, count: 2 }.into()).unwrap();
+        assert_eq!(write(&mut bench, gone, 2), (status::ABORTED, 1));
+        assert_eq!(write(&mut bench, read_only, 2), (status::ABORTED, 1));
+        assert_eq!(write(&mut bench, other, 2), (status::DONE, 2));
+        let events = core::mem::take(&mut *bench.sink.0.lock());
+        let faults = events.iter().map(|event| match event {
+            Event::Fault(fault) => (fault.kind, fault.address, fault.access.write),
+            other => panic!("{other:?}"),
+        });
+        let faults = faults.collect::<Vec<_>>();
+        assert_eq!(faults, [(FaultKind::Translation, gone, true), (FaultKind::Permission, read_only, true)]);
+    });
+}
+
+fn one_virtual_machine_is_forgotten_and_another_one_is_not() {
+    on_each(&[Stage2], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.calm_caches();
+        let machines = [(0, 3), (1, 4)].map(|(engine, vmid)| {
+            let machine = Space::machine(&bench, vmid);
+            machine.map(BASE);
+            bench.attach(engine, FaultMode::Terminate, &machine).unwrap();
+            machine
+        });
+        let arrived = |bench: &mut Bench, pattern| {
+            [0, 1].map(|engine: usize| {
+                bench.fill(engine, BASE, 8, pattern, None);
+                bench.finish([engine]);
+                assert_eq!(bench.state(engine), status::DONE);
+                machines[engine].word(BASE) == pattern
+            })
+        };
+        assert_eq!(arrived(&mut bench, 1), [true, true]);
+        machines.iter().for_each(|machine| machine.remap(BASE));
+        assert_eq!(arrived(&mut bench, 2), [false, false], "the SMMU remembers both");
+        let grace = bench.grace();
+        let _ = bench.smmu.invalidate_vmid(&mut bench.cpu, &grace, Vmid(3)).unwrap();
+        assert_eq!(arrived(&mut bench, 3), [true, false]);
+        let _ = bench.smmu.invalidate_vmid(&mut bench.cpu, &grace, Vmid(4)).unwrap();
+        assert_eq!(arrived(&mut bench, 4), [true, true]);
+    });
+}
+
+fn one_address_space_is_forgotten_and_another_one_is_not() {
+    on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.calm_caches();
+        let spaces = [(0, 3), (1, 4)].map(|(engine, asid)| {
+            let space = Space::new(&bench, asid);
+            addresses().take(2).for_each(|address| space.map(address));
+            bench.attach(engine, FaultMode::Terminate, &space).unwrap();
+            space
+        });
+        let arrived = |bench: &mut Bench, pattern| {
+            [0, 1].map(|engine: usize| {
+                bench.fill(engine, BASE, 2 * 4096, pattern, None);
+                bench.finish([engine]);
+                assert_eq!(bench.state(engine), status::DONE);
+                addresses().take(2).filter(|address| spaces[engine].word(*address) == pattern).count()
+            })
+        };
+        assert_eq!(arrived(&mut bench, 1), [2, 2]);
+        spaces.iter().for_each(|space| addresses().take(2).for_each(|address| space.remap(address)));
+        assert_eq!(arrived(&mut bench, 2), [0, 0], "the SMMU remembers all of them");
+        let grace = bench.grace();
+        let _ = bench.smmu.invalidate_asid(&mut bench.cpu, &grace, Asid(3)).unwrap();
+        assert_eq!(arrived(&mut bench, 3), [2, 0]);
+        bench.smmu.invalidate_all(&mut bench.cpu, &grace).unwrap();
+        assert_eq!(arrived(&mut bench, 4), [2, 2]);
     });
 }
 
@@ -163,7 +254,7 @@ fn forgotten() -> Vec<u64> {
 fn the_smmu_forgets_what_was_gathered_by_one_sync_and_no_more() {
     on_each(&[], |profile| {
         let mut bench = Bench::of(profile);
-        bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+        bench.calm_caches();
         let space = Space::new(&bench, 3);
         addresses().for_each(|address| space.map(address));
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
@@ -194,7 +285,7 @@ fn an_smmu_without_ranges_forgets_intermediate_addresses_page_by_page() {
 }
 
 fn forget_gathered(mut bench: Bench) {
-    bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+    bench.calm_caches();
     let machine = Space::machine(&bench, 3);
     addresses().for_each(|address| machine.map(address));
     bench.attach(0, FaultMode::Terminate, &machine).unwrap();
@@ -281,7 +372,7 @@ fn more_intermediate_addresses_than_a_batch_has_commands_for_are_the_whole_virtu
 }
 
 fn forget_many(mut bench: Bench) {
-    bench.machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+    bench.calm_caches();
     let machine = Space::machine(&bench, 3);
     addresses().for_each(|address| machine.map(address));
     bench.attach(0, FaultMode::Terminate, &machine).unwrap();

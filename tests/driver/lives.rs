@@ -11,14 +11,13 @@ use std::thread;
 use smmu_iopf::driver::{DriverError, FaultMode, Options};
 use smmu_iopf::iopf::{FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::engine::registers::{self as reg, hostile, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::{PageResponse, SubstreamId};
 use smmu_iopf::sync::Masked;
 
 use super::bench::Need::{Faults, PageRequests, Stall, Substreams};
 use super::bench::machine::{self, Machine};
-use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Space, cpu, faulting_engines, on_each, substreams};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Profile, Space, cpu, faulting_engines, on_each, substreams};
 
 scenarios![
     a_reader_that_holds_a_reference_over_a_disable_reads_the_life_it_found,
@@ -248,7 +247,8 @@ fn a_device_whose_handler_panics_is_refused_and_served_the_next_time() {
 fn the_pasid_in_responses_is_as_the_device_of_this_life_wants_it_whatever_that_of_the_one_before_did() {
     on_each(&[PageRequests, Substreams], |profile| {
         let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 2, ..Options::default() };
-        let machine = Machine::with(machine::memory(4 << 20, profile.features().coherent), profile, 8);
+        let machine =
+            Machine::with(machine::memory(4 << 20, profile.features().coherent), profile.modelled().unwrap(), 8);
         let mut bench = Bench::on(machine, options, u64::MAX).unwrap();
         let space = Space::new(&bench, 1);
         let pasid = SubstreamId::new(1);

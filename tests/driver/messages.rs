@@ -7,12 +7,11 @@ use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{self, Messages, PageRequests, Stall};
-use super::bench::{Bench, Doorbells, Pager, Space, on_each};
+use super::bench::{Bench, Doorbells, Pager, Profile, Space, on_each};
 
 scenarios![
     the_registers_say_where_each_message_goes_and_what_it_is,

@@ -1,14 +1,19 @@
-//! Driver, fault core and model together. On the host the model is in the same process; on the target it is the one at EL2, and the same
-//! tests are the target's own (`tests/target`).
+//! Driver, fault core and SMMU together. On the host the SMMU is the model in the same process; on the target it is the model at EL2, or
+//! QEMU's own where there is no model, and the same tests are the target's own (`tests/target`).
 
 #[cfg(not(target_os = "none"))]
 extern crate alloc;
 
 /// The tests of a module that run on the host and on the target. One that needs more than both have is a `#[test]`, which is the host's.
+/// `stepped![...]` has those whose machine has to work only when it is let, so that a job is under way while something else happens: as on
+/// the host and with QEMU's SMMU, and not at EL2.
 macro_rules! scenarios {
     ($($name:ident),+ $(,)?) => {
+        scenarios!(@ run, scenarios, $($name),+);
+    };
+    (@ $run:ident, $module:ident, $($name:ident),+) => {
         #[cfg(not(target_os = "none"))]
-        mod scenarios {
+        mod $module {
             $(
                 #[test]
                 fn $name() {
@@ -23,11 +28,17 @@ macro_rules! scenarios {
                 static TEST: crate::harness::Test = crate::harness::Test {
                     module: module_path!(),
                     name: stringify!($name),
-                    run: |kernel, _| crate::driver::bench::machine::run(kernel, $name),
+                    run: |kernel, _| crate::driver::bench::machine::$run(kernel, $name),
                     must_end_by: None,
                 };
             };
         )+
+    };
+}
+
+macro_rules! stepped {
+    ($($name:ident),+ $(,)?) => {
+        scenarios!(@ run_stepped, stepped, $($name),+);
     };
 }
 
@@ -39,6 +50,7 @@ mod coherence;
 mod contexts;
 mod domains;
 mod faults;
+mod histories;
 mod hostile;
 mod injection;
 mod invalidation;
@@ -50,7 +62,6 @@ mod order;
 mod page_requests;
 #[cfg(not(target_os = "none"))]
 mod probe;
-#[cfg(not(target_os = "none"))]
 mod profiles;
 mod reclaim;
 mod recovery;

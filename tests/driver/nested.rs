@@ -9,10 +9,7 @@ use smmu_iopf::driver::{
     DriverError, FaultMode, Gathered, Guest, GuestInvalidation, Pages, StreamConfig, Transition, Translation,
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Stage2Fault, Verdict};
-use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::smmuv3::command::{CommandError, TlbiRange, TlbiSpan};
 use smmu_iopf::smmuv3::event::FaultClass;
 use smmu_iopf::smmuv3::ste::DefaultSubstream;
@@ -36,8 +33,9 @@ scenarios![
     what_is_no_command_of_the_smmu_is_refused_to_a_virtual_machine,
 ];
 
+stepped![a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption];
+
 /// Its own stage 1 comes and goes without the device noticing; the VMID stays, so that only one word counts in both (5.2).
-#[test]
 fn a_virtual_machine_turns_its_own_stage_on_and_off_without_interruption() {
     on_each(&[Need::Stage2], |profile| {
         let mut world = World::new(profile);
@@ -325,7 +323,7 @@ fn intermediate_addresses_are_forgotten_with_what_stage_1_made_of_them() {
     on_each(&[Need::Stage2], |profile| {
         for goes in [false, true] {
             let mut world = World::new(profile);
-            world.bench.machine.write(SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0);
+            world.bench.calm_caches();
             let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
             let nested = Translation::Nested(ONE_CD, machine.stage2());
             world.attach(0, FaultMode::Terminate, nested).unwrap();

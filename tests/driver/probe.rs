@@ -86,10 +86,10 @@ fn a_polled_register_that_is_frozen_ends_the_wait_and_is_named() {
             (Register::IrqCtrlAck, 0, if profile.features().pri { 7 } else { 5 }),
         ] {
             let timeout = Timeout { register, expected, actual, waited_us: 100 };
-            let probed = probe_stuck(profile, register, actual).map(drop);
+            let probed = probe_stuck(profile.modelled().unwrap(), register, actual).map(drop);
             assert_eq!(probed, Err(DriverError::Timeout(timeout)), "{}", register.name());
         }
-        let probed = probe_stuck(profile, Register::CmdqCons, 0).map(drop);
+        let probed = probe_stuck(profile.modelled().unwrap(), Register::CmdqCons, 0).map(drop);
         if !Need::Queues.is_met(profile) {
             // A queue of two entries stands where it began after four commands.
         } else if Need::SyncMessages.is_met(profile) {

@@ -13,7 +13,7 @@ use smmu_iopf::driver::{
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::smmuv3::features::IdRegisters;
 use smmu_iopf::smmuv3::{Access, Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Effort, Region};
@@ -23,7 +23,7 @@ use smmu_iopf::sync::Masked;
 
 use super::bench::Need::{PageRequests, Substreams, Termination};
 use super::bench::machine::{self, Machine, memory_base};
-use super::bench::{Bench, LIMIT_US, cpu, faulting_engines, on_each, plain, substreams};
+use super::bench::{Bench, LIMIT_US, Profile, cpu, faulting_engines, on, on_each, plain, substreams};
 
 scenarios![
     where_every_fault_stalls_those_of_a_dying_address_space_are_refused,
@@ -35,9 +35,12 @@ scenarios![
     a_descriptor_without_tables_is_quiet_and_under_nobodys_tag,
     the_tag_without_tables_is_nobodys,
     a_tag_is_given_out_again_when_it_is_forgotten_and_not_before,
+    a_tag_that_is_used_again_leads_to_the_new_pages_alone,
     a_tag_whose_translations_a_device_may_have_is_not_given_out,
     a_stream_that_could_not_be_attached_is_forgotten_too,
 ];
+
+stepped![a_dying_address_space_ends_its_accesses_without_a_record];
 
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
@@ -135,7 +138,6 @@ fn context(space: &AddressSpace) -> Context {
 
 /// S8: whatever the stream does with a fault, a job under way and one that comes later are aborted, no event is recorded,
 /// and the memory is used for something else without the device's seeing it.
-#[test]
 fn a_dying_address_space_ends_its_accesses_without_a_record() {
     on_each(&[], |profile| {
         let terminated = Termination.is_met(profile).then_some((0, FaultMode::Terminate));
@@ -171,17 +173,19 @@ fn a_dying_address_space_ends_its_accesses_without_a_record() {
 }
 
 fn where_every_fault_stalls_those_of_a_dying_address_space_are_refused() {
-    let mut world = World::new(Profile::ForcedStall);
-    let space = world.space(1);
-    let handler = world.serve(0, FaultMode::Stall, space);
-    let space = handler.0.lock().take().unwrap();
-    world.forget(space).unwrap();
-    world.bench.fill(0, BASE, 8, 7, None);
-    world.bench.finish([0]);
-    assert_eq!(world.bench.state(0), status::ABORTED);
-    let statistics = world.bench.smmu.faults().totals().statistics;
-    assert_eq!((statistics.groups, statistics.invalid), (1, 1));
-    assert_eq!(*world.bench.sink.0.lock(), []);
+    on(Modelled::ForcedStall, |profile| {
+        let mut world = World::new(profile);
+        let space = world.space(1);
+        let handler = world.serve(0, FaultMode::Stall, space);
+        let space = handler.0.lock().take().unwrap();
+        world.forget(space).unwrap();
+        world.bench.fill(0, BASE, 8, 7, None);
+        world.bench.finish([0]);
+        assert_eq!(world.bench.state(0), status::ABORTED);
+        let statistics = world.bench.smmu.faults().totals().statistics;
+        assert_eq!((statistics.groups, statistics.invalid), (1, 1));
+        assert_eq!(*world.bench.sink.0.lock(), []);
+    });
 }
 
 fn without_a_grace_period_nothing_is_invalidated_and_the_memory_stays() {
@@ -364,6 +368,26 @@ fn a_tag_is_given_out_again_when_it_is_forgotten_and_not_before() {
     });
 }
 
+/// The same tag, and the same address, each time for another page: whoever has had it has not left a translation.
+fn a_tag_that_is_used_again_leads_to_the_new_pages_alone() {
+    on_each(&[], |profile| {
+        let mut world = World::new(profile);
+        let mut kept = Vec::new();
+        for round in 1..=3 {
+            // So that the frames are others.
+            kept.extend(world.frames.take());
+            let space = world.space(1);
+            world.attach(0, FaultMode::Terminate, &space);
+            world.bench.fill(0, BASE, 8, round, None);
+            world.bench.finish([0]);
+            assert_eq!((world.bench.state(0), written(&world.bench, &space)), (status::DONE, round));
+            let stream = world.bench.stream(0);
+            world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+            world.forget(space).unwrap();
+        }
+    });
+}
+
 fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
     on_each(&[PageRequests], |profile| {
         let mut world = World::new(profile);
@@ -385,7 +409,7 @@ fn a_tag_whose_translations_a_device_may_have_is_not_given_out() {
 /// 6.3.1: tags have 8 bits without ASID16 and VMID16.
 #[test]
 fn tags_that_are_all_in_use_are_an_error_and_come_round() {
-    let ids = Profile::Full.id_registers();
+    let ids = Modelled::Full.id_registers();
     let ids = IdRegisters { idr0: ids.idr0 & !(1 << 12 | 1 << 18), ..ids };
     let machine = Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
     let bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap();

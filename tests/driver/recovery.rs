@@ -4,16 +4,21 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
+use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::machine::Width;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::PageResponse;
+use smmu_iopf::smmuv3::registers::Register;
 
-use super::bench::Need::{PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
+use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, on_each, plain};
+use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, on, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -24,8 +29,11 @@ scenarios![
     global_errors_whose_interrupt_was_lost_are_found,
     where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
+    an_event_queue_that_is_not_there_costs_reports_alone,
+    an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
+    records_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -219,36 +227,38 @@ fn global_errors_whose_interrupt_was_lost_are_found() {
 
 /// Its transactions stall though nobody asked for it, and nobody would answer one whose record is lost.
 fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too() {
-    for stage in [1, 2] {
-        let mut bench = Bench::of(Profile::ForcedStall);
-        let space = if stage == 1 { Space::new(&bench, 1) } else { Space::machine(&bench, 1) };
-        bench.attach(0, FaultMode::Terminate, &space).unwrap();
-        bench.machine.write_control(control::EVENT_WRITE, 1);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.machine.run(100);
-        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
-        assert!(bench.global_errors().recover);
-        let stream = bench.stream(0);
-        assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
-        bench.finish([0]);
-        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-        // It is aborted until it is reopened, and goes nowhere else before.
-        let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
-        assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
-        space.map(BASE);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::ABORTED);
-        bench.reopen(0).unwrap();
-        bench.fill(0, BASE, 8, 1, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::DONE);
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-    }
+    on(Modelled::ForcedStall, |profile| {
+        for stage in [1, 2] {
+            let mut bench = Bench::of(profile);
+            let space = if stage == 1 { Space::new(&bench, 1) } else { Space::machine(&bench, 1) };
+            bench.attach(0, FaultMode::Terminate, &space).unwrap();
+            bench.machine.write_control(control::EVENT_WRITE, 1);
+            bench.fill(0, BASE, 8, 1, None);
+            bench.machine.run(100);
+            assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+            assert!(bench.global_errors().recover);
+            let stream = bench.stream(0);
+            assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }), "stage {stage}");
+            bench.finish([0]);
+            assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+            // It is aborted until it is reopened, and goes nowhere else before.
+            let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
+            assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
+            space.map(BASE);
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::ABORTED);
+            bench.reopen(0).unwrap();
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::DONE);
+            assert_eq!(bench.recover(), Ok(Lost::default()));
+        }
+    });
 }
 
 fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
-    for &profile in Profile::ALL.iter().filter(|profile| !Stall.is_met(**profile)) {
+    on_each(&[Model, NoStall], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
@@ -260,7 +270,58 @@ fn without_stalls_an_aborted_event_queue_has_lost_reports_alone() {
         bench.fill(0, BASE, 8, 1, None);
         bench.finish([0]);
         assert_eq!(bench.sink.0.lock().len(), 1, "the second is reported");
-    }
+    });
+}
+
+/// It lies where there is no memory.
+fn an_event_queue_that_is_not_there_costs_reports_alone() {
+    on_each(&[NoStall], |profile| {
+        let options = Options { limit_us: LIMIT_US, ..Options::default() };
+        let mut bench = Bench::with_broken(profile, options, if SyncMessages.is_met(profile) { 3 } else { 2 });
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.machine.take_raised();
+        for (address, state) in [(BASE + 4096, status::ABORTED), (BASE, status::DONE)] {
+            bench.fill(0, address, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), state);
+        }
+        assert_eq!(bench.machine.take_raised(), [Wire::GlobalError]);
+        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
+        assert_eq!(bench.global_errors(), GlobalErrors::default());
+        assert_eq!((bench.smmu.event_records(), bench.sink.0.lock().len()), (0, 0));
+    });
+}
+
+/// 7.1: its caller gave it up before the SMMU came to it.
+fn an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on() {
+    on_each(&[Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let (space, stream) = (Space::new(&bench, 1), bench.stream(0));
+        space.map(BASE);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.hold_commands(true);
+        let held = bench.smmu.detach(&mut bench.cpu, stream);
+        assert!(matches!(held, Err(DriverError::CommandTimeout(_))), "{held:?}");
+        bench.spoil_command();
+        bench.hold_commands(false);
+        bench.machine.run(100);
+        assert!(bench.global_errors().command_queue);
+        assert_eq!(bench.global_errors(), GlobalErrors::default());
+        assert_eq!(bench.smmu.command_counts().errors, 1);
+        // Nothing is taken for done that it was to do.
+        for state in [status::ABORTED, status::DONE] {
+            match state {
+                status::DONE => bench.attach(0, FaultMode::Terminate, &space).unwrap(),
+                _ => bench.smmu.detach(&mut bench.cpu, stream).unwrap(),
+            }
+            bench.fill(0, BASE, 8, 1, None);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), state);
+        }
+        assert_eq!(bench.smmu.command_counts().errors, 1);
+    });
 }
 
 #[test]
@@ -406,6 +467,45 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
         assert_eq!(bench.cpu.masked(|masked| bench.smmu.faults().unanswered(masked, stream)), 0);
         assert_eq!(bench.smmu.faults().totals().statistics.terminated, 8);
         drop(pager.take());
+        bench.disable(0).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+/// PROD stands beyond what the queue can hold from where the driver is, as by an SMMU or a bus that is broken: the record of a stall is skipped
+/// with the rest.
+fn records_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
+    on_each(&[Stall, Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.fill(0, BASE, BYTES, 1, None);
+        bench.machine.run(100);
+        assert_eq!(bench.model_count(diagnostics::STALLED), 1);
+        // EVENTQEN is bit 2 of CR0 (6.3.9), LOG2SIZE bits 4:0 of EVENTQ_BASE (6.3.26). The indices are only written while the queue is off.
+        let cr0 = bench.machine.read32(Register::Cr0);
+        bench.machine.write32(Register::Cr0, cr0 & !(1 << 2));
+        bench.machine.run(100);
+        let size = 1 << (bench.machine.read(SMMU_BASE + Register::EventqBase.offset() as u64, Width::Double) & 31);
+        bench.machine.write32(Register::EventqCons, 4);
+        bench.machine.write32(Register::EventqProd, size + 2);
+        bench.machine.write32(Register::Cr0, cr0);
+        bench.machine.run(100);
+
+        bench.drain();
+        assert_eq!(bench.smmu.event_counts().nonsense, 1);
+        let recover = |bench: &Bench| bench.smmu.expire(&bench.cpu, 0).errors.recover;
+        assert!(recover(&bench));
+        let lost = Lost { events: u64::from(size) + 2, streams: vec![bench.stream(0)], ..Lost::default() };
+        assert_eq!(bench.recover(), Ok(lost));
+        assert!(!recover(&bench));
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+        bench.reopen(0).unwrap();
+        bench.fill(0, BASE, BYTES, 2, None);
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::DONE);
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
     });

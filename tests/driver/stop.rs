@@ -12,12 +12,11 @@ use smmu_iopf::driver::{DeviceControl, DriverError, FaultMode, Options, StreamCo
 use smmu_iopf::iopf::{FaultGroup, StopError};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control as job, hostile, pri_control, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
 use super::bench::world::Tables;
-use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each, substreams};
+use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Profile, Space, cpu, on_each, substreams};
 
 scenarios![
     a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,

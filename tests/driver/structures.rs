@@ -7,6 +7,7 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::smmuv3::SubstreamId;
+use smmu_iopf::smmuv3::event::Event;
 use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{self, PageRequests, Queues, Stall, Substreams};
@@ -16,8 +17,11 @@ scenarios![
     calls_take_the_steps_of_the_table,
     a_device_at_work_is_not_disturbed_by_a_change_of_one_word,
     streams_that_were_used_before_there_was_a_table_for_them_work,
+    a_stream_whose_first_attachment_failed_has_its_table_all_the_same,
     substreams_take_the_steps_of_the_table,
 ];
+
+stepped![a_stream_that_is_detached_while_its_device_is_at_work_is_not_written_to_any_more];
 
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
@@ -149,9 +153,47 @@ fn a_device_at_work_is_not_disturbed_by_a_change_of_one_word() {
     });
 }
 
-/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again, whatever failed before.
+/// The SMMU has seen that the first level leads nowhere (5.1): it has to look again.
 fn streams_that_were_used_before_there_was_a_table_for_them_work() {
     on_each(&[], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        for (engine, state) in [(0, status::ABORTED), (1, status::ABORTED), (0, status::DONE), (1, status::DONE)] {
+            if state == status::DONE {
+                bench.attach(engine, FaultMode::Terminate, &space).unwrap();
+            }
+            bench.fill(engine, BASE, 8, 1, None);
+            bench.finish([engine]);
+            assert_eq!(bench.state(engine), state, "engine {engine}");
+        }
+    });
+}
+
+fn a_stream_that_is_detached_while_its_device_is_at_work_is_not_written_to_any_more() {
+    on_each(&[Need::Termination], |profile| {
+        let mut bench = Bench::of(profile);
+        let (space, stream) = (Space::new(&bench, 1), bench.stream(0));
+        (0..PAGES).for_each(|page| space.map(BASE + page * 4096));
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(0, BASE, PAGES * 4096, 7, None);
+        bench.run_until(|_| space.word(BASE + 4096) == 7);
+        bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+        let written = |address: &u64| space.word(*address) == 7;
+        let words = || (0..PAGES * 512).map(|word| BASE + 8 * word);
+        let before = words().filter(written).count();
+        assert!(before < words().count());
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::ABORTED);
+        assert_eq!(words().filter(written).count(), before);
+        let streams = bench.sink.0.lock().iter().map(Event::stream).collect::<Vec<_>>();
+        assert_eq!(streams, [Some(stream)]);
+    });
+}
+
+/// It has to look again whatever failed before, too.
+fn a_stream_whose_first_attachment_failed_has_its_table_all_the_same() {
+    on_each(&[Need::Model], |profile| {
         for number in 1.. {
             let mut bench = Bench::of(profile);
             let space = Space::new(&bench, 1);

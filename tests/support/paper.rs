@@ -1,9 +1,9 @@
 //! An SMMU on paper: it has a command queue and nothing behind it, consumes as much as chance wants whenever somebody comes by, and keeps a book of
 //! what it consumed. For the host and for the target.
 //!
-//! Each core's commands bear its number, as their ASID or StreamID, and those with an ASID count up by their address. So a command that is lost,
-//! comes twice or overtakes another one of its core is one that is not due; a SYNC that is believed before it is complete is one whose commands are
-//! not in the book.
+//! Each core's commands bear its number, as their ASID or in their StreamID; those with an ASID count up by their address, and answers to stalls by
+//! their STAG. So a command that is lost, comes twice or overtakes another one of its core is one that is not due; a SYNC that is believed
+//! before it is complete is one whose commands are not in the book.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -18,12 +18,14 @@ use embedded_hal::delay::DelayNs;
 use smmu_iopf::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Pages, Smmu, StreamConfig, Translation, Wake,
+    Context, DriverError, EventSink, FaultMode, Hooks, Options, OutputQueue, Pages, Smmu, StreamConfig, Translation,
+    Wake,
 };
+use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, Report, Request, StreamLimits, Verdict};
 use smmu_iopf::smmuv3::command::{Command, SyncCompletion};
 use smmu_iopf::smmuv3::event::{Event, EventError};
 use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{Asid, PhysAddr, StreamId};
+use smmu_iopf::smmuv3::{Access, Asid, PageResponse, PhysAddr, Stag, StreamId};
 use smmu_iopf::sync::cpu::pause;
 use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{Cpu, MAX_CORES, Masked};
@@ -34,8 +36,14 @@ pub(crate) const MSI: u32 = 1 << 13;
 pub(crate) const SEV: u32 = 1 << 14;
 pub(crate) const NOT_COHERENT: u32 = 1 << 4;
 
-/// IDR0, IDR1, IDR3 and IDR5 of QEMU's SMMU: neither stalls nor ATS, and no invalidation by range.
-const IDS: [u32; 4] = [0x0d44_101b, 0x0273_0010, 0, 0x74];
+/// IDR0, IDR1, IDR3 and IDR5 of QEMU's SMMU, but for STALL_MODEL: faults may stall. No ATS, and no invalidation by range.
+const IDS: [u32; 4] = [0x0c44_101b, 0x0273_0010, 0, 0x74];
+
+/// The StreamID of core 0's device whose faults stall; those of the other cores follow. Below are those that are attached and detached.
+const STALLING: u32 = MAX_CORES as u32;
+
+/// How long a core waits for its answers to be in the queue, in looks, as [`Options::limit_us`]: a core of a busy machine is away for long.
+const LIMIT_US: u32 = 5_000_000;
 
 /// Bytes of memory that an SMMU on paper wants.
 pub(crate) const MEMORY: usize = 256 << 10;
@@ -71,6 +79,8 @@ struct Done {
     numbered: u64,
     /// CFGI_STE of its stream.
     configuring: u64,
+    /// CMD_RESUME.
+    resumed: u64,
 }
 
 /// The reader of the queue, one at a time.
@@ -86,6 +96,7 @@ struct Consumer {
 struct Book {
     numbered: AtomicU64,
     configuring: AtomicU64,
+    resumed: AtomicU64,
     refused: Mutex<Vec<[u64; 2]>>,
 }
 
@@ -209,8 +220,9 @@ impl Paper {
         let command = Command::decode(words);
         let fails_in = self.fails_in.load(Relaxed);
         if fails_in > 0 && consumer.random.one_in(fails_in) {
-            // Nobody's attach is to fail, whose state is not looked after here.
-            let illegal = consumer.random.one_in(2) && !matches!(command, Ok(Command::CfgiSte { .. }));
+            // Nobody's attach is to fail, whose state is not looked after here; and nobody hears of an answer that is refused.
+            let may_be_illegal = !matches!(command, Ok(Command::CfgiSte { .. } | Command::Resume { .. }));
+            let illegal = may_be_illegal && consumer.random.one_in(2);
             if illegal && let Some(core) = self.number(consumer, &command) {
                 self.books[core].refused.lock().push(words);
             }
@@ -221,14 +233,24 @@ impl Paper {
         }
         self.number(consumer, &command);
         match command {
-            Ok(Command::CfgiSte { stream: StreamId(core), .. }) => consumer.consumed[core as usize].configuring += 1,
+            Ok(Command::CfgiSte { stream: StreamId(stream), .. }) => {
+                consumer.consumed[stream as usize % MAX_CORES].configuring += 1;
+            }
+            Ok(Command::Resume { stream: StreamId(stream), stag: Stag(stag), .. }) => {
+                let due = &mut consumer.consumed[stream as usize % MAX_CORES].resumed;
+                if stream < STALLING || stag != *due as u16 {
+                    self.wrong(format!("stream {stream}: an answer to stall {stag} where {due} is due"));
+                }
+                *due += 1;
+            }
             Ok(Command::Sync(_)) => {
                 for (book, done) in self.books.iter().zip(&consumer.consumed) {
                     book.numbered.store(done.numbered, Relaxed);
                     book.configuring.store(done.configuring, Relaxed);
+                    book.resumed.store(done.resumed, Relaxed);
                 }
             }
-            Ok(Command::TlbiNhVa { .. } | Command::CfgiAll | Command::TlbiNsnhAll) => {}
+            Ok(Command::TlbiNhVa { .. } | Command::CfgiCd { .. } | Command::CfgiAll | Command::TlbiNsnhAll) => {}
             other => self.wrong(format!("{other:x?} at command {}", consumer.position)),
         }
         consumer.position += 1;
@@ -368,10 +390,29 @@ impl EventSink for Nobody {
     fn undecodable(&self, _: &Masked, _: [u64; 4], _: EventError) {}
 }
 
+/// What stalled of a core's device.
+#[derive(Default)]
+struct Stalled {
+    group: Mutex<Option<FaultGroup>>,
+    /// The stalls that were answered.
+    answered: AtomicU64,
+}
+
+impl FaultHandler for Stalled {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, _: &Masked, group: FaultGroup) {
+        *self.group.lock() = Some(group);
+    }
+}
+
 /// A driver whose SMMU is on paper, for all cores.
 pub(crate) struct Commands {
     pub(crate) paper: Arc<Paper>,
     pub(crate) smmu: Arc<Smmu<Arc<Paper>, PaperDelay>>,
+    stalled: [Arc<Stalled>; MAX_CORES],
     grace: Grace,
 }
 
@@ -389,15 +430,32 @@ impl Commands {
         let options = Options {
             command_queue_log2: log2,
             event_queue_log2: 3,
-            stream_bits: 3,
-            // Each is a look, and a core of a busy machine is away for long.
-            limit_us: 5_000_000,
+            stream_bits: 4,
+            limit_us: LIMIT_US,
             ..Options::default()
         };
         let grace = domain.synchronize(cpu, &mut delay, 1_000_000).map_err(|error| format!("{error}"))?;
         let smmu = Smmu::probe(cpu, paper.clone(), paper.clone(), domain.clone(), delay, hooks, options);
+        let smmu = smmu.map_err(|error| format!("{error}"))?;
+        let stalled: [Arc<Stalled>; MAX_CORES] = Default::default();
+        for (stream, stalled) in (STALLING..).map(StreamId).zip(&stalled) {
+            Self::attach_stalling(&smmu, &paper, cpu, stream, stalled).map_err(|error| format!("{error}"))?;
+        }
         paper.fails_in.store(fails_in, Relaxed);
-        Ok(Self { smmu: smmu.map_err(|error| format!("{error}"))?, paper, grace })
+        Ok(Self { smmu, paper, stalled, grace })
+    }
+
+    fn attach_stalling(
+        smmu: &Smmu<Arc<Paper>, PaperDelay>,
+        paper: &Paper,
+        cpu: &mut Cpu,
+        stream: StreamId,
+        stalled: &Arc<Stalled>,
+    ) -> Result<(), DriverError> {
+        let context = Context { table: paper.allocate(4096, 4096)?.phys, asid: Asid(0x100), t0sz: 25, mair: 0xff };
+        smmu.attach(cpu, stream, &StreamConfig { faults: FaultMode::Stall, translation: context.into() })?;
+        let limits = StreamLimits { groups: 2, requests: 1, time_out_us: u32::MAX, priority: Priority::Normal };
+        smmu.enable_faults(cpu, &[stream], None, stalled.clone(), limits)
     }
 
     /// One more batch of a core, which has sent `sent` so far, or a change of its stream; and whether it is in the book. Returns
@@ -409,9 +467,30 @@ impl Commands {
         self.paper.wrong.lock().is_none()
     }
 
+    /// Stalls an access of a core's device, and answers it: the answer is in the queue when this returns.
+    fn answer(&self, cpu: &mut Cpu) -> Result<(), String> {
+        let core = cpu.core().index();
+        let (stream, stalled) = (StreamId(STALLING + core as u32), &self.stalled[core]);
+        let stall = Request::Stall(Stag(stalled.answered.fetch_add(1, Relaxed) as u16));
+        let (substream, stage2) = (None, None);
+        let fault = Fault { stream, substream, address: 0x1000, access: Access::READ, request: stall, stage2 };
+        let report = cpu.masked(|masked| self.smmu.faults().report(masked, 0, fault));
+        let group = stalled.group.lock().take();
+        let (Report::Deferred, Some(group)) = (report, group) else {
+            return Err(format!("core {core}: a stall is not deferred: {report:?}"));
+        };
+        let in_time = cpu.masked(|masked| group.respond(masked, PageResponse::Success));
+        let sent = self.smmu.faults().flush(cpu, &mut PaperDelay(self.paper.clone()), stream, LIMIT_US);
+        in_time.map_err(|late| format!("core {core}: {late}"))?;
+        sent.map_err(|error| format!("core {core}: {error}"))
+    }
+
     fn try_issue(&self, cpu: &mut Cpu, random: &mut Random, sent: &mut u64) -> Result<(), String> {
         let core = cpu.core().index();
         let (book, mut early) = (&self.paper.books[core], false);
+        if random.one_in(4) {
+            (0..random.below(4)).try_for_each(|_| self.answer(cpu))?;
+        }
         let result = if random.one_in(16) {
             let configured = book.configuring.load(Relaxed);
             let (stream, faults) = (StreamId(core as u32), FaultMode::Terminate);
@@ -427,10 +506,11 @@ impl Commands {
             *sent += count;
             self.smmu.invalidate_pages(cpu, &self.grace, Asid(core as u16), &pages.into()).map(drop)
         };
-        let complete = book.numbered.load(Relaxed);
-        if early || complete != *sent {
+        let complete = [&book.numbered, &book.resumed].map(|count| count.load(Relaxed));
+        let issued = [*sent, self.stalled[core].answered.load(Relaxed)];
+        if early || complete != issued {
             return Err(format!(
-                "core {core}: {complete} of {sent} commands complete, or no CFGI_STE, after {result:?}"
+                "core {core}: {complete:?} of {issued:?} commands and answers complete, or no CFGI_STE, after {result:?}"
             ));
         }
         // Only who owns a command hears of it, and it hears of each batch with one.
@@ -451,9 +531,14 @@ impl Commands {
         }
         let consumer = self.paper.consumer.lock();
         let consumed = consumer.consumed.iter().map(|done| done.numbered).collect::<Vec<_>>();
-        match consumed.starts_with(sent) {
+        match consumed.starts_with(sent) && consumer.consumed.map(|done| done.resumed) == self.answered() {
             true => Ok(()),
-            false => Err(format!("{sent:?} commands sent, {consumed:?} consumed")),
+            false => Err(format!("{sent:?} commands and {:?} answers sent, {:?}", self.answered(), consumer.consumed)),
         }
+    }
+
+    /// How many stalls each core has answered.
+    pub(crate) fn answered(&self) -> [u64; MAX_CORES] {
+        self.stalled.each_ref().map(|stalled| stalled.answered.load(Relaxed))
     }
 }

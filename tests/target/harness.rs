@@ -41,6 +41,8 @@ pub(crate) enum Failure {
     Wrong(String),
     /// The machine lacks what the test is about.
     NotHere(&'static str),
+    /// It is about another machine, which this option makes.
+    Elsewhere(&'static str),
 }
 
 impl<E: Display> From<E> for Failure {
@@ -147,6 +149,10 @@ fn run<I: Iterator<Item = &'static Test>>(kernel: &'static Kernel, cpu: &mut Cpu
             }
             Err(Failure::NotHere(what)) => {
                 log::info!("test {test} ... ignored, there is no {what}");
+                ignored += 1;
+            }
+            Err(Failure::Elsewhere(option)) => {
+                log::info!("test {test} ... ignored, it wants {option}");
                 ignored += 1;
             }
             Err(Failure::Wrong(why)) => {

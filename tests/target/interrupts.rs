@@ -20,9 +20,12 @@ use smmu_iopf::kernel::fatal::End;
 use smmu_iopf::kernel::interrupts::{Sgi, send};
 use smmu_iopf::kernel::runtime::Work;
 use smmu_iopf::platform::board::{Interrupt, Trigger};
+use smmu_iopf::platform::edu;
+use smmu_iopf::platform::pci::RootBus;
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sync::{CoreId, Cpu, MAX_CORES, Masked, wait};
 
+use crate::edu::{Device, ecam, find, pcie};
 use crate::harness::{Failure, Outcome, equal, holds};
 
 /// An SPI that nothing on the board uses.
@@ -227,6 +230,31 @@ test!(fn no_edge_is_lost(kernel, cpu) {
         kernel
             .wait_until(cpu, LIMIT, seen)
             .map_err(|expired| format!("{} interrupts, expected {round}", expired.last))?;
+    }
+    Ok(())
+});
+
+// `edu` without messages pulls its pin, INTA, until it is acknowledged. QEMU's bridge leads INTA of slot n to SPI 3 + n % 4.
+test!(fn a_level_calls_until_it_is_taken_away(kernel, cpu) {
+    let pcie = pcie(kernel)?;
+    let mut bus = RootBus::bring_up(ecam(kernel, pcie)?, pcie)?;
+    let found = find(kernel, pcie, &mut bus, [edu::VENDOR, edu::DEVICE])?.into_iter().next();
+    let (function, registers, _) = found.ok_or(Failure::NotHere("edu"))?;
+    let intid = 32 + 3 + u32::from(function.device) % 4;
+    let (taken, wire) = (Arc::new(AtomicU32::new(0)), registers.clone());
+    let count = taken.clone();
+    let handler = move |_: &Masked| {
+        if count.fetch_add(1, Relaxed) % 3 == 2 {
+            wire.write32(Device::ACKNOWLEDGE, 1);
+        }
+    };
+    kernel.interrupts.connect(Interrupt { intid, trigger: Trigger::Level }, Box::new(handler))?;
+    for calls in [3, 6] {
+        registers.write32(Device::RAISE, 1);
+        let called = || if taken.load(Relaxed) >= calls { Ok(()) } else { Err(()) };
+        kernel.wait_until(cpu, LIMIT, called).map_err(|_| format!("{taken:?} interrupts, expected {calls}"))?;
+        Timer.delay_us(1_000);
+        equal("interrupts", calls, taken.load(Relaxed))?;
     }
     Ok(())
 });

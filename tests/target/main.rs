@@ -34,6 +34,8 @@ mod differential;
 #[allow(dead_code, unused_imports, reason = "what only tests on the host use")]
 mod driver;
 #[cfg(target_os = "none")]
+mod edu;
+#[cfg(target_os = "none")]
 mod faults;
 #[cfg(target_os = "none")]
 mod grace;

@@ -1,6 +1,11 @@
-//! The machine under test on the target: the model at EL2, which is reset for each test. As `model::host` is on the host, by other names.
+//! The machine under test on the target, set back for each test: the model at EL2, or QEMU's own SMMU where there is no model. As
+//! `model::host` is on the host, by other names.
+
+#[path = "edu.rs"]
+mod engine;
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -13,12 +18,18 @@ use smmu_iopf::kernel::Kernel;
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::wire::Wire;
-use smmu_iopf::smmuv3::PhysAddr;
+use smmu_iopf::platform::board::Wires;
+use smmu_iopf::platform::pci::RootBus;
+use smmu_iopf::smmuv3::features::{Features, IdRegisters};
 use smmu_iopf::smmuv3::registers::Register;
-use spin::Once;
+use smmu_iopf::smmuv3::{PhysAddr, StreamId};
+use spin::{Mutex, Once};
 
+use self::engine::Engine;
+use super::profile::{ENGINES, Profile, RAN};
+use crate::edu;
 use crate::harness::{Failure, Outcome};
 
 /// What a test has for device memory, and the largest alignment in it.
@@ -28,46 +39,136 @@ const ALIGN: usize = 1 << 20;
 /// The longest cache line that the architecture has, in bytes.
 const LINE: usize = 2048;
 
-/// GICD_ISPENDR and GICD_ICPENDR of the SMMU's wires, whose INTIDs are their SPIs' numbers and 32: a bit each.
-const PENDING: usize = 0x200 + FIRST_WIRE / 32 * 4;
-const CLEAR_PENDING: usize = 0x280 + FIRST_WIRE / 32 * 4;
-const FIRST_WIRE: usize = board::SMMU_SPI as usize + 32;
+/// GICD_ISPENDR and GICD_ICPENDR, a bit for each interrupt, and GICD_ICFGR, two of which the upper one says that it is edge-triggered.
+const PENDING: usize = 0x200;
+const CLEAR_PENDING: usize = 0x280;
+const CONFIGURATION: usize = 0xc00;
+/// The SMMU's wires, whose interrupts follow on each other.
 const WIRES: [Wire; 4] = [Wire::EventQueue, Wire::PriQueue, Wire::CommandSync, Wire::GlobalError];
 
 /// What there is of the machine on the board.
 struct Parts {
     distributor: Mmio,
-    windows: [Mmio; 2 + board::DEFAULT_ENGINES],
+    /// The INTID of the first wire.
+    first_wire: usize,
+    smmu: Mmio,
+    behind: Behind,
     memory: DmaRegion,
     used: AtomicUsize,
+}
+
+/// What is behind the SMMU.
+enum Behind {
+    /// The model has a control page, and engines of its own.
+    Model { control: Mmio, engines: [Mmio; ENGINES] },
+    /// QEMU's has `edu` devices.
+    Qemu { profile: Profile, engines: Mutex<Vec<Engine>> },
 }
 
 static PARTS: Once<Parts> = Once::new();
 
 /// Runs `test`, which panics if something is wrong.
 pub(crate) fn run(kernel: &'static Kernel, test: fn()) -> Outcome {
-    let smmu = &crate::model::model(kernel)?.window;
-    let control = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
-    let engines = kernel.board.engines.iter().filter(|engine| board::WINDOW.contains(&engine.window.start));
-    let mut windows = [smmu, control].into_iter().chain(engines.map(|engine| &engine.window));
-    PARTS.try_call_once(|| -> Result<_, Failure> {
-        let mut window = || {
-            let window = windows.next().ok_or(Failure::NotHere("DMA engine"))?;
-            Ok::<_, Failure>(kernel.board.registers(window).ok_or("registers that are not mapped")?)
-        };
-        Ok(Parts {
-            distributor: kernel.board.registers(&kernel.board.gic.distributor).ok_or("no distributor")?,
-            windows: [window()?, window()?, window()?, window()?, window()?, window()?],
-            memory: kernel.device_memory.allocate(MEMORY, ALIGN)?,
-            used: AtomicUsize::new(0),
-        })
-    })?;
+    PARTS.try_call_once(|| Parts::new(kernel))?;
+    RAN.store(false, Ordering::Relaxed);
     test();
-    Ok(())
+    if RAN.load(Ordering::Relaxed) { Ok(()) } else { Err(Failure::NotHere("SMMU with what it needs")) }
+}
+
+/// The same, if the machine works only when it is let.
+pub(crate) fn run_stepped(kernel: &'static Kernel, test: fn()) -> Outcome {
+    if crate::model::model(kernel).is_ok() { Err(Failure::Elsewhere("--smmu qemu")) } else { run(kernel, test) }
+}
+
+impl Parts {
+    /// The model if there is one, else QEMU's SMMU.
+    fn new(kernel: &Kernel) -> Result<Self, Failure> {
+        let registers = |window| kernel.board.registers(window).ok_or("registers that are not mapped");
+        let distributor = registers(&kernel.board.gic.distributor)?;
+        let (smmu, first_wire, behind) = match crate::model::model(kernel) {
+            Ok(model) => {
+                let control = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
+                let engines = kernel.board.engines.iter().filter(|engine| board::WINDOW.contains(&engine.window.start));
+                let engines: Vec<_> =
+                    engines.take(ENGINES).map(|engine| registers(&engine.window)).collect::<Result<_, _>>()?;
+                let engines = engines.try_into().map_err(|_| Failure::NotHere("DMA engine for each job"))?;
+                (model, board::SMMU_SPI as usize + 32, Behind::Model { control: registers(control)?, engines })
+            }
+            Err(_) => {
+                let smmu = kernel.board.smmus.first().ok_or(Failure::NotHere("SMMU"))?;
+                let Some(Wires::Separate { event_queue, .. }) = smmu.wires else {
+                    return Err("QEMU's SMMU without a wire for each interrupt".into());
+                };
+                let first_wire = event_queue.intid as usize;
+                // Its wires are pulsed.
+                let shift = first_wire % 16 * 2;
+                let configuration = CONFIGURATION + first_wire / 16 * 4;
+                distributor.write32(configuration, distributor.read32(configuration) | 0xaa << shift);
+                (smmu, first_wire, Behind::qemu(kernel, &registers(&smmu.window)?)?)
+            }
+        };
+        let memory = kernel.device_memory.allocate(MEMORY, ALIGN)?;
+        Ok(Self { distributor, first_wire, smmu: registers(&smmu.window)?, behind, memory, used: AtomicUsize::new(0) })
+    }
+}
+
+impl Behind {
+    fn qemu(kernel: &Kernel, smmu: &Mmio) -> Result<Self, Failure> {
+        let read = |register: Register| smmu.read32(register.offset());
+        let features = Features::decode(IdRegisters {
+            idr0: read(Register::Idr0),
+            idr1: read(Register::Idr1),
+            idr3: read(Register::Idr3),
+            idr5: read(Register::Idr5),
+            iidr: read(Register::Iidr),
+            aidr: read(Register::Aidr),
+        })?;
+        let pcie = edu::pcie(kernel)?;
+        let mut bus = RootBus::bring_up(edu::ecam(kernel, pcie)?, pcie)?;
+        let devices = edu::Device::all(kernel, pcie, &mut bus)?;
+        let engines: Vec<_> = devices.into_iter().take(ENGINES).map(Engine::new).collect();
+        let streams: Vec<_> = engines.iter().map(|engine| StreamId(engine.stream())).collect();
+        let streams = streams.try_into().map_err(|_| Failure::NotHere("edu device for each engine"))?;
+        Ok(Self::Qemu { profile: Profile::Qemu { features, streams }, engines: Mutex::new(engines) })
+    }
 }
 
 fn parts() -> &'static Parts {
     PARTS.get().expect("a test runs")
+}
+
+/// Whether the SMMU is the model.
+pub(crate) fn has_model() -> bool {
+    matches!(parts().behind, Behind::Model { .. })
+}
+
+/// What the machine can be.
+pub(crate) fn profiles() -> Vec<Profile> {
+    match parts().behind {
+        Behind::Model { .. } => Modelled::ALL.iter().copied().map(Profile::Model).collect(),
+        Behind::Qemu { profile, .. } => vec![profile],
+    }
+}
+
+/// A machine of this profile after reset. QEMU's SMMU has none but that of the board: it is disabled, and its caches keep what they have.
+pub(crate) fn reset(memory: Arc<MachineMemory>, profile: Profile) -> Arc<Machine> {
+    match (&parts().behind, profile) {
+        (Behind::Model { .. }, Profile::Model(profile)) => Machine::with(memory, profile, ENGINES),
+        (Behind::Qemu { engines, .. }, Profile::Qemu { .. }) => {
+            let machine = Arc::new(Machine(memory));
+            for (register, acknowledge) in
+                [(Register::Cr0, Register::Cr0Ack), (Register::IrqCtrl, Register::IrqCtrlAck)]
+            {
+                machine.write32(register, 0);
+                assert_eq!(machine.read32(acknowledge), 0, "QEMU acknowledges at once");
+            }
+            machine.write32(Register::Gerrorn, machine.read32(Register::Gerror));
+            engines.lock().iter_mut().for_each(Engine::reset);
+            machine.take_raised();
+            machine
+        }
+        _ => panic!("{} is not on this board", profile.name()),
+    }
 }
 
 /// Where device memory begins.
@@ -126,10 +227,10 @@ impl DmaMemory for MachineMemory {
 pub(crate) struct Machine(Arc<MachineMemory>);
 
 impl Machine {
-    /// A machine of this profile after reset.
-    pub(crate) fn with(memory: Arc<MachineMemory>, profile: Profile, engines: usize) -> Arc<Self> {
-        assert!(engines <= board::DEFAULT_ENGINES, "{engines} engines");
-        let number = Profile::ALL.iter().position(|&other| other == profile).map_or(0, |index| index as u32 + 1);
+    /// The model as this profile, after reset.
+    pub(crate) fn with(memory: Arc<MachineMemory>, profile: Modelled, engines: usize) -> Arc<Self> {
+        assert!(engines <= ENGINES, "{engines} engines");
+        let number = Modelled::ALL.iter().position(|&other| other == profile).map_or(0, |index| index as u32 + 1);
         let machine = Arc::new(Self(memory));
         machine.write_control(control::RESET, number);
         machine.take_raised();
@@ -140,9 +241,14 @@ impl Machine {
         &self.0
     }
 
-    /// Lets the machine work, which it does while it is looked at. Returns whether there may be more to do.
+    /// Lets the machine work: the model does while it is looked at. Returns whether there may be more to do.
     pub(crate) fn step(&self) -> bool {
-        self.read_control(control::BUSY) != 0
+        match &parts().behind {
+            Behind::Model { .. } => self.read_control(control::BUSY) != 0,
+            Behind::Qemu { engines, .. } => {
+                engines.lock().iter_mut().fold(false, |busy, engine| busy | engine.step(parts().memory.words))
+            }
+        }
     }
 
     /// Lets it work until nothing is left to do, at most `limit` times.
@@ -152,23 +258,30 @@ impl Machine {
 
     /// The wires that were raised since the last call, which are pending at the interrupt controller and enabled nowhere.
     pub(crate) fn take_raised(&self) -> Vec<Wire> {
-        let pending = parts().distributor.read32(PENDING);
-        let raised = |wire: usize| pending & 1 << ((FIRST_WIRE + wire) % 32) != 0;
-        parts().distributor.write32(CLEAR_PENDING, pending & 0xf << (FIRST_WIRE % 32));
-        WIRES.into_iter().enumerate().filter_map(|(index, wire)| raised(index).then_some(wire)).collect()
+        let Parts { distributor, first_wire, .. } = parts();
+        let (register, shift) = (first_wire / 32 * 4, first_wire % 32);
+        let pending = distributor.read32(PENDING + register);
+        distributor.write32(CLEAR_PENDING + register, pending & 0xf << shift);
+        WIRES
+            .into_iter()
+            .enumerate()
+            .filter_map(|(wire, name)| (pending >> (shift + wire) & 1 != 0).then_some(name))
+            .collect()
     }
 
-    /// The window of registers that `address` is in, and the offset in it.
+    /// The model's window of registers that `address` is in, or that of an SMMU in its place, and the offset in it.
     fn window(address: u64) -> (&'static Mmio, usize) {
-        let (index, base) = match address {
-            board::CONTROL_BASE..board::ENGINE_BASE => (1, board::CONTROL_BASE),
-            ..board::CONTROL_BASE => (0, board::SMMU_BASE),
-            _ => {
-                let engine = (address - board::ENGINE_BASE) / board::ENGINE_STRIDE;
-                (2 + engine as usize, board::engine_base(engine as usize))
+        let Parts { smmu, behind, .. } = parts();
+        let (window, base) = match (address, behind) {
+            (..board::CONTROL_BASE, _) => (smmu, board::SMMU_BASE),
+            (..board::ENGINE_BASE, Behind::Model { control, .. }) => (control, board::CONTROL_BASE),
+            (_, Behind::Model { engines, .. }) => {
+                let engine = ((address - board::ENGINE_BASE) / board::ENGINE_STRIDE) as usize;
+                (&engines[engine], board::engine_base(engine))
             }
+            _ => panic!("only the model has registers at {address:#x}"),
         };
-        (&parts().windows[index], (address - base) as usize)
+        (window, (address - base) as usize)
     }
 
     pub(crate) fn read(&self, address: u64, width: Width) -> u64 {
@@ -188,15 +301,24 @@ impl Machine {
     }
 
     pub(crate) fn read_engine(&self, engine: usize, offset: usize) -> u32 {
-        self.read(board::engine_base(engine) + offset as u64, Width::Word) as u32
+        match &parts().behind {
+            Behind::Model { engines, .. } => engines[engine].read32(offset),
+            Behind::Qemu { engines, .. } => engines.lock()[engine].read(offset),
+        }
     }
 
     pub(crate) fn write_engine(&self, engine: usize, offset: usize, value: u32) {
-        self.write(board::engine_base(engine) + offset as u64, Width::Word, value.into());
+        match &parts().behind {
+            Behind::Model { engines, .. } => engines[engine].write32(offset, value),
+            Behind::Qemu { engines, .. } => engines.lock()[engine].write(offset, value.into()),
+        }
     }
 
     pub(crate) fn write_engine64(&self, engine: usize, offset: usize, value: u64) {
-        self.write(board::engine_base(engine) + offset as u64, Width::Double, value);
+        match &parts().behind {
+            Behind::Model { engines, .. } => engines[engine].write64(offset, value),
+            Behind::Qemu { engines, .. } => engines.lock()[engine].write(offset, value),
+        }
     }
 
     pub(crate) fn read_control(&self, offset: usize) -> u32 {
@@ -220,6 +342,10 @@ impl Registers for Machine {
 
     fn write32(&self, register: Register, value: u32) {
         self.write(board::SMMU_BASE + register.offset() as u64, Width::Word, value.into());
+        // QEMU's SMMU has consumed the commands by now: nobody waits for them, and the devices work between them all the same.
+        if register == Register::CmdqProd && !has_model() {
+            self.step();
+        }
     }
 
     fn write64(&self, register: Register, value: u64) {

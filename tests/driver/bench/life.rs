@@ -6,7 +6,6 @@ use core::sync::atomic::Ordering;
 
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages, Tag};
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
@@ -14,7 +13,7 @@ use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 use super::Need::Messages;
 use super::machine::{self, Machine};
 use super::world::Tables;
-use super::{Bench, Doorbells, LIMIT_US, Pager, Space, faulting_engines, substreams};
+use super::{Bench, Doorbells, LIMIT_US, Pager, Profile, Space, faulting_engines, substreams};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 4 * 4096;
@@ -29,7 +28,7 @@ pub(crate) fn options() -> Options {
 }
 
 pub(crate) fn machine(profile: Profile) -> Arc<Machine> {
-    Machine::with(machine::memory(1 << 20, profile.features().coherent), profile, 4)
+    machine::reset(machine::memory(1 << 20, profile.features().coherent), profile)
 }
 
 /// What a life came to.
@@ -262,7 +261,7 @@ impl Kernel {
         }
         self.bench.machine.run(1000);
         let bench = &mut self.bench;
-        assert_eq!(bench.live(), 0);
+        assert_eq!((bench.live(), bench.smmu.faults().totals().slots_in_use), (0, 0));
         self.outcome.states = self.states();
         let bench = &mut self.bench;
         assert!(!self.outcome.states.contains(&status::BUSY), "{:?}", self.outcome);

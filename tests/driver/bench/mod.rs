@@ -1,5 +1,5 @@
 //! What a kernel would be to driver, fault core and model.
-#![allow(dead_code, reason = "each test crate uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test crate uses a part")]
 
 /// The machine under test: memory, the model, and how it is let work.
 #[cfg(not(target_os = "none"))]
@@ -10,7 +10,10 @@ pub(crate) mod machine {
     pub(crate) use smmu_iopf::model::host::{
         HostDelay as MachineDelay, HostMemory as MachineMemory, HostSmmu as Machine,
     };
+    use smmu_iopf::model::profile::Profile as Modelled;
     use spin::Mutex;
+
+    use super::profile::{ENGINES, Profile};
 
     /// `bytes` of zeroed memory for an SMMU that is coherent, or not: then with caches that are never at rest. Other tests have had it
     /// before, since it lives for ever, and there are many tests.
@@ -34,52 +37,64 @@ pub(crate) mod machine {
     pub(crate) fn memory_base() -> u64 {
         smmu_iopf::model::host::MEMORY_BASE
     }
+
+    /// What the machine can be.
+    pub(crate) fn profiles() -> Vec<Profile> {
+        Modelled::ALL.iter().copied().map(Profile::Model).collect()
+    }
+
+    /// Whether the SMMU is the model.
+    pub(crate) const fn has_model() -> bool {
+        true
+    }
+
+    /// A machine of this profile after reset.
+    pub(crate) fn reset(memory: Arc<MachineMemory>, profile: Profile) -> Arc<Machine> {
+        Machine::with(memory, profile.modelled().expect("the model"), ENGINES)
+    }
 }
 pub(crate) mod life;
 #[cfg(target_os = "none")]
 #[path = "board.rs"]
 pub(crate) mod machine;
 pub(crate) mod pending;
+mod profile;
+mod space;
 pub(crate) mod world;
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::Range;
-use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-#[cfg(not(target_os = "none"))]
-use std::println as say;
 
-#[cfg(target_os = "none")]
-use log::info as say;
 use smmu_iopf::driver::dma::{CacheMaintenance, Coherence, DmaMemory, DmaRegion, NoMemory};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    Context, DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Messages, Options,
-    OutputQueue, Report, Smmu, Stage2, StreamConfig, Tag, Translation, Wake,
+    DeviceControl, DriverError, EventSink, FaultMode, GlobalErrors, Hooks, Lost, Messages, Options, OutputQueue,
+    Report, Smmu, StreamConfig, Translation, Wake,
 };
-use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
+use smmu_iopf::iopf::{FaultHandler, Priority, StreamLimits};
 use smmu_iopf::model::board;
+use smmu_iopf::model::control as model_control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control, pri_control, pri_status, status};
 use smmu_iopf::model::machine::Width;
-use smmu_iopf::model::profile::Profile;
+use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::command::Msi;
 use smmu_iopf::smmuv3::event::{Event, EventError};
-use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::registers::fields::CR0;
-use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Shareability, StreamId, SubstreamId, Vmid};
+use smmu_iopf::smmuv3::{PhysAddr, Shareability, StreamId, SubstreamId};
 use smmu_iopf::sync::grace::{Domain, Grace};
 use smmu_iopf::sync::{CoreId, Cpu, Masked};
 use spin::Mutex;
 
 use self::machine::{Machine, MachineDelay, MachineMemory};
+pub(crate) use self::profile::{Need, Profile, faulting_engines, on, on_each};
+pub(crate) use self::space::{Pager, Space};
 
-/// The driver on the model.
+/// The driver on the machine under test.
 pub(crate) type Driver = Smmu<Arc<Machine>, MachineDelay>;
 
 /// A limit that no test waits for in vain but those that mean to, in microseconds; each is a step of the model.
@@ -193,48 +208,6 @@ pub(crate) fn zeroed(memory: &MachineMemory, bytes: usize, align: usize) -> DmaR
     region
 }
 
-/// What a test asks of the SMMU beyond translation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Need {
-    /// Faults that stall.
-    Stall,
-    /// PRI, so ATS too.
-    PageRequests,
-    /// Faults that the device waits for: either.
-    Faults,
-    /// Faults that do not stall.
-    Termination,
-    Ats,
-    /// 16 substreams.
-    Substreams,
-    /// Queues of eight entries.
-    Queues,
-    /// Interrupts as messages.
-    Messages,
-    /// Messages to memory too, by which a CMD_SYNC says that it is complete.
-    SyncMessages,
-    /// Stage 2, with a walk that begins at level 1.
-    Stage2,
-}
-
-impl Need {
-    pub(crate) fn is_met(self, profile: Profile) -> bool {
-        let features = profile.features();
-        match self {
-            Self::Stall => features.can_stall(),
-            Self::PageRequests => features.pri,
-            Self::Faults => features.can_stall() || features.pri,
-            Self::Termination => features.stall_model != StallModel::Forced,
-            Self::Ats => features.ats,
-            Self::Substreams => features.ssid_bits >= 4,
-            Self::Queues => features.event_queue.log2() >= 3,
-            Self::Messages => features.msi,
-            Self::SyncMessages => features.msi && features.coherent,
-            Self::Stage2 => features.stage2 && features.ias() >= 35,
-        }
-    }
-}
-
 /// Memory for messages: a word each, which the SMMU writes its data to.
 pub(crate) struct Doorbells(DmaRegion, Coherence);
 
@@ -271,25 +244,6 @@ impl Doorbells {
     }
 }
 
-/// Runs `test` once for each profile that has what it needs. Which these are is printed, and what the others lack.
-pub(crate) fn on_each(needs: &[Need], test: impl Fn(Profile)) {
-    for &profile in Profile::ALL {
-        match needs.iter().find(|need| !need.is_met(profile)) {
-            None => {
-                say!("on {}:", profile.name());
-                test(profile);
-            }
-            Some(lack) => say!("not on {}: it lacks {lack:?}", profile.name()),
-        }
-    }
-}
-
-/// The engines of a profile whose faults wait for answers: one that stalls, one that asks for pages, with how they fault.
-pub(crate) fn faulting_engines(profile: Profile) -> impl Iterator<Item = (usize, FaultMode)> {
-    let engines = [(0, FaultMode::Stall, Need::Stall), (2, FaultMode::PageRequest, Need::PageRequests)];
-    engines.into_iter().filter(move |(.., need)| need.is_met(profile)).map(|(engine, mode, _)| (engine, mode))
-}
-
 pub(crate) struct Bench {
     pub(crate) machine: Arc<Machine>,
     pub(crate) smmu: Arc<Driver>,
@@ -303,37 +257,37 @@ pub(crate) struct Bench {
 impl Bench {
     /// A bench with everything.
     pub(crate) fn new() -> Self {
-        Self::of(Profile::Full)
+        Self::of(Modelled::Full)
     }
 
-    /// A bench whose model is of `profile`.
-    pub(crate) fn of(profile: Profile) -> Self {
+    /// A bench whose machine is of `profile`.
+    pub(crate) fn of(profile: impl Into<Profile>) -> Self {
         Self::with(profile, Options { limit_us: LIMIT_US, ..Options::default() })
     }
 
     /// The same, for threads: one whose core the host gives to another is waited for by the steps of the model.
-    pub(crate) fn patient(profile: Profile) -> Self {
+    pub(crate) fn patient(profile: impl Into<Profile>) -> Self {
         Self::with(profile, Options { limit_us: 100 * LIMIT_US, ..Options::default() })
     }
 
-    pub(crate) fn with(profile: Profile, options: Options) -> Self {
+    pub(crate) fn with(profile: impl Into<Profile>, options: Options) -> Self {
         Self::with_broken(profile, options, u64::MAX)
     }
 
     /// A bench whose device memory number `bad` does not exist: 0 the stream table, 1 the command queue, 2 the
     /// lines for messages where there are some ([`Need::SyncMessages`]); then the event queue and the PRI queue.
-    pub(crate) fn with_broken(profile: Profile, options: Options, bad: u64) -> Self {
+    pub(crate) fn with_broken(profile: impl Into<Profile>, options: Options, bad: u64) -> Self {
+        let profile = profile.into();
         let memory = machine::memory(4 << 20, profile.features().coherent);
-        Self::on(Machine::with(memory, profile, board::DEFAULT_ENGINES), options, bad).unwrap()
+        Self::on(machine::reset(memory, profile), options, bad).unwrap()
     }
 
     /// A bench on a machine that is there already.
     pub(crate) fn on(machine: Arc<Machine>, options: Options, bad: u64) -> Result<Self, DriverError> {
         let memory = machine.memory().clone();
         // Caches as bad as the architecture permits: filled at reset, and never at rest.
-        let first = machine.read_engine(0, reg::STREAM_ID);
-        machine.write(board::SMMU_BASE + diagnostics::CACHE_POISON as u64, Width::Word, first.into());
-        machine.write(board::SMMU_BASE + diagnostics::CACHE_SEED as u64, Width::Word, 0x5eed);
+        write_caches(&machine, diagnostics::CACHE_POISON, machine.read_engine(0, reg::STREAM_ID));
+        write_caches(&machine, diagnostics::CACHE_SEED, 0x5eed);
         let domain = Arc::new(Domain::new());
         let mut cpu = cpu(0);
         domain.online(&mut cpu);
@@ -453,12 +407,28 @@ impl Bench {
         self.smmu.recover(&mut self.cpu)
     }
 
+    /// Has the SMMU's caches forget nothing of themselves.
+    pub(crate) fn calm_caches(&self) {
+        write_caches(&self.machine, diagnostics::CACHE_SEED, 0);
+    }
+
     /// Has the SMMU consume no commands, or go on consuming them, which the driver does not know.
     pub(crate) fn hold_commands(&mut self, held: bool) {
         let enables = self.machine.read32(Register::Cr0);
         let enables = CR0::CMDQEN.val(u32::from(!held)).modify(enables);
         self.machine.write32(Register::Cr0, enables);
         self.machine.step();
+    }
+
+    /// Has the SMMU, which is [held](Self::hold_commands), take the command that waits first as illegal. The model does so by itself; QEMU's
+    /// finds an opcode there that no command has (4.1.3).
+    pub(crate) fn spoil_command(&self) {
+        if machine::has_model() {
+            return self.machine.write_control(model_control::COMMAND_ILLEGAL, 1);
+        }
+        let base = self.machine.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
+        let index = u64::from(self.machine.read32(Register::CmdqCons)) & ((1 << (base & 0x1f)) - 1);
+        self.machine.memory().store((base & 0x000f_ffff_ffff_ffe0) + 16 * index, 0xff).unwrap();
     }
 
     /// Lets a grace period pass.
@@ -476,6 +446,13 @@ impl Bench {
     /// One of the model's own counters, by its offset in the SMMU's page 0.
     pub(crate) fn model_count(&self, offset: usize) -> u64 {
         self.machine.read(board::SMMU_BASE + offset as u64, smmu_iopf::model::machine::Width::Word)
+    }
+}
+
+/// Says how the model's caches are to behave. QEMU's forget nothing of themselves, and have after reset what they had before.
+fn write_caches(machine: &Machine, register: usize, value: u32) {
+    if machine::has_model() {
+        machine.write(board::SMMU_BASE + register as u64, Width::Word, value.into());
     }
 }
 
@@ -565,196 +542,5 @@ impl DeviceControl for Device {
 
     fn disable_ats(&self) {
         self.machine.write_engine(self.engine, reg::ATS_CONTROL, 0);
-    }
-}
-
-/// An address space, or the memory of a virtual machine: tables for 39 address bits, or as many as there are, and the pages mapped, made
-/// by hand.
-pub(crate) struct Space {
-    memory: Arc<MachineMemory>,
-    root: DmaRegion,
-    pub(crate) tag: Tag,
-    ipa_bits: u8,
-    tables: Mutex<BTreeMap<u64, DmaRegion>>,
-    pages: Mutex<BTreeMap<u64, DmaRegion>>,
-}
-
-/// Leaf flags: valid page, Access flag, inner shareable, unprivileged, not global; read-only with bit 7.
-const PAGE: u64 = 0xf43;
-
-/// The same at stage 2: write-back memory, read and write.
-const STAGE2_PAGE: u64 = 0x7ff;
-
-impl Space {
-    pub(crate) fn new(bench: &Bench, asid: u16) -> Arc<Self> {
-        Self::on(bench.machine.memory().clone(), asid)
-    }
-
-    pub(crate) fn on(memory: Arc<MachineMemory>, asid: u16) -> Arc<Self> {
-        Self::tagged(memory, Tag::AddressSpace(Asid(asid)), 0)
-    }
-
-    /// The memory of a virtual machine.
-    pub(crate) fn machine(bench: &Bench, vmid: u16) -> Arc<Self> {
-        let ipa_bits = bench.smmu.features().ias().min(39);
-        Self::tagged(bench.machine.memory().clone(), Tag::VirtualMachine(Vmid(vmid)), ipa_bits)
-    }
-
-    pub(crate) fn tagged(memory: Arc<MachineMemory>, tag: Tag, ipa_bits: u8) -> Arc<Self> {
-        let root = zeroed(&memory, 4096, 4096);
-        Arc::new(Self { memory, root, tag, ipa_bits, tables: Mutex::default(), pages: Mutex::default() })
-    }
-
-    /// AttrIndx 0 is write-back memory.
-    pub(crate) fn context(&self) -> Context {
-        let Tag::AddressSpace(asid) = self.tag else { panic!("a virtual machine") };
-        Context { table: self.root.phys, asid, t0sz: 25, mair: 0xff }
-    }
-
-    pub(crate) fn stage2(&self) -> Stage2 {
-        let Tag::VirtualMachine(vmid) = self.tag else { panic!("an address space") };
-        Stage2 { table: self.root.phys, vmid, ipa_bits: self.ipa_bits }
-    }
-
-    /// How a stream goes through it.
-    pub(crate) fn translation(&self) -> Translation {
-        match self.tag {
-            Tag::AddressSpace(_) => self.context().into(),
-            Tag::VirtualMachine(_) => Translation::Stage2(self.stage2()),
-        }
-    }
-
-    /// Maps the page of `address` to zeroed memory, if it is not mapped.
-    pub(crate) fn map(&self, address: u64) {
-        self.map_as(address, if matches!(self.tag, Tag::AddressSpace(_)) { PAGE } else { STAGE2_PAGE });
-    }
-
-    pub(crate) fn map_read_only(&self, address: u64) {
-        self.map_as(address, PAGE | 0x80);
-    }
-
-    /// Maps the page of `address`, which is mapped, to other zeroed memory. What remembers the old one is the test's business.
-    pub(crate) fn remap(&self, address: u64) {
-        self.pages.lock().remove(&(address & !0xfff));
-        self.map(address);
-    }
-
-    /// Takes the page of `address` away, until it is mapped again.
-    pub(crate) fn hide(&self, address: u64) {
-        let table = self.table(self.table(self.root, address, 30), address, 21);
-        self.store(&table.words[index(address, 12)], 0);
-    }
-
-    fn map_as(&self, address: u64, flags: u64) {
-        let page = address & !0xfff;
-        let mut pages = self.pages.lock();
-        let frame = *pages.entry(page).or_insert_with(|| zeroed(&self.memory, 4096, 4096));
-        let leaf = self.table(self.table(self.root, address, 30), address, 21);
-        self.store(&leaf.words[index(address, 12)], frame.phys.0 | flags);
-    }
-
-    /// Writes an entry, or data, as the SMMU has to find it.
-    fn store(&self, word: &AtomicU64, value: u64) {
-        word.store(value, Ordering::Release);
-        coherence(&self.memory).clean(slice::from_ref(word));
-    }
-
-    fn table(&self, upper: DmaRegion, address: u64, shift: u32) -> DmaRegion {
-        let mut tables = self.tables.lock();
-        let entry = &upper.words[index(address, shift)];
-        let key = upper.phys.0 + 8 * index(address, shift) as u64;
-        *tables.entry(key).or_insert_with(|| {
-            let table = zeroed(&self.memory, 4096, 4096);
-            self.store(entry, table.phys.0 | 3);
-            table
-        })
-    }
-
-    /// How many pages are mapped.
-    pub(crate) fn pages(&self) -> usize {
-        self.pages.lock().len()
-    }
-
-    /// The word at `address`, 0 where nothing is mapped.
-    pub(crate) fn word(&self, address: u64) -> u64 {
-        let pages = self.pages.lock();
-        pages.get(&(address & !0xfff)).map_or(0, |page| {
-            let word = &page.words[(address as usize & 0xfff) / 8];
-            coherence(&self.memory).invalidate(slice::from_ref(word));
-            word.load(Ordering::Relaxed)
-        })
-    }
-
-    pub(crate) fn set_word(&self, address: u64, value: u64) {
-        let pages = self.pages.lock();
-        self.store(&pages[&(address & !0xfff)].words[(address as usize & 0xfff) / 8], value);
-    }
-}
-
-fn index(address: u64, shift: u32) -> usize {
-    (address >> shift) as usize & 0x1ff
-}
-
-/// Demand paging over ranges: maps what is inside, refuses what is not, at once or later.
-pub(crate) struct Pager {
-    /// Where pages go, by substream.
-    pub(crate) spaces: BTreeMap<Option<SubstreamId>, Arc<Space>>,
-    pub(crate) valid: Range<u64>,
-    pub(crate) defers: AtomicBool,
-    pub(crate) deferred: Mutex<Vec<FaultGroup>>,
-    pub(crate) groups: AtomicU64,
-    pub(crate) faults: AtomicU64,
-}
-
-impl Pager {
-    pub(crate) fn new(space: &Arc<Space>, valid: Range<u64>) -> Arc<Self> {
-        Self::with(BTreeMap::from([(None, space.clone())]), valid)
-    }
-
-    pub(crate) fn with(spaces: BTreeMap<Option<SubstreamId>, Arc<Space>>, valid: Range<u64>) -> Arc<Self> {
-        Arc::new(Self {
-            spaces,
-            valid,
-            defers: AtomicBool::new(false),
-            deferred: Mutex::default(),
-            groups: AtomicU64::new(0),
-            faults: AtomicU64::new(0),
-        })
-    }
-
-    /// The same, but every group is deferred.
-    pub(crate) fn deferring(space: &Arc<Space>, valid: Range<u64>) -> Arc<Self> {
-        let pager = Self::new(space, valid);
-        pager.defers.store(true, Ordering::Relaxed);
-        pager
-    }
-
-    pub(crate) fn resolve(&self, faults: impl Iterator<Item = Fault>) -> PageResponse {
-        for fault in faults {
-            match self.spaces.get(&fault.substream) {
-                Some(space) if self.valid.contains(&fault.address) => space.map(fault.address),
-                _ => return PageResponse::Invalid,
-            }
-        }
-        PageResponse::Success
-    }
-
-    pub(crate) fn take(&self) -> Vec<FaultGroup> {
-        core::mem::take(&mut *self.deferred.lock())
-    }
-}
-
-impl FaultHandler for Pager {
-    fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
-        self.groups.fetch_add(1, Ordering::Relaxed);
-        self.faults.fetch_add(faults.len() as u64, Ordering::Relaxed);
-        if self.defers.load(Ordering::Relaxed) {
-            return Verdict::Defer;
-        }
-        Verdict::Answer(self.resolve(faults.iter().copied()))
-    }
-
-    fn defer(&self, _: &Masked, group: FaultGroup) {
-        self.deferred.lock().push(group);
     }
 }

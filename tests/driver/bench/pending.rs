@@ -4,10 +4,9 @@ use alloc::sync::Arc;
 
 use smmu_iopf::driver::{DeviceControl, FaultMode};
 use smmu_iopf::model::engine::registers as reg;
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 
-use super::{Bench, Device, Pager, Space};
+use super::{Bench, Device, Pager, Profile, Space};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 16 * 4096;

@@ -5,15 +5,12 @@ use alloc::vec::Vec;
 
 use smmu_iopf::driver::dma::DmaRegion;
 use smmu_iopf::driver::{DriverError, FaultMode, Guest, StreamConfig, Tag, Transition, Translation, Walked};
-use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::event::Event;
 use smmu_iopf::smmuv3::features::StallModel;
 use smmu_iopf::smmuv3::ste::{ContextTableFormat, DefaultSubstream};
 
 use super::Need::{self, Substreams};
-use super::{Bench, Space, plain, zeroed};
-#[cfg(not(target_os = "none"))]
-use super::{LIMIT_US, Options, board, machine};
+use super::{Bench, LIMIT_US, Options, Profile, Space, machine, plain, zeroed};
 
 pub(crate) const PAGES: u64 = 8;
 pub(crate) const BYTES: u64 = PAGES * 4096;
@@ -81,12 +78,13 @@ impl World {
     /// On an SMMU that has everything but invalidation by ranges.
     #[cfg(not(target_os = "none"))]
     pub(crate) fn without_ranges() -> Self {
+        use smmu_iopf::model::profile::Profile as Modelled;
         use smmu_iopf::smmuv3::features::IdRegisters;
 
-        let ids = Profile::Full.id_registers();
+        let ids = Modelled::Full.id_registers();
         // RIL (6.3.4).
         let ids = IdRegisters { idr3: ids.idr3 & !(1 << 10), ..ids };
-        let machine = machine::Machine::with_ids(machine::memory(4 << 20, true), ids, board::DEFAULT_ENGINES).unwrap();
+        let machine = machine::Machine::with_ids(machine::memory(4 << 20, true), ids, super::profile::ENGINES).unwrap();
         Self::on(Bench::on(machine, Options { limit_us: LIMIT_US, ..Options::default() }, u64::MAX).unwrap())
     }
 

@@ -11,14 +11,13 @@ use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::model::engine::registers as engine;
 use smmu_iopf::platform::board::Pcie;
-use smmu_iopf::platform::edu::{self, Edu};
 use smmu_iopf::platform::pci::{Ecam, RootBus};
 use smmu_iopf::platform::smmu_registers::SmmuRegisters;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::sync::wait;
-use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction};
 
 use super::case::{Built, arena};
+use crate::edu::{self, Device, ecam, find};
 use crate::harness::Failure;
 
 const QUEUE_BITS: u32 = 8;
@@ -121,77 +120,6 @@ impl Side {
     }
 }
 
-fn ecam(kernel: &Kernel, pcie: &Pcie) -> Result<Ecam, Failure> {
-    let window = kernel.board.registers(&pcie.ecam).ok_or("configuration space is not mapped")?;
-    Ok(Ecam { window, first_bus: pcie.first_bus })
-}
-
-/// The PCI device `vendor`:`device`, let access memory: itself, its registers and its StreamID. `None` if there is none.
-fn find(
-    kernel: &Kernel,
-    pcie: &Pcie,
-    bus: &mut RootBus<Ecam>,
-    [vendor, device]: [u16; 2],
-) -> Result<Option<(DeviceFunction, Mmio, u32)>, Failure> {
-    let Some(function) = bus.find(vendor, device).cloned() else { return Ok(None) };
-    let bar = function.bars[0].as_ref().ok_or("the device has no BAR 0")?;
-    let registers = kernel.board.registers(bar).ok_or("its BAR 0 is not mapped")?;
-    bus.allow_dma(function.address, true);
-    let (_, stream) = pcie.stream(function.requester()).ok_or("it has no StreamID")?;
-    Ok(Some((function.address, registers, stream.0)))
-}
-
-/// `edu`, which writes as a message: four bytes, at once. Its DMA takes 100 ms of virtual time.
-struct Device {
-    dma: Edu,
-    configuration: Ecam,
-    function: DeviceFunction,
-    /// Where its MSI capability is.
-    capability: u8,
-    registers: Mmio,
-    stream: u32,
-}
-
-impl Device {
-    const MSI: u32 = 5;
-    const RAISE: usize = 0x60;
-    const ACKNOWLEDGE: usize = 0x64;
-
-    fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Self, Failure> {
-        let found = find(kernel, pcie, bus, [edu::VENDOR, edu::DEVICE])?;
-        let (function, registers, stream) = found.ok_or(Failure::NotHere("edu device"))?;
-        let dma = Edu::new(registers.clone())?;
-        let configuration = ecam(kernel, pcie)?;
-        let mut capability = configuration.read_word(function, 0x34) as u8;
-        for _ in 0..48 {
-            let header = configuration.read_word(function, capability);
-            if header & 0xff == Self::MSI {
-                break;
-            }
-            capability = (header >> 8) as u8 & 0xfc;
-        }
-        let mut device = Self { dma, configuration, function, capability, registers, stream };
-        let control = device.configuration.read_word(function, capability);
-        if control & 0xff != Self::MSI || control >> 23 & 1 == 0 {
-            return Err(format!("edu has no MSI capability with 64-bit addresses: {control:#x}").into());
-        }
-        device.configure(0, control | 1 << 16);
-        Ok(device)
-    }
-
-    fn configure(&mut self, offset: u8, value: u32) {
-        self.configuration.write_word(self.function, self.capability + offset, value);
-    }
-
-    fn write(&mut self, address: u64, value: u16) {
-        self.configure(4, address as u32);
-        self.configure(8, (address >> 32) as u32);
-        self.configure(12, value.into());
-        self.registers.write32(Self::RAISE, 1);
-        self.registers.write32(Self::ACKNOWLEDGE, 1);
-    }
-}
-
 /// QEMU's `iommu-testdev`, which newer versions have: it writes a word of its own through the SMMU, at once.
 struct TestDevice {
     registers: Mmio,
@@ -217,7 +145,7 @@ impl TestDevice {
 
     fn new(kernel: &Kernel, pcie: &Pcie, bus: &mut RootBus<Ecam>) -> Result<Option<Self>, Failure> {
         let found = find(kernel, pcie, bus, [Self::VENDOR, Self::DEVICE])?;
-        Ok(found.map(|(_, registers, stream)| Self { registers, stream }))
+        Ok(found.into_iter().next().map(|(_, registers, stream)| Self { registers, stream }))
     }
 
     /// Writes [`Self::VALUE`] to `address`. That it finds it nowhere in `elsewhere` is no matter.
@@ -268,9 +196,9 @@ impl Bench {
             log::info!("ID registers: QEMU's {theirs:#x?}, the model's {ours:#x?}");
             return Err(Failure::NotHere("model of QEMU's SMMU: not applicable to this profile"));
         }
-        let pcie = kernel.board.pcie.as_ref().ok_or(Failure::NotHere("PCIe"))?;
+        let pcie = edu::pcie(kernel)?;
         let mut bus = RootBus::bring_up(ecam(kernel, pcie)?, pcie)?;
-        let edu = Device::new(kernel, pcie, &mut bus)?;
+        let edu = Device::all(kernel, pcie, &mut bus)?.into_iter().next().ok_or(Failure::NotHere("edu device"))?;
         let device = kernel.board.engines.first().ok_or(Failure::NotHere("DMA engine"))?;
         let engine = kernel.board.registers(&device.window).ok_or("the engine's registers are not mapped")?;
         engine.write64(engine::LENGTH, 4);

@@ -180,8 +180,19 @@ impl DeviceControl for Device<'_> {
         self.unit.engine.page_requests_stopped()
     }
 
+    fn sends_stop_markers(&self) -> bool {
+        // One of the two does, and the other does not.
+        self.unit.engine.stream().0.is_multiple_of(2)
+    }
+
     fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.unit.engine.stop_substream(stream, substream);
+        if self.sends_stop_markers() {
+            return self.unit.engine.stop_substream(stream, substream);
+        }
+        self.registers.write32(reg::PRI_STATUS, reg::pri_status::PASID_STOPPED);
+        self.registers.write32(reg::PASID, substream.get());
+        let stop = reg::pri_control::STOP_PASID | reg::pri_control::NO_STOP_MARKER;
+        self.registers.write32(reg::PRI_CONTROL, reg::pri_control::ENABLE | stop);
     }
 
     fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
