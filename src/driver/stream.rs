@@ -121,8 +121,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AlreadyAttached`], [`DriverError::StreamOutOfRange`], [`DriverError::NotSupported`] when the SMMU
-    /// cannot do what `config` asks for, [`DriverError::VmidInUse`], [`DriverError::NoMemory`], [`DriverError::HeapFull`],
-    /// [`DriverError::CommandTimeout`], [`DriverError::Busy`]. The call may be repeated.
+    /// cannot do what `config` asks for, [`DriverError::VmidInUse`], [`DriverError::NoMemory`],
+    /// [`DriverError::BeyondAddresses`], [`DriverError::HeapFull`], [`DriverError::CommandTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         match control.streams.get(&stream) {
@@ -247,8 +247,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`],
+    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for an address space that the SMMU can't
+    /// have, [`DriverError::NoMemory`] and [`DriverError::BeyondAddresses`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`],
     /// [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach_substream(
         &self,
@@ -267,8 +267,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         // A table of one descriptor serves transactions without a substream.
         let contexts = contexts.as_mut().filter(|contexts| contexts.bits() > 0 && contexts.covers(substream));
         let contexts = contexts.ok_or(DriverError::SubstreamOutOfRange { stream, substream })?;
-        if context.is_some_and(|context| !self.has_asid(context.asid)) {
-            return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
+        if let Some(what) = context.and_then(|context| context.refusal(&self.features)) {
+            return Err(DriverError::NotSupported { stream, what });
         }
         let target = context.map_or([0; WORDS], |context| self.descriptor(*mode, context).encode());
         if let Some(space) = context.map(|context| (substream, context.asid))

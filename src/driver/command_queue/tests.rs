@@ -57,7 +57,7 @@ fn bench_of(
     let ring = Ring::new(QueueSize::new(log2).unwrap()).unwrap();
     let region = fake::region(COMMAND_BYTES << log2);
     let messages = Arc::new(Messages::default());
-    let shared = Shared::new(messages.clone(), Coherence::COHERENT);
+    let shared = Shared::new(messages.clone(), Coherence::COHERENT, features.oas);
     let completion = Completion::new(&features, &shared).unwrap();
     let hardware = Arc::new(fake::hardware(&fake));
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
@@ -283,8 +283,8 @@ fn what_the_smmu_is_to_read_is_cleaned_before_it_is_told() {
     let mut hardware = fake::hardware(&fake);
     hardware.coherence = Coherence::by(view);
     let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()).unwrap());
-    let completion =
-        Completion::new(&features, &Shared::new(Arc::new(Messages::default()), hardware.coherence)).unwrap();
+    let shared = Shared::new(Arc::new(Messages::default()), hardware.coherence, features.oas);
+    let completion = Completion::new(&features, &shared).unwrap();
     let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
     let mut cpu = fake::cpu();
     assert!(queue.execute(&mut cpu, &[cfgi()]).is_err());
@@ -356,7 +356,7 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
     let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
     let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
     let features = Features::decode(IDS).unwrap();
-    let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT);
+    let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
     let completion = Completion::new(&features, &shared).unwrap();
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     fake.set(Register::CmdqCons, 2 << 24);
