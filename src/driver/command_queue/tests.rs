@@ -387,6 +387,39 @@ fn an_atc_invalidation_that_timed_out_fails_its_sync() {
     }
 }
 
+/// More often than failures are kept.
+#[test]
+fn one_failure_that_repeats_hides_nothing_of_others() {
+    let invalidation = Command::AtcInv { stream: StreamId(0x10), substream: None, global: false, address: 0, size: 52 };
+    for (code, own, result) in
+        [(2, invalidation, Ok(())), (3, cfgi(), Ok(())), (3, invalidation, Err(DriverError::AtcInvalidationTimeout))]
+    {
+        let left = AtomicU64::new(20);
+        let fake = Fake::new(move |values, register, value| match register {
+            Register::Gerrorn if left.fetch_sub(1, Ordering::Relaxed) == 1 => {
+                values.insert(Register::CmdqCons.offset(), values[&Register::CmdqProd.offset()]);
+            }
+            Register::CmdqProd | Register::Gerrorn => {
+                let known = if register == Register::Gerrorn { value } else { 0 };
+                values.insert(Register::CmdqCons.offset(), code << 24);
+                values.insert(Register::Gerror.offset(), !known & 1);
+            }
+            _ => {}
+        });
+        let mut hardware = fake::hardware(&fake);
+        hardware.limit_us = 1000;
+        let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
+        let features = Features::decode(IDS).unwrap();
+        let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
+        let completion = Completion::new(&features, &shared).unwrap();
+        let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
+        let mut cpu = fake::cpu();
+        assert_eq!(queue.execute(&mut cpu, &[own]).map(drop), result);
+        let last = cpu.masked(|masked| queue.last_failure(masked)).unwrap();
+        assert_eq!((queue.counts().errors, last.position), (20, 0));
+    }
+}
+
 #[test]
 fn answers_wait_in_vain_once_until_there_is_room_again() {
     let bench = bench(0, |_, _, _| {});
