@@ -70,6 +70,9 @@ pub(super) struct Stream {
     pub(super) mode: FaultMode,
     /// [`Smmu::recover`] aborted it, though its faults are not enabled.
     pub(super) stopped: bool,
+    /// Where every fault stalls: it has been translated in [`FaultMode::Terminate`], so transactions may be stalled for which no life answers,
+    /// wherever it goes now.
+    pub(super) stalls_unasked: bool,
     pub(super) ste: &'static Structure,
     /// The SMMU has of the entry what is in memory (see [`Change::settled`]).
     pub(super) settled: Cell<bool>,
@@ -205,8 +208,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             spaces.extend(context.map(|context| (FIRST, context.asid)));
         }
         let [enabled, disabled] = self.entries(config, contexts.as_ref());
+        let is_translated = contexts.is_some() || stage2.is_some();
+        let new_stalls = is_translated && config.faults == FaultMode::Terminate && self.forces_stalls();
         // Noted first: a step that fails may have made the SMMU find the tables.
         let old = control.streams.remove(&stream);
+        let stalls_unasked = new_stalls || old.as_ref().is_some_and(|old| old.stalls_unasked);
         let (settled, reached) = old.as_ref().map_or((true, false), |old| (old.settled.get(), old.reached.get()));
         let transition = match STE.is_hitless(&structure::words(ste), &disabled) {
             true => Transition::Hitless,
@@ -216,6 +222,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             complete: false,
             mode: config.faults,
             stopped: false,
+            stalls_unasked,
             ste,
             settled: Cell::new(settled),
             reached: Cell::new(reached),
@@ -295,12 +302,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Detaches a stream: from now on its transactions are terminated and reported.
     ///
+    /// Where every fault stalls (IDR0.STALL_MODEL = 0b10), those that are stalled end too (4.7.2). Its device should be at rest before it is
+    /// attached again.
+    ///
     /// Its address spaces' translations stay in the SMMU until [`Smmu::forget`].
     ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Grace`], [`DriverError::CommandTimeout`],
-    /// [`DriverError::Busy`]. The call may be repeated.
+    /// [`DriverError::NotDrained`] where every fault stalls, [`DriverError::Busy`]. The call may be repeated.
     pub fn detach(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         if control.lives.iter().any(|life| life.has(stream)) {
@@ -316,7 +326,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         attached.complete = false;
         let [left, _] = &mut attached.left;
         *left = attached.contexts.take().or(left.take());
-        match self.leave(cpu, tables, stream, attached, &[0; WORDS]) {
+        let left = self.leave(cpu, tables, stream, attached, &[0; WORDS]);
+        match left.and_then(|()| if attached.stalls_unasked { self.end_unasked(cpu, stream) } else { Ok(()) }) {
             // What an SMMU that is given up may still read is not used again.
             Ok(()) | Err(DriverError::GivenUp) => {
                 streams.remove(&stream);

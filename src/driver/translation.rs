@@ -263,6 +263,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         ContextDescriptor { ttb0: None, record: false, ..descriptor }.encode()[0]
     }
 
+    /// Whether what misses its translation stalls, also where nobody asked for that.
+    pub(super) fn forces_stalls(&self) -> bool {
+        self.features.stall_model == StallModel::Forced
+    }
+
     /// Refuses by name what this SMMU cannot do.
     pub(super) fn supports(&self, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         let translation = match config.translation {
@@ -274,12 +279,6 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 Some("as many substreams")
             }
             Translation::Stage1 { context, .. } => context.and_then(|context| context.refusal(&self.features)),
-            // EATS beside S2S is ILLEGAL (5.2), and S2S has to be 1.
-            Translation::Stage2(_) | Translation::Nested(..)
-                if config.faults.uses_ats() && self.features.stall_model == StallModel::Forced =>
-            {
-                Some("ATS with stage 2 (IDR0.STALL_MODEL)")
-            }
             Translation::Stage2(stage2) => stage2.refusal(&self.features),
             Translation::Nested(guest, stage2) => stage2.refusal(&self.features).or(guest.refusal(&self.features)),
         };
@@ -287,6 +286,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             FaultMode::Stall if !self.features.can_stall() => Some("the stall model"),
             FaultMode::Ats if !self.features.ats => Some("ATS (IDR0.ATS)"),
             FaultMode::PageRequest if !self.features.ats || self.page_requests.is_none() => Some("ATS with PRI"),
+            // PCIe devices must never stall, and such an SMMU has none (6.3.1): what they don't ask for would stall.
+            mode if mode.uses_ats() && self.forces_stalls() => Some("ATS where every fault stalls (IDR0.STALL_MODEL)"),
             _ => None,
         };
         match faults.or(translation) {
