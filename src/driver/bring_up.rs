@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use tock_registers::LocalRegisterCopy;
 use tock_registers::fields::FieldValue;
@@ -129,6 +129,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             hooks,
             trace,
             aborted_messages,
+            uses_ats: AtomicBool::new(false),
             control,
         };
         try_arc(smmu).ok_or(DriverError::HeapFull)

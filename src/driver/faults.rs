@@ -150,6 +150,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             markers,
             losses: self.page_request_losses(),
         });
+        self.note_ats(lives);
         if let Err(error) = self.change_entries(cpu, attached, streams, |own| &own.enabled) {
             let undone = device.map(|device| self.end_life(cpu, &mut control, first, device));
             if let Some(Err(left)) = undone {

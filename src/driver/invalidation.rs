@@ -3,6 +3,7 @@
 mod range;
 
 use core::iter;
+use core::sync::atomic::Ordering;
 
 use self::range::AtcSpan;
 pub use self::range::{Gathered, Pages};
@@ -80,7 +81,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// As [`invalidate_pages`](Self::invalidate_pages), and makes the devices with ATS that know the address space forget it too, by another
-    /// CMD_SYNC.
+    /// CMD_SYNC. As long as no device has ATS enabled it waits for no other core; else for one that is changing streams.
     ///
     /// # Errors
     ///
@@ -93,8 +94,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
         let synced = self.invalidate_pages(cpu, grace, asid, gathered)?;
+        if !self.uses_ats() {
+            return Ok(synced);
+        }
         let control = self.control(cpu)?;
         self.forget_space_by_devices(cpu, &control, synced, asid, gathered)
+    }
+
+    /// Whether a device may have translations that the SMMU gave before the SYNC which this core has just waited for.
+    ///
+    /// Relaxed. Such a device was noted first, and the register write that had the SMMU find its entry came behind that; the SYNC was complete
+    /// after that, and this core has seen it by an acquire, or by a register read. A device that is noted later asks for its
+    /// translations later, and gets none of those that were forgotten.
+    fn uses_ats(&self) -> bool {
+        self.uses_ats.load(Ordering::Relaxed)
     }
 
     /// The devices' part of [`invalidate`](Self::invalidate).
@@ -126,9 +139,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// As [`Smmu::invalidate`].
     pub fn invalidate_all(&self, cpu: &mut Cpu, _grace: &Grace) -> Result<Synced, DriverError> {
-        let control = self.control(cpu)?;
         let commands = [Command::TlbiNsnhAll, Command::TlbiEl2All];
         let synced = self.commands.execute(cpu, if self.features.hyp { &commands } else { &commands[..1] })?;
+        if !self.uses_ats() {
+            return Ok(synced);
+        }
+        let control = self.control(cpu)?;
         let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
         let commands = with_ats.flat_map(|(&stream, attached)| attached.all_of_atc(stream));
         self.forget_by_devices(cpu, synced, commands)

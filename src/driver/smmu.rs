@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
@@ -107,6 +107,8 @@ pub struct Smmu<R, D> {
     pub(super) trace: Option<Arc<Trace>>,
     /// Messages aborted since they were set, [`Messages`](super::Messages). Relaxed: a count.
     pub(super) aborted_messages: AtomicU32,
+    /// A device of `control`'s lives may be using ATS. Relaxed: see [`Smmu::invalidate`].
+    pub(super) uses_ats: AtomicBool,
     pub(super) control: spin::Mutex<Control>,
 }
 

@@ -80,6 +80,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         cpu.masked(|masked| closing.finish(masked))
             .map_err(|unfinished| DriverError::Unanswered { stream, waiting: unfinished.waiting })?;
         lives.retain(|life| !life.has(stream));
+        self.note_ats(lives);
         Ok(())
     }
 
