@@ -158,11 +158,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         synced: Synced,
         commands: impl Iterator<Item = Command>,
     ) -> Result<Synced, DriverError> {
-        Ok(self.invalidate_devices(cpu, commands)?.unwrap_or(synced))
+        Ok(self.execute_all(cpu, commands)?.unwrap_or(synced))
     }
 
-    /// The same for devices that have ATS off, and so get nothing again.
-    pub(super) fn invalidate_devices(
+    /// Has `commands` carried out, with a CMD_SYNC for each batch of them. Returns the proof of the last, if there are any.
+    pub(super) fn execute_all(
         &self,
         cpu: &mut Cpu,
         commands: impl Iterator<Item = Command>,

@@ -446,7 +446,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Makes the SMMU forget every descriptor of a stream (4.3.4), where it is not known which of them a call that failed was
     /// about.
-    fn settle_descriptors(
+    pub(super) fn settle_descriptors(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,

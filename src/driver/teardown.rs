@@ -167,7 +167,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         device.disable_ats();
         let all = life.streams.iter().filter_map(|&stream| Some(streams.get(&stream)?.all_of_atc(stream)));
-        self.invalidate_devices(cpu, all.flatten())?;
+        // They have ATS off, and get nothing again.
+        self.execute_all(cpu, all.flatten())?;
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)
     }
 
