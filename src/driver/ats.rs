@@ -1,6 +1,7 @@
 //! ATS of devices that send no page requests (3.9): translations only, and what they don't get they don't access.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::error::DriverError;
 use super::faults::Life;
@@ -53,6 +54,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         lives.try_reserve(1)?;
         life.extend_from_slice(streams);
         lives.push(Life::of_ats(life.into_boxed_slice()));
+        self.note_ats(lives);
         if let Err(error) = self.change_entries(cpu, attached, streams, |own| &own.enabled) {
             if let Err(left) = self.end_ats(cpu, &mut control, first, device) {
                 log::error!("ATS of {first:?} is neither enabled nor disabled: {left}");
@@ -91,6 +93,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             ended => ended?,
         }
         lives.retain(|life| !life.has(stream));
+        self.note_ats(lives);
         Ok(())
+    }
+
+    /// Notes whether a device may be using ATS: before an entry lets it, and when none does any more.
+    pub(super) fn note_ats(&self, lives: &[Life]) {
+        self.uses_ats.store(lives.iter().any(|life| life.mode.uses_ats()), Ordering::Relaxed);
     }
 }

@@ -10,7 +10,7 @@ use tock_registers::fields::FieldValue;
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue, Completion};
 use super::context_table::Tables;
-use super::dma::{Coherence, DmaMemory, DmaRegion, NoMemory, Shared};
+use super::dma::{Coherence, DmaMemory, DmaRegion, Shared};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
 use super::record_queue::RecordQueue;
@@ -49,7 +49,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
-    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::HeapFull`] and [`DriverError::NoTable`], [`DriverError::Timeout`] naming the register that did
+    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::BeyondAddresses`], [`DriverError::HeapFull`] and [`DriverError::NoTable`], [`DriverError::Timeout`] naming the register that did
     /// not acknowledge, and [`DriverError::CommandTimeout`] naming the command that was not consumed.
     pub fn probe(
         cpu: &mut Cpu,
@@ -63,7 +63,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let mut hardware = Hardware::new(registers, delay, domain, options.limit_us, hooks.events.clone());
         let features = hardware.identify()?;
         hardware.coherence = Coherence::new(&features, &*memory)?;
-        let memory = Shared::new(memory, hardware.coherence);
+        let memory = Shared::new(memory, hardware.coherence, features.oas);
         let hardware = try_arc(hardware).ok_or(DriverError::HeapFull)?;
         hardware.silence(cpu)?;
 
@@ -130,6 +130,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             trace,
             aborted_messages,
             nested: AtomicBool::new(false),
+            uses_ats: AtomicBool::new(false),
             control,
         };
         try_arc(smmu).ok_or(DriverError::HeapFull)
@@ -228,7 +229,7 @@ fn queue_size(wanted: u8, limit: QueueSize) -> QueueSize {
     QueueSize::new(wanted).map_or(limit, |wanted| wanted.min(limit))
 }
 
-fn queue_memory(memory: &Shared, size: QueueSize, record: usize) -> Result<DmaRegion, NoMemory> {
+fn queue_memory(memory: &Shared, size: QueueSize, record: usize) -> Result<DmaRegion, DriverError> {
     let bytes = size.entries() as usize * record;
     memory.allocate(bytes, bytes.max(QUEUE_ALIGN))
 }

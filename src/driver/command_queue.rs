@@ -120,6 +120,8 @@ pub struct CommandQueue<R, D> {
     ring: Ring,
     completion: Completion,
     failures: IrqLock<Failures>,
+    /// How many went into `failures`. Counted under its lock.
+    noted: AtomicU64,
     errors: AtomicU64,
     /// Commands that are no answers. What is counted by an exchange is the rarer kind.
     others: AtomicU64,
@@ -152,6 +154,7 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             ring,
             completion,
             failures: IrqLock::new(Failures::new()),
+            noted: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             others: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -352,17 +355,17 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
     pub fn execute(&self, cpu: &mut Cpu, commands: &[Command]) -> Result<Synced, DriverError> {
         // Relaxed: the failures themselves are under a lock. That the count has those that came before the SYNC was consumed is
         // by the message, or by the read of CONS, whose position a core noted with release if another one saw it.
-        let errors = self.errors.load(Ordering::Relaxed);
+        let noted = self.noted.load(Ordering::Relaxed);
         let (sync, message) = self.completion.next(cpu);
         let own = self.put(cpu, commands, Some(sync))?;
         self.wait_for_sync(cpu, own.end, message)?;
-        if self.errors.load(Ordering::Relaxed) == errors {
+        if self.noted.load(Ordering::Relaxed) == noted {
             return Ok(Synced(()));
         }
         cpu.masked(|masked| {
             let failures = self.failures.lock(masked);
             // Relaxed: counted under the lock.
-            let new = self.errors.load(Ordering::Relaxed) - errors;
+            let new = self.noted.load(Ordering::Relaxed) - noted;
             blame(&failures, new, commands, &own)
         })?;
         Ok(Synced(()))
@@ -473,14 +476,17 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
             let refused =
                 |failure: &CommandFailure| (failure.error, failure.position) == (CommandError::Illegal, position);
             if refused(&failure)
-                && (!failure.is_of_answer() || failures.recent().is_some_and(refused))
+                && (!failure.is_of_answer() || failures.iter().any(refused))
                 && let Some(slot) = self.slots.get(self.ring.slot(position))
             {
                 write(slot, Command::Sync(SyncCompletion::None).encode());
                 self.hardware.coherence.clean(slot);
             }
-            failures.write(failure);
-            // Before the acknowledgement, with which consumption goes on.
+            // Before the acknowledgement, with which consumption goes on. What repeats hides nobody else's.
+            if !failures.iter().any(|known| (known.error, known.position) == (error, position)) {
+                failures.write(failure);
+                self.noted.fetch_add(1, Ordering::Relaxed);
+            }
             self.errors.fetch_add(1, Ordering::Relaxed);
             repaired = Some(failure);
         });

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::slice;
 use core::sync::atomic::Ordering;
 
-use super::dma::{Coherence, DmaRegion, NoMemory, Shared};
+use super::dma::{Coherence, DmaRegion, Shared};
 use super::error::DriverError;
 use super::reclaim::Forgotten;
 use super::sorted::Sorted;
@@ -139,7 +139,7 @@ impl Tables {
 impl ContextTable {
     /// A table of 2^`bits` invalid descriptors: two levels where the SMMU offers them, so that memory is used only where
     /// address spaces are.
-    fn new(features: &Features, bits: u8, memory: &Shared) -> Result<Self, NoMemory> {
+    fn new(features: &Features, bits: u8, memory: &Shared) -> Result<Self, DriverError> {
         let two_level = features.cd2l && bits > SPLIT;
         let (bytes, leaves) = if two_level {
             (L1ContextDescriptor::SIZE << (bits - SPLIT), Some(Sorted::new()))

@@ -5,9 +5,9 @@ use core::fmt;
 use core::hint;
 use core::sync::atomic::AtomicU64;
 
-use super::error::Unsupported;
-use crate::smmuv3::PhysAddr;
+use super::error::{DriverError, Unsupported};
 use crate::smmuv3::features::Features;
+use crate::smmuv3::{AddressSize, PhysAddr};
 
 /// No memory of the size and alignment asked for is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,11 +126,13 @@ impl fmt::Debug for Coherence {
 pub(super) struct Shared {
     memory: Arc<dyn DmaMemory>,
     coherence: Coherence,
+    oas: AddressSize,
 }
 
 impl Shared {
-    pub(super) fn new(memory: Arc<dyn DmaMemory>, coherence: Coherence) -> Self {
-        Self { memory, coherence }
+    /// For an SMMU that addresses `oas` (IDR5.OAS).
+    pub(super) fn new(memory: Arc<dyn DmaMemory>, coherence: Coherence, oas: AddressSize) -> Self {
+        Self { memory, coherence, oas }
     }
 
     pub(super) fn coherence(&self) -> Coherence {
@@ -138,10 +140,41 @@ impl Shared {
     }
 
     /// As [`DmaMemory::allocate`], and zeroed for the SMMU too: what the CPU has in its caches is never written back over what the SMMU
-    /// writes.
-    pub(super) fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory> {
+    /// writes. All of it lies where the SMMU reaches.
+    pub(super) fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, DriverError> {
         let region = self.memory.allocate(bytes, align)?;
+        within(self.oas, region.phys, bytes)?;
         self.coherence.clean(region.words);
         Ok(region)
+    }
+}
+
+/// Refuses memory that ends beyond `oas`.
+pub(super) fn within(oas: AddressSize, address: PhysAddr, bytes: usize) -> Result<(), DriverError> {
+    match address.0.checked_add(bytes as u64) {
+        Some(end) if end <= 1 << oas.bits() => Ok(()),
+        _ => Err(DriverError::BeyondAddresses { address, bytes, bits: oas.bits() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn memory_may_end_with_the_addresses_and_not_beyond() {
+        for (oas, bits) in [(AddressSize::Bits32, 32), (AddressSize::Bits44, 44), (AddressSize::Bits56, 56)] {
+            let end = 1 << bits;
+            assert_eq!(within(oas, PhysAddr(end - 4096), 4096), Ok(()));
+            for address in [end - 4088, end, u64::MAX - 4095, u64::MAX].map(PhysAddr) {
+                let error = within(oas, address, 4096).unwrap_err();
+                assert_eq!(error, DriverError::BeyondAddresses { address, bytes: 4096, bits });
+                let text = error.to_string();
+                assert!(text.contains("IDR5.OAS") && text.contains(&format!("{:#x}", address.0)), "{text}");
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::iopf::{CloseError, OpenError, StopError};
 use crate::smmuv3::command::CommandError;
 use crate::smmuv3::features::FeaturesError;
 use crate::smmuv3::registers::Register;
-use crate::smmuv3::{StreamId, SubstreamId, Vmid};
+use crate::smmuv3::{PhysAddr, StreamId, SubstreamId, Vmid};
 use crate::sync::grace::GraceTimeout;
 
 /// A register that did not come to what was waited for.
@@ -100,6 +100,17 @@ pub enum DriverError {
     /// No memory for a queue or a table.
     #[error(transparent)]
     NoMemory(#[from] NoMemory),
+    /// Memory for a queue or a table, or the place of a message, beyond what the SMMU addresses: it need not store these bits of its
+    /// registers (6.3.21, 6.3.24, 6.3.26).
+    #[error("{bytes} bytes at {:#x} end beyond the {bits} address bits of the SMMU (IDR5.OAS)", address.0)]
+    BeyondAddresses {
+        /// Where it begins.
+        address: PhysAddr,
+        /// Its size in bytes.
+        bytes: usize,
+        /// What IDR5.OAS says.
+        bits: u8,
+    },
     /// The heap has no room for what is to be noted, of the SMMU or of a stream.
     #[error("the heap is full")]
     HeapFull,

@@ -100,7 +100,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         for &stream in streams {
             let own = attached.get(&stream).filter(|own| own.complete).ok_or(DriverError::NotAttached(stream))?;
-            if lives.iter().any(|life| life.has(stream)) {
+            if own.stopped || lives.iter().any(|life| life.has(stream)) {
                 return Err(DriverError::FaultsEnabled(stream));
             }
             if *mode.get_or_insert(own.mode) != own.mode {
@@ -150,6 +150,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             markers,
             losses: self.page_request_losses(),
         });
+        self.note_ats(lives);
         if let Err(error) = self.change_entries(cpu, attached, streams, |own| &own.enabled) {
             let undone = device.map(|device| self.end_life(cpu, &mut control, first, device));
             if let Some(Err(left)) = undone {

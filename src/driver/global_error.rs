@@ -14,13 +14,11 @@ use super::messages::ABORTED_MESSAGES;
 use super::registers::Registers;
 use super::report::Incident;
 use super::smmu::Control;
-use super::stream::{FaultMode, Stream};
+use super::stream::FaultMode;
 use super::translation::aborted;
 use super::{Delay, Smmu};
 use crate::iopf::Partials;
 use crate::smmuv3::StreamId;
-use crate::smmuv3::command::Command;
-use crate::smmuv3::features::StallModel;
 use crate::smmuv3::registers::fields::GERROR;
 use crate::sync::{Cpu, Masked};
 
@@ -186,14 +184,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 let (closing, grace) = self.terminate_stalls(cpu, streams, stream, life)?;
                 *terminated += closing.answer_pending(cpu, &grace).terminated;
             }
-            let stalls_unasked = |own: &Stream| {
-                let is_translated = own.contexts.is_some() || own.stage2.is_some();
-                is_translated && own.mode == FaultMode::Terminate && self.features.stall_model == StallModel::Forced
-            };
-            for (&stream, own) in streams.iter_mut().filter(|(_, own)| stalls_unasked(own)) {
+            let has_life = |stream: &StreamId| lives.iter().any(|life| life.has(*stream));
+            for (&stream, own) in streams.iter_mut().filter(|(stream, own)| own.stalls_unasked && !has_life(stream)) {
                 own.stopped = true;
                 self.change_entry(cpu, stream, own, &aborted(own.disabled))?;
-                self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
+                self.send_stall_term(cpu, &[stream])?;
             }
             cpu.masked(|masked| {
                 self.events.discard(&self.hardware, masked);

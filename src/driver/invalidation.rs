@@ -72,6 +72,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
         let synced = self.forget_stage2(cpu, grace, vmid, gathered)?;
+        if !self.uses_ats() {
+            return Ok(synced);
+        }
         let control = self.control(cpu)?;
         self.forget_machine_by_devices(cpu, &control, synced, vmid, gathered)
     }
@@ -157,7 +160,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     /// As [`invalidate_pages`](Self::invalidate_pages), and makes the devices with ATS that know the address space forget it too, by another
-    /// CMD_SYNC.
+    /// CMD_SYNC. As long as no device has ATS enabled it waits for no other core; else for one that is changing streams.
     ///
     /// # Errors
     ///
@@ -170,8 +173,20 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         gathered: &Gathered,
     ) -> Result<Synced, DriverError> {
         let synced = self.invalidate_pages(cpu, grace, asid, gathered)?;
+        if !self.uses_ats() {
+            return Ok(synced);
+        }
         let control = self.control(cpu)?;
         self.forget_space_by_devices(cpu, &control, synced, asid, gathered)
+    }
+
+    /// Whether a device may have translations that the SMMU gave before the SYNC which this core has just waited for.
+    ///
+    /// Relaxed. Such a device was noted first, and the register write that had the SMMU find its entry came behind that; the SYNC was complete
+    /// after that, and this core has seen it by an acquire, or by a register read. A device that is noted later asks for its
+    /// translations later, and gets none of those that were forgotten.
+    fn uses_ats(&self) -> bool {
+        self.uses_ats.load(Ordering::Relaxed)
     }
 
     /// The devices' part of [`invalidate`](Self::invalidate).
@@ -201,9 +216,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// As [`Smmu::invalidate`].
     pub fn invalidate_all(&self, cpu: &mut Cpu, _grace: &Grace) -> Result<Synced, DriverError> {
-        let control = self.control(cpu)?;
         let commands = [Command::TlbiNsnhAll, Command::TlbiEl2All];
         let synced = self.commands.execute(cpu, if self.features.hyp { &commands } else { &commands[..1] })?;
+        if !self.uses_ats() {
+            return Ok(synced);
+        }
+        let control = self.control(cpu)?;
         let with_ats = control.streams.iter().filter(|(stream, _)| control.has_ats(**stream));
         let commands = with_ats.flat_map(|(&stream, attached)| attached.all_of_atc(stream));
         self.forget_by_devices(cpu, synced, commands)
@@ -217,11 +235,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         synced: Synced,
         commands: impl Iterator<Item = Command>,
     ) -> Result<Synced, DriverError> {
-        Ok(self.invalidate_devices(cpu, commands)?.unwrap_or(synced))
+        Ok(self.execute_all(cpu, commands)?.unwrap_or(synced))
     }
 
-    /// The same for devices that have ATS off, and so get nothing again.
-    pub(super) fn invalidate_devices(
+    /// Has `commands` carried out, with a CMD_SYNC for each batch of them. Returns the proof of the last, if there are any.
+    pub(super) fn execute_all(
         &self,
         cpu: &mut Cpu,
         commands: impl Iterator<Item = Command>,

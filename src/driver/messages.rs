@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use super::dma::within;
 use super::error::{DriverError, Timeout};
 use super::hardware::Hardware;
 use super::hooks::OutputQueue;
@@ -36,7 +37,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NoMessages`] from an SMMU without `IDR0.MSI`, [`DriverError::Busy`], [`DriverError::GivenUp`]. After
+    /// [`DriverError::NoMessages`] from an SMMU without `IDR0.MSI`, [`DriverError::BeyondAddresses`] (IDR5.OAS), [`DriverError::Busy`],
+    /// [`DriverError::GivenUp`]. After
     /// [`DriverError::Timeout`] of `IRQ_CTRLACK` interrupts may be off, and the call may be repeated.
     pub fn set_messages(&self, cpu: &mut Cpu, messages: Option<&Messages>) -> Result<(), DriverError> {
         let _control = self.control(cpu)?;
@@ -45,6 +47,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         if messages.is_some() && !self.features.msi {
             return Err(DriverError::NoMessages);
+        }
+        if let Some(Messages { events, page_requests, global_errors }) = messages {
+            let page_requests = Some(page_requests).filter(|_| self.features.pri);
+            for Msi { address, .. } in [events, global_errors].into_iter().chain(page_requests) {
+                within(self.features.oas, *address, size_of::<u32>())?;
+            }
         }
         self.hardware.disable_interrupts(cpu)?;
         self.aborted_messages.store(0, Ordering::Relaxed);

@@ -18,6 +18,8 @@
 //! A time-out, a refused command and CERROR_ATC_INV_SYNC give nothing, and the owner comes back as it was:
 //! [`Remembered`].
 
+use core::sync::atomic::Ordering;
+
 use embedded_hal::delay::DelayNs;
 
 use super::command_queue::Synced;
@@ -29,8 +31,9 @@ use super::smmu::Control;
 use super::stream::Stream;
 use super::structure::WORDS;
 use super::translation::aborted;
-use super::{Delay, Smmu, structure};
+use super::{Delay, Smmu};
 use crate::smmuv3::cd::ContextDescriptor;
+use crate::smmuv3::command::Command;
 use crate::smmuv3::{Asid, Vmid};
 use crate::sync::Cpu;
 use crate::sync::grace::{Domain, Grace};
@@ -183,17 +186,35 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         grace: &Grace,
         asid: Asid,
     ) -> Result<Synced, DriverError> {
-        for (&stream, attached) in control.streams.iter() {
-            let Some(contexts) = &attached.contexts else { continue };
-            for &(substream, _) in attached.spaces.iter().filter(|(_, other)| *other == asid) {
+        let quiet = self.quiet();
+        let streams = &control.streams;
+        let is_its = |own: &Stream| own.spaces.iter().any(|(_, other)| *other == asid);
+        let its = || {
+            let its = streams.iter().filter(|(_, own)| is_its(own));
+            its.filter_map(|(&stream, own)| Some((stream, own, own.contexts.as_ref()?)))
+        };
+        for (stream, own, contexts) in its() {
+            if !contexts.settled().get() {
+                self.settle_descriptors(cpu, stream, contexts)?;
+            }
+            for &(substream, _) in own.spaces.iter().filter(|(_, other)| *other == asid) {
                 let Some(descriptor) = contexts.entry(substream) else { continue };
-                let mut target = structure::words(descriptor);
-                if ContextDescriptor::asid_of(target[0]) == Some(asid) {
-                    target[0] = self.quiet();
+                let [first, ..] = descriptor;
+                if ContextDescriptor::asid_of(first.load(Ordering::Relaxed)) == Some(asid) {
+                    // Relaxed, as all stores to descriptors. A change of one word, so it is one step (see `structure`).
+                    contexts.settled().set(false);
+                    first.store(quiet, Ordering::Relaxed);
+                    self.hardware.coherence.clean(descriptor);
                 }
-                self.change_descriptor(cpu, stream, contexts, substream, descriptor, &target)?;
             }
         }
+        let unsettled = || its().filter(|(.., contexts)| !contexts.settled().get());
+        let commands = unsettled().flat_map(|(stream, own, _)| {
+            let substreams = own.spaces.iter().filter(|(_, other)| *other == asid);
+            substreams.map(move |&(substream, _)| Command::CfgiCd { stream, substream, leaf: true })
+        });
+        self.execute_all(cpu, commands)?;
+        unsettled().for_each(|(.., contexts)| contexts.settled().set(true));
         let synced = self.invalidate_asid(cpu, grace, asid)?;
         let synced = self.forget_space_by_devices(cpu, control, synced, asid, &Gathered::all())?;
         control.streams.values_mut().for_each(|attached| attached.spaces.retain(|(_, other)| *other != asid));

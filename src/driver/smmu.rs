@@ -110,6 +110,8 @@ pub struct Smmu<R, D> {
     /// A virtual machine has had a stage 1 of its own, so that translations of both stages together may be cached. It stays so. See
     /// [`Smmu::invalidate_ipas`].
     pub(super) nested: AtomicBool,
+    /// A device of `control`'s lives may be using ATS. Relaxed: see [`Smmu::invalidate`].
+    pub(super) uses_ats: AtomicBool,
     pub(super) control: spin::Mutex<Control>,
 }
 

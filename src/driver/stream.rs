@@ -71,6 +71,9 @@ pub(super) struct Stream {
     pub(super) mode: FaultMode,
     /// [`Smmu::recover`] aborted it, though its faults are not enabled.
     pub(super) stopped: bool,
+    /// Where every fault stalls: it has been translated in [`FaultMode::Terminate`], so transactions may be stalled for which no life answers,
+    /// wherever it goes now.
+    pub(super) stalls_unasked: bool,
     pub(super) ste: &'static Structure,
     /// The SMMU has of the entry what is in memory (see [`Change::settled`]).
     pub(super) settled: Cell<bool>,
@@ -127,8 +130,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::AlreadyAttached`], [`DriverError::StreamOutOfRange`], [`DriverError::NotSupported`] when the SMMU
-    /// cannot do what `config` asks for, [`DriverError::VmidInUse`], [`DriverError::NoMemory`], [`DriverError::HeapFull`],
-    /// [`DriverError::CommandTimeout`], [`DriverError::Busy`]. The call may be repeated.
+    /// cannot do what `config` asks for, [`DriverError::VmidInUse`], [`DriverError::NoMemory`],
+    /// [`DriverError::BeyondAddresses`], [`DriverError::HeapFull`], [`DriverError::CommandTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<(), DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         match control.streams.get(&stream) {
@@ -216,8 +219,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             fence(Ordering::Release);
         }
         let [enabled, disabled] = self.entries(config, contexts.as_ref());
+        let is_translated = contexts.is_some() || stage2.is_some();
+        let new_stalls = is_translated && config.faults == FaultMode::Terminate && self.forces_stalls();
         // Noted first: a step that fails may have made the SMMU find the tables.
         let old = control.streams.remove(&stream);
+        let stalls_unasked = new_stalls || old.as_ref().is_some_and(|old| old.stalls_unasked);
         let (settled, reached) = old.as_ref().map_or((true, false), |old| (old.settled.get(), old.reached.get()));
         let transition = match STE.is_hitless(&structure::words(ste), &disabled) {
             true => Transition::Hitless,
@@ -227,6 +233,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             complete: false,
             mode: config.faults,
             stopped: false,
+            stalls_unasked,
             ste,
             settled: Cell::new(settled),
             reached: Cell::new(reached),
@@ -258,8 +265,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for a tag it can't have,
-    /// [`DriverError::NoMemory`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`],
+    /// [`DriverError::NotAttached`], [`DriverError::SubstreamOutOfRange`], [`DriverError::NotSupported`] for an address space that the SMMU can't
+    /// have, [`DriverError::NoMemory`] and [`DriverError::BeyondAddresses`] for the descriptors of 64 neighbours, [`DriverError::HeapFull`], [`DriverError::CommandTimeout`],
     /// [`DriverError::AtcInvalidationTimeout`], [`DriverError::Busy`]. The call may be repeated.
     pub fn attach_substream(
         &self,
@@ -278,8 +285,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         // A table of one descriptor serves transactions without a substream.
         let contexts = contexts.as_mut().filter(|contexts| contexts.bits() > 0 && contexts.covers(substream));
         let contexts = contexts.ok_or(DriverError::SubstreamOutOfRange { stream, substream })?;
-        if context.is_some_and(|context| !self.has_asid(context.asid)) {
-            return Err(DriverError::NotSupported { stream, what: "an address space with that ASID" });
+        if let Some(what) = context.and_then(|context| context.refusal(&self.features)) {
+            return Err(DriverError::NotSupported { stream, what });
         }
         let target = context.map_or([0; WORDS], |context| self.descriptor(*mode, context).encode());
         if let Some(space) = context.map(|context| (substream, context.asid))
@@ -306,12 +313,15 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Detaches a stream: from now on its transactions are terminated and reported.
     ///
+    /// Where every fault stalls (IDR0.STALL_MODEL = 0b10), those that are stalled end too (4.7.2). Its device should be at rest before it is
+    /// attached again.
+    ///
     /// Its address spaces' translations stay in the SMMU until [`Smmu::forget`].
     ///
     /// # Errors
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], [`DriverError::Grace`], [`DriverError::CommandTimeout`],
-    /// [`DriverError::Busy`]. The call may be repeated.
+    /// [`DriverError::NotDrained`] where every fault stalls, [`DriverError::Busy`]. The call may be repeated.
     pub fn detach(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         if control.lives.iter().any(|life| life.has(stream)) {
@@ -327,7 +337,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         attached.complete = false;
         let [left, _] = &mut attached.left;
         *left = attached.contexts.take().or(left.take());
-        match self.leave(cpu, tables, stream, attached, &[0; WORDS]) {
+        let left = self.leave(cpu, tables, stream, attached, &[0; WORDS]);
+        match left.and_then(|()| if attached.stalls_unasked { self.end_unasked(cpu, stream) } else { Ok(()) }) {
             // What an SMMU that is given up may still read is not used again.
             Ok(()) | Err(DriverError::GivenUp) => {
                 streams.remove(&stream);
@@ -446,7 +457,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Makes the SMMU forget every descriptor of a stream (4.3.4), where it is not known which of them a call that failed was
     /// about.
-    fn settle_descriptors(
+    pub(super) fn settle_descriptors(
         &self,
         cpu: &mut Cpu,
         stream: StreamId,

@@ -80,6 +80,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         cpu.masked(|masked| closing.finish(masked))
             .map_err(|unfinished| DriverError::Unanswered { stream, waiting: unfinished.waiting })?;
         lives.retain(|life| !life.has(stream));
+        self.note_ats(lives);
         Ok(())
     }
 
@@ -120,16 +121,27 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(Closing<'_>, Grace), DriverError> {
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)?;
         let closed = self.close(cpu, stream)?;
+        self.send_stall_term(cpu, &life.streams)?;
+        Ok(closed)
+    }
+
+    /// Ends the stalls of `streams`, which are aborted.
+    pub(super) fn send_stall_term(&self, cpu: &mut Cpu, streams: &[StreamId]) -> Result<(), DriverError> {
         // STALL_TERM answers those too whose answers found no room in the command queue: sent after it, they might hit
         // other transactions.
-        let dropped = cpu.masked(|masked| self.events.drop_unsent(masked, |stream| life.has(stream)));
+        let dropped = cpu.masked(|masked| self.events.drop_unsent(masked, |stream| streams.contains(&stream)));
         if dropped > 0 {
-            log::warn!("{dropped} unsent answers of {stream:?} are dropped: its stalls are terminated");
+            log::warn!("{dropped} unsent answers of {streams:?} are dropped: their stalls are terminated");
         }
-        for &stream in &life.streams {
-            self.commands.submit(cpu, &[Command::StallTerm { stream }])?;
-        }
-        Ok(closed)
+        streams.iter().try_for_each(|&stream| self.commands.submit(cpu, &[Command::StallTerm { stream }]))
+    }
+
+    /// Ends the stalls of a stream that is aborted and has no life. No record of them is left, whose answer might hit a stall of the stream's
+    /// next life.
+    pub(super) fn end_unasked(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
+        self.send_stall_term(cpu, &[stream])?;
+        self.commands.execute(cpu, &[])?;
+        self.drain_past(cpu, OutputQueue::Events)
     }
 
     fn end_page_requests(
@@ -155,7 +167,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         device.disable_ats();
         let all = life.streams.iter().filter_map(|&stream| Some(streams.get(&stream)?.all_of_atc(stream)));
-        self.invalidate_devices(cpu, all.flatten())?;
+        // They have ATS off, and get nothing again.
+        self.execute_all(cpu, all.flatten())?;
         self.change_entries(cpu, streams, &life.streams, |own| &own.disabled)
     }
 

@@ -16,11 +16,11 @@ use crate::smmuv3::{AddressSize, Asid, FlagUpdate, Granule, PhysAddr, StreamId, 
 /// the addresses (5.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// The top-level translation table. For an SMMU that is not coherent it is [cleaned](Smmu::coherence), and what it leads to.
+    /// The top-level translation table, aligned to its size. For an SMMU that is not coherent it is [cleaned](Smmu::coherence), and what it leads to.
     pub table: PhysAddr,
     /// The tag of the address space's translations, not [`NO_TABLES`], and below 256 where IDR0.ASID16 is 0.
     pub asid: Asid,
-    /// 64 minus the number of address bits: 16 for 48 bits, 25 for 39.
+    /// 64 minus the number of address bits: 16 for 48 bits, 25 for 39, 39 at most.
     pub t0sz: u8,
     /// The memory attributes that AttrIndx selects, MAIR_EL1's format.
     pub mair: u64,
@@ -83,8 +83,37 @@ const STRIDE: u8 = 9;
 const SIDE_BY_SIDE: u8 = 4;
 /// The most address bits that the driver's descriptors have: more need others (3.4.1).
 const MAX_BITS: u8 = 48;
-/// S2T0SZ is 39 at most without small tables (5.2, IDR3.STT).
-const MIN_IPA_BITS: u8 = 25;
+/// S2T0SZ and T0SZ are 39 at most without small tables (5.2, 5.4, IDR3.STT).
+const MIN_BITS: u8 = 25;
+
+/// Whether `value` has more than `bits` bits.
+fn is_beyond(value: u64, bits: u8) -> bool {
+    value.checked_shr(bits.into()).is_some_and(|beyond| beyond != 0)
+}
+
+/// The first refusal that holds.
+fn first_of(refusals: &[(bool, &'static str)]) -> Option<&'static str> {
+    refusals.iter().find(|(refused, _)| *refused).map(|(_, what)| *what)
+}
+
+impl Context {
+    /// Why an SMMU cannot have it: its descriptor would be ILLEGAL, or lead to another table (5.4).
+    pub(super) fn refusal(&self, features: &Features) -> Option<&'static str> {
+        let bits = 64_u8.saturating_sub(self.t0sz);
+        // The first table has up to 512 entries, as many as the tables below leave bits for.
+        let start_bytes = 16_u64 << (bits.saturating_sub(13) % STRIDE);
+        first_of(&[
+            // With 8-bit ASIDs descriptors with a longer one are illegal.
+            (
+                self.asid == NO_TABLES || is_beyond(self.asid.0.into(), features.asid_bits),
+                "an address space with that ASID",
+            ),
+            (!(MIN_BITS..=MAX_BITS).contains(&bits), "an address space with so many address bits (CD.T0SZ)"),
+            (is_beyond(self.table.0, output_size(features).bits()), "tables at that address (IDR5.OAS)"),
+            (!self.table.0.is_multiple_of(start_bytes), "tables that are not aligned"),
+        ])
+    }
+}
 
 impl Stage2 {
     /// The level at which the walk begins.
@@ -102,18 +131,16 @@ impl Stage2 {
 
     /// Why an SMMU cannot have it.
     fn refusal(&self, features: &Features) -> Option<&'static str> {
-        let is_beyond = |value: u64, bits: u8| value.checked_shr(bits.into()).is_some_and(|beyond| beyond != 0);
-        let refusals = [
+        first_of(&[
             (!features.stage2, "stage 2 translation (IDR0.S2P)"),
             (self.vmid == HOST || is_beyond(self.vmid.0.into(), features.vmid_bits), "that VMID (IDR0.VMID16)"),
             (
-                !(MIN_IPA_BITS..=features.ias().min(MAX_BITS)).contains(&self.ipa_bits),
+                !(MIN_BITS..=features.ias().min(MAX_BITS)).contains(&self.ipa_bits),
                 "stage 2 with so many address bits (IDR5.OAS)",
             ),
-            (is_beyond(self.table.0, features.oas.bits().min(MAX_BITS)), "stage 2 tables at that address (IDR5.OAS)"),
+            (is_beyond(self.table.0, output_size(features).bits()), "stage 2 tables at that address (IDR5.OAS)"),
             (!self.table.0.is_multiple_of(self.start_bytes()), "stage 2 tables that are not aligned"),
-        ];
-        refusals.into_iter().find(|(refused, _)| *refused).map(|(_, what)| what)
+        ])
     }
 
     fn encode(&self, features: &Features, faults: FaultMode) -> ste::Stage2 {
@@ -236,9 +263,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         ContextDescriptor { ttb0: None, record: false, ..descriptor }.encode()[0]
     }
 
-    /// Whether address spaces may have this tag: with 8-bit ASIDs descriptors with a longer one are illegal (5.4).
-    pub(super) fn has_asid(&self, asid: Asid) -> bool {
-        asid != NO_TABLES && asid.0.checked_shr(self.features.asid_bits.into()).is_none_or(|beyond| beyond == 0)
+    /// Whether what misses its translation stalls, also where nobody asked for that.
+    pub(super) fn forces_stalls(&self) -> bool {
+        self.features.stall_model == StallModel::Forced
     }
 
     /// Refuses by name what this SMMU cannot do.
@@ -248,19 +275,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 (config.faults != FaultMode::Terminate).then_some("faults without translation")
             }
             Translation::Stage1 { .. } if !self.features.stage1 => Some("stage 1 translation (IDR0.S1P)"),
-            Translation::Stage1 { context: Some(context), .. } if !self.has_asid(context.asid) => {
-                Some("an address space with that ASID")
-            }
             Translation::Stage1 { substream_bits, .. } if substream_bits > self.features.ssid_bits => {
                 Some("as many substreams")
             }
-            Translation::Stage1 { .. } => None,
-            // EATS beside S2S is ILLEGAL (5.2), and S2S has to be 1.
-            Translation::Stage2(_) | Translation::Nested(..)
-                if config.faults.uses_ats() && self.features.stall_model == StallModel::Forced =>
-            {
-                Some("ATS with stage 2 (IDR0.STALL_MODEL)")
-            }
+            Translation::Stage1 { context, .. } => context.and_then(|context| context.refusal(&self.features)),
             Translation::Stage2(stage2) => stage2.refusal(&self.features),
             Translation::Nested(guest, stage2) => stage2.refusal(&self.features).or(guest.refusal(&self.features)),
         };
@@ -268,6 +286,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             FaultMode::Stall if !self.features.can_stall() => Some("the stall model"),
             FaultMode::Ats if !self.features.ats => Some("ATS (IDR0.ATS)"),
             FaultMode::PageRequest if !self.features.ats || self.page_requests.is_none() => Some("ATS with PRI"),
+            // PCIe devices must never stall, and such an SMMU has none (6.3.1): what they don't ask for would stall.
+            mode if mode.uses_ats() && self.forces_stalls() => Some("ATS where every fault stalls (IDR0.STALL_MODEL)"),
             _ => None,
         };
         match faults.or(translation) {
@@ -300,6 +320,30 @@ mod tests {
         ] {
             let stage2 = Stage2 { table: PhysAddr(0), vmid: Vmid(1), ipa_bits };
             assert_eq!((stage2.start_level(), stage2.start_bytes().div_ceil(4096)), (level, tables), "{ipa_bits}");
+        }
+    }
+
+    /// Arm DDI 0487, D8.2: the size of the table that a walk of stage 1 begins with, with the 4 KiB granule.
+    #[test]
+    fn an_address_space_that_is_not_refused_is_legal_and_lies_where_its_descriptor_says() {
+        for oas in [AddressSize::Bits32, AddressSize::Bits40, AddressSize::Bits44, AddressSize::Bits52] {
+            let features = Features { oas, asid_bits: 8, ..test_features() };
+            let end = 1 << oas.bits().min(48);
+            let refusal = |context: Context| context.refusal(&features);
+            for (t0sz, bytes) in [(16, 4096), (24, 16), (25, 4096), (26, 2048), (33, 16), (34, 4096), (39, 128)] {
+                let good = Context { table: PhysAddr(end - bytes), asid: Asid(0xff), t0sz, mair: 0xff };
+                assert_eq!(refusal(good), None, "{t0sz} of {oas:?}");
+                for table in [end, end << 3, 1 << 63].map(PhysAddr) {
+                    assert_eq!(refusal(Context { table, ..good }), Some("tables at that address (IDR5.OAS)"));
+                }
+                let misaligned = Context { table: PhysAddr(end - bytes / 2), ..good };
+                assert_eq!(refusal(misaligned), Some("tables that are not aligned"), "{t0sz}");
+            }
+            for t0sz in 0..=255 {
+                let context = Context { table: PhysAddr(0x8000_0000), asid: Asid(1), t0sz, mair: 0xff };
+                let wrong = Some("an address space with so many address bits (CD.T0SZ)");
+                assert_eq!(refusal(context), if (16..=39).contains(&t0sz) { None } else { wrong }, "{t0sz}");
+            }
         }
     }
 

@@ -1,16 +1,19 @@
 //! Invalidation: what is forgotten when it returns, by the SMMU and by devices, and what they keep.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
+
 use smmu_iopf::driver::{DriverError, FaultMode, Gathered, Pages};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::smmuv3::event::{Event, FaultKind};
 use smmu_iopf::smmuv3::{Asid, SubstreamId, Vmid};
 
-use super::bench::Need::{Ats, PageRequests, Queues, Stage2, Substreams, Termination};
+use super::bench::Need::{Ats, PageRequests, Queues, Stage2, Stall, Substreams, Termination};
+use super::bench::pending::Hooked;
 #[cfg(not(target_os = "none"))]
 use super::bench::world::World;
-use super::bench::{Bench, Pager, Space, on_each, substreams};
+use super::bench::{Bench, Pager, Space, cpu, on_each, substreams};
 
 scenarios![
     pages_that_were_invalidated_are_walked_anew,
@@ -25,6 +28,7 @@ scenarios![
     a_device_forgets_the_translations_of_its_substreams_with_all_others,
     more_pages_than_a_batch_has_commands_for_are_the_whole_address_space,
     more_intermediate_addresses_than_a_batch_has_commands_for_are_the_whole_virtual_machine,
+    pages_are_invalidated_while_a_device_is_waited_for_where_none_has_ats,
 ];
 
 const BASE: u64 = 0x1000_0000;
@@ -390,4 +394,33 @@ fn forget_many(mut bench: Bench) {
     let [few, many] = [64, 65].map(&mut count);
     let all = PAGES as usize;
     assert_eq!([few, many], if by_ranges { [(2, 0), (3, 0)] } else { [(65, 0), (2, all)] });
+}
+
+/// Those of another core, while one waits for a device.
+fn pages_are_invalidated_while_a_device_is_waited_for_where_none_has_ats() {
+    on_each(&[Stall], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        if PageRequests.is_met(profile) {
+            bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+            bench.enable(2, Pager::new(&space, BASE..BASE + 1)).unwrap();
+            bench.disable(2).unwrap();
+            let (stream, device) = (bench.stream(2), bench.device(2));
+            bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+            bench.attach(2, FaultMode::Ats, &space).unwrap();
+            bench.smmu.enable_ats(&mut bench.cpu, &[stream], &device).unwrap();
+            bench.smmu.disable_ats(&mut bench.cpu, stream, &device).unwrap();
+        }
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + 1)).unwrap();
+        let (smmu, stream, grace, calls) = (bench.smmu.clone(), bench.stream(0), bench.grace(), Cell::new(0));
+        let device = Hooked(bench.device(0), || {
+            let mut other = cpu(1);
+            assert!(smmu.invalidate(&mut other, &grace, Asid(1), &Gathered::all()).is_ok());
+            assert!(smmu.invalidate_all(&mut other, &grace).is_ok());
+            calls.set(calls.get() + 1);
+        });
+        smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
+        assert_eq!(calls.get(), 1);
+    });
 }

@@ -8,6 +8,7 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::machine::Width;
 use smmu_iopf::model::wire::Wire;
+use smmu_iopf::smmuv3::PhysAddr;
 use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{self, Messages, PageRequests, Stall};
@@ -19,6 +20,7 @@ scenarios![
     an_aborted_message_of_a_global_error_is_found_by_looking,
     records_that_came_while_the_messages_were_set_are_taken_out,
     an_smmu_without_messages_or_that_is_given_up_sends_none,
+    a_message_to_where_the_smmu_does_not_reach_is_refused,
 ];
 
 const BASE: u64 = 0x1000_0000;
@@ -234,5 +236,25 @@ fn an_smmu_without_messages_or_that_is_given_up_sends_none() {
         assert_eq!(bench.smmu.set_messages(&mut bench.cpu, None), Ok(()));
         bench.smmu.give_up();
         assert_eq!(bench.smmu.set_messages(&mut bench.cpu, None), Err(DriverError::GivenUp));
+    });
+}
+
+/// 6.3.21: it need not store such bits.
+fn a_message_to_where_the_smmu_does_not_reach_is_refused() {
+    on_each(&[Messages], |profile| {
+        let mut bench = Bench::of(profile);
+        let (good, bits) = (Doorbells::new(&bench.machine).messages(), profile.features().oas.bits());
+        let address = PhysAddr(1 << bits);
+        let refused = Err(DriverError::BeyondAddresses { address, bytes: 4, bits });
+        for (place, expected) in
+            [refused.clone(), if profile.features().pri { refused.clone() } else { Ok(()) }, refused]
+                .into_iter()
+                .enumerate()
+        {
+            let mut messages = good;
+            [&mut messages.events, &mut messages.page_requests, &mut messages.global_errors][place].address = address;
+            assert_eq!(bench.smmu.set_messages(&mut bench.cpu, Some(&messages)), expected, "message {place}");
+        }
+        assert_eq!(bench.smmu.set_messages(&mut bench.cpu, Some(&good)), Ok(()));
     });
 }

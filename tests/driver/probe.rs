@@ -126,6 +126,81 @@ fn an_asid_that_is_too_long_for_the_smmu_is_refused() {
     }
 }
 
+/// 5.4: each would be an illegal descriptor, or one that leads elsewhere. The SMMU has 44 address bits.
+#[test]
+fn an_address_space_that_the_smmu_cannot_have_is_refused_by_name() {
+    let idr5 = Machine::new(machine::memory(1 << 20, true)).read32(Register::Idr5);
+    let smmu = probe_stuck(Profile::Full, Register::Idr5, idr5 & !7 | 4).unwrap();
+    let (stream, pasid) = (StreamId(0), SubstreamId::new(1).unwrap());
+    let good = Context { table: PhysAddr(0xfff_ffff_f000), asid: Asid(1), t0sz: 16, mair: 0xff };
+    let (bits, beyond) = ("an address space with so many address bits (CD.T0SZ)", "tables at that address (IDR5.OAS)");
+    for (context, what) in [
+        (Context { t0sz: 15, ..good }, Some(bits)),
+        (Context { t0sz: 39, ..good }, None),
+        (Context { t0sz: 40, ..good }, Some(bits)),
+        (Context { table: PhysAddr(1 << 44), ..good }, Some(beyond)),
+        (Context { table: PhysAddr(0x4000_0800), ..good }, Some("tables that are not aligned")),
+        (good, None),
+    ] {
+        let expected = || what.map_or(Ok(()), |what| Err(DriverError::NotSupported { stream, what }));
+        let config = StreamConfig { translation: context.into(), ..plain(FaultMode::Terminate) };
+        assert_eq!(smmu.attach(&mut cpu(0), stream, &config), expected(), "{context:?}");
+        let _ = smmu.detach(&mut cpu(0), stream);
+        smmu.attach(&mut cpu(0), stream, &substreams(FaultMode::Terminate, 1)).unwrap();
+        assert_eq!(smmu.attach_substream(&mut cpu(0), stream, pasid, Some(&context)), expected(), "{context:?}");
+        smmu.detach(&mut cpu(0), stream).unwrap();
+    }
+}
+
+/// 6.3.24, 6.3.26: an SMMU need not store such bits, and would use other memory.
+#[test]
+fn memory_beyond_what_the_smmu_addresses_is_refused_and_the_call_may_be_repeated() {
+    let ids = Profile::Full.id_registers();
+    let ids = IdRegisters { idr5: ids.idr5 & !7, ..ids };
+    let machine = || Machine::with_ids(machine::memory(MEMORY, true), ids, board::DEFAULT_ENGINES).unwrap();
+    let check = |refused: &DriverError| {
+        let DriverError::BeyondAddresses { address, bits: 32, .. } = *refused else { panic!("{refused}") };
+        assert_eq!(address, PhysAddr(0x1_0000_0000));
+    };
+    let pasid = SubstreamId::new(64).unwrap();
+    // The stream table, the queues and the lines for messages; then a table of either level for stream and substreams.
+    for bad in 0..10 {
+        let options = Options { limit_us: LIMIT_US, ..options() };
+        let mut bench = match Bench::on(machine(), options, bad) {
+            Ok(bench) => bench,
+            Err(refused) => {
+                assert!(bad < 5);
+                check(&refused);
+                continue;
+            }
+        };
+        assert!(bad >= 5, "allocation {bad} is not one of the probe");
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        let config = StreamConfig {
+            translation: Translation::Stage1 { context: Some(space.context()), substream_bits: 8 },
+            ..plain(FaultMode::Terminate)
+        };
+        let stream = bench.stream(0);
+        let mut refusals = 0;
+        let mut twice = |done: &mut dyn FnMut() -> Result<(), DriverError>| {
+            if let Err(refused) = done() {
+                check(&refused);
+                refusals += 1;
+                done().unwrap();
+            }
+        };
+        twice(&mut || bench.smmu.attach(&mut bench.cpu, stream, &config));
+        twice(&mut || bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, Some(&space.context())));
+        assert_eq!(refusals, u32::from(bad < 9), "allocation {bad}");
+        for pasid in [None, Some(64)] {
+            bench.fill(0, BASE, 8, 1, pasid);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::DONE);
+        }
+    }
+}
+
 /// An SMMU that acknowledges everything and translates nothing: what probing sees of any ID registers.
 struct Paper {
     values: Mutex<HashMap<Register, u32>>,
@@ -329,7 +404,10 @@ fn serve_all(ids: IdRegisters) {
     let machine =
         Machine::with_ids(machine::memory(MEMORY, ids.idr0 >> 4 & 1 == 1), ids, board::DEFAULT_ENGINES).unwrap();
     let mut bench = Bench::on(machine, Options { limit_us: LIMIT_US, ..options() }, u64::MAX).unwrap();
-    let (stalls, asks) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16);
+    // 6.3.1: an SMMU that forces stalls has no PCIe devices.
+    let (stalls, forced) = (ids.idr0 >> 24 & 3 != 1, ids.idr0 >> 24 & 3 == 2);
+    let has_both = ids.idr0 & (1 << 10 | 1 << 16) == 1 << 10 | 1 << 16;
+    let asks = has_both && !forced;
     // With one bit of StreamID there is no engine 2.
     let modes = [(0, FaultMode::Terminate, true), (0, FaultMode::Stall, stalls), (2, FaultMode::PageRequest, asks)];
     for (engine, mode, has) in modes.into_iter().filter(|(engine, ..)| *engine < 1 << (ids.idr1 & 0x3f).min(6)) {
@@ -343,18 +421,18 @@ fn serve_all(ids: IdRegisters) {
             // OAS: 36 bits at least, for which a walk begins at level 1.
             if ids.idr0 & 1 == 1 && ids.idr5 & 7 > 0 {
                 let machine = Space::machine(&bench, mode as u16 + 1);
-                // Where every fault stalls, S2S is 1, which is ILLEGAL beside EATS (5.2, 5.5).
-                if mode == FaultMode::PageRequest && ids.idr0 >> 24 & 3 == 2 {
-                    let what = "ATS with stage 2 (IDR0.STALL_MODEL)";
-                    let refused = Err(DriverError::NotSupported { stream, what });
-                    assert_eq!(bench.attach(engine, mode, &machine), refused);
-                } else {
-                    serve(&mut bench, engine, mode, machine);
-                }
+                serve(&mut bench, engine, mode, machine);
             }
         } else {
             let attached = bench.smmu.attach(&mut bench.cpu, stream, &plain(mode));
             assert!(matches!(attached, Err(DriverError::NotSupported { .. })), "{mode:?}: {attached:?}");
+            if forced && has_both {
+                for mode in [mode, FaultMode::Ats] {
+                    let what = "ATS where every fault stalls (IDR0.STALL_MODEL)";
+                    let attached = bench.smmu.attach(&mut bench.cpu, stream, &plain(mode));
+                    assert_eq!(attached, Err(DriverError::NotSupported { stream, what }), "{mode:?}");
+                }
+            }
         }
     }
 }

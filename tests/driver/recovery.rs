@@ -5,7 +5,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, Upkeep};
+use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Translation, Upkeep};
 use smmu_iopf::model::board::SMMU_BASE;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
@@ -18,7 +18,7 @@ use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Space, cpu, on, on_each, plain};
+use super::bench::{Bench, LIMIT_US, Pager, Profile, Space, cpu, on, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -28,6 +28,9 @@ scenarios![
     an_smmu_that_is_given_up_has_nothing_to_recover,
     global_errors_whose_interrupt_was_lost_are_found,
     where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
+    a_stall_whose_record_is_lost_ends_with_its_stream,
+    a_stall_whose_record_is_lost_ends_wherever_its_stream_goes,
+    answers_to_streams_without_a_handler_are_not_sent_after_stall_term,
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
     an_event_queue_that_is_not_there_costs_reports_alone,
     an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on,
@@ -253,6 +256,96 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
             bench.finish([0]);
             assert_eq!(bench.state(0), status::DONE);
             assert_eq!(bench.recover(), Ok(Lost::default()));
+        }
+    });
+}
+
+/// Engine 0 of a machine where every fault stalls has no handler, and a stall whose record was lost.
+fn lost_stall(profile: Profile) -> Bench {
+    let mut bench = Bench::of(profile);
+    let space = Space::new(&bench, 1);
+    bench.attach(0, FaultMode::Terminate, &space).unwrap();
+    bench.machine.write_control(control::EVENT_WRITE, 1);
+    bench.fill(0, BASE, 8, 1, None);
+    bench.machine.run(100);
+    assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::BUSY, 1));
+    bench
+}
+
+fn a_stall_whose_record_is_lost_ends_with_its_stream() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = lost_stall(profile);
+        let stream = bench.stream(0);
+        bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+        assert!(bench.global_errors().recover);
+        assert_eq!(bench.recover(), Ok(Lost::default()));
+        // And no record that is not lost is answered in the next life.
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(0, BASE, 8, 1, None);
+        bench.machine.run(100);
+        assert_eq!((bench.smmu.event_records(), bench.model_count(diagnostics::STALLED)), (0, 1));
+        bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+        assert_eq!(bench.smmu.event_records(), 1);
+    });
+}
+
+fn a_stall_whose_record_is_lost_ends_wherever_its_stream_goes() {
+    on(Modelled::ForcedStall, |profile| {
+        for (faults, translation) in
+            [(FaultMode::Terminate, Translation::Bypass), (FaultMode::Stall, plain(FaultMode::Stall).translation)]
+        {
+            let mut bench = lost_stall(profile);
+            let stream = bench.stream(0);
+            let elsewhere = StreamConfig { faults, translation };
+            bench.smmu.change(&mut bench.cpu, stream, &elsewhere).unwrap();
+            assert!(bench.global_errors().recover);
+            assert_eq!(bench.recover(), Ok(Lost { streams: vec![stream], ..Lost::default() }));
+            bench.finish([0]);
+            assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+            if faults == FaultMode::Stall {
+                let space = Space::new(&bench, 1);
+                let early = bench.enable(0, Pager::new(&space, BASE..BASE + BYTES));
+                assert_eq!(early, Err(DriverError::FaultsEnabled(stream)));
+            }
+            bench.reopen(0).unwrap();
+            assert_eq!(bench.recover(), Ok(Lost::default()));
+        }
+    });
+}
+
+fn answers_to_streams_without_a_handler_are_not_sent_after_stall_term() {
+    on(Modelled::ForcedStall, |profile| {
+        for detached in [true, false] {
+            let options = Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() };
+            let mut bench = Bench::with(profile, options);
+            let space = Space::new(&bench, 1);
+            [0, 1].into_iter().for_each(|engine| bench.attach(engine, FaultMode::Terminate, &space).unwrap());
+            bench.hold_commands(true);
+            bench.machine.write_engine(0, reg::DEPTH, 8);
+            bench.fill(0, BASE, 8 * 4096, 7, None);
+            bench.machine.run(1000);
+            bench.drain();
+            assert_eq!((bench.smmu.command_counts().answers, bench.smmu.event_counts().unsent), (2, 6));
+            if detached {
+                bench.hold_commands(false);
+                let stream = bench.stream(0);
+                bench.smmu.detach(&mut bench.cpu, stream).unwrap();
+            } else {
+                bench.machine.write_control(control::EVENT_WRITE, 1);
+                bench.fill(1, BASE, 8, 1, None);
+                bench.machine.run(100);
+                assert!(bench.global_errors().recover);
+                bench.hold_commands(false);
+                let _lost = bench.recover().unwrap();
+            }
+            assert_eq!(bench.smmu.event_counts().unsent, 0);
+            bench.finish([0]);
+            assert_eq!(bench.state(0), status::ABORTED);
+            let counts = [diagnostics::STALLED, diagnostics::RESUMED_NOTHING].map(|count| bench.model_count(count));
+            assert_eq!(counts, [0, 0]);
         }
     });
 }

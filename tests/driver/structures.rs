@@ -1,14 +1,14 @@
 //! What changes of streams and substreams cost, and whom they disturb (docs/structures.md).
 
 use alloc::vec::Vec;
-use smmu_iopf::driver::FaultMode;
+use smmu_iopf::driver::{FaultMode, Tag};
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::model::machine::Width;
-use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::event::Event;
 use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{Asid, SubstreamId};
 
 use super::bench::Need::{self, PageRequests, Queues, Stall, Substreams};
 use super::bench::{Bench, Pager, Space, on_each, substreams};
@@ -19,6 +19,8 @@ scenarios![
     streams_that_were_used_before_there_was_a_table_for_them_work,
     a_stream_whose_first_attachment_failed_has_its_table_all_the_same,
     substreams_take_the_steps_of_the_table,
+    an_address_space_of_many_descriptors_is_forgotten_by_two_syncs,
+    an_address_space_is_forgotten_after_a_step_that_failed,
 ];
 
 stepped![a_stream_that_is_detached_while_its_device_is_at_work_is_not_written_to_any_more];
@@ -26,9 +28,8 @@ stepped![a_stream_that_is_detached_while_its_device_is_at_work_is_not_written_to
 const BASE: u64 = 0x1000_0000;
 const PAGES: u64 = 64;
 
-/// CFGI commands from number `first` on, each of which a SYNC must follow at once (4.1.3: opcodes 0x03 to 0x06 and 0x46), as
-/// their opcode and Leaf (4.3).
-fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
+/// The commands from number `first` on, as their opcode (4.1.3) and Leaf (4.3).
+fn commands_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
     let base = bench.machine.read(board::SMMU_BASE + Register::CmdqBase.offset() as u64, Width::Double);
     let entries = 1 << (base & 0x1f);
     let commands = bench.smmu.command_counts().commands;
@@ -37,12 +38,17 @@ fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
         let address = (base & 0x000f_ffff_ffff_ffe0) + number % entries * 16 + offset;
         bench.machine.memory().load(address).unwrap()
     };
-    let opcode = |number| word(number, 0) & 0xff;
-    let steps = (first..commands).filter(|&number| matches!(opcode(number), 0x03..=0x06));
-    steps
-        .inspect(|&number| assert_eq!(opcode(number + 1), 0x46))
-        .map(|number| (opcode(number), word(number, 8) & 1 != 0))
-        .collect()
+    (first..commands).map(|number| (word(number, 0) & 0xff, word(number, 8) & 1 != 0)).collect()
+}
+
+/// CFGI commands from number `first` on, each of which a SYNC must follow at once (opcodes 0x03 to 0x06 and 0x46).
+fn invalidations_since(bench: &Bench, first: u64) -> Vec<(u64, bool)> {
+    let commands = commands_since(bench, first);
+    let steps = commands
+        .iter()
+        .zip(&commands[1.min(commands.len())..])
+        .filter(|((opcode, _), _)| matches!(opcode, 0x03..=0x06));
+    steps.inspect(|(_, behind)| assert_eq!(behind.0, 0x46)).map(|(step, _)| *step).collect()
 }
 
 fn steps_since(bench: &Bench, first: u64) -> usize {
@@ -60,8 +66,11 @@ fn rows(head: &str) -> impl Iterator<Item = Vec<&'static str>> {
 
 fn calls_take_the_steps_of_the_table() {
     type Mode = (&'static str, usize, FaultMode, Need);
-    let modes: [Mode; 2] =
-        [("stalls", 0, FaultMode::Stall, Stall), ("asks for pages", 2, FaultMode::PageRequest, PageRequests)];
+    let modes: [Mode; 3] = [
+        ("stalls", 0, FaultMode::Stall, Stall),
+        ("asks for pages", 2, FaultMode::PageRequest, PageRequests),
+        ("has no faults handled", 0, FaultMode::Terminate, Queues),
+    ];
     for (name, engine, mode, need) in modes {
         on_each(&[need, Queues], |profile| {
             let mut bench = Bench::of(profile);
@@ -69,7 +78,8 @@ fn calls_take_the_steps_of_the_table() {
             let mut count = 0;
             for row in rows("| call | stream |") {
                 let (call, stream, steps) = (row[0], row[1], row[2]);
-                if !stream.starts_with(name) && stream != "either" {
+                let handled = mode != FaultMode::Terminate;
+                if !(stream.contains(name) || stream == "any" || stream == "either" && handled) {
                     continue;
                 }
                 count += 1;
@@ -87,7 +97,8 @@ fn calls_take_the_steps_of_the_table() {
                     assert_eq!(invalidation, (0x03, !call.starts_with("attach") || step > 0));
                 }
             }
-            assert_eq!(count, 5, "attach, enable, disable, detach, attach");
+            let calls = if mode == FaultMode::Terminate { 3 } else { 5 };
+            assert_eq!(count, calls, "attach, enable, disable, detach, attach");
         });
     }
 }
@@ -119,6 +130,70 @@ fn substreams_take_the_steps_of_the_table() {
             bench.smmu.attach_substream(&mut bench.cpu, stream, substream, context.as_ref()).unwrap();
             assert_eq!(steps_since(&bench, before), row[2].parse::<usize>().unwrap(), "{row:?}");
         }
+    });
+}
+
+/// A step of all of them together, then their translations.
+fn an_address_space_of_many_descriptors_is_forgotten_by_two_syncs() {
+    on_each(&[Substreams, Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let [space, other] = [1, 2].map(|asid| Space::new(&bench, asid));
+        space.map(BASE);
+        other.map(BASE);
+        for engine in [0, 1] {
+            let stream = profile.engine_stream(engine);
+            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::Terminate, 4)).unwrap();
+            for (pasid, space) in [(1, &space), (2, &space), (3, &other)] {
+                let pasid = SubstreamId::new(pasid).unwrap();
+                bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, Some(&space.context())).unwrap();
+            }
+        }
+        let use_all = |bench: &mut Bench, state: u32| {
+            for (engine, pasid) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+                bench.fill(engine, BASE, 8, 7, Some(pasid));
+                bench.finish([engine]);
+                assert_eq!(bench.state(engine), state, "engine {engine}, substream {pasid}");
+            }
+        };
+        use_all(&mut bench, status::DONE);
+        let before = bench.smmu.command_counts().commands;
+        let _forgotten = bench.smmu.forget(&mut bench.cpu, Tag::AddressSpace(Asid(1))).unwrap();
+        // Four CMD_CFGI_CD, CMD_TLBI_NH_ASID.
+        let opcodes = commands_since(&bench, before).into_iter().map(|(opcode, _)| opcode);
+        assert_eq!(opcodes.collect::<Vec<_>>(), [0x05, 0x05, 0x05, 0x05, 0x46, 0x11, 0x46]);
+        use_all(&mut bench, status::ABORTED);
+        bench.fill(0, BASE, 8, 7, Some(3));
+        bench.finish([0]);
+        assert_eq!(bench.state(0), status::DONE);
+    });
+}
+
+/// A descriptor whose change failed is not said to be settled by another that is forgotten, and is forgotten all the same.
+fn an_address_space_is_forgotten_after_a_step_that_failed() {
+    on_each(&[Need::Model, Substreams, Queues], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        space.map(BASE);
+        for engine in [0, 1] {
+            let stream = profile.engine_stream(engine);
+            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::Terminate, 4)).unwrap();
+            let pasid = SubstreamId::new(1).unwrap();
+            bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, Some(&space.context())).unwrap();
+        }
+        // The second of the two CMD_CFGI_CD.
+        bench.machine.write_control(control::COMMAND_ILLEGAL, 2);
+        bench.smmu.forget(&mut bench.cpu, Tag::AddressSpace(Asid(1))).unwrap_err();
+        let before = bench.smmu.command_counts().commands;
+        let _forgotten = bench.smmu.forget(&mut bench.cpu, Tag::AddressSpace(Asid(1))).unwrap();
+        // CMD_CFGI_CD_ALL of either stream.
+        let opcodes = commands_since(&bench, before).into_iter().map(|(opcode, _)| opcode);
+        assert_eq!(opcodes.collect::<Vec<_>>(), [0x06, 0x46, 0x06, 0x46, 0x11, 0x46]);
+        for engine in [0, 1] {
+            bench.fill(engine, BASE, 8, 7, Some(1));
+            bench.finish([engine]);
+            assert_eq!(bench.state(engine), status::ABORTED);
+        }
+        assert_eq!(bench.sink.0.lock().len(), 0, "without a record");
     });
 }
 

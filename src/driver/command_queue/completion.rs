@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
-use crate::driver::dma::{DmaRegion, NoMemory, Shared};
+use crate::driver::dma::{DmaRegion, Shared};
+use crate::driver::error::DriverError;
 use crate::smmuv3::command::{Command, Msi, SyncCompletion};
 use crate::smmuv3::features::Features;
 use crate::smmuv3::{PhysAddr, Shareability};
@@ -34,7 +35,7 @@ pub(in crate::driver) struct Completion {
 impl Completion {
     /// What an SMMU with `features` offers. Its messages to memory are coherent as its other accesses are (IDR0.COHACC, 6.3.1). Where
     /// they are not, each look would be for an invalidation and memory itself, no quicker than a register: then there are none.
-    pub(in crate::driver) fn new(features: &Features, memory: &Shared) -> Result<Self, NoMemory> {
+    pub(in crate::driver) fn new(features: &Features, memory: &Shared) -> Result<Self, DriverError> {
         let lines = || memory.allocate(MAX_CORES * LINE_BYTES, LINE_BYTES);
         Ok(Self {
             lines: (features.msi && features.coherent).then(lines).transpose()?,

@@ -57,7 +57,7 @@ fn bench_of(
     let ring = Ring::new(QueueSize::new(log2).unwrap()).unwrap();
     let region = fake::region(COMMAND_BYTES << log2);
     let messages = Arc::new(Messages::default());
-    let shared = Shared::new(messages.clone(), Coherence::COHERENT);
+    let shared = Shared::new(messages.clone(), Coherence::COHERENT, features.oas);
     let completion = Completion::new(&features, &shared).unwrap();
     let hardware = Arc::new(fake::hardware(&fake));
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
@@ -283,8 +283,8 @@ fn what_the_smmu_is_to_read_is_cleaned_before_it_is_told() {
     let mut hardware = fake::hardware(&fake);
     hardware.coherence = Coherence::by(view);
     let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()).unwrap());
-    let completion =
-        Completion::new(&features, &Shared::new(Arc::new(Messages::default()), hardware.coherence)).unwrap();
+    let shared = Shared::new(Arc::new(Messages::default()), hardware.coherence, features.oas);
+    let completion = Completion::new(&features, &shared).unwrap();
     let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
     let mut cpu = fake::cpu();
     assert!(queue.execute(&mut cpu, &[cfgi()]).is_err());
@@ -356,7 +356,7 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
     let hardware = Arc::new(fake::hardware_with(&fake, lines.clone()));
     let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
     let features = Features::decode(IDS).unwrap();
-    let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT);
+    let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
     let completion = Completion::new(&features, &shared).unwrap();
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     fake.set(Register::CmdqCons, 2 << 24);
@@ -384,6 +384,39 @@ fn an_atc_invalidation_that_timed_out_fails_its_sync() {
         assert_eq!(bench.queue.execute(&mut fake::cpu(), commands).map(drop), result);
         let last = bench.queue.read(commands.len() as u64 - 1);
         assert_eq!(last, if result.is_err() { words } else { CFGI_STE_0X10_LEAF }, "nothing is replaced");
+    }
+}
+
+/// More often than failures are kept.
+#[test]
+fn one_failure_that_repeats_hides_nothing_of_others() {
+    let invalidation = Command::AtcInv { stream: StreamId(0x10), substream: None, global: false, address: 0, size: 52 };
+    for (code, own, result) in
+        [(2, invalidation, Ok(())), (3, cfgi(), Ok(())), (3, invalidation, Err(DriverError::AtcInvalidationTimeout))]
+    {
+        let left = AtomicU64::new(20);
+        let fake = Fake::new(move |values, register, value| match register {
+            Register::Gerrorn if left.fetch_sub(1, Ordering::Relaxed) == 1 => {
+                values.insert(Register::CmdqCons.offset(), values[&Register::CmdqProd.offset()]);
+            }
+            Register::CmdqProd | Register::Gerrorn => {
+                let known = if register == Register::Gerrorn { value } else { 0 };
+                values.insert(Register::CmdqCons.offset(), code << 24);
+                values.insert(Register::Gerror.offset(), !known & 1);
+            }
+            _ => {}
+        });
+        let mut hardware = fake::hardware(&fake);
+        hardware.limit_us = 1000;
+        let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
+        let features = Features::decode(IDS).unwrap();
+        let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
+        let completion = Completion::new(&features, &shared).unwrap();
+        let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
+        let mut cpu = fake::cpu();
+        assert_eq!(queue.execute(&mut cpu, &[own]).map(drop), result);
+        let last = cpu.masked(|masked| queue.last_failure(masked)).unwrap();
+        assert_eq!((queue.counts().errors, last.position), (20, 0));
     }
 }
 

@@ -104,11 +104,12 @@ impl DeviceControl for Restless {
     fn disable_ats(&self) {}
 }
 
-/// A device whose driver does something else too each time that its page requests are to be disabled.
+/// A device whose driver does something else too each time that it, or its page requests, are to stop.
 pub(crate) struct Hooked<F: Fn()>(pub(crate) Device, pub(crate) F);
 
 impl<F: Fn()> DeviceControl for Hooked<F> {
     fn stop_new_work(&self) {
+        (self.1)();
         self.0.stop_new_work();
     }
 
