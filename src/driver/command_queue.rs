@@ -490,6 +490,16 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         repaired.is_some()
     }
 
+    /// Where the messages of CMD_SYNCs go, if there are some.
+    pub(super) const fn messages(&self) -> Option<DmaRegion> {
+        self.completion.lines()
+    }
+
+    /// Whether no message of this core's is under way.
+    pub(super) fn messages_arrived(&self, cpu: &Cpu) -> bool {
+        self.completion.has_arrived(cpu)
+    }
+
     /// A message of a CMD_SYNC aborted (MSI_CMDQ_ABT_ERR).
     pub(super) fn abandon_messages(&self) {
         self.completion.abandon_messages();
