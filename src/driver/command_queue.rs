@@ -495,9 +495,12 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         self.completion.lines()
     }
 
-    /// Whether no message of this core's is under way.
+    /// Whether no message is under way, of a queue that is off and had one CMD_SYNC at most, its last command, from this core: it is not
+    /// consumed, or its message is there.
     pub(super) fn messages_arrived(&self, cpu: &Cpu) -> bool {
-        self.completion.has_arrived(cpu)
+        let [cons, prod] = [Register::CmdqCons, Register::CmdqProd].map(|register| self.hardware.read(register));
+        // CONS has the error in its upper bits (6.3.28).
+        (cons ^ prod) & 0xf_ffff != 0 || self.completion.has_arrived(cpu)
     }
 
     /// A message of a CMD_SYNC aborted (MSI_CMDQ_ABT_ERR).
