@@ -6,6 +6,8 @@ extern crate alloc;
 mod driver_bench;
 #[path = "support/fault_bench.rs"]
 mod fault_bench;
+#[path = "failed_allocation/lives.rs"]
+mod lives;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};

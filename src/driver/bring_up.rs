@@ -10,7 +10,7 @@ use tock_registers::fields::FieldValue;
 use super::Delay;
 use super::command_queue::{COMMAND_BYTES, CommandQueue, Completion};
 use super::context_table::Tables;
-use super::dma::{Coherence, DmaMemory, DmaRegion, Shared};
+use super::dma::{Coherence, DmaMemory, DmaRegion, Lent, Shared};
 use super::error::{DriverError, Unsupported};
 use super::hardware::Hardware;
 use super::record_queue::RecordQueue;
@@ -46,6 +46,10 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// stream table decides. Afterwards the caller enables the interrupts, drains each queue once, and drains at each
     /// interrupt from then on.
     ///
+    /// When it fails the SMMU is off, but where the error is the [`DriverError::Timeout`] of a register that does not acknowledge that
+    /// either, and what it had of `memory` is given back ([`DmaMemory::free`]) where the SMMU can't reach it any more: the call may be
+    /// repeated as often as need be.
+    ///
     /// # Errors
     ///
     /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
@@ -64,63 +68,77 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let features = hardware.identify()?;
         hardware.coherence = Coherence::new(&features, &*memory)?;
         let memory = Shared::new(memory, hardware.coherence, features.oas);
-        let hardware = try_arc(hardware).ok_or(DriverError::HeapFull)?;
         hardware.silence(cpu)?;
+        let hardware = try_arc(hardware).ok_or(DriverError::HeapFull)?;
 
-        let table = StreamTable::new(&features, options.stream_bits, memory.clone())?;
-        let command_size = queue_size(options.command_queue_log2, features.command_queue);
+        let mut lent = Lent::new(&memory);
+        let made = Self::make(&hardware, features, &mut lent, hooks, options);
+        let error = match made {
+            Ok((smmu, queues)) => match smmu.start(cpu, &queues) {
+                Ok(()) => return Ok(smmu),
+                Err(error) => {
+                    // What it says is less than why it is to be off.
+                    if hardware.turn_off(cpu).is_err() {
+                        return Err(error);
+                    }
+                    if !smmu.commands.messages_arrived(cpu) {
+                        lent.keep(smmu.commands.messages());
+                    }
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        lent.give_back();
+        Err(error)
+    }
+
+    /// Everything that takes memory, and nothing of the SMMU yet.
+    fn make(
+        hardware: &Arc<Hardware<R, D>>,
+        features: Features,
+        memory: &mut Lent<'_>,
+        hooks: Hooks,
+        options: Options,
+    ) -> Result<(Arc<Self>, Queues), DriverError> {
+        let table = StreamTable::new(&features, options.stream_bits, memory)?;
         // With room for every stall record that may wait for its answer (6.3.6), none is held back for want of it (7.4).
         let stalls_log2 = u32::from(features.stall_max).next_power_of_two().ilog2() as u8;
         let event_size = queue_size(options.event_queue_log2.max(stalls_log2), features.event_queue);
         let trace = options.trace.then(|| try_arc(Trace::new()).ok_or(DriverError::HeapFull)).transpose()?;
 
-        hardware.set_attributes(&features);
-        hardware.set_stream_table(&table);
-
-        let region = queue_memory(&memory, command_size, COMMAND_BYTES)?;
-        hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, region.phys, command_size);
+        let command_size = queue_size(options.command_queue_log2, features.command_queue);
+        let region = queue_memory(memory, command_size, COMMAND_BYTES)?;
+        let mut queues =
+            Queues { commands: (region.phys, command_size), events: (region.phys, event_size), page_requests: None };
         let ring = Ring::new(command_size).ok_or(DriverError::HeapFull)?;
-        let completion = Completion::new(&features, &memory)?;
+        let completion = Completion::new(&features, memory)?;
         let commands =
             CommandQueue::new(hardware.clone(), features, table.bits(), region, ring, completion, trace.clone());
         let commands = commands.and_then(try_arc).ok_or(DriverError::HeapFull)?;
-        hardware.acknowledge_all();
-        hardware.enable(cpu, CR0::CMDQEN::SET)?;
-        // What an earlier owner left in the caches (3.11).
-        let forget = [Command::CfgiAll, Command::TlbiNsnhAll, Command::TlbiEl2All];
-        let forget = if features.hyp { &forget[..] } else { &forget[..2] };
-        commands.execute(cpu, forget)?;
 
-        let region = queue_memory(&memory, event_size, EVENT_BYTES)?;
-        hardware.set_queue(Register::EventqBase, Register::EventqProd, Register::EventqCons, region.phys, event_size);
+        let region = queue_memory(memory, event_size, EVENT_BYTES)?;
+        queues.events.0 = region.phys;
         let events = RecordQueue::new(region, event_size, hardware.coherence);
-        hardware.enable(cpu, CR0::EVENTQEN::SET)?;
-
         let mut page_requests = None;
         if let Some(limit) = features.pri_queue {
             let request_size = queue_size(options.page_request_queue_log2, limit);
-            let region = queue_memory(&memory, request_size, PAGE_REQUEST_BYTES)?;
-            hardware.set_queue(Register::PriqBase, Register::PriqProd, Register::PriqCons, region.phys, request_size);
+            let region = queue_memory(memory, request_size, PAGE_REQUEST_BYTES)?;
+            queues.page_requests = Some((region.phys, request_size));
             page_requests = Some(RecordQueue::new(region, request_size, hardware.coherence));
-            hardware.enable(cpu, CR0::PRIQEN::SET)?;
         }
-        hardware.enable_interrupts(cpu, &features, None)?;
-        if features.ats {
-            // Translated transactions of streams without ATS are refused (3.9.1).
-            hardware.enable(cpu, CR0::ATSCHK::SET)?;
-        }
-        hardware.enable(cpu, CR0::SMMUEN::SET)?;
 
         let responder = commands.clone();
         let faults = FaultTable::new(hardware.domain.clone(), responder, table.bits().into(), options.limits)
             .map_err(|_| DriverError::NoTable)?;
         let (streams, lives, tables) = (Sorted::new(), Vec::new(), Tables::new());
         let [asids, vmids] = [features.asid_bits, features.vmid_bits].map(Tags::new);
+        let memory = memory.shared().clone();
         let control = Control { table, streams, lives, terminated: 0, tables, asids, vmids, memory };
         let control = spin::Mutex::new(control);
         let aborted_messages = AtomicU32::new(0);
         let smmu = Self {
-            hardware,
+            hardware: hardware.clone(),
             features,
             commands,
             events,
@@ -133,8 +151,45 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             uses_ats: AtomicBool::new(false),
             control,
         };
-        try_arc(smmu).ok_or(DriverError::HeapFull)
+        Ok((try_arc(smmu).ok_or(DriverError::HeapFull)?, queues))
     }
+
+    /// Tells the SMMU, which is off, where everything is, and turns it on.
+    fn start(&self, cpu: &mut Cpu, queues: &Queues) -> Result<(), DriverError> {
+        let Self { hardware, features, .. } = self;
+        hardware.set_attributes(features);
+        hardware.set_stream_table(&self.control(cpu)?.table);
+        hardware.set_queue(Register::CmdqBase, Register::CmdqProd, Register::CmdqCons, queues.commands);
+        hardware.acknowledge_all();
+        hardware.enable(cpu, CR0::CMDQEN::SET)?;
+        // What an earlier owner left in the caches (3.11).
+        let forget = [Command::CfgiAll, Command::TlbiNsnhAll, Command::TlbiEl2All];
+        let forget = if features.hyp { &forget[..] } else { &forget[..2] };
+        self.commands.execute(cpu, forget)?;
+
+        hardware.set_queue(Register::EventqBase, Register::EventqProd, Register::EventqCons, queues.events);
+        hardware.enable(cpu, CR0::EVENTQEN::SET)?;
+        if let Some(queue) = queues.page_requests {
+            hardware.set_queue(Register::PriqBase, Register::PriqProd, Register::PriqCons, queue);
+            hardware.enable(cpu, CR0::PRIQEN::SET)?;
+        }
+        hardware.enable_interrupts(cpu, features, None)?;
+        if features.ats {
+            // Translated transactions of streams without ATS are refused (3.9.1).
+            hardware.enable(cpu, CR0::ATSCHK::SET)?;
+        }
+        hardware.enable(cpu, CR0::SMMUEN::SET)
+    }
+}
+
+/// Where a queue lies, and its size.
+type Place = (PhysAddr, QueueSize);
+
+/// Where the queues lie.
+struct Queues {
+    commands: Place,
+    events: Place,
+    page_requests: Option<Place>,
 }
 
 impl<R: Registers, D: Delay> Hardware<R, D> {
@@ -169,6 +224,12 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
         let gbpa = LocalRegisterCopy::<u32, GBPA::Register>::new(self.read(Register::Gbpa));
         self.write(Register::Gbpa, (GBPA::ABORT::SET + GBPA::UPDATE::SET).modify(gbpa.get()));
         self.poll(cpu, Register::Gbpa, updated.mask(), updated.value)?;
+        self.turn_off(cpu)
+    }
+
+    /// Turns everything off: when this returns without an error, the SMMU accesses neither tables nor queues (6.3.9), and no message of
+    /// an interrupt is under way but those of CMD_SYNCs (6.3.16).
+    fn turn_off(&self, cpu: &mut Cpu) -> Result<(), DriverError> {
         for (register, acknowledged) in [(Register::Cr0, Register::Cr0Ack), (Register::IrqCtrl, Register::IrqCtrlAck)] {
             // While an earlier owner's update is under way, a write may have no effect (6.3.9, 6.3.16).
             self.poll(cpu, acknowledged, u32::MAX, self.read(register))?;
@@ -203,7 +264,7 @@ impl<R: Registers, D: Delay> Hardware<R, D> {
     }
 
     /// An empty queue. PROD and CONS carry the overflow flags, equal too.
-    fn set_queue(&self, base: Register, prod: Register, cons: Register, memory: PhysAddr, size: QueueSize) {
+    fn set_queue(&self, base: Register, prod: Register, cons: Register, (memory, size): Place) {
         let value = QUEUE_BASE::ADDR.val(memory.0 >> QUEUE_BASE::ADDR.shift)
             + QUEUE_BASE::LOG2SIZE.val(size.log2().into())
             + QUEUE_BASE::ALLOCATE::SET;
@@ -229,7 +290,7 @@ fn queue_size(wanted: u8, limit: QueueSize) -> QueueSize {
     QueueSize::new(wanted).map_or(limit, |wanted| wanted.min(limit))
 }
 
-fn queue_memory(memory: &Shared, size: QueueSize, record: usize) -> Result<DmaRegion, DriverError> {
+fn queue_memory(memory: &mut Lent<'_>, size: QueueSize, record: usize) -> Result<DmaRegion, DriverError> {
     let bytes = size.entries() as usize * record;
     memory.allocate(bytes, bytes.max(QUEUE_ALIGN))
 }

@@ -496,6 +496,19 @@ impl<R: Registers, D: Delay> CommandQueue<R, D> {
         repaired.is_some()
     }
 
+    /// Where the messages of CMD_SYNCs go, if there are some.
+    pub(super) const fn messages(&self) -> Option<DmaRegion> {
+        self.completion.lines()
+    }
+
+    /// Whether no message is under way, of a queue that is off and had one CMD_SYNC at most, its last command, from this core: it is not
+    /// consumed, or its message is there.
+    pub(super) fn messages_arrived(&self, cpu: &Cpu) -> bool {
+        let [cons, prod] = [Register::CmdqCons, Register::CmdqProd].map(|register| self.hardware.read(register));
+        // CONS has the error in its upper bits (6.3.28).
+        (cons ^ prod) & 0xf_ffff != 0 || self.completion.has_arrived(cpu)
+    }
+
     /// A message of a CMD_SYNC aborted (MSI_CMDQ_ABT_ERR).
     pub(super) fn abandon_messages(&self) {
         self.completion.abandon_messages();

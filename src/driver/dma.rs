@@ -21,8 +21,8 @@ pub struct NoMemory {
 
 /// Gives out memory that is physically contiguous and that an SMMU can read and write.
 ///
-/// What it gives out lives for ever: an SMMU may still read it when the CPU has no more use for it, so giving memory
-/// back is a question of the protocol, which pools above this trait settle.
+/// What it gives out is in use for ever, but for what the driver [gives back](Self::free): an SMMU may still read it when the CPU has no
+/// more use for it. Tables of streams that are detached stay the driver's, which uses them again.
 pub trait DmaMemory: Send + Sync {
     /// A region of `bytes` (a multiple of 8), zeroed, aligned to `align` (a power of two, at least 8).
     ///
@@ -33,6 +33,16 @@ pub trait DmaMemory: Send + Sync {
     ///
     /// [`NoMemory`] when none is left.
     fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, NoMemory>;
+
+    /// Takes a region back that [`allocate`](Self::allocate) gave out, whole and once: no SMMU reads or writes it any more, nor does the
+    /// driver. It may be given out again, zeroed.
+    ///
+    /// [`Smmu::probe`](super::Smmu::probe) calls it when it fails, in the opposite order of its allocations, once CR0 = 0 is acknowledged
+    /// (6.3.9). What an SMMU that does not acknowledge may still reach is never given back. A region that ends beyond IDR5.OAS goes back at once.
+    /// By default it is lost.
+    fn free(&self, region: DmaRegion) {
+        let _ = region;
+    }
 
     /// How the CPU's caches are maintained for this memory. An SMMU whose accesses are not coherent (IDR0.COHACC = 0, 6.3.1) is refused
     /// without; nothing of it is called for one whose are.
@@ -143,7 +153,7 @@ impl Shared {
     /// writes. All of it lies where the SMMU reaches.
     pub(super) fn allocate(&self, bytes: usize, align: usize) -> Result<DmaRegion, DriverError> {
         let region = self.memory.allocate(bytes, align)?;
-        within(self.oas, region.phys, bytes)?;
+        within(self.oas, region.phys, bytes).inspect_err(|_| self.memory.free(region))?;
         self.coherence.clean(region.words);
         Ok(region)
     }
@@ -154,6 +164,43 @@ pub(super) fn within(oas: AddressSize, address: PhysAddr, bytes: usize) -> Resul
     match address.0.checked_add(bytes as u64) {
         Some(end) if end <= 1 << oas.bits() => Ok(()),
         _ => Err(DriverError::BeyondAddresses { address, bytes, bits: oas.bits() }),
+    }
+}
+
+/// Memory for one SMMU that is not up yet, to be given back if it does not come up.
+pub(super) struct Lent<'a> {
+    memory: &'a Shared,
+    /// In the order of their allocation: there are no more than that.
+    regions: heapless::Vec<DmaRegion, 5>,
+}
+
+impl<'a> Lent<'a> {
+    pub(super) fn new(memory: &'a Shared) -> Self {
+        Self { memory, regions: heapless::Vec::new() }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        self.memory
+    }
+
+    /// As [`Shared::allocate`].
+    pub(super) fn allocate(&mut self, bytes: usize, align: usize) -> Result<DmaRegion, DriverError> {
+        if self.regions.is_full() {
+            return Err(NoMemory { bytes, align }.into());
+        }
+        let region = self.memory.allocate(bytes, align)?;
+        let _ = self.regions.push(region);
+        Ok(region)
+    }
+
+    /// What the SMMU may still write to `region` is not known: it is lost.
+    pub(super) fn keep(&mut self, region: Option<DmaRegion>) {
+        self.regions.retain(|lent| region.is_none_or(|region| region.phys != lent.phys));
+    }
+
+    /// Gives everything back.
+    pub(super) fn give_back(self) {
+        self.regions.iter().rev().for_each(|region| self.memory.memory.free(*region));
     }
 }
 

@@ -68,6 +68,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 impl<R: Registers, D: Delay> Hardware<R, D> {
     /// No interrupt comes behind this, and each message under way has arrived, or is a global error (6.3.16).
     fn disable_interrupts(&self, cpu: &mut Cpu) -> Result<(), Timeout> {
+        // Where an update of an earlier call was not acknowledged in time, it is before there is another one.
+        self.poll(cpu, Register::IrqCtrlAck, u32::MAX, self.read(Register::IrqCtrl))?;
         self.write(Register::IrqCtrl, 0);
         self.poll(cpu, Register::IrqCtrlAck, u32::MAX, 0)
     }

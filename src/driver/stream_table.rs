@@ -3,7 +3,7 @@
 use core::slice;
 use core::sync::atomic::Ordering;
 
-use super::dma::{DmaRegion, Shared};
+use super::dma::{DmaRegion, Lent, Shared};
 use super::error::DriverError;
 use super::sorted::Sorted;
 use super::structure::{self, Structure};
@@ -29,7 +29,7 @@ pub(super) struct StreamTable {
 impl StreamTable {
     /// A table for 2^`bits` StreamIDs, or as many as the SMMU has: two levels where it offers them, so that memory is
     /// used only where streams are.
-    pub(super) fn new(features: &Features, bits: u8, memory: Shared) -> Result<Self, DriverError> {
+    pub(super) fn new(features: &Features, bits: u8, memory: &mut Lent<'_>) -> Result<Self, DriverError> {
         let bits = features.sid_bits.min(bits);
         let two_level = features.two_level && bits > SPLIT;
         let (bytes, second) = if two_level {
@@ -38,7 +38,7 @@ impl StreamTable {
             (ENTRY_BYTES << bits, None)
         };
         let first = memory.allocate(bytes, bytes.max(ENTRY_BYTES))?;
-        Ok(Self { bits, first, second, memory })
+        Ok(Self { bits, first, second, memory: memory.shared().clone() })
     }
 
     /// Covers two to the power of this many StreamIDs.

@@ -33,6 +33,9 @@ pub const BUSY: usize = 0x02c;
 /// Writing N resets the machine, whose SMMU is of the Nth profile then, counted from 1 as
 /// [`Profile::ALL`](super::profile::Profile::ALL) has them; where there is no such profile nothing happens. Reads as zero.
 pub const RESET: usize = 0x030;
+/// How many updates of its register, or commands, a hold lets pass before it begins: what this is when the hold is written. No matter to
+/// [`ENGINES_HELD`].
+pub const PASSED: usize = 0x034;
 
 /// From the register of a point or a hold to the one that counts how often it happened, which is read-only.
 pub const HAPPENED: usize = 4;

@@ -214,7 +214,7 @@ impl Smmu {
         {
             self.read_ahead(ahead, memory);
         }
-        let consumed = !self.injection.holds(Late::Commands) && self.consume_commands(memory, wires, endpoints);
+        let consumed = !self.injection.goes_on(Late::Commands) && self.consume_commands(memory, wires, endpoints);
         consumed || acknowledged.any || self.injection.waits()
     }
 

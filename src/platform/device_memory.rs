@@ -1,7 +1,7 @@
 //! Memory that devices share.
 
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arch;
 use crate::arch::cache::{self, DataCaches};
@@ -9,9 +9,19 @@ use crate::driver::dma::{CacheMaintenance, DmaMemory, DmaRegion, NoMemory};
 use crate::smmuv3::PhysAddr;
 use crate::sync::lock::IrqLock;
 
+/// How many regions can be taken back, if nothing is given out between: what bring-up of an SMMU takes, and more.
+const REMEMBERED: usize = 8;
+
 /// RAM for what the SMMUs and their devices reach, given out from one end.
 #[derive(Debug)]
-pub struct DeviceMemory(IrqLock<Range<u64>>);
+pub struct DeviceMemory(IrqLock<Free>);
+
+#[derive(Debug)]
+struct Free {
+    memory: Range<u64>,
+    /// The last regions given out, the latest at the end: where each one begins, and where the free memory began before.
+    latest: heapless::Deque<(u64, u64), REMEMBERED>,
+}
 
 impl DeviceMemory {
     /// All of `memory` to give out.
@@ -20,14 +30,14 @@ impl DeviceMemory {
     ///
     /// `memory` is mapped as data, one to one, and used by nobody else, for ever.
     pub(super) const unsafe fn new(memory: Range<u64>) -> Self {
-        Self(IrqLock::new(memory))
+        Self(IrqLock::new(Free { memory, latest: heapless::Deque::new() }))
     }
 
     /// How many bytes are left.
     pub fn left(&self) -> u64 {
         arch::masked(|masked| {
             let free = self.0.lock(masked);
-            free.end - free.start
+            free.memory.end - free.memory.start
         })
     }
 }
@@ -41,17 +51,34 @@ impl DmaMemory for DeviceMemory {
         let line = cache::writeback_granule();
         let start = arch::masked(|masked| {
             let mut free = self.0.lock(masked);
-            let start = free.start.checked_next_multiple_of(line.max(align as u64))?;
-            let end = start.checked_add(bytes as u64)?.checked_next_multiple_of(line).filter(|&end| end <= free.end)?;
-            free.start = end;
+            let Free { memory, latest } = &mut *free;
+            let start = memory.start.checked_next_multiple_of(line.max(align as u64))?;
+            let end =
+                start.checked_add(bytes as u64)?.checked_next_multiple_of(line).filter(|&end| end <= memory.end)?;
+            if latest.is_full() {
+                latest.pop_front();
+            }
+            let _ = latest.push_back((start, memory.start));
+            memory.start = end;
             Some(start)
         })
         .ok_or(refused)?;
-        // SAFETY: mapped and aligned memory that is given out only here and never taken back.
-        unsafe { core::ptr::write_bytes(start as *mut u8, 0, bytes) };
-        // SAFETY: as above; all bit patterns are words, and everybody accesses them atomically.
+        // SAFETY: mapped and aligned memory that is given out as words alone; all bit patterns are words, and everybody accesses them
+        // atomically, also who still has them from before they were taken back.
         let words = unsafe { core::slice::from_raw_parts(start as *const AtomicU64, bytes / 8) };
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         Ok(DmaRegion { phys: PhysAddr(start), words })
+    }
+
+    /// Takes back what was given out last, and then what was given out before that; what is given back in another order is lost.
+    fn free(&self, region: DmaRegion) {
+        arch::masked(|masked| {
+            let mut free = self.0.lock(masked);
+            let Free { memory, latest } = &mut *free;
+            if let Some((_, before)) = latest.pop_back_if(|(start, _)| *start == region.phys.0) {
+                memory.start = before;
+            }
+        });
     }
 
     fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {

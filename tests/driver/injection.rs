@@ -33,7 +33,9 @@ scenarios![
     an_smmu_whose_messages_all_abort_asks_for_one,
     late_interrupts_cost_time_only,
     late_acknowledgements_are_waited_for,
-    acknowledgement_that_never_comes_is_named_and_bring_up_can_be_repeated,
+    acknowledgement_that_never_comes_is_named_and_the_step_can_be_repeated,
+    a_queue_that_stands_still_at_any_command_is_waited_for,
+    a_queue_that_stays_still_at_any_command_is_an_error_that_names_it_and_the_step_can_be_repeated,
     paused_commands_are_waited_for_and_time_out_when_they_stay_paused,
     service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once,
     an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew,
@@ -280,42 +282,98 @@ fn late_interrupts_cost_time_only() {
     });
 }
 
+/// The registers whose updates are acknowledged, each with its hold and where the acknowledgement is.
+const ACKNOWLEDGED: [(usize, Register); 3] = [
+    (control::CR0_LATE, Register::Cr0Ack),
+    (control::IRQ_CTRL_LATE, Register::IrqCtrlAck),
+    (control::GBPA_LATE, Register::Gbpa),
+];
+
+/// Lives on an SMMU whose hold lets 0, 1, 2 and so on pass, until a life has no more; `check` looks at each. Returns how many there were.
+fn each_held(profile: Profile, hold: usize, ticks: u32, mut check: impl FnMut(u32, &Outcome)) -> u32 {
+    for number in 0.. {
+        let machine = machine(profile);
+        // An earlier owner's update of CR0 (CMDQEN) is under way, with an empty queue.
+        machine.write32(Register::Cr1, 0);
+        machine.write64(Register::CmdqBase, 0);
+        machine.write32(Register::CmdqProd, 0);
+        machine.write32(Register::CmdqCons, 0);
+        machine.write32(Register::Cr0, 1 << 3);
+        machine.write_control(control::PASSED, number);
+        machine.write_control(hold, ticks);
+        let outcome = live(profile, &machine);
+        if machine.read_control(hold + control::HAPPENED) == 0 {
+            return number;
+        }
+        check(number, &outcome);
+    }
+    unreachable!()
+}
+
+/// What a life writes: CR0 as an earlier owner left it, zero, an enable for each queue and translation, and for what ATS needs; IRQ_CTRL
+/// once, and twice for messages, each time off and on; GBPA once.
+fn updates(profile: Profile, hold: usize) -> u32 {
+    let features = profile.features();
+    match hold {
+        control::CR0_LATE => 5 + u32::from(features.pri) + u32::from(features.ats),
+        control::IRQ_CTRL_LATE => 1 + 2 * u32::from(features.msi),
+        _ => 1,
+    }
+}
+
 fn late_acknowledgements_are_waited_for() {
     on_each(&[Faults], |profile| {
-        for hold in [control::CR0_LATE, control::IRQ_CTRL_LATE, control::GBPA_LATE] {
-            let machine = machine(profile);
-            machine.write_control(hold, 100);
-            // An earlier owner's update of CR0 (CMDQEN) is under way, with an empty queue.
-            machine.write32(Register::Cr1, 0);
-            machine.write64(Register::CmdqBase, 0);
-            machine.write32(Register::CmdqProd, 0);
-            machine.write32(Register::CmdqCons, 0);
-            machine.write32(Register::Cr0, 1 << 3);
-            let outcome = live(profile, &machine);
-            assert_eq!(machine.read_control(hold + control::HAPPENED), 1);
-            assert!(outcome.errors.is_empty() && all_done(&outcome), "{hold:#x}: {outcome:?}");
+        for (hold, register) in ACKNOWLEDGED {
+            let late = each_held(profile, hold, 100, |number, outcome| {
+                assert!(outcome.errors.is_empty() && all_done(outcome), "{register:?}, {number}: {outcome:?}");
+            });
+            assert_eq!(late, updates(profile, hold), "{register:?}");
         }
     });
 }
 
-fn acknowledgement_that_never_comes_is_named_and_bring_up_can_be_repeated() {
+fn acknowledgement_that_never_comes_is_named_and_the_step_can_be_repeated() {
     on_each(&[Faults], |profile| {
-        for (hold, register) in [
-            (control::CR0_LATE, Register::Cr0Ack),
-            (control::IRQ_CTRL_LATE, Register::IrqCtrlAck),
-            (control::GBPA_LATE, Register::Gbpa),
-        ] {
-            let machine = machine(profile);
-            machine.write_control(hold, control::UNTIL_RELEASED);
-            match Bench::on(machine.clone(), options(), u64::MAX) {
-                Err(DriverError::Timeout(timeout)) => {
-                    assert_eq!((timeout.register, timeout.waited_us), (register, LIMIT_US))
-                }
-                other => panic!("{:?}", other.map(|_| ())),
-            }
-            machine.write_control(hold, 0);
-            let outcome = live(profile, &machine);
-            assert!(outcome.errors.is_empty() && all_done(&outcome), "{hold:#x}: {outcome:?}");
+        for (hold, register) in ACKNOWLEDGED {
+            let mut steps = Vec::new();
+            let held = each_held(profile, hold, control::UNTIL_RELEASED, |number, outcome| {
+                let [(step, DriverError::Timeout(timeout))] = &outcome.errors[..] else {
+                    panic!("{register:?}, {number}: {outcome:?}")
+                };
+                assert_eq!((timeout.register, timeout.waited_us), (register, LIMIT_US), "{number}");
+                assert!(all_done(outcome), "{register:?}, {number}: {outcome:?}");
+                steps.push(*step);
+            });
+            assert_eq!(held, updates(profile, hold), "{register:?}");
+            let messages = register == Register::IrqCtrlAck && Messages.is_met(profile);
+            assert_eq!(steps.iter().filter(|step| **step == "messages").count(), if messages { 2 } else { 0 });
+        }
+    });
+}
+
+fn a_queue_that_stands_still_at_any_command_is_waited_for() {
+    on_each(&[Faults], |profile| {
+        let commands = each_held(profile, control::COMMANDS_HELD, 100, |number, outcome| {
+            assert!(outcome.errors.is_empty() && all_done(outcome), "command {number}: {outcome:?}");
+        });
+        assert!(commands > 15 * faulting_engines(profile).count() as u32, "{commands}");
+    });
+}
+
+fn a_queue_that_stays_still_at_any_command_is_an_error_that_names_it_and_the_step_can_be_repeated() {
+    on_each(&[Faults], |profile| {
+        let mut steps = Vec::new();
+        let commands = each_held(profile, control::COMMANDS_HELD, control::UNTIL_RELEASED, |number, outcome| {
+            let [(step, error)] = &outcome.errors[..] else { panic!("command {number}: {outcome:?}") };
+            let DriverError::CommandTimeout(stuck) = error else { panic!("command {number}: {outcome:?}") };
+            assert_eq!((stuck.command, stuck.errors), (outcome.front, 0), "command {number}, {step}");
+            steps.push(*step);
+            // Where answers were in the queue, their engines wait until the next step fails.
+            assert!(all_done(outcome) || !outcome.waiting.is_empty(), "command {number}: {outcome:?}");
+        });
+        assert!(commands > 15 * faulting_engines(profile).count() as u32, "{commands}");
+        for step in ["bring-up", "attach", "enable", "invalidate", "disable", "detach"] {
+            assert!(steps.contains(&step), "{step}");
         }
     });
 }

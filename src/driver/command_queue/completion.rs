@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64 as Word, Ordering};
 
-use crate::driver::dma::{DmaRegion, Shared};
+use crate::driver::dma::{DmaRegion, Lent};
 use crate::driver::error::DriverError;
 use crate::smmuv3::command::{Command, Msi, SyncCompletion};
 use crate::smmuv3::features::Features;
@@ -35,12 +35,25 @@ pub(in crate::driver) struct Completion {
 impl Completion {
     /// What an SMMU with `features` offers. Its messages to memory are coherent as its other accesses are (IDR0.COHACC, 6.3.1). Where
     /// they are not, each look would be for an invalidation and memory itself, no quicker than a register: then there are none.
-    pub(in crate::driver) fn new(features: &Features, memory: &Shared) -> Result<Self, DriverError> {
+    pub(in crate::driver) fn new(features: &Features, memory: &mut Lent<'_>) -> Result<Self, DriverError> {
         let lines = || memory.allocate(MAX_CORES * LINE_BYTES, LINE_BYTES);
         Ok(Self {
             lines: (features.msi && features.coherent).then(lines).transpose()?,
             otherwise: if features.sev { SyncCompletion::Event } else { SyncCompletion::None },
             aborted: AtomicBool::new(false),
+        })
+    }
+
+    /// Where messages go, if there are some.
+    pub(super) const fn lines(&self) -> Option<DmaRegion> {
+        self.lines
+    }
+
+    /// Whether the message of this core's last SYNC is there, or it has sent none: that the queue is off does not tell (6.3.9.3).
+    pub(super) fn has_arrived(&self, cpu: &Cpu) -> bool {
+        self.lines.as_ref().and_then(|lines| line(lines, cpu.core())).is_none_or(|(_, words)| {
+            let [message, number] = [MESSAGE, NUMBER].map(|word| words[word].load(Ordering::Acquire) as u32);
+            message == number
         })
     }
 

@@ -5,7 +5,7 @@ use core::ptr;
 use std::sync::Mutex;
 
 use super::*;
-use crate::driver::dma::{CacheMaintenance, Coherence, DmaMemory, NoMemory, Shared};
+use crate::driver::dma::{CacheMaintenance, Coherence, DmaMemory, Lent, NoMemory, Shared};
 use crate::driver::fake::{self, Fake, Lines, NoDelay};
 use crate::smmuv3::event::StallBuffer;
 use crate::smmuv3::features::IdRegisters;
@@ -58,7 +58,7 @@ fn bench_of(
     let region = fake::region(COMMAND_BYTES << log2);
     let messages = Arc::new(Messages::default());
     let shared = Shared::new(messages.clone(), Coherence::COHERENT, features.oas);
-    let completion = Completion::new(&features, &shared).unwrap();
+    let completion = Completion::new(&features, &mut Lent::new(&shared)).unwrap();
     let hardware = Arc::new(fake::hardware(&fake));
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     Bench { fake, queue, lines: *messages.0.lock().unwrap() }
@@ -284,7 +284,7 @@ fn what_the_smmu_is_to_read_is_cleaned_before_it_is_told() {
     hardware.coherence = Coherence::by(view);
     let (features, ring) = (Features::decode(IDS).unwrap(), Ring::new(QueueSize::new(2).unwrap()).unwrap());
     let shared = Shared::new(Arc::new(Messages::default()), hardware.coherence, features.oas);
-    let completion = Completion::new(&features, &shared).unwrap();
+    let completion = Completion::new(&features, &mut Lent::new(&shared)).unwrap();
     let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
     let mut cpu = fake::cpu();
     assert!(queue.execute(&mut cpu, &[cfgi()]).is_err());
@@ -357,7 +357,7 @@ fn a_fetch_that_aborts_for_ever_is_told_a_few_times_only() {
     let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
     let features = Features::decode(IDS).unwrap();
     let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
-    let completion = Completion::new(&features, &shared).unwrap();
+    let completion = Completion::new(&features, &mut Lent::new(&shared)).unwrap();
     let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
     fake.set(Register::CmdqCons, 2 << 24);
     fake.set(Register::Gerror, 1);
@@ -411,7 +411,7 @@ fn one_failure_that_repeats_hides_nothing_of_others() {
         let (ring, region) = (Ring::new(QueueSize::new(3).unwrap()).unwrap(), fake::region(COMMAND_BYTES << 3));
         let features = Features::decode(IDS).unwrap();
         let shared = Shared::new(Arc::new(Messages::default()), Coherence::COHERENT, features.oas);
-        let completion = Completion::new(&features, &shared).unwrap();
+        let completion = Completion::new(&features, &mut Lent::new(&shared)).unwrap();
         let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
         let mut cpu = fake::cpu();
         assert_eq!(queue.execute(&mut cpu, &[own]).map(drop), result);

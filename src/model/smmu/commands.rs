@@ -3,7 +3,7 @@
 use super::Smmu;
 use super::cache::Controls;
 use super::diagnostics::count;
-use super::injection::Point;
+use super::injection::{Late, Point};
 use super::registers::{cr0, gerror};
 use super::stall::{Resumed, Slot, State};
 use crate::model::endpoint::{Endpoints, GroupResponse, Invalidated, Invalidation, Response};
@@ -48,6 +48,9 @@ impl Smmu {
             let command = self.decode(words);
             // A CMD_SYNC waits for the invalidation requests before it (4.5.1).
             if matches!(command, Ok(Command::Sync(_))) && endpoints.is_invalidating() {
+                return consumed > 0;
+            }
+            if self.injection.holds(Late::Commands) {
                 return consumed > 0;
             }
             if let Ok(words) = words {

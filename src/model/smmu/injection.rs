@@ -41,6 +41,7 @@ pub(super) enum Late {
 }
 
 const HOLDS: usize = Late::Engines as usize + 1;
+const COMMANDS: usize = Late::Commands as usize;
 
 const _: () = assert!(control::EVENT_WRITE + 8 * (POINTS - 1) == control::INTERRUPT_LATE);
 const _: () = assert!(control::CR0_LATE + 8 * (HOLDS - 1) == control::ENGINES_HELD);
@@ -84,6 +85,8 @@ struct Countdown {
 struct Hold {
     /// How long it will be, while it has not begun.
     ticks: u32,
+    /// How many occurrences come before it.
+    passed: u32,
     /// The first tick in which it is over, once it has begun.
     until: Option<u64>,
     happened: u32,
@@ -116,6 +119,8 @@ pub(super) struct Injection {
     late: Option<LateInterrupt>,
     seed: u32,
     reordered: u32,
+    /// How many updates a hold that is written lets pass.
+    passed: u32,
     /// The streams of the youngest records of this tick, by [`Records`].
     youngest: [Option<StreamId>; 2],
 }
@@ -125,7 +130,7 @@ impl Injection {
         Self {
             active: Cell::new(0),
             points: [const { Countdown { left: Cell::new(0), happened: Cell::new(0) } }; POINTS],
-            holds: [Hold { ticks: 0, until: None, happened: 0 }; HOLDS],
+            holds: [Hold { ticks: 0, passed: 0, until: None, happened: 0 }; HOLDS],
             now: 0,
             fails: 0,
             engines: 0,
@@ -134,6 +139,7 @@ impl Injection {
             late: None,
             seed: 0,
             reordered: 0,
+            passed: 0,
             youngest: [None; 2],
         }
     }
@@ -186,6 +192,10 @@ impl Injection {
         }
         let now = self.now;
         let Some(hold) = self.holds.get_mut(late as usize) else { return false };
+        if hold.passed > 0 {
+            hold.passed -= 1;
+            return false;
+        }
         let until = *hold.until.get_or_insert_with(|| {
             hold.happened = hold.happened.wrapping_add(1);
             end(now, hold.ticks)
@@ -196,6 +206,11 @@ impl Injection {
             self.set_active(late.bit(), false);
         }
         held
+    }
+
+    /// Whether a hold of `late` that has begun is not over.
+    pub(super) fn goes_on(&mut self, late: Late) -> bool {
+        self.holds.get(late as usize).is_some_and(|hold| hold.until.is_some()) && self.holds(late)
     }
 
     /// Which of the updates of `pending` are not acknowledged in this tick.
@@ -286,6 +301,7 @@ impl Injection {
             control::REORDER => u32::from(self.is_active(REORDER)),
             control::SEED => self.seed,
             control::REORDERED => self.reordered,
+            control::PASSED => self.passed,
             _ => match place(offset) {
                 Some(Place::Point(index, second)) => {
                     self.points.get(index).map_or(0, |point| if second { &point.happened } else { &point.left }.get())
@@ -311,6 +327,7 @@ impl Injection {
             control::LATE_TICKS => self.late_ticks = value,
             control::REORDER => self.set_active(REORDER, value & 1 != 0),
             control::SEED => self.seed = value,
+            control::PASSED => self.passed = value,
             _ => match place(offset) {
                 Some(Place::Point(index, false)) => {
                     if let Some(point) = self.points.get(index) {
@@ -327,9 +344,13 @@ impl Injection {
     fn write_hold(&mut self, index: usize, ticks: u32) {
         let now = self.now;
         let Some(hold) = self.holds.get_mut(index) else { return };
-        (hold.ticks, hold.until) = (ticks, None);
-        // Those of registers begin with an update.
-        if ticks != 0 && index >= Late::Commands as usize {
+        (hold.ticks, hold.passed, hold.until) = (ticks, self.passed, None);
+        let at_once = match index {
+            COMMANDS => hold.passed == 0,
+            _ => index > COMMANDS,
+        };
+        if ticks != 0 && at_once {
+            hold.passed = 0;
             hold.happened = hold.happened.wrapping_add(1);
             hold.until = Some(end(now.wrapping_add(1), ticks));
         }

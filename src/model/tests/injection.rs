@@ -20,6 +20,7 @@ const SEED: u64 = 0x024;
 const REORDERED: u64 = 0x028;
 const BUSY: u64 = 0x02c;
 const RESET: u64 = 0x030;
+const PASSED: u64 = 0x034;
 const EVENT_WRITE: u64 = 0x100;
 const PAGE_REQUEST_WRITE: u64 = 0x108;
 const COMMAND_FETCH: u64 = 0x110;
@@ -484,6 +485,41 @@ fn commands_are_held_for_ticks_or_until_released() {
     bench.set_control(COMMANDS_HELD, 0);
     bench.run();
     assert_eq!(bench.read(CMDQ_CONS), 2);
+}
+
+/// PASSED is read when the hold is written.
+#[test]
+fn holds_let_updates_and_commands_pass() {
+    let mut bench = Bench::reset();
+    bench.set_up();
+    bench.set_control(PASSED, 2);
+    bench.set_control(CR0_LATE, UNTIL_RELEASED);
+    bench.set_control(PASSED, 0);
+    for (value, begun) in [(8, 0), (ALL_ON, 0), (0, 1)] {
+        bench.write(CR0, value);
+        bench.run();
+        assert_eq!(pair(&bench, CR0_LATE), (UNTIL_RELEASED, begun), "{value}");
+    }
+    assert_eq!(bench.read(CR0ACK), ALL_ON);
+    bench.set_control(CR0_LATE, 0);
+    bench.run();
+    assert_eq!(bench.read(CR0ACK), 0);
+
+    let mut bench = Bench::enabled();
+    bench.set_control(PASSED, 3);
+    bench.set_control(ENGINES_HELD, 1);
+    bench.set_control(COMMANDS_HELD, 5);
+    assert_eq!((bench.control(ENGINES_HELD + 4), pair(&bench, COMMANDS_HELD)), (1, (5, 0)), "engines are held at once");
+    bench.run();
+    for number in 1..=3 {
+        bench.command(SYNC);
+        assert_eq!((bench.read(CMDQ_CONS), pair(&bench, COMMANDS_HELD)), (number, (5, 0)));
+    }
+    bench.submit(SYNC);
+    bench.step();
+    assert_eq!((bench.read(CMDQ_CONS), pair(&bench, COMMANDS_HELD)), (3, (4, 1)));
+    bench.run();
+    assert_eq!((bench.read(CMDQ_CONS), pair(&bench, COMMANDS_HELD)), (4, (0, 1)));
 }
 
 #[test]

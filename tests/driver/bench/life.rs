@@ -4,10 +4,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Options, OutputQueue, Pages, Tag};
+use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, pri_status, status};
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
+use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 
 use super::Need::Messages;
@@ -36,6 +39,8 @@ pub(crate) fn machine(profile: Profile) -> Arc<Machine> {
 pub(crate) struct Outcome {
     /// The first error of each step that failed, with its name.
     pub(crate) errors: Vec<(&'static str, DriverError)>,
+    /// The command at CMDQ_CONS at the first of them.
+    pub(crate) front: Option<[u64; 2]>,
     pub(crate) global: Vec<GlobalErrors>,
     /// The engines that were still waiting when their faults were taken away.
     pub(crate) waiting: Vec<usize>,
@@ -47,6 +52,25 @@ pub(crate) struct Outcome {
     pub(crate) failed: bool,
     /// The states of the engines' last jobs.
     pub(crate) states: Vec<u32>,
+}
+
+impl Outcome {
+    /// A step failed, which will be repeated: what was held goes on.
+    fn fails(&mut self, machine: &Machine, step: &'static str, error: DriverError) {
+        self.front.get_or_insert_with(|| front(machine));
+        self.errors.push((step, error));
+        for hold in [control::CR0_LATE, control::IRQ_CTRL_LATE, control::GBPA_LATE, control::COMMANDS_HELD] {
+            machine.write_control(hold, 0);
+        }
+    }
+}
+
+/// The command at CMDQ_CONS, if there is one in memory.
+fn front(machine: &Machine) -> [u64; 2] {
+    let base = u64::from(machine.read32(Register::CmdqBase));
+    let (entries, address) = (1 << (base & 0x1f), base & !0x1f);
+    let index = u64::from(machine.read32(Register::CmdqCons)) % entries;
+    [0, 8].map(|word| machine.memory().load(address + 16 * index + word).unwrap_or(0))
 }
 
 /// A kernel that hears of interrupts and looks after the driver from time to time.
@@ -65,7 +89,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Brings the driver up, again if it fails.
+    /// Brings the driver up, again if it fails; holds of the control page have ended then.
     pub(crate) fn new(profile: Profile, machine: &Arc<Machine>) -> Self {
         Self::up(profile, machine).unwrap()
     }
@@ -74,7 +98,7 @@ impl Kernel {
     pub(crate) fn up(profile: Profile, machine: &Arc<Machine>) -> Result<Self, DriverError> {
         let mut outcome = Outcome::default();
         let bench = Bench::on(machine.clone(), options(), u64::MAX).or_else(|error| {
-            outcome.errors.push(("bring-up", error));
+            outcome.fails(machine, "bring-up", error);
             Bench::on(machine.clone(), options(), u64::MAX)
         })?;
         let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
@@ -88,10 +112,10 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Does `step`, and if it fails once more after a look at the global errors.
+    /// Does `step`, and if it fails once more after a look at the global errors, and the end of holds.
     pub(crate) fn again(&mut self, name: &'static str, mut step: impl FnMut(&mut Bench) -> Result<(), DriverError>) {
         if let Err(error) = step(&mut self.bench) {
-            self.outcome.errors.push((name, error));
+            self.outcome.fails(&self.bench.machine, name, error);
             self.look_after();
             let again = step(&mut self.bench);
             self.must(name, again);
@@ -250,6 +274,11 @@ impl Kernel {
 
     /// Takes everything away, and checks that nothing is left.
     pub(crate) fn tear_down(mut self) -> Outcome {
+        self.take_down();
+        self.outcome
+    }
+
+    fn take_down(&mut self) {
         for (engine, _) in self.engines.clone() {
             self.again("disable", |bench| bench.disable(engine));
             let stream = self.bench.stream(engine);
@@ -269,7 +298,6 @@ impl Kernel {
         for counter in [diagnostics::STALLED, diagnostics::RESUMED_NOTHING, diagnostics::RESPONDED_NOTHING] {
             assert_eq!(bench.model_count(counter), 0, "{counter:#x}");
         }
-        self.outcome
     }
 }
 
@@ -280,6 +308,12 @@ pub(crate) fn live(profile: Profile, machine: &Arc<Machine>) -> Outcome {
 
 impl Kernel {
     pub(crate) fn live(mut self) -> Outcome {
+        self.live_on();
+        self.outcome
+    }
+
+    /// All of a life but bring-up, after which another one may begin.
+    fn live_on(&mut self) {
         self.attach();
         self.fault();
         self.look_after();
@@ -288,7 +322,18 @@ impl Kernel {
             self.fault();
         }
         self.invalidate();
-        self.tear_down()
+        self.take_down();
+    }
+
+    /// The same with tags of its own, which are taken and given back, and were given out before.
+    pub(crate) fn live_again(&mut self) -> [Tag; 2] {
+        self.outcome = Outcome::default();
+        self.deferring.clear();
+        let Bench { smmu, cpu, .. } = &mut self.bench;
+        let tags = [Tag::AddressSpace(smmu.take_asid(cpu).unwrap()), Tag::VirtualMachine(smmu.take_vmid(cpu).unwrap())];
+        self.live_on();
+        tags.into_iter().for_each(|tag| self.forget(tag));
+        tags
     }
 }
 

@@ -160,7 +160,7 @@ pub(crate) struct Broken {
     bad: u64,
     /// Nothing is handed out.
     pub(crate) empty: AtomicBool,
-    /// The bytes handed out.
+    /// The bytes handed out and not given back, which are handed out no more.
     pub(crate) used: AtomicUsize,
 }
 
@@ -176,6 +176,10 @@ impl DmaMemory for Broken {
             false => region.phys,
         };
         Ok(DmaRegion { phys, ..region })
+    }
+
+    fn free(&self, region: DmaRegion) {
+        self.used.fetch_sub(size_of_val(region.words), Ordering::Relaxed);
     }
 
     fn maintenance(&self) -> Option<&'static dyn CacheMaintenance> {

@@ -6,7 +6,7 @@ use crate::model::smmu::diagnostics::choose;
 #[test]
 fn what_is_written_reads_back_where_the_page_says_so() {
     let mut injection = Injection::new();
-    // ENGINES and its upper half, SOURCES of 4 bits, LATE_TICKS, REORDER of one, SEED.
+    // ENGINES and its upper half, SOURCES of 4 bits, LATE_TICKS, REORDER of one, SEED, PASSED.
     let written = [
         (0x010, 0xffff_0003, 0xffff_0003),
         (0x014, 0x8000_0001, 0x8000_0001),
@@ -14,6 +14,7 @@ fn what_is_written_reads_back_where_the_page_says_so() {
         (0x01c, 0x1234_5678, 0x1234_5678),
         (0x020, 3, 1),
         (0x024, 0x9abc_def0, 0x9abc_def0),
+        (0x034, 0xfedc_ba98, 0xfedc_ba98),
     ];
     for (offset, value, _) in written {
         injection.write(offset, !value);
