@@ -34,8 +34,6 @@ scenarios![
     late_interrupts_cost_time_only,
     late_acknowledgements_are_waited_for,
     acknowledgement_that_never_comes_is_named_and_the_step_can_be_repeated,
-    a_queue_that_stands_still_at_any_command_is_waited_for,
-    a_queue_that_stays_still_at_any_command_is_an_error_that_names_it_and_the_step_can_be_repeated,
     paused_commands_are_waited_for_and_time_out_when_they_stay_paused,
     service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once,
     an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew,
@@ -351,6 +349,7 @@ fn acknowledgement_that_never_comes_is_named_and_the_step_can_be_repeated() {
     });
 }
 
+#[test]
 fn a_queue_that_stands_still_at_any_command_is_waited_for() {
     on_each(&[Faults], |profile| {
         let commands = each_held(profile, control::COMMANDS_HELD, 100, |number, outcome| {
@@ -360,6 +359,7 @@ fn a_queue_that_stands_still_at_any_command_is_waited_for() {
     });
 }
 
+#[test]
 fn a_queue_that_stays_still_at_any_command_is_an_error_that_names_it_and_the_step_can_be_repeated() {
     on_each(&[Faults], |profile| {
         let mut steps = Vec::new();
