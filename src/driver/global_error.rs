@@ -115,6 +115,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             simple += GERROR::EVENTQ_ABT_ERR::SET;
         }
         self.hardware.acknowledge(masked, simple.mask() & active.get(), |_| {});
+        if let (true, Some(page_requests)) = (page_request_queue_abort, &self.page_requests) {
+            page_requests.note_loss();
+        }
         if active.get() & !known != 0 {
             self.hardware.reports.tell(masked, Incident::GlobalErrors(active.get() & !known));
         }

@@ -73,7 +73,7 @@ pub(super) struct RecordQueue<const WORDS: usize> {
     nonsense: AtomicU64,
     /// How many of those the last recovery knew of.
     recovered: AtomicU64,
-    /// How often records were thrown away unread.
+    /// How often records were thrown away unread, or could not be written; in no way exact.
     losses: AtomicU64,
     /// The number of `State::unsent`, and `State::acknowledged`, for those who do not hold the state.
     unsent: AtomicU64,
@@ -111,7 +111,8 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     }
 
     /// Takes out one batch: `take` gets the records, and adds the answers that there are by now, one a record at most;
-    /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken;
+    /// `overflowed` is called when an overflow is about to be acknowledged, after the last record before it was taken, or when records are
+    /// skipped since PROD makes no sense;
     /// `send` gets the answers after CONS was written, also when there are none, and takes out those that it has sent.
     ///
     /// What `send` leaves is kept, and sent before anything else is taken out of the queue: so it never is more than a
@@ -130,7 +131,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         };
         if state.shut {
             let prod = self.prod(hardware);
-            self.skip(hardware, &mut state, prod);
+            self.skip(hardware, masked, &mut state, prod);
             return Drained::default();
         }
         if !state.unsent.is_empty() {
@@ -143,7 +144,8 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let Some(pending) = self.pending(prod, state.next) else {
             self.nonsense.fetch_add(1, Ordering::Relaxed);
             hardware.reports.tell(masked, Incident::Nonsense { queue: Self::QUEUE, prod: prod.raw() });
-            self.skip(hardware, &mut state, prod);
+            overflowed();
+            self.skip(hardware, masked, &mut state, prod);
             return Drained { records: 0, more: false };
         };
         let count = pending.min(BATCH as u64);
@@ -222,7 +224,7 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let mut state = self.state.lock(masked);
         state.shut = false;
         let prod = self.prod(hardware);
-        self.skip(hardware, &mut state, prod);
+        self.skip(hardware, masked, &mut state, prod);
     }
 
     /// The number of records thrown away unread since the last call.
@@ -271,15 +273,31 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         self.recovered.store(nonsense, Ordering::Relaxed);
     }
 
-    fn skip<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, state: &mut State, prod: QueuePointer) {
+    fn skip<R: Registers, D: Delay>(
+        &self,
+        hardware: &Hardware<R, D>,
+        masked: &Masked,
+        state: &mut State,
+        prod: QueuePointer,
+    ) {
         let lap = 2 * u64::from(self.size.entries());
         let skipped = u64::from(prod.index.raw()).wrapping_sub(state.next) & (lap - 1);
         state.next += skipped;
         state.lost += skipped;
-        state.acknowledged = prod.overflow;
-        self.losses.fetch_add(1, Ordering::Relaxed);
+        let acknowledge = prod.overflow != state.acknowledged;
+        if acknowledge {
+            hardware.reports.tell(masked, Incident::Overflow(Self::QUEUE));
+            state.acknowledged = prod.overflow;
+        }
         self.write_cons(hardware, state);
+        self.overflows.fetch_add(acknowledge.into(), Ordering::Relaxed);
+        self.note_loss();
         self.settle(state);
+    }
+
+    /// Records were lost, and the SMMU writes others again: who sees it may have one sent in place of one that is lost.
+    pub(super) fn note_loss(&self) {
+        self.losses.fetch_add(1, Ordering::Relaxed);
     }
 
     fn prod<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>) -> QueuePointer {

@@ -6,7 +6,6 @@
 
 use super::error::DriverError;
 use super::hooks::{DeviceControl, OutputQueue};
-use super::record_queue::RecordQueue;
 use super::registers::Registers;
 use super::smmu::Control;
 use super::stream::{FaultMode, Stream};
@@ -59,8 +58,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         let stopping = asks_for_pages.then(|| cpu.masked(stop)).transpose()?;
         let grace = self.hardware.domain.synchronize(cpu, &mut self.hardware.delay(), self.hardware.limit_us)?;
         cpu.masked(|masked| self.faults.discard_partials(masked, Partials::Substream(stream, substream)));
-        let overflows = || self.page_requests.as_ref().map_or(0, RecordQueue::overflows);
-        let mut seen = overflows();
+        let losses = || self.page_requests.as_ref().map_or(0, |queue| queue.overflows() + queue.losses());
+        let mut seen = losses();
         device.stop_substream(stream, substream);
         let look = |cpu: &Cpu| {
             let waiting = stopping.as_ref().map_or(0, |stopping| stopping.answer_pending(cpu, &grace));
@@ -68,9 +67,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             let is_done = device.substream_stopped(stream, substream);
             let needs_marker = stopping.as_ref().filter(|_| device.sends_stop_markers());
             let is_marked = needs_marker.is_none_or(Stopping::is_marked);
-            let now = overflows();
+            let now = losses();
             if is_done && !is_marked && now != seen && !mutant!("marker_not_asked_again") {
-                // A queue in overflow drops Stop markers too (8.1).
+                // A queue in overflow drops Stop markers too (8.1), and what was thrown away unread may have had it.
                 seen = now;
                 device.stop_substream(stream, substream);
             }

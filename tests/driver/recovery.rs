@@ -36,7 +36,8 @@ scenarios![
     an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on,
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
-    records_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
+    stalls_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
+    page_requests_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -565,9 +566,30 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
     });
 }
 
-/// PROD stands beyond what the queue can hold from where the driver is, as by an SMMU or a bus that is broken: the record of a stall is skipped
-/// with the rest.
-fn records_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
+/// The registers of a queue: its bit of CR0 (6.3.9), BASE with LOG2SIZE in bits 4:0, PROD and CONS.
+type QueueRegisters = (u32, [Register; 3]);
+
+/// PROD stands beyond what the queue can hold from where the driver is, as by an SMMU or a bus that is broken. Returns how many records this
+/// costs.
+fn confuse(bench: &Bench, (enable, [base, prod, cons]): QueueRegisters) -> u64 {
+    // The indices are only written while the queue is off.
+    let (machine, cr0) = (&bench.machine, bench.machine.read32(Register::Cr0));
+    machine.write32(Register::Cr0, cr0 & !enable);
+    machine.run(100);
+    let size = 1 << (machine.read(SMMU_BASE + base.offset() as u64, Width::Double) & 31);
+    let first = machine.read32(cons);
+    machine.write32(cons, (first + 4) & (2 * size - 1));
+    machine.write32(prod, (first + size + 2) & (2 * size - 1));
+    machine.write32(Register::Cr0, cr0);
+    machine.run(100);
+    u64::from(size) + 2
+}
+
+fn asks_for_recovery(bench: &Bench) -> bool {
+    bench.smmu.expire(&bench.cpu, 0).errors.recover
+}
+
+fn stalls_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
     on_each(&[Stall, Queues], |profile| {
         let mut bench = Bench::of(profile);
         let space = Space::new(&bench, 1);
@@ -576,30 +598,44 @@ fn records_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
         bench.fill(0, BASE, BYTES, 1, None);
         bench.machine.run(100);
         assert_eq!(bench.model_count(diagnostics::STALLED), 1);
-        // EVENTQEN is bit 2 of CR0 (6.3.9), LOG2SIZE bits 4:0 of EVENTQ_BASE (6.3.26). The indices are only written while the queue is off.
-        let cr0 = bench.machine.read32(Register::Cr0);
-        bench.machine.write32(Register::Cr0, cr0 & !(1 << 2));
-        bench.machine.run(100);
-        let size = 1 << (bench.machine.read(SMMU_BASE + Register::EventqBase.offset() as u64, Width::Double) & 31);
-        bench.machine.write32(Register::EventqCons, 4);
-        bench.machine.write32(Register::EventqProd, size + 2);
-        bench.machine.write32(Register::Cr0, cr0);
-        bench.machine.run(100);
-
+        let events = confuse(&bench, (1 << 2, [Register::EventqBase, Register::EventqProd, Register::EventqCons]));
         bench.drain();
         assert_eq!(bench.smmu.event_counts().nonsense, 1);
-        let recover = |bench: &Bench| bench.smmu.expire(&bench.cpu, 0).errors.recover;
-        assert!(recover(&bench));
-        let lost = Lost { events: u64::from(size) + 2, streams: vec![bench.stream(0)], ..Lost::default() };
-        assert_eq!(bench.recover(), Ok(lost));
-        assert!(!recover(&bench));
+        assert!(asks_for_recovery(&bench));
+        assert_eq!(bench.recover(), Ok(Lost { events, streams: vec![bench.stream(0)], ..Lost::default() }));
+        assert!(!asks_for_recovery(&bench));
         bench.finish([0]);
         assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
-        bench.reopen(0).unwrap();
-        bench.fill(0, BASE, BYTES, 2, None);
-        bench.finish([0]);
-        assert_eq!(bench.state(0), status::DONE);
-        bench.disable(0).unwrap();
-        assert_eq!(bench.live(), 0);
+        serves_again(&mut bench, 0);
     });
+}
+
+/// The first request of a group is held, and its Last is among what is skipped.
+fn page_requests_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
+    on_each(&[PageRequests, Queues], |profile| {
+        let (mut bench, _) = paging(profile);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.fill(2, BASE, 4096, 1, None);
+        bench.machine.run(100);
+        bench.drain();
+        let slots_in_use = |bench: &Bench| bench.smmu.faults().totals().slots_in_use;
+        assert_eq!(slots_in_use(&bench), 1);
+        let page_requests = confuse(&bench, (1 << 1, [Register::PriqBase, Register::PriqProd, Register::PriqCons]));
+        bench.drain();
+        assert_eq!((bench.smmu.page_request_counts().nonsense, slots_in_use(&bench)), (1, 0));
+        assert!(asks_for_recovery(&bench));
+        assert_eq!(bench.recover(), Ok(Lost { page_requests, streams: vec![bench.stream(2)], ..Lost::default() }));
+        assert!(!asks_for_recovery(&bench));
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
+        serves_again(&mut bench, 2);
+    });
+}
+
+fn serves_again(bench: &mut Bench, engine: usize) {
+    bench.reopen(engine).unwrap();
+    bench.fill(engine, BASE, BYTES, 2, None);
+    bench.finish([engine]);
+    assert_eq!(bench.state(engine), status::DONE);
+    bench.disable(engine).unwrap();
+    assert_eq!(bench.live(), 0);
 }

@@ -14,7 +14,7 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control as job, hostile, pri_control, status};
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
-use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
+use super::bench::Need::{Model, PageRequests, Queues, Stall, Substreams};
 use super::bench::world::Tables;
 use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Profile, Space, cpu, on_each, substreams};
 
@@ -422,6 +422,30 @@ fn a_stop_marker_that_an_overflow_took_is_asked_for_again() {
         stop(&mut bench, 1, &device).unwrap();
         assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
         assert_eq!((asked.load(Ordering::Relaxed), bench.smmu.page_request_counts().overflows), (2, 1));
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+#[test]
+fn a_stop_marker_that_an_abort_took_is_asked_for_again() {
+    on_each(&[PageRequests, Substreams, Model], |profile| {
+        let (mut bench, _) = paging(profile);
+        assert_eq!(fill(&mut bench, 1), status::DONE);
+        let (smmu, asked) = (bench.smmu.clone(), AtomicUsize::new(0));
+        let ask = |device: &Device| {
+            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                device.machine.write_control(control::PAGE_REQUEST_WRITE, 1);
+            }
+            send_marker(device);
+            device.machine.run(1);
+            cpu(0).masked(|masked| smmu.handle_global_error(masked));
+        };
+        let began = bench.machine.read_control(control::TICKS);
+        let device = Stops::new(bench.device(2), ask, |_| true);
+        stop(&mut bench, 1, &device).unwrap();
+        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
         bench.disable(2).unwrap();
         assert_eq!(bench.live(), 0);
     });
