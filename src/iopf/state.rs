@@ -40,8 +40,9 @@ pub(super) struct FaultState {
     pub(super) closing: AtomicBool,
     pub(super) slots: Box<[GroupSlot]>,
     /// For each stream and PRG index the slot that its group was last put in, counted from 1, or [`NOWHERE`] or [`CUT`].
-    /// A hint: what the slot holds by now, and for which PASID, the slot says. Only the drainer of the queue and `discard` write it.
-    /// The last is no index's: not [`NOWHERE`] once the device has had groups of two PASIDs under one index at a time. Of these a place knows one.
+    /// A hint: what the slot holds by now, and for which PASID, the slot says. Only the drainer of the queue writes it, and
+    /// [`forget_cuts`](Self::forget_cuts). The last is no index's: not [`NOWHERE`] once the device has had groups of two PASIDs under one index at
+    /// a time. Of these a place knows one.
     places: Box<[Hint]>,
     /// Where to begin the search for a free slot.
     next: Hint,
@@ -53,7 +54,8 @@ pub(super) struct FaultState {
 
 /// No slot has been used for this index.
 const NOWHERE: u16 = 0;
-/// Requests of this index were dropped, so that Last is answered Invalid.
+/// Requests of this index were dropped, so that Last is answered Invalid: the next one whose own requests are in no slot. A device that gives one
+/// index to two PASIDs at a time, against PCIe, may get that for the other PASID.
 const CUT: u16 = u16::MAX;
 
 /// The storage of a group whose first requests came before.

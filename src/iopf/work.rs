@@ -29,6 +29,7 @@ use core::sync::atomic::AtomicU64 as Count;
 
 use super::group::{FaultGroup, respond_all};
 use super::state::FaultState;
+use super::survive;
 use crate::sync::atomic::{
     AtomicU32, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
@@ -279,9 +280,11 @@ impl WorkQueues {
         let Some(stream) = cpu.masked(|masked| self.turn(masked, most, &mut groups)) else { return 0 };
         let count = groups.len();
         // A group that was refused for its time, or whose stream was closed, wants no answer: nothing is brought in for it.
-        let serve = |group: FaultGroup| match group.special().cloned() {
-            Some(special) => special.handler.serve(cpu, group),
-            None => stream.handler.serve(cpu, group),
+        let serve = |group: FaultGroup| {
+            let special = group.special().cloned();
+            let handler = special.as_ref().map_or(&*stream.handler, |special| &*special.handler);
+            // One that panics has dropped its group, and no other.
+            survive(|| handler.serve(cpu, group)).flatten()
         };
         let mut served = heapless::Vec::<_, BUDGET>::new();
         served.extend(groups.drain(..).filter(FaultGroup::is_waiting).filter_map(serve));

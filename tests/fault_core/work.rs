@@ -33,10 +33,14 @@ impl FaultHandler for Worker {
 
     fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
         let Target::Stall(Stag(tag)) = group.target() else { panic!("{group:?}") };
+        assert_ne!(tag, BAD, "as it must");
         self.served.lock().unwrap().push((group.stream(), tag, cpu.core().index()));
         Some(group.decide(Success))
     }
 }
+
+/// The handler panics at a stall with this tag.
+const BAD: u16 = 0xbad;
 
 /// The bench, its queues, what they woke, and the handler.
 struct Office {
@@ -63,7 +67,7 @@ impl Office {
     }
 
     /// Reports `tags` of `stream` on core `core`.
-    fn report(&self, core: usize, stream: StreamId, tags: std::ops::Range<u16>) {
+    fn report(&self, core: usize, stream: StreamId, tags: impl IntoIterator<Item = u16>) {
         for tag in tags {
             let report = cpu(core).masked(|masked| self.bench.table.report(masked, 0, stall(stream, tag, 0)));
             assert_eq!(report, Report::Deferred);
@@ -396,4 +400,16 @@ fn of_a_turn_what_could_not_be_sent_is_sent_later_and_once() {
     assert_eq!(responder.take(), [2, 3, 4].map(|tag| to_stall(STREAM, tag, Success)));
     let totals = office.bench.table.totals();
     assert_eq!((totals.slots_in_use, totals.statistics.success), (0, 5));
+}
+
+#[test]
+fn a_handler_that_panics_costs_the_others_of_its_turn_nothing() {
+    let mut office = Office::new();
+    office.open(STREAM, Priority::Normal);
+    office.report(0, STREAM, [1, BAD, 2]);
+    assert_eq!(office.queues.work(&office.bench.cpu), 3);
+    assert_eq!(office.bench.responder.take(), [1, 2].map(|tag| to_stall(STREAM, tag, Success)));
+    office.bench.table.expire(&office.bench.cpu, 0);
+    assert_eq!(office.bench.responder.take(), [to_stall(STREAM, BAD, Invalid)]);
+    assert_eq!(office.bench.table.totals().slots_in_use, 0);
 }
