@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use tock_registers::LocalRegisterCopy;
 use tock_registers::fields::FieldValue;
@@ -12,6 +12,7 @@ use super::command_queue::{COMMAND_BYTES, CommandQueue, Completion};
 use super::context_table::Tables;
 use super::dma::{Coherence, DmaMemory, DmaRegion, Lent, Shared};
 use super::error::{DriverError, Unsupported};
+use super::event_queue::NOBODY;
 use super::hardware::Hardware;
 use super::record_queue::RecordQueue;
 use super::registers::Registers;
@@ -149,6 +150,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
             aborted_messages,
             nested: AtomicBool::new(false),
             uses_ats: AtomicBool::new(false),
+            terminated: AtomicU64::new(NOBODY),
             control,
         };
         Ok((try_arc(smmu).ok_or(DriverError::HeapFull)?, queues))

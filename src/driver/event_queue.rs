@@ -10,11 +10,14 @@ use super::report::Incident;
 use super::{Delay, Smmu};
 use crate::iopf::StallAnswers;
 use crate::smmuv3::PageResponse;
-use crate::smmuv3::event::{Event, StallRun};
+use crate::smmuv3::event::{Event, Stall, StallRun};
 use crate::sync::Masked;
 
 /// Tag of an event record in the trace.
 const TRACE_EVENT: u8 = b'E';
+
+/// [`Smmu::terminated`] of nobody's stalls: no StreamID is as long.
+pub(super) const NOBODY: u64 = u64::MAX;
 
 /// Puts answers into the command queue, or into `unsent`.
 struct Resumes<'a, R, D> {
@@ -23,13 +26,25 @@ struct Resumes<'a, R, D> {
     unsent: &'a mut Answers,
     /// There were some.
     resumed: &'a Cell<bool>,
+    /// As [`Smmu::terminated`].
+    terminated: u64,
 }
 
 impl<R: Registers, D: Delay> StallAnswers for Resumes<'_, R, D> {
     #[inline(always)]
     fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, count: usize, response: PageResponse) {
+        if self.terminated != NOBODY && runs.clone().flat_map(StallRun::iter).all(|stall| self.terminates(&stall)) {
+            return;
+        }
         self.commands.resume(self.masked, runs, count, response, self.unsent);
         self.resumed.set(true);
+    }
+}
+
+impl<R, D> Resumes<'_, R, D> {
+    #[cold]
+    fn terminates(&self, stall: &Stall) -> bool {
+        self.terminated == stall.stream().0.into()
     }
 }
 
@@ -65,7 +80,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if let Some(trace) = &self.trace {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
-        let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
+        let terminated = self.terminated.load(Relaxed);
+        let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed, terminated };
         match records.only() {
             Some(record) => {
                 let fourth = || record[3].load(Relaxed);

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::Delay;
 use super::command_queue::{CommandCounts, CommandFailure, CommandQueue};
@@ -112,6 +112,10 @@ pub struct Smmu<R, D> {
     pub(super) nested: AtomicBool,
     /// A device of `control`'s lives may be using ATS. Relaxed: see [`Smmu::invalidate`].
     pub(super) uses_ats: AtomicBool,
+    /// The stream without a life whose stalls STALL_TERM answers just now, and no drain, or
+    /// [`NOBODY`](super::event_queue::NOBODY). Relaxed: a drain looks at it under
+    /// the queue's lock, which who sets it takes afterwards.
+    pub(super) terminated: AtomicU64,
     pub(super) control: spin::Mutex<Control>,
 }
 

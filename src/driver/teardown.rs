@@ -8,7 +8,10 @@
 //!
 //! Each step can be repeated, so a teardown that failed is taken up again by another call.
 
+use core::sync::atomic::Ordering;
+
 use super::error::DriverError;
+use super::event_queue::NOBODY;
 use super::faults::{Life, Phase};
 use super::hooks::{DeviceControl, OutputQueue};
 use super::registers::Registers;
@@ -127,18 +130,31 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Ends the stalls of `streams`, which are aborted.
     pub(super) fn send_stall_term(&self, cpu: &mut Cpu, streams: &[StreamId]) -> Result<(), DriverError> {
-        // STALL_TERM answers those too whose answers found no room in the command queue: sent after it, they might hit
-        // other transactions.
+        self.drop_unsent(cpu, streams);
+        streams.iter().try_for_each(|&stream| self.commands.submit(cpu, &[Command::StallTerm { stream }]))
+    }
+
+    /// STALL_TERM answers those too whose answers found no room in the command queue: sent after it, they might hit other transactions.
+    fn drop_unsent(&self, cpu: &Cpu, streams: &[StreamId]) {
         let dropped = cpu.masked(|masked| self.events.drop_unsent(masked, |stream| streams.contains(&stream)));
         if dropped > 0 {
             log::warn!("{dropped} unsent answers of {streams:?} are dropped: their stalls are terminated");
         }
-        streams.iter().try_for_each(|&stream| self.commands.submit(cpu, &[Command::StallTerm { stream }]))
     }
 
     /// Ends the stalls of a stream that is aborted and has no life. No record of them is left, whose answer might hit a stall of the stream's
     /// next life.
     pub(super) fn end_unasked(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
+        self.terminated.store(stream.0.into(), Ordering::Relaxed);
+        let ended = self.end_terminated(cpu, stream);
+        self.terminated.store(NOBODY, Ordering::Relaxed);
+        ended
+    }
+
+    fn end_terminated(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
+        self.drop_unsent(cpu, &[stream]);
+        // A drain that had begun has sent its answers then.
+        self.drain_past(cpu, OutputQueue::Events)?;
         self.send_stall_term(cpu, &[stream])?;
         self.commands.execute(cpu, &[])?;
         self.drain_past(cpu, OutputQueue::Events)

@@ -291,14 +291,14 @@ const ACKNOWLEDGED: [(usize, Register); 3] = [
 fn each_held(profile: Profile, hold: usize, ticks: u32, mut check: impl FnMut(u32, &Outcome)) -> u32 {
     for number in 0.. {
         let machine = machine(profile);
+        machine.write_control(control::PASSED, number);
+        machine.write_control(hold, ticks);
         // An earlier owner's update of CR0 (CMDQEN) is under way, with an empty queue.
         machine.write32(Register::Cr1, 0);
         machine.write64(Register::CmdqBase, 0);
         machine.write32(Register::CmdqProd, 0);
         machine.write32(Register::CmdqCons, 0);
         machine.write32(Register::Cr0, 1 << 3);
-        machine.write_control(control::PASSED, number);
-        machine.write_control(hold, ticks);
         let outcome = live(profile, &machine);
         if machine.read_control(hold + control::HAPPENED) == 0 {
             return number;

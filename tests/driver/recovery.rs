@@ -290,6 +290,9 @@ fn a_stall_whose_record_is_lost_ends_with_its_stream() {
         assert_eq!((bench.smmu.event_records(), bench.model_count(diagnostics::STALLED)), (0, 1));
         bench.smmu.detach(&mut bench.cpu, stream).unwrap();
         assert_eq!(bench.smmu.event_records(), 1);
+        // Nor when STALL_TERM has ended it: that would be seen with the next commands.
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
     });
 }
 
