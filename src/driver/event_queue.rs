@@ -26,25 +26,13 @@ struct Resumes<'a, R, D> {
     unsent: &'a mut Answers,
     /// There were some.
     resumed: &'a Cell<bool>,
-    /// As [`Smmu::terminated`].
-    terminated: u64,
 }
 
 impl<R: Registers, D: Delay> StallAnswers for Resumes<'_, R, D> {
     #[inline(always)]
     fn answer<'s>(&mut self, runs: impl Iterator<Item = StallRun<'s>> + Clone, count: usize, response: PageResponse) {
-        if self.terminated != NOBODY && runs.clone().flat_map(StallRun::iter).all(|stall| self.terminates(&stall)) {
-            return;
-        }
         self.commands.resume(self.masked, runs, count, response, self.unsent);
         self.resumed.set(true);
-    }
-}
-
-impl<R, D> Resumes<'_, R, D> {
-    #[cold]
-    fn terminates(&self, stall: &Stall) -> bool {
-        self.terminated == stall.stream().0.into()
     }
 }
 
@@ -80,9 +68,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         if let Some(trace) = &self.trace {
             records.for_each(|record| trace.add(masked, TRACE_EVENT, &words(record)));
         }
-        let terminated = self.terminated.load(Relaxed);
-        let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed, terminated };
+        let resumes = Resumes { commands: &self.commands, masked, unsent: answers, resumed };
         match records.only() {
+            _ if self.terminated.load(Relaxed) != NOBODY => self.take_others(masked, records, resumes),
             Some(record) => {
                 let fourth = || record[3].load(Relaxed);
                 if !self.faults.stall(masked, records.first(), first_words(record), fourth, resumes) {
@@ -99,6 +87,24 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.faults.stalls(masked, records.first(), resumes, |stalls| {
             records.for_each(|record| {
                 if !stalls.report(|| (records.number(record), record[3].load(Relaxed)), first_words(record)) {
+                    self.pass_on(masked, words(record));
+                }
+            });
+        });
+    }
+
+    /// As [`take_events`](Self::take_events), while STALL_TERM answers the stalls of a stream.
+    #[cold]
+    #[inline(never)]
+    fn take_others(&self, masked: &Masked, records: Records<'_, 4>, resumes: Resumes<'_, R, D>) {
+        let terminated = self.terminated.load(Relaxed);
+        let is_answered = |stall: Stall| u64::from(stall.stream().0) == terminated;
+        self.faults.stalls(masked, records.first(), resumes, |stalls| {
+            records.for_each(|record| {
+                let first = first_words(record);
+                let is_taken = Stall::decode(first).is_some_and(is_answered)
+                    || stalls.report(|| (records.number(record), record[3].load(Relaxed)), first);
+                if !is_taken {
                     self.pass_on(masked, words(record));
                 }
             });
