@@ -7,134 +7,19 @@
 mod fault_bench;
 #[path = "support/loom_smmu.rs"]
 mod loom_smmu;
+#[path = "support/loom_world.rs"]
+mod loom_world;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use embedded_hal::delay::DelayNs;
-use fault_bench::{Handler, cpu, in_substream, page, stall, to_group, to_stall};
-use loom::thread::{self, JoinHandle};
-use loom_smmu::Smmu;
-use smmu_iopf::iopf::{
-    Answer, Fault, FaultTable, FlushError, Kind, Leftover, Limits, OpenRequest, Partials, Priority, Report,
-    StreamLimits,
-};
-use smmu_iopf::smmuv3::PageResponse::{self, Failure, Invalid, Success};
-use smmu_iopf::smmuv3::{Access, StreamId, SubstreamId};
+use fault_bench::{cpu, in_substream, page, stall, to_group, to_stall};
+use loom::thread;
+use loom_world::{FIVE, LATE_US, STREAM, World, Yield, explore};
+use smmu_iopf::iopf::{Answer, Fault, FlushError, Kind, Leftover, Partials, Report};
+use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
+use smmu_iopf::smmuv3::{Access, SubstreamId};
 use smmu_iopf::sync::Cpu;
-use smmu_iopf::sync::grace::Domain;
-
-/// The only stream: a table of 0 bits keeps the state space small.
-const STREAM: StreamId = StreamId(0);
-
-/// The substream of page requests.
-const FIVE: SubstreamId = SubstreamId::from_low_bits(5);
-
-/// Later than any time-out.
-const LATE_US: u64 = 10_000;
-
-struct Yield;
-
-impl DelayNs for Yield {
-    fn delay_ns(&mut self, _: u32) {
-        thread::yield_now();
-    }
-}
-
-struct World {
-    domain: Arc<Domain>,
-    smmu: Arc<Smmu>,
-    handler: Arc<Handler>,
-    table: FaultTable,
-}
-
-impl World {
-    /// The stream is open, with room for one group, and its handler defers.
-    fn new() -> Arc<Self> {
-        Self::of(Kind::Stall, 1)
-    }
-
-    /// One whose groups have up to `requests` requests.
-    fn of(kind: Kind, requests: u8) -> Arc<Self> {
-        let domain = Arc::new(Domain::new());
-        let smmu = Arc::new(Smmu::default());
-        let handler = Arc::new(Handler::default());
-        handler.defers.store(true, SeqCst);
-        let table = FaultTable::new(domain.clone(), smmu.clone(), 0, Limits { states: 1, groups: 1 }).unwrap();
-        let request = OpenRequest {
-            streams: &[STREAM],
-            kind,
-            handler: handler.clone(),
-            limits: StreamLimits { groups: 1, requests, time_out_us: 1000, priority: Priority::Normal },
-            since: 0,
-        };
-        let mut here = cpu(0);
-        domain.online(&mut here);
-        table.open(&mut here, &mut Yield, request).unwrap();
-        Arc::new(Self { domain, smmu, handler, table })
-    }
-
-    /// One whose only slot holds the group of `tag`, which the time-out pass has seen.
-    fn with_group(tag: u16) -> Arc<Self> {
-        let world = Self::new();
-        assert_eq!(world.report(&cpu(0), tag), Report::Deferred);
-        assert_eq!(world.table.expire(&cpu(0), 0), 0);
-        world
-    }
-
-    /// Runs `life` as core `core`, which goes offline after it.
-    fn core<T: 'static>(
-        self: &Arc<Self>,
-        core: usize,
-        life: impl FnOnce(&Self, &mut Cpu) -> T + 'static,
-    ) -> JoinHandle<T> {
-        let world = Arc::clone(self);
-        world.domain.online(&mut cpu(core));
-        thread::spawn(move || {
-            let mut cpu = cpu(core);
-            let result = life(&world, &mut cpu);
-            world.domain.offline(&mut cpu);
-            result
-        })
-    }
-
-    fn report(&self, cpu: &Cpu, tag: u16) -> Report {
-        cpu.masked(|masked| self.table.report(masked, 0, stall(STREAM, tag, 0)))
-    }
-
-    /// The handler answers its group. Returns whether that was in time.
-    fn respond(&self, cpu: &Cpu, response: PageResponse) -> bool {
-        let group = self.handler.take_one();
-        cpu.masked(|masked| group.respond(masked, response)).is_ok()
-    }
-
-    /// One page request of group 3.
-    fn request(&self, cpu: &Cpu, last: bool) -> Report {
-        let fault = in_substream(page(STREAM, 3, last, 0), 5);
-        cpu.masked(|masked| self.table.report(masked, 0, fault))
-    }
-
-    /// What disabling does. `None` if the grace period does not end within one look: those orders are not of interest.
-    fn end(&self, cpu: &mut Cpu) -> Option<Leftover> {
-        let closing = cpu.masked(|masked| self.table.close(masked, STREAM)).unwrap();
-        let grace = self.domain.synchronize(cpu, &mut Yield, 1).ok()?;
-        self.smmu.terminated.store(closing.kind() == Kind::Stall, SeqCst);
-        let leftover = closing.answer_pending(cpu, &grace);
-        cpu.masked(|masked| closing.finish(masked)).unwrap();
-        Some(leftover)
-    }
-
-    fn sent(&self) -> Vec<Answer> {
-        self.smmu.sent.lock().unwrap().clone()
-    }
-}
-
-/// Runs `model` in every order with at most so many preemptions; `None` is all.
-fn explore(preemptions: impl Into<Option<usize>>, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions.into();
-    builder.check(model);
-}
 
 #[test]
 fn a_group_has_one_answer_from_its_handler_or_from_its_time_out() {

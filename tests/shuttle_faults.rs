@@ -227,6 +227,8 @@ impl World {
         let space = Space::on(memory, 1);
         let pager = Pager::with([(None, space.clone()), (Some(PASID), space.clone())].into(), BASE..WILD);
         pager.defers.store(true, Relaxed);
+        // All stalls are deferred, the first of a run is served at once, or both are for which there is room.
+        pager.at_once.store(thread_rng().gen_range(0..3), Relaxed);
         Arc::new(Self {
             machine,
             smmu,
@@ -373,8 +375,9 @@ fn work(world: &World, cpu: &mut Cpu) {
 
 /// What went on in all schedules: for what never does, nothing is shown.
 static SEEN: [AtomicU64; KINDS.len()] = [const { AtomicU64::new(0) }; KINDS.len()];
-const KINDS: [&str; 17] = [
+const KINDS: [&str; 18] = [
     "answers Success",
+    "stalls served at once",
     "answers Invalid",
     "answers Failure",
     "time-outs",
@@ -486,6 +489,7 @@ impl World {
         assert_eq!(statistics.answers(), resumed + responded);
         let now = [
             statistics.success,
+            self.pager.served.load(Relaxed),
             statistics.invalid,
             statistics.failure,
             statistics.time_outs,

@@ -52,6 +52,10 @@ loom_groups   changing_unread             of_two_that_give_a_substream_a_handler
 loom_groups   changing_relaxed            of_two_that_give_a_substream_a_handler_one_does
 loom_groups   report_after_close          a_report_that_races_with_a_stop_of_its_substream_is_in_a_group_that_it_answers_or_refused
 loom_groups   marker_over_close           a_stop_marker_that_comes_while_the_stream_is_closed_does_not_open_it
+loom_runs     run_after_close             a_lone_stall_that_races_with_close_is_served_before_stall_term_or_swallowed
+loom_runs     run_after_close             a_run_that_races_with_close_is_served_before_stall_term_terminated_or_swallowed
+loom_runs     report_after_close          a_run_that_races_with_close_is_served_before_stall_term_terminated_or_swallowed
+loom_runs     refuse_after_close          a_substreams_handler_that_is_removed_while_its_stream_ends_has_its_stall_refused_before_stall_term_or_not_at_all
 loom_work     respond_after_close         the_answers_of_a_turn_are_sent_before_stall_term_or_not_at_all
 loom_work     wake_without_fence          no_core_sleeps_over_work
 loom_work     rest_without_fence          no_core_sleeps_over_work

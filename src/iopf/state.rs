@@ -162,7 +162,7 @@ impl FaultState {
     /// Who is to be asked about `stall`, whose record is of this life, and those of its substream that follow. `None` where each is to be
     /// reported by itself.
     pub(super) fn handler_of_run<'a>(&'a self, moment: &Moment<'a>, stall: &Stall) -> Option<&'a dyn FaultHandler> {
-        if self.is_closed() && !mutant!("report_after_close") || self.kind != Kind::Stall {
+        if self.is_closed() && !mutant!("run_after_close") || self.kind != Kind::Stall {
             return None;
         }
         let special = self.specials.find(moment.section, stall.stream(), stall.substream());

@@ -211,7 +211,7 @@ pub(super) fn refuse(
     // One that was let go, or whose answer could not be sent, has its answer already.
     let response = if word.state() == State::Unsent { word.response() } else { PageResponse::Invalid };
     let is_meant = word.is_unanswered()
-        && !state.is_closed()
+        && (!state.is_closed() || mutant!("refuse_after_close"))
         && slot.answer(word, response).is_some_and(|answer| is_meant(word, &answer));
     let claim = is_meant.then(|| slot.claim(word, response, false)).flatten();
     claim.is_some_and(|claim| state.send(masked, claim))

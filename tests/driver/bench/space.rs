@@ -4,12 +4,13 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::slice;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::{iter, slice};
 
 use smmu_iopf::driver::dma::DmaRegion;
 use smmu_iopf::driver::{Context, Stage2, Tag, Translation};
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
+use smmu_iopf::smmuv3::event::StallRun;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId, Vmid};
 use smmu_iopf::sync::Masked;
 use spin::Mutex;
@@ -150,6 +151,9 @@ pub(crate) struct Pager {
     pub(crate) spaces: BTreeMap<Option<SubstreamId>, Arc<Space>>,
     pub(crate) valid: Range<u64>,
     pub(crate) defers: AtomicBool,
+    /// How many of the first stalls of a run it serves at once, and how many it has.
+    pub(crate) at_once: AtomicUsize,
+    pub(crate) served: AtomicU64,
     pub(crate) deferred: Mutex<Vec<FaultGroup>>,
     pub(crate) groups: AtomicU64,
     pub(crate) faults: AtomicU64,
@@ -165,6 +169,8 @@ impl Pager {
             spaces,
             valid,
             defers: AtomicBool::new(false),
+            at_once: AtomicUsize::new(0),
+            served: AtomicU64::new(0),
             deferred: Mutex::default(),
             groups: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -201,6 +207,16 @@ impl FaultHandler for Pager {
             return Verdict::Defer;
         }
         Verdict::Answer(self.resolve(faults.iter().copied()))
+    }
+
+    fn serve_at_once(&self, _: &Masked, stalls: StallRun<'_>) -> usize {
+        let first = stalls.up_to(self.at_once.load(Ordering::Relaxed));
+        let is_there = |stall| self.resolve(iter::once(Fault::from(&stall))) == PageResponse::Success;
+        let served = first.count_while(is_there);
+        for counter in [&self.groups, &self.faults, &self.served] {
+            counter.fetch_add(served as u64, Ordering::Relaxed);
+        }
+        served
     }
 
     fn defer(&self, _: &Masked, group: FaultGroup) {

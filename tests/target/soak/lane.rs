@@ -12,6 +12,7 @@ use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::EngineUnit;
 use smmu_iopf::kernel::engine::{Counters, Job, Operation};
 use smmu_iopf::model::engine::registers::{self as reg, hostile};
+use smmu_iopf::smmuv3::event::StallRun;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::FRAME_BYTES;
@@ -59,6 +60,8 @@ struct Handler {
     pager: DemandPager,
     mode: Mode,
     groups: AtomicU32,
+    /// Stalls that were served at once.
+    at_once: AtomicU32,
     held: IrqLock<Vec<FaultGroup, HELD>>,
 }
 
@@ -73,6 +76,22 @@ impl FaultHandler for Handler {
             Mode::Refused => Verdict::Answer(PageResponse::Invalid),
             Mode::Deferred | Mode::Mixed | Mode::Held | Mode::TimedOut => Verdict::Defer,
         }
+    }
+
+    fn serve_at_once(&self, masked: &Masked, stalls: StallRun<'_>) -> usize {
+        let stalls = match self.mode {
+            Mode::Inline => stalls,
+            // Those behind the first are reported one by one.
+            Mode::Mixed if self.groups.load(Relaxed).is_multiple_of(2) => stalls.up_to(1),
+            _ => return 0,
+        };
+        let there = self.pager.serve_at_once(masked, stalls);
+        // A page of a job is touched once: it is not there, and comes at once where a frame is zeroed.
+        let comes = |stall| self.pager.handle(masked, &[Fault::from(&stall)]) == Verdict::Answer(PageResponse::Success);
+        let served = there + stalls.behind(there).count_while(comes);
+        self.groups.fetch_add(served as u32, Relaxed);
+        self.at_once.fetch_add(served as u32, Relaxed);
+        served
     }
 
     fn defer(&self, masked: &Masked, group: FaultGroup) {
@@ -115,6 +134,8 @@ pub(super) struct Lane {
     endless: u32,
     pub(super) lives: u64,
     pub(super) late: u64,
+    /// How many stalls were served at once.
+    pub(super) at_once: u64,
     /// How often the PASID was stopped, and how often page requests were served again after a Failure.
     pub(super) stops: u64,
     pub(super) reopened: u64,
@@ -217,7 +238,19 @@ impl Lane {
     pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit) -> Result<Self, Failure> {
         let registers = kernel.board.registers(&unit.description.window).ok_or("an engine is not mapped")?;
         let (space, life) = (None, None);
-        Ok(Self { unit, registers, space, page: 0, life, endless: 0, lives: 0, late: 0, stops: 0, reopened: 0 })
+        Ok(Self {
+            unit,
+            registers,
+            space,
+            page: 0,
+            life,
+            endless: 0,
+            lives: 0,
+            late: 0,
+            at_once: 0,
+            stops: 0,
+            reopened: 0,
+        })
     }
 
     pub(super) fn stream(&self) -> StreamId {
@@ -266,8 +299,8 @@ impl Lane {
         // Nobody hears of groups without a Last.
         let target = if hostile & hostile::NO_LAST != 0 { 0 } else { target };
         let pager = DemandPager::new([(self.substream(), space)].into(), soak.kernel.work_queues.clone());
-        let (groups, held) = (AtomicU32::new(0), IrqLock::new(Vec::new()));
-        let handler = Arc::new(Handler { pager, mode, groups, held });
+        let (groups, at_once, held) = (AtomicU32::new(0), AtomicU32::new(0), IrqLock::new(Vec::new()));
+        let handler = Arc::new(Handler { pager, mode, groups, at_once, held });
         let limits = StreamLimits {
             groups: HELD as u16,
             requests: 32,
@@ -343,6 +376,7 @@ impl Lane {
             equal("answers to groups without a Last", before.success, after.success)?;
             self.endless += after.groups - before.groups;
         }
+        self.at_once += u64::from(handler.at_once.load(Relaxed));
         self.lives += 1;
         Ok(())
     }
