@@ -168,12 +168,14 @@ fn every_cons_write_carries_the_acknowledgement() {
 
 #[test]
 fn a_prod_that_makes_no_sense_skips_the_queue_and_is_counted() {
-    let bench = bench(2);
-    assert_eq!(bench.drain(0b101), (vec![], false, Drained::default()));
-    let counts = RecordCounts { records: 5, nonsense: 1, ..RecordCounts::default() };
-    assert_eq!(bench.queue.counts(&bench.hardware), counts);
-    assert_eq!(bench.cons(), [0b101]);
-    assert_eq!(bench.drain(0b110).0, [(5, 0)]);
+    for (flag, overflows) in [(0, 0), (1 << 31, 1)] {
+        let bench = bench(2);
+        assert_eq!(bench.drain(flag | 0b101), (vec![], true, Drained::default()));
+        let counts = RecordCounts { records: 5, nonsense: 1, overflows, ..RecordCounts::default() };
+        assert_eq!(bench.queue.counts(&bench.hardware), counts);
+        assert_eq!(bench.cons(), [flag | 0b101]);
+        assert_eq!(bench.drain(flag | 0b110).0, [(5, 0)]);
+    }
 }
 
 #[test]
