@@ -179,6 +179,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             (self.events.unrecovered(), self.page_requests.as_ref().and_then(|queue| queue.unrecovered()));
         let is_aborted = Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR);
         if is_aborted || skipped_events.is_some() && self.features.can_stall() {
+            // No drain answers behind STALL_TERM what was written before it.
+            cpu.masked(|masked| self.events.shut(masked));
             for life in lives.iter_mut().filter(|life| life.mode == FaultMode::Stall) {
                 let Some(&stream) = life.streams.first() else { continue };
                 if life.phase == Phase::Served {

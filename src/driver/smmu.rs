@@ -187,8 +187,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             }
             self.handle_global_error(masked)
         });
-        let skipped = self.events.unrecovered().is_some()
-            || self.page_requests.as_ref().is_some_and(|queue| queue.unrecovered().is_some());
+        let skipped = !self.is_given_up()
+            && (self.events.unrecovered().is_some()
+                || self.page_requests.as_ref().is_some_and(|queue| queue.unrecovered().is_some()));
         Upkeep { timed_out, errors: GlobalErrors { recover: errors.recover || skipped, ..errors } }
     }
 

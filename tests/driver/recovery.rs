@@ -38,6 +38,8 @@ scenarios![
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     stalls_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
     page_requests_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
+    nothing_is_believed_from_the_begin_of_a_recovery_from_skipped_records_to_its_end,
+    records_skipped_on_an_smmu_that_is_given_up_are_not_recovered_from,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -631,6 +633,40 @@ fn page_requests_skipped_for_an_index_that_makes_no_sense_are_recovered_from() {
         assert!(!asks_for_recovery(&bench));
         bench.machine.write_engine(2, reg::HOSTILE, 0);
         serves_again(&mut bench, 2);
+    });
+}
+
+/// What a drain answers until then might come behind STALL_TERM.
+fn nothing_is_believed_from_the_begin_of_a_recovery_from_skipped_records_to_its_end() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        confuse(&bench, (1 << 2, [Register::EventqBase, Register::EventqProd, Register::EventqCons]));
+        bench.drain();
+        bench.fill(0, BASE, 8, 1, None);
+        bench.machine.run(100);
+        bench.hold_commands(true);
+        assert!(matches!(bench.recover(), Err(DriverError::CommandTimeout(_))));
+        bench.drain();
+        assert_eq!((bench.smmu.command_counts().answers, bench.model_count(diagnostics::STALLED)), (0, 1));
+        bench.hold_commands(false);
+        assert!(asks_for_recovery(&bench));
+        bench.recover().unwrap();
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
+        assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+    });
+}
+
+fn records_skipped_on_an_smmu_that_is_given_up_are_not_recovered_from() {
+    on_each(&[Stall, Queues], |profile| {
+        let bench = Bench::of(profile);
+        confuse(&bench, (1 << 2, [Register::EventqBase, Register::EventqProd, Register::EventqCons]));
+        bench.cpu.masked(|masked| bench.smmu.drain_events(masked));
+        assert!(asks_for_recovery(&bench));
+        bench.smmu.give_up();
+        assert!(!asks_for_recovery(&bench));
     });
 }
 
