@@ -197,7 +197,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams, lives, .. } = &mut *control;
-        let own = streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
+        // What is not complete has given its tables back, or has none yet.
+        let own = streams.get_mut(&stream).filter(|own| own.complete).ok_or(DriverError::NotAttached(stream))?;
         if own.stopped {
             device.stop_new_work();
             self.end_events(cpu, stream, device)?;

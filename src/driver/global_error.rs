@@ -215,7 +215,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             Phase::Ending => false,
         };
         lost.streams.extend(lives.iter().filter(waits).filter_map(|life| life.streams.first()));
-        lost.streams.extend(streams.iter().filter(|(_, own)| own.stopped).map(|(stream, _)| stream));
+        lost.streams.extend(streams.iter().filter(|(_, own)| own.stopped && own.complete).map(|(stream, _)| stream));
         Ok(lost)
     }
 }

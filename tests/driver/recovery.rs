@@ -40,6 +40,7 @@ scenarios![
     page_requests_skipped_for_an_index_that_makes_no_sense_are_recovered_from,
     nothing_is_believed_from_the_begin_of_a_recovery_from_skipped_records_to_its_end,
     records_skipped_on_an_smmu_that_is_given_up_are_not_recovered_from,
+    a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -667,6 +668,33 @@ fn records_skipped_on_an_smmu_that_is_given_up_are_not_recovered_from() {
         assert!(asks_for_recovery(&bench));
         bench.smmu.give_up();
         assert!(!asks_for_recovery(&bench));
+    });
+}
+
+/// The first device's detachment has failed when its tables were given back, and the second device has them.
+fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
+        spaces.iter().for_each(|space| space.map(BASE));
+        bench.attach(0, FaultMode::Terminate, &spaces[0]).unwrap();
+        let (first, second) = (bench.stream(0), bench.stream(1));
+        bench.machine.write_control(control::PASSED, 2);
+        bench.hold_commands(true);
+        assert!(matches!(bench.smmu.detach(&mut bench.cpu, first), Err(DriverError::CommandTimeout(_))));
+        bench.hold_commands(false);
+        bench.attach(1, FaultMode::Terminate, &spaces[1]).unwrap();
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(1, BASE + 4096, 8, 1, None);
+        bench.machine.run(100);
+        assert!(bench.global_errors().recover);
+        assert_eq!(bench.recover(), Ok(Lost { streams: vec![second], ..Lost::default() }));
+        bench.finish([1]);
+        assert_eq!((bench.reopen(0), bench.reopen(1)), (Err(DriverError::NotAttached(first)), Ok(())));
+        bench.fill(0, BASE, 8, 0x77, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::ABORTED, 0));
+        bench.smmu.detach(&mut bench.cpu, first).unwrap();
     });
 }
 
