@@ -47,9 +47,9 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// stream table decides. Afterwards the caller enables the interrupts, drains each queue once, and drains at each
     /// interrupt from then on.
     ///
-    /// When it fails the SMMU is off, but where the error is the [`DriverError::Timeout`] of a register that does not acknowledge that
-    /// either, and what it had of `memory` is given back ([`DmaMemory::free`]) where the SMMU can't reach it any more: the call may be
-    /// repeated as often as need be.
+    /// When it fails the SMMU is off, but after [`DriverError::Features`] and [`DriverError::Unsupported`], which leave it as it was, and where it
+    /// does not acknowledge that. What it had of `memory` is given back ([`DmaMemory::free`]) where the SMMU can't reach it any more: the
+    /// call may be repeated as often as need be.
     ///
     /// # Errors
     ///

@@ -39,20 +39,25 @@ scenarios![
     an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew,
 ];
 
+/// How late what is late comes, in ticks.
+const LATE: u32 = 30;
+
 /// Lives through `point` at the first occurrence, the second one, and so on, until a life has no more; `check` looks at
 /// each. Returns how many occurrences there were.
 fn each(profile: Profile, point: usize, check: impl FnMut(u32, &Outcome)) -> u32 {
-    each_of(profile, live, point, check)
+    each_of(profile, live, point, LATE, check)
 }
 
 fn each_of(
     profile: Profile,
     life: fn(Profile, &Arc<Machine>) -> Outcome,
     point: usize,
+    late_ticks: u32,
     mut check: impl FnMut(u32, &Outcome),
 ) -> u32 {
     for number in 1.. {
         let machine = machine(profile);
+        machine.write_control(control::LATE_TICKS, late_ticks);
         machine.write_control(point, number);
         let outcome = life(profile, &machine);
         if machine.read_control(point + control::HAPPENED) == 0 {
@@ -83,7 +88,7 @@ fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
         let outcome = live_and_let_wait(profile, &machine(profile));
         assert_eq!((outcome.waiting, &outcome.states), (names, &engines));
         for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
-            let occurrences = each_of(profile, live_and_let_wait, point, |number, outcome| {
+            let occurrences = each_of(profile, live_and_let_wait, point, LATE, |number, outcome| {
                 assert_eq!(outcome.states, engines, "{point:#x}, occurrence {number}");
                 assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
             });
@@ -106,7 +111,7 @@ fn pasids_come_and_go_whatever_goes_wrong() {
         assert!(outcome.errors.is_empty() && outcome.global.is_empty() && outcome.failed, "{outcome:?}");
         let mut hurt = Vec::new();
         for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
-            let occurrences = each_of(profile, live_with_pasids, point, |number, outcome| {
+            let occurrences = each_of(profile, live_with_pasids, point, LATE, |number, outcome| {
                 assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
                 assert!(all_done(outcome), "{point:#x}, occurrence {number}: {outcome:?}");
                 hurt.extend(outcome.errors.iter().map(|(step, _)| *step));
@@ -269,7 +274,7 @@ fn an_smmu_whose_messages_all_abort_asks_for_one() {
 fn late_interrupts_cost_time_only() {
     on_each(&[Faults], |profile| {
         for ticks in [1, 30, 1000] {
-            let interrupts = each(profile, control::INTERRUPT_LATE, |number, outcome| {
+            let interrupts = each_of(profile, live, control::INTERRUPT_LATE, ticks, |number, outcome| {
                 assert!(
                     outcome.errors.is_empty() && all_done(outcome),
                     "interrupt {number}, {ticks} ticks: {outcome:?}"
