@@ -54,8 +54,9 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
     /// # Errors
     ///
     /// [`DriverError::Features`] when the ID registers contradict the architecture, [`DriverError::Unsupported`] when the
-    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::BeyondAddresses`], [`DriverError::HeapFull`] and [`DriverError::NoTable`], [`DriverError::Timeout`] naming the register that did
-    /// not acknowledge, and [`DriverError::CommandTimeout`] naming the command that was not consumed.
+    /// SMMU lacks what the driver needs, [`DriverError::NoMemory`], [`DriverError::BeyondAddresses`], [`DriverError::HeapFull`] and
+    /// [`DriverError::NoTable`], [`DriverError::Timeout`] naming the register that did not acknowledge, and [`DriverError::CommandTimeout`]
+    /// naming the command that was not consumed.
     pub fn probe(
         cpu: &mut Cpu,
         registers: R,
@@ -110,8 +111,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
 
         let command_size = queue_size(options.command_queue_log2, features.command_queue);
         let region = queue_memory(memory, command_size, COMMAND_BYTES)?;
-        let mut queues =
-            Queues { commands: (region.phys, command_size), events: (region.phys, event_size), page_requests: None };
+        let commands_at = (region.phys, command_size);
         let ring = Ring::new(command_size).ok_or(DriverError::HeapFull)?;
         let completion = Completion::new(&features, memory)?;
         let commands =
@@ -119,7 +119,7 @@ impl<R: Registers + 'static, D: Delay> Smmu<R, D> {
         let commands = commands.and_then(try_arc).ok_or(DriverError::HeapFull)?;
 
         let region = queue_memory(memory, event_size, EVENT_BYTES)?;
-        queues.events.0 = region.phys;
+        let mut queues = Queues { commands: commands_at, events: (region.phys, event_size), page_requests: None };
         let events = RecordQueue::new(region, event_size, hardware.coherence);
         let mut page_requests = None;
         if let Some(limit) = features.pri_queue {

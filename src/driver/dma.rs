@@ -208,8 +208,42 @@ impl<'a> Lent<'a> {
 mod tests {
     use alloc::format;
     use alloc::string::ToString;
+    use alloc::vec::Vec;
+    use core::sync::atomic::Ordering;
+
+    use spin::Mutex;
 
     use super::*;
+
+    /// Each region lies 4 KiB behind the one before.
+    struct Counted {
+        next: AtomicU64,
+        freed: Mutex<Vec<u64>>,
+    }
+
+    impl DmaMemory for Counted {
+        fn allocate(&self, _: usize, _: usize) -> Result<DmaRegion, NoMemory> {
+            Ok(DmaRegion { phys: PhysAddr(self.next.fetch_add(0x1000, Ordering::Relaxed)), words: &[] })
+        }
+
+        fn free(&self, region: DmaRegion) {
+            self.freed.lock().push(region.phys.0);
+        }
+    }
+
+    #[test]
+    fn what_was_lent_is_given_back_in_the_opposite_order_but_what_is_kept_and_what_no_smmu_reaches_at_once() {
+        let memory = Arc::new(Counted { next: (0xffff_d000).into(), freed: Mutex::default() });
+        let shared = Shared::new(memory.clone(), Coherence::COHERENT, AddressSize::Bits32);
+        let mut lent = Lent::new(&shared);
+        let regions = [(); 3].map(|()| lent.allocate(0x1000, 0x1000).unwrap());
+        assert!(lent.allocate(0x1000, 0x1000).is_err());
+        assert_eq!(*memory.freed.lock(), [0x1_0000_0000]);
+        lent.keep(None);
+        lent.keep(Some(regions[1]));
+        lent.give_back();
+        assert_eq!(*memory.freed.lock(), [0x1_0000_0000, 0xffff_f000, 0xffff_d000]);
+    }
 
     #[test]
     fn memory_may_end_with_the_addresses_and_not_beyond() {

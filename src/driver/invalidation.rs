@@ -182,9 +182,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Whether a device may have translations that the SMMU gave before the SYNC which this core has just waited for.
     ///
-    /// Relaxed. Such a device was noted first, and the register write that had the SMMU find its entry came behind that; the SYNC was complete
-    /// after that, and this core has seen it by an acquire, or by a register read. A device that is noted later asks for its
-    /// translations later, and gets none of those that were forgotten.
+    /// Relaxed. Such a device was noted first, and the SYNC of its entry and the register write that enabled its ATS came behind that; the SYNC
+    /// of the invalidation was complete after it asked, and this core has seen that by an acquire, or by a register read. A device that is
+    /// noted later asks for its translations later, and gets none of those that were forgotten.
     fn uses_ats(&self) -> bool {
         self.uses_ats.load(Ordering::Relaxed)
     }

@@ -152,9 +152,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     }
 
     fn end_terminated(&self, cpu: &mut Cpu, stream: StreamId) -> Result<(), DriverError> {
-        self.drop_unsent(cpu, &[stream]);
-        // A drain that had begun has sent its answers then.
-        self.drain_past(cpu, OutputQueue::Events)?;
+        // For that it takes the drainer's lock: a drain that had begun has put its answers into the command queue before STALL_TERM.
         self.send_stall_term(cpu, &[stream])?;
         self.commands.execute(cpu, &[])?;
         self.drain_past(cpu, OutputQueue::Events)

@@ -66,6 +66,7 @@ mod profiles;
 mod reclaim;
 mod recovery;
 mod reports;
+mod skipped;
 mod stop;
 mod structures;
 mod teardown;

@@ -21,7 +21,7 @@ use smmu_iopf::sync::{Cpu, Masked};
 
 use super::bench::machine::{Machine, MachineDelay, MachineMemory};
 use super::bench::world::ONE_CD;
-use super::bench::{LIMIT_US, LIMITS, Pager, Sink, Space, cpu, substreams};
+use super::bench::{LIMIT_US, LIMITS, Pager, Sink, Space, cpu, passed_on, substreams};
 
 const BASE: u64 = 0x1000_0000;
 /// The substream that has an address space, with this ASID.
@@ -521,39 +521,12 @@ fn a_substream_is_answered_before_its_marker_comes_and_has_no_descriptor_when_tr
 struct Slow(Device, AtomicU32);
 
 impl DeviceControl for Slow {
-    fn stop_new_work(&self) {
-        self.0.stop_new_work();
-    }
-    fn is_idle(&self) -> bool {
-        self.0.is_idle()
-    }
-    fn response_needs_pasid(&self) -> bool {
-        self.0.response_needs_pasid()
-    }
-    fn enable_ats(&self) {
-        self.0.enable_ats();
-    }
-    fn disable_ats(&self) {
-        self.0.disable_ats();
-    }
-    fn enable_page_requests(&self, allocation: u32) {
-        self.0.enable_page_requests(allocation);
-    }
-    fn disable_page_requests(&self) {
-        self.0.disable_page_requests();
-    }
+    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, sends_stop_markers, stop_substream, substream_stopped);
+
     fn page_requests_stopped(&self) -> bool {
         self.0.page_requests_stopped() && self.1.load(Ordering::Relaxed) != 1
     }
-    fn page_requests_failed(&self) -> bool {
-        self.0.page_requests_failed()
-    }
-    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.0.stop_substream(stream, substream);
-    }
-    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        self.0.substream_stopped(stream, substream)
-    }
+
     fn reset_page_requests(&self) {
         self.0.reset_page_requests();
         self.1.store(1, Ordering::Relaxed);

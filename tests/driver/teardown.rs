@@ -17,7 +17,7 @@ use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
 use super::bench::Need::{PageRequests, Queues, Stall};
 use super::bench::pending::{BASE, BYTES, Restless, paging, requesting, stalled};
-use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each};
+use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Space, cpu, on_each, passed_on};
 
 scenarios![
     a_stream_can_be_enabled_again_after_it_was_disabled,
@@ -193,53 +193,15 @@ impl Noted {
 }
 
 impl DeviceControl for Noted {
+    passed_on!(device: is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
+
     fn stop_new_work(&self) {
         self.stopped.lock().push(self.device.smmu.command_counts().commands);
         self.device.stop_new_work();
     }
 
-    fn is_idle(&self) -> bool {
-        self.device.is_idle()
-    }
-
-    fn response_needs_pasid(&self) -> bool {
-        self.device.response_needs_pasid()
-    }
-
-    fn enable_ats(&self) {
-        self.device.enable_ats();
-    }
-
-    fn enable_page_requests(&self, allocation: u32) {
-        self.device.enable_page_requests(allocation);
-    }
-
-    fn page_requests_failed(&self) -> bool {
-        self.device.page_requests_failed()
-    }
-
-    fn disable_page_requests(&self) {
-        self.device.disable_page_requests();
-    }
-
     fn page_requests_stopped(&self) -> bool {
         self.device.machine.read_engine(self.device.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
-    }
-
-    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.device.stop_substream(stream, substream);
-    }
-
-    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        self.device.substream_stopped(stream, substream)
-    }
-
-    fn reset_page_requests(&self) {
-        self.device.reset_page_requests();
-    }
-
-    fn disable_ats(&self) {
-        self.device.disable_ats();
     }
 }
 
@@ -298,33 +260,7 @@ fn answers_that_find_room_while_the_device_is_waited_for_are_sent_then() {
 struct Late(Noted, Arc<Pager>);
 
 impl DeviceControl for Late {
-    fn stop_new_work(&self) {
-        self.0.stop_new_work();
-    }
-
-    fn is_idle(&self) -> bool {
-        self.0.is_idle()
-    }
-
-    fn response_needs_pasid(&self) -> bool {
-        self.0.response_needs_pasid()
-    }
-
-    fn enable_ats(&self) {
-        self.0.enable_ats();
-    }
-
-    fn enable_page_requests(&self, allocation: u32) {
-        self.0.enable_page_requests(allocation);
-    }
-
-    fn page_requests_failed(&self) -> bool {
-        self.0.page_requests_failed()
-    }
-
-    fn disable_page_requests(&self) {
-        self.0.disable_page_requests();
-    }
+    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
 
     fn page_requests_stopped(&self) -> bool {
         let stopped = self.0.page_requests_stopped();
@@ -333,22 +269,6 @@ impl DeviceControl for Late {
             machine.write_control(control::COMMANDS_HELD, COMMANDS_LATE);
         }
         stopped
-    }
-
-    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.0.stop_substream(stream, substream);
-    }
-
-    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        self.0.substream_stopped(stream, substream)
-    }
-
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
-    }
-
-    fn disable_ats(&self) {
-        self.0.disable_ats();
     }
 }
 

@@ -7,10 +7,12 @@ use std::sync::Mutex;
 use super::*;
 use crate::driver::dma::{CacheMaintenance, Coherence, DmaMemory, Lent, NoMemory, Shared};
 use crate::driver::fake::{self, Fake, Lines, NoDelay};
-use crate::smmuv3::event::StallBuffer;
+use crate::iopf::{Answer, Target};
+use crate::smmuv3::command::ResumeAction;
+use crate::smmuv3::event::{Stall, StallBuffer};
 use crate::smmuv3::features::IdRegisters;
 use crate::smmuv3::queue::QueueSize;
-use crate::smmuv3::{PrgIndex, Stag, StreamId, SubstreamId};
+use crate::smmuv3::{PageResponse, PrgIndex, Stag, StreamId, SubstreamId};
 
 const SYNC: [u64; 2] = [0x46, 0];
 const CFGI_STE_0X10_LEAF: [u64; 2] = [0x10_0000_0003, 1];
@@ -204,6 +206,26 @@ fn the_message_of_another_sync_is_not_believed() {
     bench.send(1, 2);
     let result = bench.queue.execute(&mut fake::cpu(), &[]);
     assert!(matches!(result, Err(DriverError::CommandTimeout(_))), "{result:?}");
+}
+
+#[test]
+fn a_message_is_under_way_from_when_its_sync_was_consumed_until_it_is_there() {
+    let bench = bench_of(with(MSI), 3, |_, _, _| {});
+    let mut cpu = fake::cpu();
+    assert!(bench.queue.messages_arrived(&cpu), "none was asked for");
+    assert!(bench.queue.execute(&mut cpu, &[cfgi()]).is_err());
+    // Not consumed, without and with CERROR_ILL at the command before (ERR, bits 30:24 of CMDQ_CONS, 6.3.28).
+    for cons in [0, 1 << 24, 1 << 24 | 1] {
+        bench.fake.set(Register::CmdqCons, cons);
+        assert!(bench.queue.messages_arrived(&cpu), "{cons:#x}");
+    }
+    // Consumed, after an error before it too, which stays in CONS.
+    for cons in [2, 1 << 24 | 2] {
+        bench.fake.set(Register::CmdqCons, cons);
+        assert!(!bench.queue.messages_arrived(&cpu), "{cons:#x}");
+    }
+    bench.send(0, 1);
+    assert!(bench.queue.messages_arrived(&cpu));
 }
 
 #[test]

@@ -53,6 +53,28 @@ pub(crate) mod machine {
         Machine::with(memory, profile.modelled().expect("the model"), ENGINES)
     }
 }
+/// The methods of a `DeviceControl` that a device passes on to the one that it is made of, its field `$to`.
+macro_rules! passed_on {
+    ($to:tt: $($method:ident),+ $(,)?) => { $(passed_on!(@ $method $to);)+ };
+    (@ is_idle $to:tt) => { passed_on!(@@ is_idle $to () -> bool); };
+    (@ response_needs_pasid $to:tt) => { passed_on!(@@ response_needs_pasid $to () -> bool); };
+    (@ enable_page_requests $to:tt) => { passed_on!(@@ enable_page_requests $to (allocation: u32) -> ()); };
+    (@ page_requests_stopped $to:tt) => { passed_on!(@@ page_requests_stopped $to () -> bool); };
+    (@ page_requests_failed $to:tt) => { passed_on!(@@ page_requests_failed $to () -> bool); };
+    (@ sends_stop_markers $to:tt) => { passed_on!(@@ sends_stop_markers $to () -> bool); };
+    (@ stop_substream $to:tt) => { passed_on!(@@ stop_substream $to (stream: StreamId, substream: SubstreamId) -> ()); };
+    (@ substream_stopped $to:tt) => {
+        passed_on!(@@ substream_stopped $to (stream: StreamId, substream: SubstreamId) -> bool);
+    };
+    (@ $method:ident $to:tt) => { passed_on!(@@ $method $to () -> ()); };
+    (@@ $method:ident $to:tt ($($argument:ident: $type:ty),*) -> $result:ty) => {
+        fn $method(&self, $($argument: $type),*) -> $result {
+            self.$to.$method($($argument),*)
+        }
+    };
+}
+pub(crate) use passed_on;
+
 pub(crate) mod life;
 #[cfg(target_os = "none")]
 #[path = "board.rs"]

@@ -6,7 +6,7 @@ use smmu_iopf::driver::{DeviceControl, FaultMode};
 use smmu_iopf::model::engine::registers as reg;
 use smmu_iopf::smmuv3::{StreamId, SubstreamId};
 
-use super::{Bench, Device, Pager, Profile, Space};
+use super::{Bench, Device, Pager, Profile, Space, passed_on};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 16 * 4096;
@@ -57,48 +57,10 @@ impl Restless {
 }
 
 impl DeviceControl for Restless {
-    fn stop_new_work(&self) {
-        self.0.stop_new_work();
-    }
+    passed_on!(0: stop_new_work, response_needs_pasid, enable_ats, enable_page_requests, disable_page_requests, page_requests_stopped, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
 
     fn is_idle(&self) -> bool {
         false
-    }
-
-    fn response_needs_pasid(&self) -> bool {
-        self.0.response_needs_pasid()
-    }
-
-    fn enable_ats(&self) {
-        self.0.enable_ats();
-    }
-
-    fn enable_page_requests(&self, allocation: u32) {
-        self.0.enable_page_requests(allocation);
-    }
-
-    fn page_requests_failed(&self) -> bool {
-        self.0.page_requests_failed()
-    }
-
-    fn disable_page_requests(&self) {
-        self.0.disable_page_requests();
-    }
-
-    fn page_requests_stopped(&self) -> bool {
-        self.0.page_requests_stopped()
-    }
-
-    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.0.stop_substream(stream, substream);
-    }
-
-    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        self.0.substream_stopped(stream, substream)
-    }
-
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
     }
 
     fn disable_ats(&self) {}
@@ -108,53 +70,15 @@ impl DeviceControl for Restless {
 pub(crate) struct Hooked<F: Fn()>(pub(crate) Device, pub(crate) F);
 
 impl<F: Fn()> DeviceControl for Hooked<F> {
+    passed_on!(0: is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, page_requests_stopped, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
+
     fn stop_new_work(&self) {
         (self.1)();
         self.0.stop_new_work();
     }
 
-    fn is_idle(&self) -> bool {
-        self.0.is_idle()
-    }
-
-    fn response_needs_pasid(&self) -> bool {
-        self.0.response_needs_pasid()
-    }
-
-    fn enable_ats(&self) {
-        self.0.enable_ats();
-    }
-
-    fn enable_page_requests(&self, allocation: u32) {
-        self.0.enable_page_requests(allocation);
-    }
-
-    fn page_requests_failed(&self) -> bool {
-        self.0.page_requests_failed()
-    }
-
     fn disable_page_requests(&self) {
         (self.1)();
         self.0.disable_page_requests();
-    }
-
-    fn page_requests_stopped(&self) -> bool {
-        self.0.page_requests_stopped()
-    }
-
-    fn stop_substream(&self, stream: StreamId, substream: SubstreamId) {
-        self.0.stop_substream(stream, substream);
-    }
-
-    fn substream_stopped(&self, stream: StreamId, substream: SubstreamId) -> bool {
-        self.0.substream_stopped(stream, substream)
-    }
-
-    fn reset_page_requests(&self) {
-        self.0.reset_page_requests();
-    }
-
-    fn disable_ats(&self) {
-        self.0.disable_ats();
     }
 }
