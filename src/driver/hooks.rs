@@ -80,8 +80,8 @@ pub trait DeviceControl {
     }
 
     /// Ends the use of a PASID by one of its StreamIDs, by the device's own means: it begins nothing new with it, and sends a Stop marker behind
-    /// the last page request for it, if it sends any. Others go on. It is called again where that took too long, or an overflow of the
-    /// PRI queue may have cost the marker (8.1).
+    /// the last page request for it, if it sends any. Others go on. It is called again where that took too long, or an overflow (8.1) or
+    /// an abort of the PRI queue may have cost the marker.
     fn stop_substream(&self, stream: StreamId, substream: SubstreamId);
 
     /// Whether that is done: nothing is under way with the PASID, and without a Stop marker no page request for it waits for its response.
