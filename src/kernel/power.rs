@@ -159,12 +159,18 @@ impl Kernel {
         self.power.of(core).store(ON, Release);
     }
 
+    /// Whether `core` was asked to leave, and has not begun to. To be looked at masked before a sleep too: the interrupt that comes with
+    /// the request may have come before that.
+    pub(super) fn is_to_leave(&self, core: CoreId) -> bool {
+        self.power.of(core).load(Relaxed) == ASKED
+    }
+
     /// Leaves if this core was asked to, and returns only if it was not, or if PSCI refused. To be called without work in hand.
     pub(super) fn leave_if_asked(&self, cpu: &mut Cpu) -> Result<(), ConnectError> {
-        let state = self.power.of(cpu.core());
-        if state.load(Relaxed) != ASKED {
+        if !self.is_to_leave(cpu.core()) {
             return Ok(());
         }
+        let state = self.power.of(cpu.core());
         arch::mask();
         // Release: what this core has done comes before what is done by who finds it off.
         if state.compare_exchange(ASKED, OFF, AcqRel, Relaxed).is_err() {

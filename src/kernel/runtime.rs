@@ -137,7 +137,8 @@ impl Kernel {
             // Set with interrupts masked, so that the alarm is still to come, or pending, when the core goes to sleep.
             let again = workers.iter().filter_map(|work| work.look_again()).chain(most).min();
             again.into_iter().for_each(|after| Alarm::set(masked, after));
-            self.work_queues.begin_rest(masked) || workers.iter().any(|work| work.is_waiting(masked))
+            let has_groups = self.work_queues.begin_rest(masked);
+            has_groups || self.is_to_leave(masked.core()) || workers.iter().any(|work| work.is_waiting(masked))
         };
         self.domain.idle(cpu, has_work, wfi);
         cpu.masked(|masked| self.work_queues.end_rest(masked));

@@ -2,12 +2,14 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::hint::spin_loop;
 use core::sync::atomic::{
     AtomicBool, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 use core::time::Duration;
 
+use embedded_hal::delay::DelayNs;
 use smccc::psci::error::Error::AlreadyOn;
 use smmu_iopf::arch::timer::Timer;
 use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
@@ -19,6 +21,7 @@ use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::Devices;
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
 use smmu_iopf::kernel::power::PowerError;
+use smmu_iopf::kernel::runtime::Work;
 use smmu_iopf::smmuv3::PageResponse::Success;
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
@@ -150,6 +153,48 @@ impl FaultHandler for InOrder {
         Some(group.decide(Success))
     }
 }
+
+/// Keeps a core busy between the look whether it is to leave and its sleep, until the first core has asked it to.
+struct Busy {
+    core: CoreId,
+    begun: AtomicBool,
+    /// The first core is about to ask.
+    asks: AtomicBool,
+    asked: AtomicBool,
+}
+
+impl Work for Busy {
+    fn work(&self, cpu: &mut Cpu) -> bool {
+        if cpu.core() == self.core && !self.begun.swap(true, Relaxed) {
+            while !self.asked.load(Acquire) {
+                spin_loop();
+            }
+            // For the interrupt to come.
+            Timer.delay_ms(1);
+        }
+        if cpu.core() == CoreId::FIRST && self.asks.load(Relaxed) {
+            // It waits for the core to be off by now.
+            self.asked.store(true, Release);
+        }
+        false
+    }
+
+    fn is_waiting(&self, _: &Masked) -> bool {
+        false
+    }
+}
+
+test!(fn a_core_that_is_asked_to_leave_when_it_is_about_to_sleep_leaves(kernel, cpu) {
+    let core = last(kernel)?;
+    let busy = Arc::new(Busy { core, begun: false.into(), asks: false.into(), asked: false.into() });
+    kernel.add_work(cpu, busy.clone()).map_err(|_| "no room for more work")?;
+    cpu.masked(|masked| kernel.wake_others(masked));
+    until(kernel, cpu, "the core does not work", || busy.begun.load(Relaxed))?;
+    busy.asks.store(true, Relaxed);
+    kernel.switch_off(cpu, core)?;
+    kernel.switch_on(cpu, core)?;
+    Ok(())
+});
 
 // `tools/gdb/test.sh` stops here too, where the counts are asked for.
 test!(fn with_every_other_core_off_the_first_serves_all_by_priority(kernel, cpu) {
