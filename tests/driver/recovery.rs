@@ -4,7 +4,9 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Translation, Upkeep};
+use smmu_iopf::driver::{
+    DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
+};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
 use smmu_iopf::model::profile::Profile as Modelled;
@@ -572,10 +574,11 @@ fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another()
         spaces.iter().for_each(|space| space.map(BASE));
         bench.attach(0, FaultMode::Terminate, &spaces[0]).unwrap();
         let (first, second) = (bench.stream(0), bench.stream(1));
+        // CFGI_STE and SYNC, after which its tables go back, and not STALL_TERM.
         bench.machine.write_control(control::PASSED, 2);
-        bench.hold_commands(true);
+        bench.machine.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
         assert!(matches!(bench.smmu.detach(&mut bench.cpu, first), Err(DriverError::CommandTimeout(_))));
-        bench.hold_commands(false);
+        bench.machine.write_control(control::COMMANDS_HELD, 0);
         bench.attach(1, FaultMode::Terminate, &spaces[1]).unwrap();
         bench.machine.write_control(control::EVENT_WRITE, 1);
         bench.fill(1, BASE + 4096, 8, 1, None);
