@@ -156,8 +156,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn change(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<Transition, DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
-        // A device that was stopped has to come to rest before (4.7.2).
-        if attached.stopped || control.lives.iter().any(|life| life.has(stream)) {
+        // A device that was stopped has to come to rest before (4.7.2). What is not complete leads nowhere, and cannot be reopened.
+        if attached.stopped && attached.complete || control.lives.iter().any(|life| life.has(stream)) {
             return Err(DriverError::FaultsEnabled(stream));
         }
         if !attached.complete {
