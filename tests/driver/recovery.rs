@@ -247,6 +247,9 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
             let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
             assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
             space.map(BASE);
+            let device = Restless::new(&bench, 0);
+            let reopened = bench.smmu.reopen_faults(&mut bench.cpu, stream, &device);
+            assert_eq!(reopened, Err(DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US }));
             bench.fill(0, BASE, 8, 1, None);
             bench.finish([0]);
             assert_eq!(bench.state(0), status::ABORTED);
@@ -291,6 +294,11 @@ fn a_stall_whose_record_is_lost_ends_with_its_stream() {
         // Nor when STALL_TERM has ended it: that would be seen with the next commands.
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
         assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        // What stalls from now on is answered.
+        bench.finish([0]);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
     });
 }
 
