@@ -204,7 +204,8 @@ pub enum DriverError {
         /// What was asked for.
         what: &'static str,
     },
-    /// Another stream has other stage 2 tables under this VMID, or this one has had them, and they are not forgotten.
+    /// A stream has other stage 2 tables under this VMID, this one before a change perhaps, and they are not forgotten. What no stream leads to any
+    /// more is not looked at: the VMID is theirs all the same, until [`Smmu::forget`](super::Smmu::forget).
     #[error("{0:?} is that of other stage 2 tables")]
     VmidInUse(Vmid),
     /// Every ASID is that of an address space that is not forgotten.

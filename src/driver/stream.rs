@@ -156,12 +156,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn change(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<Transition, DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
-        // A device that was stopped has to come to rest before (4.7.2).
-        if attached.stopped || control.lives.iter().any(|life| life.has(stream)) {
+        // A device that was stopped has to come to rest before (4.7.2). What is not complete leads nowhere, and cannot be reopened.
+        if attached.stopped && attached.complete || control.lives.iter().any(|life| life.has(stream)) {
             return Err(DriverError::FaultsEnabled(stream));
         }
         if !attached.complete {
-            self.end(cpu, &mut control, stream)?;
+            // It stays known until it leads somewhere, so that this can be repeated.
+            self.empty(cpu, &mut control, stream)?;
             self.lead(cpu, &mut control, stream, config)?;
             return Ok(Transition::Interrupted);
         }
@@ -332,20 +333,25 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Takes a stream's entry from the SMMU, and its context tables back.
     fn end(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
+        match self.empty(cpu, control, stream) {
+            // What an SMMU that is given up may still read is not used again.
+            Ok(()) | Err(DriverError::GivenUp) => {
+                control.streams.remove(&stream);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves a stream that leads nowhere and has nothing.
+    fn empty(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
         let Control { streams, tables, .. } = control;
         let attached = streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
         attached.complete = false;
         let [left, _] = &mut attached.left;
         *left = attached.contexts.take().or(left.take());
-        let left = self.leave(cpu, tables, stream, attached, &[0; WORDS]);
-        match left.and_then(|()| if attached.stalls_unasked { self.end_unasked(cpu, stream) } else { Ok(()) }) {
-            // What an SMMU that is given up may still read is not used again.
-            Ok(()) | Err(DriverError::GivenUp) => {
-                streams.remove(&stream);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+        self.leave(cpu, tables, stream, attached, &[0; WORDS])?;
+        if attached.stalls_unasked { self.end_unasked(cpu, stream) } else { Ok(()) }
     }
 
     /// Changes the entry of a stream so that it does not lead to what the stream has left any more, and takes that back.

@@ -26,7 +26,7 @@ pub(super) fn words(entry: &Structure) -> [u64; WORDS] {
 
 /// Fills `entry`, of which the SMMU knows nothing.
 pub(super) fn fill(entry: &Structure, words: &[u64; WORDS]) {
-    // Relaxed, as all stores here: the register write that makes the SMMU look orders them before what it reads.
+    // Relaxed: what leads to the entry is stored with release.
     entry.iter().zip(words).for_each(|(word, &value)| word.store(value, Ordering::Relaxed));
 }
 
@@ -60,7 +60,8 @@ pub(super) fn change_all<T, E>(
             let Some(step) = kind.plan(&words(entry), target).next() else { continue };
             settled.set(false);
             for (word, &new) in entry.iter().zip(&step).filter(|(word, new)| word.load(Ordering::Relaxed) != **new) {
-                word.store(new, Ordering::Relaxed);
+                // Release: the SMMU, which looks when it likes, must find what the structure leads to when it finds that it leads there.
+                word.store(new, Ordering::Release);
             }
         }
         if changes.iter().all(|change| change.settled.get()) {

@@ -3,18 +3,21 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
-use smmu_iopf::driver::{DriverError, FaultMode, Transition};
+use smmu_iopf::driver::{DriverError, FaultMode, Stage2, StreamConfig, Transition, Translation};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
 use smmu_iopf::smmuv3::event::Event;
 
 use super::bench::Need::{self};
 use super::bench::world::{BYTES, KINDS, PAGES, Tables, World, has};
-use super::bench::{Pager, Profile, Space, on_each};
+use super::bench::{Pager, Profile, Space, on_each, plain};
 
 scenarios![
     a_change_that_fails_can_be_repeated_or_ended,
     what_a_failed_change_leaves_in_use_can_be_forgotten,
+    a_change_that_failed_and_is_refused_when_it_is_repeated_can_still_be_repeated,
+    a_stream_that_a_failed_forgetting_left_is_invalidated_before_it_changes,
+    a_detachment_that_fails_again_and_again_loses_no_tables,
     a_change_notices_no_abort_that_can_be_repeated_and_no_lost_message,
     a_change_that_no_command_is_consumed_for_is_an_error_and_can_be_repeated,
 ];
@@ -164,6 +167,80 @@ fn what_a_failed_change_leaves_in_use_can_be_forgotten() {
                 assert_eq!(world.change(0, &new), Ok(Transition::Interrupted));
             }
         }
+    });
+}
+
+/// For want of memory, or since the VMID is that of the tables that the first one was about (5.2.1).
+fn a_change_that_failed_and_is_refused_when_it_is_repeated_can_still_be_repeated() {
+    on_each(&[Need::Model, Need::Queues, Need::Substreams], |profile| {
+        let mut world = World::new(profile);
+        let stream = profile.engine_stream(0);
+        world.attach(0, FaultMode::Terminate, Translation::Bypass).unwrap();
+        let refuse = |world: &mut World, config: &StreamConfig| {
+            world.bench.machine.write_control(control::COMMAND_ILLEGAL, 1);
+            assert!(matches!(world.change(0, config), Err(DriverError::IllegalCommand { .. })));
+        };
+        let [one, table] = ["one CD", "CD table"].map(|kind| world.config(kind, false));
+        refuse(&mut world, &one);
+        world.bench.memory.empty.store(true, Relaxed);
+        assert!(matches!(world.change(0, &table), Err(DriverError::NoMemory(_))));
+        world.bench.memory.empty.store(false, Relaxed);
+        assert_eq!(world.write(0, 7), status::ABORTED);
+        assert_eq!(world.change(0, &table), Ok(Transition::Interrupted));
+        assert_eq!((world.write(0, 8), world.words(0)), (status::DONE, [0, 8, 0, 0, 0]));
+        if Need::Stage2.is_met(profile) {
+            let [machine, other] = [0, 1].map(|machine| world.machines[machine].stage2());
+            let config =
+                |machine| StreamConfig { translation: Translation::Stage2(machine), ..plain(FaultMode::Terminate) };
+            refuse(&mut world, &config(machine));
+            let other = config(Stage2 { vmid: machine.vmid, ..other });
+            assert_eq!(world.change(0, &other), Err(DriverError::VmidInUse(machine.vmid)));
+            assert_eq!(world.change(0, &config(machine)), Ok(Transition::Interrupted));
+            assert_eq!((world.write(0, 9), world.words(0)), (status::DONE, [0, 8, 0, 9, 0]));
+        }
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+    });
+}
+
+/// The SMMU may have the stream's stage 2 still, with words of the new entry in it otherwise.
+fn a_stream_that_a_failed_forgetting_left_is_invalidated_before_it_changes() {
+    on_each(&[Need::Model, Need::Queues, Need::Stage2], |profile| {
+        for fails in [false, true] {
+            let mut world = World::new(profile);
+            world.attach(0, FaultMode::Terminate, world.machines[0].translation()).unwrap();
+            if fails {
+                world.bench.machine.write_control(control::COMMAND_ILLEGAL, 1);
+                assert!(matches!(world.forget(0), Err(DriverError::IllegalCommand { .. })));
+            } else {
+                world.forget(0).unwrap();
+            }
+            let before = world.bench.smmu.command_counts().commands;
+            assert_eq!(world.change(0, &world.config("stage 2", true)), Ok(Transition::Hitless));
+            // From an entry that aborts, and before that one CFGI and SYNC.
+            let steps = 2 + u64::from(fails);
+            assert_eq!(world.bench.smmu.command_counts().commands - before, 2 * steps);
+            assert_eq!((world.write(0, 7), world.words(0)), (status::DONE, [0, 0, 0, 0, 7]));
+        }
+    });
+}
+
+fn a_detachment_that_fails_again_and_again_loses_no_tables() {
+    on_each(&[Need::Queues], |profile| {
+        let mut world = World::new(profile);
+        let stream = profile.engine_stream(0);
+        let attach =
+            |world: &mut World| world.attach(0, FaultMode::Terminate, world.config("one CD", false).translation);
+        attach(&mut world).unwrap();
+        let used = world.bench.memory.used.load(Relaxed);
+        world.bench.hold_commands(true);
+        for _ in 0..3 {
+            let detached = world.bench.smmu.detach(&mut world.bench.cpu, stream);
+            assert!(matches!(detached, Err(DriverError::CommandTimeout(_))), "{detached:?}");
+        }
+        world.bench.hold_commands(false);
+        world.bench.smmu.detach(&mut world.bench.cpu, stream).unwrap();
+        attach(&mut world).unwrap();
+        assert_eq!((world.write(0, 7), world.bench.memory.used.load(Relaxed)), (status::DONE, used));
     });
 }
 

@@ -11,7 +11,7 @@ use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::smmuv3::SubstreamId;
 use smmu_iopf::smmuv3::event::Event;
 
-use super::bench::Need::{PageRequests, Substreams, Termination};
+use super::bench::Need::{Model, PageRequests, Substreams, Termination};
 use super::bench::{Bench, Pager, Profile, Space, on, on_each, plain};
 
 scenarios![
@@ -26,6 +26,7 @@ scenarios![
     a_table_for_which_there_is_no_second_level_is_kept,
     what_failed_before_a_stream_was_detached_costs_the_next_one_nothing,
     a_change_that_failed_is_made_good_whatever_comes_between,
+    an_address_space_whose_taking_away_failed_is_gone_though_a_table_was_made_between,
 ];
 
 const BASE: u64 = 0x1000_0000;
@@ -249,6 +250,24 @@ fn a_change_that_failed_is_made_good_whatever_comes_between() {
             }
             assert!(refused >= 1, "{refused}");
         }
+    });
+}
+
+/// What the new table is shown by says nothing of the others.
+fn an_address_space_whose_taking_away_failed_is_gone_though_a_table_was_made_between() {
+    on_each(&[Model, Substreams], |profile| {
+        let mut bench = Bench::of(profile);
+        bench.calm_caches();
+        let spaces = [space(&bench, 2), space(&bench, 3), space(&bench, 4)];
+        attach(&mut bench, profile, 0, Some(&spaces[0])).unwrap();
+        give(&mut bench, 0, 3, Some(&spaces[1])).unwrap();
+        assert_eq!(write(&mut bench, 0, Some(3), 1), status::DONE);
+        bench.machine.write_control(control::COMMAND_ILLEGAL, 1);
+        assert!(give(&mut bench, 0, 3, None).is_err());
+        give(&mut bench, 0, 64, Some(&spaces[2])).unwrap();
+        give(&mut bench, 0, 3, None).unwrap();
+        let states = [3, 64].map(|pasid| write(&mut bench, 0, Some(pasid), 2));
+        assert_eq!((states, spaces[1].word(BASE)), ([status::ABORTED, status::DONE], 1));
     });
 }
 

@@ -15,12 +15,13 @@ use smmu_iopf::smmuv3::{Asid, PageResponse, PhysAddr, Vmid};
 use super::bench::Need::{self, PageRequests, Stall, Termination};
 use super::bench::machine::{self, Machine};
 use super::bench::world::{BYTES, GUEST, ONE_CD, PAGES, Tables, World};
-use super::bench::{Bench, LIMIT_US, Pager, Space, on_each, plain};
+use super::bench::{Bench, LIMIT_US, Pager, Space, faulting_engines, on_each, plain};
 
 scenarios![
     what_misses_at_stage_2_is_terminated_and_reported,
     faults_of_a_virtual_machine_are_served,
     stalls_of_a_dying_virtual_machine_are_refused,
+    faults_that_are_enabled_after_the_virtual_machine_died_do_not_lead_to_its_tables,
     devices_with_ats_forget_a_dying_virtual_machine,
     a_vmid_stands_for_one_set_of_tables,
     what_an_smmu_cannot_do_is_refused_by_the_field_that_says_so,
@@ -116,6 +117,20 @@ fn a_dying_virtual_machine_ends_its_accesses_without_a_record_and_its_vmid_is_fr
         assert_eq!(world.change(0, &config), Ok(Transition::Hitless));
         assert_eq!((world.write(0, 9), next.word(world.memory.phys.0), world.words(0)[3]), (status::DONE, 9, 5));
         assert_eq!(world.events(), []);
+    });
+}
+
+fn faults_that_are_enabled_after_the_virtual_machine_died_do_not_lead_to_its_tables() {
+    on_each(&[Need::Stage2, Need::Faults], |profile| {
+        for (engine, mode) in faulting_engines(profile) {
+            let mut world = World::new(profile);
+            let (machine, start) = (world.machines[0].clone(), world.memory.phys.0);
+            world.attach(engine, mode, machine.translation()).unwrap();
+            world.forget(0).unwrap();
+            world.bench.enable(engine, Pager::new(&machine, start..start + BYTES)).unwrap();
+            assert_eq!((world.write(engine, 7), machine.word(start)), (status::ABORTED, 0), "{mode:?}");
+            world.bench.disable(engine).unwrap();
+        }
     });
 }
 

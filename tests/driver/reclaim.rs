@@ -12,6 +12,7 @@ use smmu_iopf::driver::{
 };
 use smmu_iopf::iopf::{Fault, FaultGroup, FaultHandler, Verdict};
 use smmu_iopf::model::board;
+use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::smmuv3::features::IdRegisters;
@@ -21,7 +22,7 @@ use smmu_iopf::sva::frames::{FRAME_WORDS, Frame, FramePool};
 use smmu_iopf::sva::{MAIR, Permissions, T0SZ};
 use smmu_iopf::sync::Masked;
 
-use super::bench::Need::{PageRequests, Substreams, Termination};
+use super::bench::Need::{Model, PageRequests, Substreams, Termination};
 use super::bench::machine::{self, Machine, memory_base};
 use super::bench::{Bench, LIMIT_US, Profile, cpu, faulting_engines, on, on_each, plain, substreams};
 
@@ -30,6 +31,7 @@ scenarios![
     without_a_grace_period_nothing_is_invalidated_and_the_memory_stays,
     a_sync_that_times_out_gives_no_memory_back,
     an_atc_invalidation_that_times_out_gives_no_memory_back,
+    a_device_whose_end_failed_is_asked_to_forget_an_address_space_too,
     each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other,
     a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_first,
     a_descriptor_without_tables_is_quiet_and_under_nobodys_tag,
@@ -248,6 +250,24 @@ fn an_atc_invalidation_that_times_out_gives_no_memory_back() {
     });
 }
 
+/// It may have the translations that its end was to take from it.
+fn a_device_whose_end_failed_is_asked_to_forget_an_address_space_too() {
+    on_each(&[Model, PageRequests], |profile| {
+        let mut world = World::new(profile);
+        let space = world.space(1);
+        let handler = world.serve(2, FaultMode::PageRequest, space);
+        let time_out = |world: &World| world.bench.machine.write_control(control::ATC_INVALIDATION, 1);
+        time_out(&world);
+        assert_eq!(world.bench.disable(2), Err(DriverError::AtcInvalidationTimeout));
+        let space = handler.0.lock().take().unwrap();
+        time_out(&world);
+        let remembered = world.forget(space).unwrap_err();
+        assert_eq!((&remembered.error, world.frames.in_use()), (&DriverError::AtcInvalidationTimeout, 4));
+        world.forget(remembered.memory).unwrap();
+        world.bench.disable(2).unwrap();
+    });
+}
+
 fn each_pasid_that_leads_to_an_address_space_is_invalidated_and_no_other() {
     on_each(&[PageRequests, Substreams], |profile| {
         let mut world = World::new(profile);
@@ -300,6 +320,12 @@ fn a_substream_that_gets_another_address_space_asks_the_device_to_forget_the_fir
             let word = |space: &AddressSpace| written(bench, space);
             assert_eq!((bench.state(2), [&first, &second].map(word)), (status::DONE, words));
             bench.smmu.attach_substream(&mut bench.cpu, profile.engine_stream(2), pasid, Some(&contexts[1])).unwrap();
+        }
+        // It has forgotten the first by now, and not the second.
+        for (space, invalidations) in [(first, 0), (second, 1)] {
+            let before = world.bench.machine.read_engine(2, reg::INVALIDATIONS);
+            world.forget(space).unwrap();
+            assert_eq!(world.bench.machine.read_engine(2, reg::INVALIDATIONS) - before, invalidations);
         }
     });
 }

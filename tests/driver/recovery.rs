@@ -4,7 +4,9 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Translation, Upkeep};
+use smmu_iopf::driver::{
+    DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
+};
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
 use smmu_iopf::model::profile::Profile as Modelled;
@@ -33,6 +35,7 @@ scenarios![
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
+    a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -244,6 +247,9 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
             let elsewhere = bench.smmu.change(&mut bench.cpu, stream, &plain(FaultMode::Terminate));
             assert_eq!(elsewhere, Err(DriverError::FaultsEnabled(stream)));
             space.map(BASE);
+            let device = Restless::new(&bench, 0);
+            let reopened = bench.smmu.reopen_faults(&mut bench.cpu, stream, &device);
+            assert_eq!(reopened, Err(DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US }));
             bench.fill(0, BASE, 8, 1, None);
             bench.finish([0]);
             assert_eq!(bench.state(0), status::ABORTED);
@@ -288,6 +294,11 @@ fn a_stall_whose_record_is_lost_ends_with_its_stream() {
         // Nor when STALL_TERM has ended it: that would be seen with the next commands.
         bench.attach(0, FaultMode::Terminate, &space).unwrap();
         assert_eq!(bench.model_count(diagnostics::RESUMED_NOTHING), 0);
+        // What stalls from now on is answered.
+        bench.finish([0]);
+        bench.fill(0, BASE, 8, 1, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::STALLED)), (status::ABORTED, 0));
     });
 }
 
@@ -572,10 +583,11 @@ fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another()
         spaces.iter().for_each(|space| space.map(BASE));
         bench.attach(0, FaultMode::Terminate, &spaces[0]).unwrap();
         let (first, second) = (bench.stream(0), bench.stream(1));
+        // CFGI_STE and SYNC, after which its tables go back, and not STALL_TERM.
         bench.machine.write_control(control::PASSED, 2);
-        bench.hold_commands(true);
+        bench.machine.write_control(control::COMMANDS_HELD, control::UNTIL_RELEASED);
         assert!(matches!(bench.smmu.detach(&mut bench.cpu, first), Err(DriverError::CommandTimeout(_))));
-        bench.hold_commands(false);
+        bench.machine.write_control(control::COMMANDS_HELD, 0);
         bench.attach(1, FaultMode::Terminate, &spaces[1]).unwrap();
         bench.machine.write_control(control::EVENT_WRITE, 1);
         bench.fill(1, BASE + 4096, 8, 1, None);
@@ -588,5 +600,32 @@ fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another()
         bench.finish([0]);
         assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::ABORTED, 0));
         bench.smmu.detach(&mut bench.cpu, first).unwrap();
+    });
+}
+
+fn a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
+        spaces.iter().for_each(|space| space.map(BASE));
+        let (first, second) = (bench.stream(0), bench.stream(1));
+        (0..2).for_each(|engine| bench.attach(engine, FaultMode::Terminate, &spaces[0]).unwrap());
+        let config = StreamConfig { translation: spaces[1].translation(), ..plain(FaultMode::Terminate) };
+        bench.machine.write_control(control::COMMAND_ILLEGAL, 1);
+        let failed = bench.smmu.change(&mut bench.cpu, first, &config);
+        assert!(matches!(failed, Err(DriverError::IllegalCommand { .. })), "{failed:?}");
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(1, BASE + 4096, 8, 1, None);
+        bench.machine.run(100);
+        assert!(bench.global_errors().recover);
+        assert_eq!(bench.recover(), Ok(Lost { streams: vec![second], ..Lost::default() }));
+        bench.finish([1]);
+        // What is attached has to be reopened first, and what is not, can't be.
+        assert_eq!(bench.smmu.change(&mut bench.cpu, second, &config), Err(DriverError::FaultsEnabled(second)));
+        assert_eq!(bench.reopen(0), Err(DriverError::NotAttached(first)));
+        assert_eq!(bench.smmu.change(&mut bench.cpu, first, &config), Ok(Transition::Interrupted));
+        bench.fill(0, BASE, 8, 7, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::DONE, 7));
     });
 }

@@ -54,6 +54,15 @@ fn bench_of(
     log2: u8,
     on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
 ) -> Bench {
+    bench_within(10, id, log2, on_write)
+}
+
+fn bench_within(
+    limit_us: u32,
+    id: IdRegisters,
+    log2: u8,
+    on_write: impl Fn(&mut BTreeMap<usize, u64>, Register, u64) + Send + Sync + 'static,
+) -> Bench {
     let fake = Fake::new(on_write);
     let features = Features::decode(id).unwrap();
     let ring = Ring::new(QueueSize::new(log2).unwrap()).unwrap();
@@ -61,8 +70,9 @@ fn bench_of(
     let messages = Arc::new(Messages::default());
     let shared = Shared::new(messages.clone(), Coherence::COHERENT, features.oas);
     let completion = Completion::new(&features, &mut Lent::new(&shared)).unwrap();
-    let hardware = Arc::new(fake::hardware(&fake));
-    let queue = CommandQueue::new(hardware, features, 8, region, ring, completion, None).unwrap();
+    let mut hardware = fake::hardware(&fake);
+    hardware.limit_us = limit_us;
+    let queue = CommandQueue::new(Arc::new(hardware), features, 8, region, ring, completion, None).unwrap();
     Bench { fake, queue, lines: *messages.0.lock().unwrap() }
 }
 
@@ -233,6 +243,14 @@ fn a_sync_whose_message_is_lost_is_complete_when_it_is_consumed() {
     let bench = bench_of(with(MSI), 3, consume);
     bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
     // After a microsecond.
+    assert_eq!(bench.fake.reads(Register::CmdqCons), 1);
+}
+
+/// Nobody has looked at CONS when the time is over.
+#[test]
+fn a_sync_whose_message_is_lost_and_that_is_consumed_at_the_last_moment_is_complete() {
+    let bench = bench_within(0, with(MSI), 3, consume);
+    bench.queue.execute(&mut fake::cpu(), &[cfgi()]).unwrap();
     assert_eq!(bench.fake.reads(Register::CmdqCons), 1);
 }
 

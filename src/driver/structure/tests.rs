@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use std::thread;
 
 use super::*;
 use crate::smmuv3::PhysAddr;
@@ -505,4 +506,29 @@ fn of_structures_that_are_changed_together_those_that_failed_are_invalidated_bef
     .unwrap();
     // The first one is what the failed call left, and then as asked for.
     assert_eq!(seen, [([false; 3], [1, 0, 1]), ([false, true, true], [0, 0, 1])]);
+}
+
+/// A descriptor is filled, and the entry that leads to it takes one step (3.21.3.1: a DSB between). The SMMU looks all the time.
+#[test]
+fn what_a_structure_leads_to_is_there_when_it_leads_there() {
+    let descriptor = NONE.map(AtomicU64::new);
+    let mut before = ste::ONE_CD;
+    before[0] &= !1;
+    let entry = before.map(AtomicU64::new);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while entry[0].load(Ordering::Acquire) & 1 == 0 {
+                thread::yield_now();
+            }
+            assert_eq!(words(&descriptor), cd::SPACE);
+        });
+        fill(&descriptor, &cd::SPACE);
+        let mut steps = 0;
+        change(&STE, &entry, &Cell::new(true), &ste::ONE_CD, || {
+            steps += 1;
+            Ok::<_, Infallible>(())
+        })
+        .unwrap();
+        assert_eq!(steps, 1);
+    });
 }
