@@ -33,6 +33,7 @@ scenarios![
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
+    answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -588,5 +589,32 @@ fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another()
         bench.finish([0]);
         assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::ABORTED, 0));
         bench.smmu.detach(&mut bench.cpu, first).unwrap();
+    });
+}
+
+/// They found no room in the command queue, which stands still, before a write to the event queue aborted.
+fn answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up() {
+    on_each(&[Stall, Termination, Queues], |profile| {
+        let mut bench = Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.attach(1, FaultMode::Terminate, &space).unwrap();
+        bench.hold_commands(true);
+        bench.machine.write_engine(0, reg::DEPTH, 8);
+        bench.fill(0, BASE, BYTES, 7, None);
+        while bench.smmu.event_counts().unsent == 0 {
+            bench.machine.step();
+            bench.drain();
+        }
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(1, BASE + BYTES, 8, 1, None);
+        bench.machine.run(100);
+        assert!(bench.global_errors().recover);
+        bench.drain();
+        assert!(bench.smmu.event_counts().unsent > 0);
+        bench.smmu.give_up();
+        bench.disable(0).unwrap();
+        assert_eq!((bench.state(0), bench.smmu.event_counts().unsent, bench.live()), (status::ABORTED, 0, 0));
     });
 }
