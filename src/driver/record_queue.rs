@@ -219,6 +219,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         mem::replace(&mut self.state.lock(masked).shut, true)
     }
 
+    /// Whether it is [shut](Self::shut).
+    pub(super) fn is_shut(&self, masked: &Masked) -> bool {
+        self.state.lock(masked).shut
+    }
+
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2). Those behind it are believed.
     pub(super) fn discard<R: Registers, D: Delay>(&self, hardware: &Hardware<R, D>, masked: &Masked) {
         let mut state = self.state.lock(masked);

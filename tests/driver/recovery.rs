@@ -595,7 +595,8 @@ fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another()
 /// They found no room in the command queue, which stands still, before a write to the event queue aborted.
 fn answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up() {
     on_each(&[Stall, Termination, Queues], |profile| {
-        let mut bench = Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+        let mut bench =
+            Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
         let space = Space::new(&bench, 1);
         bench.attach(0, FaultMode::Stall, &space).unwrap();
         bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
