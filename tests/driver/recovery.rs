@@ -4,17 +4,23 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Translation, Upkeep};
+use smmu_iopf::driver::registers::Registers;
+use smmu_iopf::driver::{
+    DeviceControl, DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Translation, Upkeep,
+};
 use smmu_iopf::model::control;
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_status, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
-use smmu_iopf::smmuv3::PageResponse;
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
-use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
+use super::bench::Need::{Faults, Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Profile, Space, cpu, on, on_each, plain};
+use super::bench::{
+    Bench, Device, LIMIT_US, Pager, Profile, Space, cpu, faulting_engines, on, on_each, passed_on, plain,
+};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -34,6 +40,7 @@ scenarios![
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
     answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
+    no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -570,6 +577,40 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
         drop(pager.take());
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
+    });
+}
+
+/// Whose driver drains nothing.
+struct Undrained(Device);
+
+impl DeviceControl for Undrained {
+    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.machine.read_engine(self.0.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+}
+
+fn no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up() {
+    on_each(&[Faults], |profile| {
+        for (engine, mode) in faulting_engines(profile) {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            bench.attach(engine, mode, &space).unwrap();
+            bench.enable(engine, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+            bench.fill(engine, BASE, BYTES, 1, None);
+            bench.machine.run(100);
+            let queue = match mode {
+                FaultMode::PageRequest => [Register::PriqProd, Register::PriqCons],
+                _ => [Register::EventqProd, Register::EventqCons],
+            };
+            let ends = |bench: &Bench| queue.map(|register| bench.machine.read32(register));
+            assert_eq!(ends(&bench), [1, 0]);
+            bench.smmu.give_up();
+            let (stream, device) = (bench.stream(engine), Undrained(bench.device(engine)));
+            bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
+            assert_eq!(ends(&bench), [1, 1], "{mode:?}");
+        }
     });
 }
 
