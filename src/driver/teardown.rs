@@ -254,9 +254,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         // First, since a device may never come to rest.
         closing.answer_pending(cpu, &grace);
         if life.mode == FaultMode::PageRequest {
-            self.drain_past(cpu, OutputQueue::PageRequests)?;
             device.reset_page_requests();
             self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            self.drain_past(cpu, OutputQueue::PageRequests)?;
             device.disable_ats();
             self.turn_off(cpu, others_use_ats);
         } else {

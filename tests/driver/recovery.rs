@@ -580,14 +580,22 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
     });
 }
 
-/// Whose driver drains nothing.
+/// Whose driver drains nothing, with requests on their way when it is reset.
 struct Undrained(Device);
 
 impl DeviceControl for Undrained {
-    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, reset_page_requests, sends_stop_markers, stop_substream, substream_stopped);
+    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, sends_stop_markers, stop_substream, substream_stopped);
 
     fn page_requests_stopped(&self) -> bool {
         self.0.machine.read_engine(self.0.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
+        let Device { machine, engine, .. } = &self.0;
+        machine.write_engine(*engine, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
+        machine.step();
+        machine.write_engine(*engine, reg::HOSTILE, 0);
+        self.0.reset_page_requests();
     }
 }
 
@@ -609,7 +617,8 @@ fn no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up() {
             bench.smmu.give_up();
             let (stream, device) = (bench.stream(engine), Undrained(bench.device(engine)));
             bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
-            assert_eq!(ends(&bench), [1, 1], "{mode:?}");
+            let [prod, cons] = ends(&bench);
+            assert!(prod == cons && prod > 0, "{mode:?}: {prod:#x}, {cons:#x}");
         }
     });
 }
