@@ -111,12 +111,12 @@ fn a_recovery_while_another_core_looks_at_global_errors_leaves_the_event_queue_o
 
             let other = smmu.clone();
             bus.interrupt(reads, move || drop(other.recover(&mut cpu(1)).unwrap()));
-            let errors = cpu0.masked(|masked| smmu.handle_global_error(masked));
+            let _asks = cpu0.masked(|masked| smmu.handle_global_error(masked));
             if !bus.interrupted() {
                 assert!(reads > 4, "it has looked at GERROR and GERRORN twice");
                 break;
             }
-            if errors.recover {
+            if smmu.expire(&cpu0, 0).errors.recover {
                 let _lost = smmu.recover(&mut cpu0).unwrap();
             }
 
