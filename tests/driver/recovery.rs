@@ -57,6 +57,9 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
             bench.machine.run(100);
         }
         assert!(bench.global_errors().recover);
+        assert_eq!(bench.sink.take_lines(), ["global errors: EVENTQ_ABT_ERR"]);
+        assert!(bench.global_errors().recover);
+        assert_eq!(bench.sink.take_lines(), [""; 0], "it was told of");
         // An interrupt from before.
         bench.drain();
         let lost = Lost { events: 1, streams: vec![profile.engine_stream(0)], ..Lost::default() };
