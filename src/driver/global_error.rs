@@ -177,7 +177,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         lost.streams.try_reserve_exact(lives.len() + streams.len())?;
         let (skipped_events, skipped_requests) =
             (self.events.unrecovered(), self.page_requests.as_ref().and_then(|queue| queue.unrecovered()));
-        let is_aborted = Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR);
+        // Shut also where a core had seen the abort before another recovery acknowledged it, and shut the queue only then.
+        let is_aborted = Flags::new(self.hardware.active_errors()).is_set(GERROR::EVENTQ_ABT_ERR)
+            || cpu.masked(|masked| self.events.is_shut(masked));
         if is_aborted || skipped_events.is_some() && self.features.can_stall() {
             // No drain answers behind STALL_TERM what was written before it.
             cpu.masked(|masked| self.events.shut(masked));

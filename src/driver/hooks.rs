@@ -50,7 +50,8 @@ pub trait DeviceControl {
     /// Whether responses to its page requests have to carry the PASID of the request: "PRG Response PASID Required".
     fn response_needs_pasid(&self) -> bool;
 
-    /// Sets Enable of address translation services.
+    /// Sets Enable of address translation services, with the smallest translation unit that the driver invalidates by, 4 KiB (STU = 0, 3.9.1).
+    /// PASIDs, if it uses any, are enabled at the device before: with ATS on PCIe leaves undefined what a change of that does.
     fn enable_ats(&self);
 
     /// Clears Enable of address translation services.
@@ -63,7 +64,8 @@ pub trait DeviceControl {
     /// Clears Enable of the page request interface: no new page requests.
     fn disable_page_requests(&self);
 
-    /// Whether the page request interface has come to rest: its Stopped bit, no request without a response.
+    /// Whether the page request interface has come to rest: its Stopped bit, no request without a response. One that is enabled has not, whatever
+    /// the bit, which means nothing then.
     fn page_requests_stopped(&self) -> bool;
 
     /// Whether the page request interface was told to send no more: its Response Failure bit.

@@ -129,16 +129,16 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
         let Some(mut state) = self.state.try_lock(masked) else {
             return Drained { records: 0, more: true };
         };
+        if !state.unsent.is_empty() {
+            send(&mut state.unsent);
+            if !self.settle(&state) && !state.shut {
+                return Drained { records: 0, more: false };
+            }
+        }
         if state.shut {
             let prod = self.prod(hardware);
             self.skip(hardware, masked, &mut state, prod);
             return Drained::default();
-        }
-        if !state.unsent.is_empty() {
-            send(&mut state.unsent);
-            if !self.settle(&state) {
-                return Drained { records: 0, more: false };
-            }
         }
         let prod = self.prod(hardware);
         let Some(pending) = self.pending(prod, state.next) else {
@@ -217,6 +217,11 @@ impl<const WORDS: usize> RecordQueue<WORDS> {
     /// [`discard`](Self::discard). Returns whether it was so before.
     pub(super) fn shut(&self, masked: &Masked) -> bool {
         mem::replace(&mut self.state.lock(masked).shut, true)
+    }
+
+    /// Whether it is [shut](Self::shut).
+    pub(super) fn is_shut(&self, masked: &Masked) -> bool {
+        self.state.lock(masked).shut
     }
 
     /// Throws away everything up to PROD, after an abort made the records worthless (7.2.2). Those behind it are believed.

@@ -177,7 +177,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> Upkeep {
         self.hardware.reports.set_time(now_us);
         let timed_out = self.faults.expire(cpu, now_us);
-        let errors = cpu.masked(|masked| {
+        let (errors, is_shut) = cpu.masked(|masked| {
             // Only the drainer of a queue takes its records out and sends its answers.
             if self.events.is_waiting(&self.hardware) {
                 self.hooks.wake.wake(masked, OutputQueue::Events);
@@ -185,12 +185,13 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             if self.page_requests.as_ref().is_some_and(|queue| queue.is_waiting(&self.hardware)) {
                 self.hooks.wake.wake(masked, OutputQueue::PageRequests);
             }
-            self.handle_global_error(masked)
+            (self.handle_global_error(masked), self.events.is_shut(masked))
         });
-        let skipped = !self.is_given_up()
-            && (self.events.unrecovered().is_some()
+        let is_due = !self.is_given_up()
+            && (is_shut
+                || self.events.unrecovered().is_some()
                 || self.page_requests.as_ref().is_some_and(|queue| queue.unrecovered().is_some()));
-        Upkeep { timed_out, errors: GlobalErrors { recover: errors.recover || skipped, ..errors } }
+        Upkeep { timed_out, errors: GlobalErrors { recover: errors.recover || is_due, ..errors } }
     }
 
     /// The right to change streams: waits, bounded, for another core that has it, which may itself wait a few times.

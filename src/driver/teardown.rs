@@ -240,8 +240,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())
     }
 
-    /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which comes
-    /// to rest without one.
+    /// What an SMMU that carries out no commands leaves to be done: groups are ended without an answer to the device, which was told to
+    /// begin nothing new, and comes to rest without one.
     fn end_given_up(
         &self,
         cpu: &mut Cpu,
@@ -254,14 +254,12 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         // First, since a device may never come to rest.
         closing.answer_pending(cpu, &grace);
         if life.mode == FaultMode::PageRequest {
-            device.disable_page_requests();
-            self.drain_past(cpu, OutputQueue::PageRequests)?;
             device.reset_page_requests();
             self.wait_device(cpu, stream, "stopped", |_| device.page_requests_stopped())?;
+            self.drain_past(cpu, OutputQueue::PageRequests)?;
             device.disable_ats();
             self.turn_off(cpu, others_use_ats);
         } else {
-            device.stop_new_work();
             self.turn_off(cpu, others_use_ats);
             self.wait_device(cpu, stream, "idle", |_| device.is_idle())?;
             self.drain_past(cpu, OutputQueue::Events)?;

@@ -129,6 +129,51 @@ fn pasids_come_and_go_whatever_goes_wrong() {
     });
 }
 
+/// The second may come while the first is told of, or recovered from.
+#[test]
+fn several_things_that_go_wrong_in_one_life_are_survived_too() {
+    let points: Vec<_> = (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8).collect();
+    on_each(&[Faults], |profile| {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        // xorshift64.
+        let mut below = |end: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % end
+        };
+        let (mut most, has_pasids) = (0, PageRequests.is_met(profile) && Substreams.is_met(profile));
+        for _ in 0..60 {
+            let machine = machine(profile);
+            machine.write_control(control::LATE_TICKS, LATE);
+            for _ in 0..2 + below(3) {
+                let point = points[below(points.len())];
+                let occurrences = match point {
+                    control::COMMAND_FETCH | control::COMMAND_ILLEGAL => 60,
+                    control::STE_FETCH.. => 20,
+                    _ => 4,
+                };
+                machine.write_control(point, 1 + below(occurrences) as u32);
+            }
+            // Where bring-up fails twice, that is all.
+            let Ok(kernel) = Kernel::up(profile, &machine) else { continue };
+            let mut kernel = Kernel { tries: 6, ..kernel };
+            match below(if has_pasids { 3 } else { 2 }) {
+                0 => _ = kernel.live(),
+                1 => {
+                    kernel.attach_deferring();
+                    kernel.fault();
+                    kernel.tear_down();
+                }
+                _ => _ = kernel.live_with_pasids(),
+            }
+            let happened = points.iter().filter(|&&point| machine.read_control(point + control::HAPPENED) > 0);
+            most = most.max(happened.count());
+        }
+        assert!(most >= 2, "{}", profile.name());
+    });
+}
+
 fn life_without_injection_has_no_error() {
     on_each(&[Faults], |profile| {
         let outcome = live(profile, &machine(profile));

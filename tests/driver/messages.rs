@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{ABORTED_MESSAGES, DriverError, FaultMode, GlobalErrors};
+use smmu_iopf::driver::{ABORTED_MESSAGES, DriverError, FaultMode, GlobalErrors, Timeout};
 use smmu_iopf::model::board;
 use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::status;
@@ -12,7 +12,7 @@ use smmu_iopf::smmuv3::PhysAddr;
 use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{self, Messages, PageRequests, Stall};
-use super::bench::{Bench, Doorbells, Pager, Profile, Space, on_each};
+use super::bench::{Bench, Doorbells, LIMIT_US, Pager, Profile, Space, on_each};
 
 scenarios![
     the_registers_say_where_each_message_goes_and_what_it_is,
@@ -213,6 +213,25 @@ fn an_aborted_message_of_a_global_error_is_found_by_looking() {
     });
 }
 
+/// A register whose update is under way is not written (6.3.16): the strict model would say so.
+#[test]
+fn messages_that_could_not_be_set_in_time_are_set_once_the_smmu_has_acknowledged() {
+    on_each(&[Messages], |profile| {
+        let mut bench = Bench::of(profile);
+        let messages = Doorbells::new(&bench.machine).messages();
+        for passed in 0..2 {
+            bench.machine.write_control(control::PASSED, passed);
+            bench.machine.write_control(control::IRQ_CTRL_LATE, LIMIT_US + 100);
+            let late = bench.smmu.set_messages(&mut bench.cpu, Some(&messages));
+            assert!(
+                matches!(late, Err(DriverError::Timeout(Timeout { register: Register::IrqCtrlAck, .. }))),
+                "{late:?}"
+            );
+            bench.smmu.set_messages(&mut bench.cpu, Some(&messages)).unwrap();
+        }
+    });
+}
+
 /// What came while interrupts were off raises none (6.3.16).
 fn records_that_came_while_the_messages_were_set_are_taken_out() {
     on_each(&[Messages, Stall], |profile| {
@@ -224,6 +243,23 @@ fn records_that_came_while_the_messages_were_set_are_taken_out() {
         let _lost = kernel.interrupts();
         kernel.bench.smmu.set_messages(&mut kernel.bench.cpu, Some(&kernel.bells.messages())).unwrap();
         assert!(kernel.work());
+    });
+}
+
+#[test]
+fn page_requests_that_came_while_the_messages_were_set_are_taken_out() {
+    on_each(&[Messages, PageRequests], |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(2, FaultMode::PageRequest, &space).unwrap();
+        bench.enable(2, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.fill(2, BASE, 8, 7, None);
+        while bench.machine.read32(Register::PriqProd) == 0 {
+            bench.machine.step();
+        }
+        let messages = Doorbells::new(&bench.machine).messages();
+        bench.smmu.set_messages(&mut bench.cpu, Some(&messages)).unwrap();
+        assert_eq!(bench.smmu.page_request_records(), 1);
     });
 }
 

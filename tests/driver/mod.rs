@@ -63,6 +63,8 @@ mod page_requests;
 #[cfg(not(target_os = "none"))]
 mod probe;
 mod profiles;
+#[cfg(not(target_os = "none"))]
+mod races;
 mod reclaim;
 mod recovery;
 mod reports;

@@ -102,6 +102,7 @@ impl Bus {
                 0x40 if first >> 9 & 1 != 0 => format!("ATC_INV {stream:#x} global"),
                 0x40 => format!("ATC_INV {stream:#x}{pasid}"),
                 0x41 => format!("PRI_RESP {stream:#x}{pasid} Resp={}", second >> 12 & 3),
+                0x45 => format!("STALL_TERM {stream:#x}"),
                 0x46 => "SYNC".into(),
                 other => format!("{other:#x}"),
             });
@@ -382,6 +383,19 @@ fn page_requests_end_before_ats_and_that_at_the_device_before_it_does_in_the_ent
     bench.disable(2).unwrap();
     assert_eq!(bench.take(), [&["disable_page_requests", "PRI_RESP 0x102 5 Resp=1"], &DOWN[..]].concat());
     drop(handler.take());
+}
+
+/// 4.7.2.1: STALL_TERM behind the entry's SYNC, and another SYNC, with which the events of what it terminated are visible (4.7.3).
+#[test]
+fn a_device_that_stalls_is_aborted_before_its_stalls_end_and_their_events_are_waited_for() {
+    let mut bench = Bench::new(&[]);
+    let (stream, device, handler) = (bench.stream(0), bench.device(0), bench.deferring());
+    let config = StreamConfig { faults: FaultMode::Stall, translation: bench.space.context().into() };
+    bench.smmu.attach(&mut bench.cpu, stream, &config).unwrap();
+    bench.smmu.enable_faults(&mut bench.cpu, &[stream], None, handler, LIMITS).unwrap();
+    bench.take();
+    bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
+    assert_eq!(bench.take(), ["stop_new_work", "CFGI_STE 0x100", "SYNC", "STALL_TERM 0x100", "SYNC"]);
 }
 
 #[test]

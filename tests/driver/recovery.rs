@@ -4,19 +4,23 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
+use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
+    DeviceControl, DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
 };
 use smmu_iopf::model::control;
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_status, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
-use smmu_iopf::smmuv3::PageResponse;
+use smmu_iopf::smmuv3::registers::Register;
+use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
-use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
+use super::bench::Need::{Faults, Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
 use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
-use super::bench::{Bench, LIMIT_US, Pager, Profile, Space, cpu, on, on_each, plain};
+use super::bench::{
+    Bench, Device, LIMIT_US, Pager, Profile, Space, cpu, faulting_engines, on, on_each, passed_on, plain,
+};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
@@ -36,6 +40,8 @@ scenarios![
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
     a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same,
+    answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
+    no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -52,6 +58,9 @@ fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
             bench.machine.run(100);
         }
         assert!(bench.global_errors().recover);
+        assert_eq!(bench.sink.take_lines(), ["global errors: EVENTQ_ABT_ERR"]);
+        assert!(bench.global_errors().recover);
+        assert_eq!(bench.sink.take_lines(), [""; 0], "it was told of");
         // An interrupt from before.
         bench.drain();
         let lost = Lost { events: 1, streams: vec![profile.engine_stream(0)], ..Lost::default() };
@@ -100,6 +109,14 @@ fn an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others() {
     });
 }
 
+/// Has the faults of an engine served again. Returns whether it was to start nothing new before.
+fn reopen_stopped(bench: &mut Bench, engine: usize) -> bool {
+    let (stream, stopped) = (bench.stream(engine), Cell::new(false));
+    let device = Hooked(bench.device(engine), || stopped.set(true));
+    bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+    stopped.get()
+}
+
 /// Two stalls wait for their handler, and the record of a third one is lost.
 fn after_an_aborted_event_write_the_engine_is_served_again() {
     on_each(&[Stall], |profile| {
@@ -124,7 +141,7 @@ fn after_an_aborted_event_write_the_engine_is_served_again() {
         bench.finish([0]);
         assert_eq!(bench.state(0), status::ABORTED, "its entry does not translate before it has come to rest");
 
-        bench.reopen(0).unwrap();
+        assert!(reopen_stopped(&mut bench, 0));
         assert_eq!(bench.recover(), Ok(Lost::default()));
         bench.fill(0, BASE, BYTES, 9, None);
         bench.run_until(|_| pager.deferred.lock().len() == 5);
@@ -253,7 +270,7 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
             bench.fill(0, BASE, 8, 1, None);
             bench.finish([0]);
             assert_eq!(bench.state(0), status::ABORTED);
-            bench.reopen(0).unwrap();
+            assert!(reopen_stopped(&mut bench, 0));
             bench.fill(0, BASE, 8, 1, None);
             bench.finish([0]);
             assert_eq!(bench.state(0), status::DONE);
@@ -575,6 +592,49 @@ fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
     });
 }
 
+/// Whose driver drains nothing, with requests on their way when it is reset.
+struct Undrained(Device);
+
+impl DeviceControl for Undrained {
+    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, sends_stop_markers, stop_substream, substream_stopped);
+
+    fn page_requests_stopped(&self) -> bool {
+        self.0.machine.read_engine(self.0.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
+    }
+
+    fn reset_page_requests(&self) {
+        let Device { machine, engine, .. } = &self.0;
+        machine.write_engine(*engine, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
+        machine.step();
+        machine.write_engine(*engine, reg::HOSTILE, 0);
+        self.0.reset_page_requests();
+    }
+}
+
+fn no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up() {
+    on_each(&[Faults], |profile| {
+        for (engine, mode) in faulting_engines(profile) {
+            let mut bench = Bench::of(profile);
+            let space = Space::new(&bench, 1);
+            bench.attach(engine, mode, &space).unwrap();
+            bench.enable(engine, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+            bench.fill(engine, BASE, BYTES, 1, None);
+            bench.machine.run(100);
+            let queue = match mode {
+                FaultMode::PageRequest => [Register::PriqProd, Register::PriqCons],
+                _ => [Register::EventqProd, Register::EventqCons],
+            };
+            let ends = |bench: &Bench| queue.map(|register| bench.machine.read32(register));
+            assert_eq!(ends(&bench), [1, 0]);
+            bench.smmu.give_up();
+            let (stream, device) = (bench.stream(engine), Undrained(bench.device(engine)));
+            bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
+            let [prod, cons] = ends(&bench);
+            assert!(prod == cons && prod > 0, "{mode:?}: {prod:#x}, {cons:#x}");
+        }
+    });
+}
+
 /// The first device's detachment has failed when its tables were given back, and the second device has them.
 fn a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another() {
     on(Modelled::ForcedStall, |profile| {
@@ -627,5 +687,33 @@ fn a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same() 
         bench.fill(0, BASE, 8, 7, None);
         bench.finish([0]);
         assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::DONE, 7));
+    });
+}
+
+/// They found no room in the command queue, which stands still, before a write to the event queue aborted.
+fn answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up() {
+    on_each(&[Stall, Termination, Queues], |profile| {
+        let mut bench =
+            Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Stall, &space).unwrap();
+        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
+        bench.attach(1, FaultMode::Terminate, &space).unwrap();
+        bench.hold_commands(true);
+        bench.machine.write_engine(0, reg::DEPTH, 8);
+        bench.fill(0, BASE, BYTES, 7, None);
+        while bench.smmu.event_counts().unsent == 0 {
+            bench.machine.step();
+            bench.drain();
+        }
+        bench.machine.write_control(control::EVENT_WRITE, 1);
+        bench.fill(1, BASE + BYTES, 8, 1, None);
+        bench.machine.run(100);
+        assert!(bench.global_errors().recover);
+        bench.drain();
+        assert!(bench.smmu.event_counts().unsent > 0);
+        bench.smmu.give_up();
+        bench.disable(0).unwrap();
+        assert_eq!((bench.state(0), bench.smmu.event_counts().unsent, bench.live()), (status::ABORTED, 0, 0));
     });
 }

@@ -430,24 +430,31 @@ fn a_stop_marker_that_an_overflow_took_is_asked_for_again() {
 #[test]
 fn a_stop_marker_that_an_abort_took_is_asked_for_again() {
     on_each(&[PageRequests, Substreams, Model], |profile| {
-        let (mut bench, _) = paging(profile);
-        assert_eq!(fill(&mut bench, 1), status::DONE);
-        let (smmu, asked) = (bench.smmu.clone(), AtomicUsize::new(0));
-        let ask = |device: &Device| {
-            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
-                device.machine.write_control(control::PAGE_REQUEST_WRITE, 1);
-            }
-            send_marker(device);
-            device.machine.run(1);
-            cpu(0).masked(|masked| smmu.handle_global_error(masked));
-        };
-        let began = bench.machine.read_control(control::TICKS);
-        let device = Stops::new(bench.device(2), ask, |_| true);
-        stop(&mut bench, 1, &device).unwrap();
-        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
-        assert_eq!(asked.load(Ordering::Relaxed), 2);
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
+        for comes in [true, false] {
+            let (mut bench, _) = paging(profile);
+            assert_eq!(fill(&mut bench, 1), status::DONE);
+            let (smmu, asked) = (bench.smmu.clone(), AtomicUsize::new(0));
+            let ask = |device: &Device| {
+                let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+                if is_first {
+                    device.machine.write_control(control::PAGE_REQUEST_WRITE, 1);
+                }
+                if is_first || comes {
+                    send_marker(device);
+                }
+                device.machine.run(1);
+                cpu(0).masked(|masked| smmu.handle_global_error(masked));
+            };
+            let began = bench.machine.read_control(control::TICKS);
+            let device = Stops::new(bench.device(2), ask, |_| true);
+            let stopped = stop(&mut bench, 1, &device);
+            assert_eq!(stopped, if comes { Ok(()) } else { in_use(&bench, 1, "its Stop marker has not come") });
+            assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2 || !comes);
+            // Once for what was lost.
+            assert_eq!(asked.load(Ordering::Relaxed), 2);
+            bench.disable(2).unwrap();
+            assert_eq!(bench.live(), 0);
+        }
     });
 }
 

@@ -146,6 +146,22 @@ fn a_failed_bring_up_leaves_the_smmu_off_and_gives_everything_back() {
                 assert_eq!(end == once.1, hold == control::COMMANDS_HELD, "{place}");
             }
         }
+
+        // Nor where the message of its CMD_SYNC may still come: that is consumed, and EVENTQEN, behind CMDQEN, acknowledged too late.
+        if Need::SyncMessages.is_met(profile) {
+            for late_ticks in [0, 10 * driver_bench::LIMIT_US] {
+                let (machine, memory) = fresh();
+                machine.write_control(control::SOURCES, 1 << 2);
+                machine.write_control(control::LATE_TICKS, late_ticks);
+                machine.write_control(control::INTERRUPT_LATE, 1);
+                machine.write_control(control::PASSED, 1);
+                machine.write_control(control::CR0_LATE, driver_bench::LIMIT_US + 100);
+                let probed = probe(&machine, &memory).map(drop);
+                assert!(matches!(probed, Err(DriverError::Timeout(_))), "{}: {probed:?}", profile.name());
+                // 128 bytes for each of 8 cores.
+                assert_eq!(memory.usage().0, if late_ticks == 0 { 0 } else { 1024 }, "{}", profile.name());
+            }
+        }
     });
 }
 

@@ -86,6 +86,8 @@ pub(crate) struct Kernel {
     pub(crate) outcome: Outcome,
     pub(crate) recover: bool,
     pub(crate) steps: u64,
+    /// How often what fails is tried: once more than things go wrong.
+    pub(crate) tries: usize,
 }
 
 impl Kernel {
@@ -105,21 +107,23 @@ impl Kernel {
         let engines = faulting_engines(profile).collect();
         let bells = Messages.is_met(profile).then(|| Doorbells::new(machine));
         let mut kernel =
-            Self { bench, engines, spaces, bells, deferring: Vec::new(), outcome, recover: false, steps: 0 };
+            Self { bench, engines, spaces, bells, deferring: Vec::new(), outcome, recover: false, steps: 0, tries: 2 };
         if let Some(messages) = kernel.bells.as_ref().map(Doorbells::messages) {
             kernel.again("messages", |bench| bench.smmu.set_messages(&mut bench.cpu, Some(&messages)));
         }
         Ok(kernel)
     }
 
-    /// Does `step`, and if it fails once more after a look at the global errors, and the end of holds.
+    /// Does `step`, and if it fails again after a look at the global errors, and the end of holds.
     pub(crate) fn again(&mut self, name: &'static str, mut step: impl FnMut(&mut Bench) -> Result<(), DriverError>) {
-        if let Err(error) = step(&mut self.bench) {
+        let mut result = step(&mut self.bench);
+        for _ in 1..self.tries {
+            let Err(error) = result else { break };
             self.outcome.fails(&self.bench.machine, name, error);
             self.look_after();
-            let again = step(&mut self.bench);
-            self.must(name, again);
+            result = step(&mut self.bench);
         }
+        self.must(name, result);
         self.look_after();
     }
 
@@ -157,10 +161,9 @@ impl Kernel {
             && let Ok(lost) = self.bench.recover()
         {
             self.recover = false;
-            for engine in self.engines.iter().map(|(engine, _)| *engine) {
+            for (engine, _) in self.engines.clone() {
                 if lost.streams.contains(&self.bench.stream(engine)) {
-                    let reopened = self.bench.reopen(engine);
-                    self.must("reopen", reopened);
+                    self.again("reopen", |bench| bench.reopen(engine));
                     self.outcome.reopened.push(engine);
                 }
             }
@@ -344,13 +347,12 @@ const OTHER: SubstreamId = SubstreamId::from_low_bits(2);
 /// The life of a driver whose device uses PASIDs: one is stopped in the middle of its work, its address space forgotten and another one put
 /// in its place; page requests end by a Failure and are served again; the other PASID loses its address space.
 pub(crate) fn live_with_pasids(profile: Profile, machine: &Arc<Machine>) -> Outcome {
-    let mut kernel = Kernel::new(profile, machine);
-    kernel.engines.retain(|&(_, mode)| mode == FaultMode::PageRequest);
-    kernel.live_with_pasids()
+    Kernel::new(profile, machine).live_with_pasids()
 }
 
 impl Kernel {
-    fn live_with_pasids(mut self) -> Outcome {
+    pub(crate) fn live_with_pasids(mut self) -> Outcome {
+        self.engines.retain(|&(_, mode)| mode == FaultMode::PageRequest);
         let (stream, device) = (self.bench.stream(2), self.bench.device(2));
         let [first, second] = self.spaces.clone();
         let next = Space::new(&self.bench, 3);
@@ -409,7 +411,7 @@ impl Kernel {
 
     /// A job in the first half of the pages; once more where what failed has cost it.
     fn job(&mut self, pasid: SubstreamId) {
-        for _ in 0..2 {
+        for _ in 0..self.tries {
             self.bench.fill(2, BASE, BYTES / 2, 7, Some(pasid.get()));
             for _ in 0..PATIENCE {
                 self.step();
