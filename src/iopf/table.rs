@@ -361,7 +361,8 @@ impl FaultTable {
     }
 
     /// Waits until everything that this stream reported before the call is answered, for at most `limit_us` microseconds
-    /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for.
+    /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for. Meanwhile this core holds
+    /// no grace period up, nor with that who ends the stream.
     ///
     /// A group that its handler answered at once counts as answered when [`report`](Self::report) returned the answer: the
     /// caller of that may still keep it until there is room to send it.
@@ -385,6 +386,7 @@ impl FaultTable {
         waiting.extend(state.slots.iter().map(|slot| (slot, slot.word())).filter(|(_, word)| word.wants_answer()));
         let mut waiting = waiting.into_iter().peekable();
         wait::until(delay, limit_us, || {
+            self.shared.domain.poll(cpu);
             while let Some(&(slot, word)) = waiting.peek() {
                 cpu.masked(|masked| self.resend(masked, &state, slot));
                 let now = slot.word();
