@@ -343,11 +343,16 @@ impl FaultTable {
         if let Some(live) = Live::new(&self.shared) {
             return Ok(live);
         }
-        // In vain or not, what is due now is freed; whether that was enough the second look tells.
+        // In vain or not, what is due now is freed; whether that was enough the last look tells.
         let _ = self.shared.domain.synchronize(cpu, delay, FREE_LIMIT_US);
-        self.shared.domain.poll(cpu);
+        let live = wait::until(delay, FREE_LIMIT_US, || {
+            self.shared.domain.poll(cpu);
+            // Another core may be freeing it.
+            let is_freed = self.shared.domain.stats().pending() == 0;
+            Live::new(&self.shared).map_or(if is_freed { Ok(None) } else { Err(()) }, |live| Ok(Some(live)))
+        });
         let limit = self.shared.limits.states;
-        Live::new(&self.shared).ok_or_else(|| OpenError::TooManyStates { live: self.shared.live(), limit })
+        live.ok().flatten().ok_or_else(|| OpenError::TooManyStates { live: self.shared.live(), limit })
     }
 
     /// Stops serving a master, by any of its StreamIDs: from the next grace period on, only [`Closing`] answers for it.
