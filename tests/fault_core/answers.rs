@@ -231,7 +231,7 @@ fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_s
     let _ = bench.report(stall(STREAM, 2, 0));
     let _ = bench.report(stall(STREAM, 3, WILD));
     bench.handler.defers.store(true, SeqCst);
-    // Deferred: 500 ticks in the handler's hands, 600 until the time-out, none for STALL_TERM.
+    // Deferred: 500 ticks in the handler's hands, 600 until the time-out, none for STALL_TERM at the end.
     assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Deferred);
     NOW.set(NOW.get() + 500);
     bench.cpu.masked(|masked| bench.handler.take_one().respond(masked, Success)).unwrap();
@@ -239,9 +239,13 @@ fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_s
     bench.table.expire(&bench.cpu, 0);
     NOW.set(NOW.get() + 600);
     bench.table.expire(&bench.cpu, 1_000_000);
+    // Answered by a core that looked at the clock a moment earlier: no tick.
+    assert_eq!(bench.report(stall(STREAM, 7, 0)), Report::Deferred);
+    NOW.set(NOW.get() - 10);
+    bench.cpu.masked(|masked| bench.handler.take().pop().unwrap().respond(masked, Success)).unwrap();
     assert_eq!(bench.report(stall(STREAM, 6, 0)), Report::Deferred);
     let mut expected = [0; BUCKETS];
-    (expected[2], expected[9], expected[10]) = (2, 1, 1);
+    (expected[0], expected[2], expected[9], expected[10]) = (1, 2, 1, 1);
     let of_stream = bench.cpu.masked(|masked| bench.table.latencies(masked, STREAM)).unwrap();
     assert_eq!(of_stream.buckets, expected);
     bench.close(STREAM);
