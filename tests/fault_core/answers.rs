@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Limits, Report, Statistics, Target};
+use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Limits, Report, Statistics, StreamLimits, Target};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 
@@ -133,6 +133,17 @@ fn a_core_that_looked_at_the_clock_a_moment_earlier_times_nothing_out() {
     assert_eq!(bench.table.expire(&bench.cpu, 5_000_000), 0);
     assert_eq!(bench.responder.take(), []);
     assert_eq!(bench.table.expire(&bench.cpu, 6_001_000), 1);
+}
+
+#[test]
+fn a_time_out_is_rounded_up_to_milliseconds() {
+    let mut bench = Bench::new();
+    bench.handler.defers.store(true, SeqCst);
+    bench.open_with(&[STREAM], Kind::Stall, StreamLimits { time_out_us: 1500, ..STREAM_LIMITS }, 0).unwrap();
+    assert_eq!(bench.report(stall(STREAM, 1, 0)), Report::Deferred);
+    let expired = [0, 1999, 2000].map(|now_us| bench.table.expire(&bench.cpu, now_us));
+    assert_eq!(expired, [0, 0, 1]);
+    drop(bench.handler.take());
 }
 
 #[test]
