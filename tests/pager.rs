@@ -133,6 +133,7 @@ fn an_access_that_the_leader_does_not_need_is_not_covered_by_it() {
         world.work();
         assert_eq!(world.bench.responder.take(), [to_stall(STREAM, 1, Success)]);
         assert_eq!((world.space.pages(), world.space.page_ins().saved()), (1, 0));
+        assert!(world.space.page_ins().are_under_way(), "the leader's");
     }
 }
 
