@@ -126,12 +126,15 @@ fn who_waited_for_a_leader_that_failed_goes_through_again() {
 
 #[test]
 fn an_access_that_the_leader_does_not_need_is_not_covered_by_it() {
-    let world = World::new(Kind::Stall);
-    let _leader = world.lead(1, PAGE, Access::READ);
-    assert_eq!(world.bench.report(Fault { access: Access::WRITE, ..stall(STREAM, 1, PAGE) }), Report::Deferred);
-    world.work();
-    assert_eq!(world.bench.responder.take(), [to_stall(STREAM, 1, Success)]);
-    assert_eq!((world.space.pages(), world.space.page_ins().saved()), (1, 0));
+    for access in [Access::WRITE, Access { privileged: true, ..Access::READ }] {
+        let world = World::new(Kind::Stall);
+        let _leader = world.lead(1, PAGE, Access::READ);
+        assert_eq!(world.bench.report(Fault { access, ..stall(STREAM, 1, PAGE) }), Report::Deferred);
+        world.work();
+        assert_eq!(world.bench.responder.take(), [to_stall(STREAM, 1, Success)]);
+        assert_eq!((world.space.pages(), world.space.page_ins().saved()), (1, 0));
+        assert!(world.space.page_ins().are_under_way(), "the leader's");
+    }
 }
 
 #[test]
@@ -225,6 +228,43 @@ fn a_group_of_several_pages_waits_for_one_and_brings_in_the_others_itself() {
     assert_eq!((world.bench.responder.take(), world.space.pages()), (vec![to_group(STREAM, 1, Success)], 3));
 }
 
+/// Leaves everything to the workers.
+struct Deferring(Arc<DemandPager>);
+impl FaultHandler for Deferring {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.0.defer(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.0.serve(cpu, group)
+    }
+}
+
+#[test]
+fn a_group_with_a_page_that_is_refused_has_none_of_its_pages_mapped() {
+    for is_deferred in [false, true] {
+        let mut world = World::new(Kind::Page);
+        if is_deferred {
+            world.bench.close(STREAM);
+            let pager = world.pager(&world.space);
+            world.bench.open_to(STREAM, Kind::Page, Arc::new(Deferring(pager)), MANY);
+        }
+        world.frames.zero_some(8);
+        assert_eq!(world.bench.report(page(STREAM, 1, false, PAGE)), Report::Held);
+        let report = world.bench.report(page(STREAM, 1, true, 64 * PAGE));
+        world.work();
+        match is_deferred {
+            false => assert_eq!(report, Report::Answer(to_group(STREAM, 1, Invalid))),
+            true => assert_eq!(world.bench.responder.take(), [to_group(STREAM, 1, Invalid)]),
+        }
+        assert_eq!(world.space.pages(), 0, "deferred: {is_deferred}");
+    }
+}
+
 #[test]
 fn who_finds_no_room_to_wait_brings_the_page_in() {
     let world = World::new(Kind::Stall);
@@ -243,21 +283,6 @@ fn who_finds_no_room_to_wait_brings_the_page_in() {
 #[test]
 fn workers_that_race_for_pages_answer_every_record_once() {
     const CORES: usize = 4;
-    /// Leaves everything to the workers.
-    struct Deferring(Arc<DemandPager>);
-    impl FaultHandler for Deferring {
-        fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
-            Verdict::Defer
-        }
-
-        fn defer(&self, masked: &Masked, group: FaultGroup) {
-            self.0.defer(masked, group);
-        }
-
-        fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
-            self.0.serve(cpu, group)
-        }
-    }
     let mut world = World::new(Kind::Stall);
     world.bench.close(STREAM);
     let pager = world.pager(&world.space);

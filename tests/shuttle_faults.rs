@@ -1,5 +1,6 @@
 //! The driver, the fault core and the model in random schedules: faults of both kinds, answers, time-outs, queue overflows,
-//! enabling, disabling and removal of a device, the end of a PASID, all at once. `tools/shuttle.sh` runs it, also with mistakes built in.
+//! enabling, disabling and removal of a device, the end of a PASID, a PASID's own handler set and removed, all at once. `tools/shuttle.sh`
+//! runs it, also with mistakes built in.
 //!
 //! A task stands for a core, and one for the machine. The queues of the SMMU have two entries, and a stream has one slot, so
 //! that little is needed for much to go wrong.
@@ -22,7 +23,7 @@ use shuttle::thread::{self, yield_now};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{DeviceControl, EventSink, FaultMode, Hooks, Options, OutputQueue, Smmu, StreamConfig, Wake};
-use smmu_iopf::iopf::{Priority, StreamLimits};
+use smmu_iopf::iopf::{FaultGroup, FlushError, Priority, StreamLimits, SubstreamError};
 use smmu_iopf::model::board;
 use smmu_iopf::model::engine::registers::{
     self as reg, ats_control, control, hostile, pri_control, pri_status, status,
@@ -41,8 +42,10 @@ use smmu_iopf::sync::{Cpu, Masked};
 const BASE: u64 = 0x1000_0000;
 /// The pages of a job.
 const PAGES: u64 = 3;
+/// How often a core ends what its engine is at, and begins anew.
+const ROUNDS: u64 = 2;
 /// The jobs of a schedule: each begins where nothing is mapped.
-const JOBS: u64 = 5;
+const JOBS: u64 = ENGINES.len() as u64 * (ROUNDS + 1);
 /// Where nothing is mapped.
 const WILD: u64 = BASE + JOBS * PAGES * 4096;
 /// An engine that stalls, and one that asks by PRI.
@@ -128,6 +131,8 @@ struct World {
     domain: Arc<Domain>,
     kernel: Arc<Kernel>,
     pager: Arc<Pager>,
+    /// The PASID's own handler.
+    own: Arc<Pager>,
     space: Arc<Space>,
     /// The asking device sends no Stop markers.
     silent: bool,
@@ -136,6 +141,12 @@ struct World {
     stops: AtomicU64,
     asked: AtomicU64,
     reopened: AtomicU64,
+    /// How many cores end a life now, and how often one began to while another did.
+    ending: AtomicU64,
+    beside: AtomicU64,
+    /// How often the PASID's own handler was removed, and how many groups were refused with it.
+    removed: AtomicU64,
+    refused: AtomicU64,
     ends: AtomicBool,
 }
 
@@ -225,8 +236,11 @@ impl World {
         let bus = Bus(machine.clone());
         let smmu = Smmu::probe(cpu, bus.clone(), memory.clone(), domain.clone(), bus, hooks, options).unwrap();
         let space = Space::on(memory, 1);
-        let pager = Pager::with([(None, space.clone()), (Some(PASID), space.clone())].into(), BASE..WILD);
-        pager.defers.store(true, Relaxed);
+        let [pager, own] = [(); 2].map(|()| {
+            let pager = Pager::with([(None, space.clone()), (Some(PASID), space.clone())].into(), BASE..WILD);
+            pager.defers.store(true, Relaxed);
+            pager
+        });
         // All stalls are deferred, the first of a run is served at once, or both are for which there is room.
         pager.at_once.store(thread_rng().gen_range(0..3), Relaxed);
         Arc::new(Self {
@@ -235,12 +249,17 @@ impl World {
             domain,
             kernel,
             pager,
+            own,
             space,
             silent: thread_rng().gen_range(0..4_u32) == 0,
             jobs: AtomicU64::new(0),
             stops: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             reopened: AtomicU64::new(0),
+            ending: AtomicU64::new(0),
+            beside: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         })
     }
@@ -329,8 +348,72 @@ impl World {
     }
 
     fn disable(&self, cpu: &mut Cpu, engine: usize) {
+        let others = self.ending.fetch_add(1, Relaxed);
+        self.beside.fetch_add(others, Relaxed);
         self.smmu.disable_faults(cpu, self.stream(engine), &Device(self, engine)).unwrap();
+        self.ending.fetch_sub(1, Relaxed);
     }
+}
+
+/// Ends what an engine is at, and begins anew, while another core does so with the other one.
+fn control(world: &World, cpu: &mut Cpu, engine: usize) {
+    for _ in 0..ROUNDS {
+        for _ in 0..thread_rng().gen_range(0..40_u32) {
+            if engine != ASKER && !world.is_busy(DISTURBER) {
+                world.start(DISTURBER, WILD, 1);
+            }
+            yield_now();
+        }
+        if thread_rng().gen_range(0..4_u32) == 0 {
+            let flushed = ENGINES[thread_rng().gen_range(0..ENGINES.len())];
+            let mut bus = Bus(world.machine.clone());
+            match world.smmu.faults().flush(cpu, &mut bus, world.stream(flushed), LIMIT_US) {
+                Ok(()) => {}
+                // The other core has ended its life.
+                Err(error) => assert!(flushed != engine && matches!(error, FlushError::NotOpen(_)), "{error}"),
+            }
+        }
+        if engine == ASKER && thread_rng().gen_range(0..2_u32) == 0 {
+            world.stop(cpu);
+            continue;
+        }
+        world.disable(cpu, engine);
+        if thread_rng().gen_range(0..2_u32) == 0 {
+            // The device is pulled out, and another one plugged in.
+            world.smmu.detach(cpu, world.stream(engine)).unwrap();
+            world.attach(cpu, engine);
+        }
+        world.enable(cpu, engine);
+    }
+}
+
+/// Gives the PASID a handler of its own, and takes it away again.
+fn specialize(world: &World, cpu: &mut Cpu) {
+    let (faults, stream, own) = (world.smmu.faults(), world.stream(ASKER), &world.own);
+    match faults.set_substream_handler(cpu, stream, PASID, own.clone()) {
+        Ok(()) => {}
+        Err(error) => assert_eq!(error, SubstreamError::NotOpen(stream)),
+    }
+    for _ in 0..thread_rng().gen_range(0..40_u32) {
+        world.domain.poll(cpu);
+        yield_now();
+    }
+    match faults.remove_substream_handler(cpu, &mut Bus(world.machine.clone()), stream, PASID, LIMIT_US) {
+        Ok(refused) => {
+            world.removed.fetch_add(1, Relaxed);
+            world.refused.fetch_add(refused as u64, Relaxed);
+        }
+        // It went with its stream.
+        Err(error) => assert!(matches!(error, SubstreamError::NotOpen(_) | SubstreamError::NotSet(_)), "{error}"),
+    }
+    // Nobody waits for what it deferred, and it is asked no more.
+    let asked = own.groups.load(Relaxed);
+    assert!(!own.take().iter().any(FaultGroup::is_waiting));
+    (0..thread_rng().gen_range(0..40_u32)).for_each(|_| {
+        world.domain.poll(cpu);
+        yield_now();
+    });
+    assert_eq!(own.groups.load(Relaxed), asked);
 }
 
 /// Takes out what the interrupts tell of.
@@ -352,7 +435,7 @@ fn drain(world: &World, cpu: &mut Cpu) {
 
 /// Answers what was deferred, drops some of it, or lets it wait for the time-out.
 fn work(world: &World, cpu: &mut Cpu) {
-    for group in world.pager.take() {
+    for group in world.pager.take().into_iter().chain(world.own.take()) {
         match thread_rng().gen_range(0..8_u32) {
             0 => drop(group),
             1 => {
@@ -375,7 +458,7 @@ fn work(world: &World, cpu: &mut Cpu) {
 
 /// What went on in all schedules: for what never does, nothing is shown.
 static SEEN: [AtomicU64; KINDS.len()] = [const { AtomicU64::new(0) }; KINDS.len()];
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 22] = [
     "answers Success",
     "stalls served at once",
     "answers Invalid",
@@ -394,6 +477,10 @@ const KINDS: [&str; 18] = [
     "without a Stop marker",
     "Stop markers asked for again",
     "page requests served again after a Failure",
+    "lives ended while another one was",
+    "PASIDs' own handlers removed",
+    "groups that these were asked about",
+    "groups that were refused with them",
 ];
 
 fn schedule() {
@@ -421,31 +508,21 @@ fn schedule() {
             now_us += 250;
             let _ = world.smmu.expire(cpu, now_us);
         }),
+        world.core(4, specialize),
     ];
-    for _ in 0..3 {
-        for _ in 0..thread_rng().gen_range(0..40_u32) {
-            if !world.is_busy(DISTURBER) {
-                world.start(DISTURBER, WILD, 1);
-            }
-            yield_now();
-        }
-        let engine = ENGINES[thread_rng().gen_range(0..ENGINES.len())];
-        if thread_rng().gen_range(0..4_u32) == 0 {
-            let mut bus = Bus(world.machine.clone());
-            world.smmu.faults().flush(&mut here, &mut bus, world.stream(engine), LIMIT_US).unwrap();
-        }
-        if engine == ASKER && thread_rng().gen_range(0..2_u32) == 0 {
-            world.stop(&mut here);
-            continue;
-        }
-        world.disable(&mut here, engine);
-        if thread_rng().gen_range(0..2_u32) == 0 {
-            // The device is pulled out, and another one plugged in.
-            world.smmu.detach(&mut here, world.stream(engine)).unwrap();
-            world.attach(&mut here, engine);
-        }
-        world.enable(&mut here, engine);
-    }
+    let controls = {
+        let world = world.clone();
+        thread::spawn(move || {
+            let mut cpu = cpu(5);
+            world.domain.online(&mut cpu);
+            control(&world, &mut cpu, ASKER);
+            world.domain.offline(&mut cpu);
+        })
+    };
+    control(&world, &mut here, ENGINES[0]);
+    world.domain.offline(&mut here);
+    controls.join().unwrap();
+    world.domain.online(&mut here);
     // Nothing waits for ever: each fault is answered, by its handler or for its time.
     while ENGINES.iter().chain([&DISTURBER]).any(|&engine| world.is_busy(engine)) {
         world.domain.poll(&mut here);
@@ -453,10 +530,16 @@ fn schedule() {
     }
     ENGINES.iter().for_each(|&engine| world.disable(&mut here, engine));
     world.ends.store(true, Relaxed);
+    // One of them may wait for a grace period.
+    world.domain.offline(&mut here);
     cores.into_iter().chain([machine]).for_each(|task| task.join().unwrap());
-    drop(world.pager.take());
-    let _passed = world.domain.synchronize(&mut here, &mut Bus(world.machine.clone()), LIMIT_US).unwrap();
-    world.domain.poll(&mut here);
+    world.domain.online(&mut here);
+    drop((world.pager.take(), world.own.take()));
+    // A PASID's handler goes with its stream's fault state, a period later.
+    for _ in 0..2 {
+        let _passed = world.domain.synchronize(&mut here, &mut Bus(world.machine.clone()), LIMIT_US).unwrap();
+        world.domain.poll(&mut here);
+    }
     world.check();
 }
 
@@ -481,8 +564,8 @@ impl World {
         assert_eq!((totals.live_states, totals.slots_in_use), (0, 0));
         assert_eq!(self.smmu.faults().open_streams().count(), 0);
         assert_eq!(self.domain.stats().in_memory(), 0);
-        // The fault states are gone, and with them their references to the handler.
-        assert_eq!(Arc::strong_count(&self.pager), 1);
+        // The fault states are gone, and with them their references to the handlers.
+        assert_eq!([&self.pager, &self.own].map(Arc::strong_count), [1; 2]);
         assert!(statistics.stop_markers == 0 || !self.silent);
         assert_eq!(statistics.records - statistics.stop_markers, count(STALLS_RECORDED) + count(PAGE_REQUESTS));
         assert_eq!(statistics.groups, statistics.answers() + statistics.terminated);
@@ -506,6 +589,10 @@ impl World {
             if self.silent { self.stops.load(Relaxed) } else { 0 },
             self.asked.load(Relaxed) - self.stops.load(Relaxed),
             self.reopened.load(Relaxed),
+            self.beside.load(Relaxed),
+            self.removed.load(Relaxed),
+            self.own.groups.load(Relaxed),
+            self.refused.load(Relaxed),
         ];
         SEEN.iter().zip(now).for_each(|(sum, now)| _ = sum.fetch_add(now, Relaxed));
     }

@@ -12,13 +12,14 @@ passed=0 failed=0
 run() { # SEEDS CARGO-ARGUMENT...
     local seeds=$1
     shift
-    MIRIFLAGS="-Zmiri-many-seeds=$first..$((first + seeds))" cargo +nightly miri test --locked "$@" 2>&1 |
+    MIRIFLAGS="-Zmiri-many-seeds=$first..$((first + seeds)) ${flags:-}" cargo +nightly miri test --locked "$@" 2>&1 |
         grep -vE '^(test|ok|ignored|Trying|running) |^ok$|^$'
     # The output of seeds that run at once is mixed up, but not the status.
     if ((PIPESTATUS[0] == 0)); then ((passed += seeds)); else ((failed += 1)); fi
 }
 run "$seeds" --lib -- sync:: iopf:: what_a_structure_leads_to
 run "$seeds" --test fault_core -- cores::
-run 1 --test fault_core -- --skip cores::
+# Most of these end with streams open and groups in hand, which nobody frees then. Those about the end of things count what is left.
+flags=-Zmiri-ignore-leaks run 1 --test fault_core -- --skip cores::
 printf '%d passed, %d failed\n' "$passed" "$failed"
 ((failed == 0))

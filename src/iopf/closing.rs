@@ -124,6 +124,9 @@ impl<'t> Closing<'t> {
 
     /// Takes the state out of the table. It is freed when its last group is let go and a grace period has passed.
     ///
+    /// After [`answer_pending`](Self::answer_pending), and so a grace period: a report that did not see the master closed may still add a group,
+    /// which nobody would answer.
+    ///
     /// # Errors
     ///
     /// [`Unfinished`] when groups wait for an answer; nothing has changed then.

@@ -343,11 +343,16 @@ impl FaultTable {
         if let Some(live) = Live::new(&self.shared) {
             return Ok(live);
         }
-        // In vain or not, what is due now is freed; whether that was enough the second look tells.
+        // In vain or not, what is due now is freed; whether that was enough the last look tells.
         let _ = self.shared.domain.synchronize(cpu, delay, FREE_LIMIT_US);
-        self.shared.domain.poll(cpu);
+        let live = wait::until(delay, FREE_LIMIT_US, || {
+            self.shared.domain.poll(cpu);
+            // Another core may be freeing it.
+            let is_freed = self.shared.domain.stats().pending() == 0;
+            Live::new(&self.shared).map_or(if is_freed { Ok(None) } else { Err(()) }, |live| Ok(Some(live)))
+        });
         let limit = self.shared.limits.states;
-        Live::new(&self.shared).ok_or_else(|| OpenError::TooManyStates { live: self.shared.live(), limit })
+        live.ok().flatten().ok_or_else(|| OpenError::TooManyStates { live: self.shared.live(), limit })
     }
 
     /// Stops serving a master, by any of its StreamIDs: from the next grace period on, only [`Closing`] answers for it.
@@ -361,7 +366,8 @@ impl FaultTable {
     }
 
     /// Waits until everything that this stream reported before the call is answered, for at most `limit_us` microseconds
-    /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for.
+    /// each for reports under way and for answers. Groups that come while it waits for answers are not waited for. Meanwhile this core holds
+    /// no grace period up, nor with that who ends the stream.
     ///
     /// A group that its handler answered at once counts as answered when [`report`](Self::report) returned the answer: the
     /// caller of that may still keep it until there is room to send it.
@@ -385,6 +391,7 @@ impl FaultTable {
         waiting.extend(state.slots.iter().map(|slot| (slot, slot.word())).filter(|(_, word)| word.wants_answer()));
         let mut waiting = waiting.into_iter().peekable();
         wait::until(delay, limit_us, || {
+            self.shared.domain.poll(cpu);
             while let Some(&(slot, word)) = waiting.peek() {
                 cpu.masked(|masked| self.resend(masked, &state, slot));
                 let now = slot.word();

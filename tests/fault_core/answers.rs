@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Limits, Report, Statistics, Target};
+use smmu_iopf::iopf::{Answer, BUCKETS, Kind, LateAnswer, Limits, Report, Statistics, StreamLimits, Target};
 use smmu_iopf::smmuv3::PageResponse::{Failure, Invalid, Success};
 use smmu_iopf::smmuv3::{Access, Stag, StreamId};
 
@@ -136,6 +136,17 @@ fn a_core_that_looked_at_the_clock_a_moment_earlier_times_nothing_out() {
 }
 
 #[test]
+fn a_time_out_is_rounded_up_to_milliseconds() {
+    let mut bench = Bench::new();
+    bench.handler.defers.store(true, SeqCst);
+    bench.open_with(&[STREAM], Kind::Stall, StreamLimits { time_out_us: 1500, ..STREAM_LIMITS }, 0).unwrap();
+    assert_eq!(bench.report(stall(STREAM, 1, 0)), Report::Deferred);
+    let expired = [0, 1999, 2000].map(|now_us| bench.table.expire(&bench.cpu, now_us));
+    assert_eq!(expired, [0, 0, 1]);
+    drop(bench.handler.take());
+}
+
+#[test]
 fn a_slot_used_again_begins_its_time_anew() {
     let bench = Bench::deferring(Kind::Stall);
     for tag in 0..8 {
@@ -231,7 +242,7 @@ fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_s
     let _ = bench.report(stall(STREAM, 2, 0));
     let _ = bench.report(stall(STREAM, 3, WILD));
     bench.handler.defers.store(true, SeqCst);
-    // Deferred: 500 ticks in the handler's hands, 600 until the time-out, none for STALL_TERM.
+    // Deferred: 500 ticks in the handler's hands, 600 until the time-out, none for STALL_TERM at the end.
     assert_eq!(bench.report(stall(STREAM, 4, 0)), Report::Deferred);
     NOW.set(NOW.get() + 500);
     bench.cpu.masked(|masked| bench.handler.take_one().respond(masked, Success)).unwrap();
@@ -239,9 +250,13 @@ fn with_a_clock_answers_are_measured_from_the_report_until_they_are_decided_or_s
     bench.table.expire(&bench.cpu, 0);
     NOW.set(NOW.get() + 600);
     bench.table.expire(&bench.cpu, 1_000_000);
+    // Answered by a core that looked at the clock a moment earlier: no tick.
+    assert_eq!(bench.report(stall(STREAM, 7, 0)), Report::Deferred);
+    NOW.set(NOW.get() - 10);
+    bench.cpu.masked(|masked| bench.handler.take().pop().unwrap().respond(masked, Success)).unwrap();
     assert_eq!(bench.report(stall(STREAM, 6, 0)), Report::Deferred);
     let mut expected = [0; BUCKETS];
-    (expected[2], expected[9], expected[10]) = (2, 1, 1);
+    (expected[0], expected[2], expected[9], expected[10]) = (1, 2, 1, 1);
     let of_stream = bench.cpu.masked(|masked| bench.table.latencies(masked, STREAM)).unwrap();
     assert_eq!(of_stream.buckets, expected);
     bench.close(STREAM);

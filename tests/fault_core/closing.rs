@@ -1,7 +1,8 @@
 //! The end of a stream, and what may not happen after it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 
 use embedded_hal::delay::DelayNs;
 use smmu_iopf::iopf::{CloseError, FaultTable, FlushError, Kind, Leftover, OpenError, Report, Target, Unfinished};
@@ -277,6 +278,46 @@ fn flush_does_not_wait_for_groups_that_come_while_it_waits() {
     let mut delay = Meanwhile(&bench.table, &bench.handler);
     assert_eq!(bench.table.flush(&mut bench.cpu, &mut delay, STREAM, 50), Ok(()));
     assert_eq!(bench.responder.take(), [to_stall(STREAM, 1, Success)]);
+}
+
+#[test]
+fn a_core_that_flushes_lets_the_end_of_the_stream_pass_that_answers_its_groups() {
+    /// Says that the flush waits for answers.
+    struct Waits<'a>(&'a AtomicBool);
+    impl DelayNs for Waits<'_> {
+        fn delay_ns(&mut self, _: u32) {
+            self.0.store(true, SeqCst);
+            thread::yield_now();
+        }
+    }
+    struct Yield;
+    impl DelayNs for Yield {
+        fn delay_ns(&mut self, _: u32) {
+            thread::yield_now();
+        }
+    }
+    let mut bench = Bench::deferring(Kind::Page);
+    assert_eq!(bench.report(page(STREAM, 1, true, 0)), Report::Deferred);
+    let Bench { domain, responder, handler, table, cpu: here } = &mut bench;
+    let waits = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let disabler = scope.spawn(|| {
+            while !waits.load(SeqCst) {
+                thread::yield_now();
+            }
+            let mut cpu = cpu(1);
+            domain.online(&mut cpu);
+            let closing = cpu.masked(|masked| table.close(masked, STREAM)).unwrap();
+            let grace = domain.synchronize(&mut cpu, &mut Yield, 10_000_000).unwrap();
+            assert_eq!(closing.answer_pending(&cpu, &grace).answered, 1);
+            domain.offline(&mut cpu);
+        });
+        assert_eq!(table.flush(here, &mut Waits(&waits), STREAM, 100_000), Ok(()));
+        domain.offline(here);
+        disabler.join().unwrap();
+    });
+    assert_eq!(responder.take(), [to_group(STREAM, 1, Invalid)]);
+    drop(handler.take());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Five threads stand for cores: one drains, one works on deferred groups, one times out, closes and opens again, one flushes, drops
-//! partial groups and gives a substream a handler of its own, and one flushes and closes beside it.
+//! Five threads stand for cores: one drains, stalls one and two at a time, one works on deferred groups, one times out, closes and opens
+//! again, one flushes, drops partial groups and gives a substream a handler of its own, and one flushes and closes beside it.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -12,11 +12,12 @@ use smmu_iopf::iopf::{
     Answer, CloseError, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, NotSent, OpenRequest, PageResponder,
     Partials, Priority, Report, StreamLimits, Target, Verdict,
 };
+use smmu_iopf::smmuv3::event::StallRun;
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 use smmu_iopf::sync::Masked;
 use smmu_iopf::sync::grace::Domain;
 
-use super::fault_bench::{STREAM, cpu, in_substream, page, stall};
+use super::fault_bench::{STREAM, cpu, in_substream, page, recorded as words, stall};
 
 const PAGES: StreamId = StreamId(0x8_0007);
 const FAULTS: u16 = if cfg!(miri) { 60 } else { 20_000 };
@@ -73,9 +74,12 @@ impl PageResponder for Hardware {
     }
 }
 
-/// Answers one fault in four at once.
+/// Answers one fault in four at once, and of the stalls among them every other one before it is asked about it.
 #[derive(Default)]
-struct Deferring(Mutex<Vec<FaultGroup>>);
+struct Deferring {
+    groups: Mutex<Vec<FaultGroup>>,
+    served: AtomicU64,
+}
 
 impl FaultHandler for Deferring {
     fn handle(&self, _: &Masked, faults: &[Fault]) -> Verdict {
@@ -85,8 +89,14 @@ impl FaultHandler for Deferring {
         }
     }
 
+    fn serve_at_once(&self, _: &Masked, stalls: StallRun<'_>) -> usize {
+        let served = stalls.count_while(|stall| stall.address() % 8 == 0);
+        self.served.fetch_add(served as u64, SeqCst);
+        served
+    }
+
     fn defer(&self, _: &Masked, group: FaultGroup) {
-        self.0.lock().unwrap().push(group);
+        self.groups.lock().unwrap().push(group);
     }
 }
 
@@ -126,28 +136,41 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             let mut cpu = cpu(1);
             domain.online(&mut cpu);
             for n in 0..FAULTS {
-                let address = u64::from(n % 7);
-                let fault = match n % 3 {
-                    0 if n % 5 == 0 => in_substream(page(PAGES, n / 3 % 512, n % 2 == 0, address), 1),
-                    0 => page(PAGES, n / 3 % 512, n % 2 == 0, address),
-                    1 => page(PAGES, n / 3 % 512, true, address),
-                    _ => stall(STREAM, n, address),
+                let address = u64::from(n % 11);
+                let faults = match n % 3 {
+                    0 if n % 5 == 0 => vec![in_substream(page(PAGES, n / 3 % 512, n % 2 == 0, address), 1)],
+                    0 => vec![page(PAGES, n / 3 % 512, n % 2 == 0, address)],
+                    1 => vec![page(PAGES, n / 3 % 512, true, address)],
+                    _ if n % 2 == 0 => vec![stall(STREAM, n, address)],
+                    _ => vec![stall(STREAM, n, address), stall(STREAM, FAULTS + n, address + 1)],
                 };
-                if hardware.record(&fault) {
-                    let record = recorded.fetch_add(1, SeqCst);
-                    if n % 8 == 0 {
-                        thread::yield_now();
-                    }
-                    cpu.masked(|masked| match table.report(masked, record, fault) {
-                        Report::Answer(answer) => hardware.answer(answer),
-                        // STALL_TERM has been given, or will be.
-                        Report::Swallowed | Report::Held | Report::Deferred => {}
-                    });
-                    reported.fetch_add(1, SeqCst);
-                    if fault.stream == STREAM {
-                        hardware.reported.lock().unwrap().push((STREAM, fault.target()));
-                    }
+                let faults: Vec<_> = faults.into_iter().filter(|fault| hardware.record(fault)).collect();
+                let first = recorded.fetch_add(faults.len() as u64, SeqCst);
+                if n % 8 == 0 {
+                    thread::yield_now();
                 }
+                cpu.masked(|masked| {
+                    let stalls = |stalls: StallRun<'_>, response| {
+                        stalls.iter().for_each(|stall| hardware.answer(Fault::from(&stall).answer(response)));
+                    };
+                    match faults.as_slice() {
+                        [fault] if fault.stream == STREAM => {
+                            assert!(table.stall(masked, first, words(fault), || 0, stalls));
+                        }
+                        // STALL_TERM has been given, or will be.
+                        [fault] => match table.report(masked, first, *fault) {
+                            Report::Answer(answer) => hardware.answer(answer),
+                            Report::Swallowed | Report::Held | Report::Deferred => {}
+                        },
+                        _ => table.stalls(masked, first, stalls, |batch| {
+                            let numbered = (first..).zip(&faults);
+                            numbered.for_each(|(n, fault)| assert!(batch.report(|| (n, 0), words(fault))));
+                        }),
+                    }
+                });
+                reported.fetch_add(faults.len() as u64, SeqCst);
+                let of_stream = faults.iter().filter(|fault| fault.stream == STREAM);
+                hardware.reported.lock().unwrap().extend(of_stream.map(|fault| (STREAM, fault.target())));
                 domain.poll(&mut cpu);
                 thread::yield_now();
             }
@@ -159,8 +182,8 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
             let mut cpu = cpu(2);
             domain.online(&mut cpu);
             let mut n = 0_u32;
-            while !drained.load(SeqCst) || !handler.0.lock().unwrap().is_empty() {
-                let group = handler.0.lock().unwrap().pop();
+            while !drained.load(SeqCst) || !handler.groups.lock().unwrap().is_empty() {
+                let group = handler.groups.lock().unwrap().pop();
                 n += u32::from(group.is_some());
                 match group {
                     Some(group) if n.is_multiple_of(8) => drop(group),
@@ -272,10 +295,11 @@ fn every_fault_is_answered_once_whatever_the_cores_do_at_once() {
         });
     });
     assert!(cfg!(miri) || flushes.load(SeqCst) > 0);
+    assert!(cfg!(miri) || handler.served.load(SeqCst) > 0, "no stall was served at once");
 
     // All hands are off: what is left is the disabler's.
     domain.online(&mut first);
-    assert!(handler.0.lock().unwrap().is_empty());
+    assert!(handler.groups.lock().unwrap().is_empty());
     for stream in [STREAM, PAGES] {
         let closing = first.masked(|masked| table.close(masked, stream)).unwrap();
         let grace = domain.synchronize(&mut first, &mut Sleep, LONG_US).unwrap();

@@ -1,11 +1,15 @@
 //! A device that asks for too much harms only itself.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
 
-use smmu_iopf::iopf::{FaultTable, Kind, Limits, OpenError, Report, StreamLimits};
+use embedded_hal::delay::DelayNs;
+use smmu_iopf::iopf::{FaultTable, Kind, Limits, OpenError, OpenRequest, Report, StreamLimits};
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::StreamId;
+use smmu_iopf::sync::grace::Ref;
 
 use super::fault_bench::*;
 
@@ -138,6 +142,48 @@ fn the_bound_on_states_counts_closed_ones_until_they_are_freed() {
     assert_eq!(bench.table.live(), 2);
     bench.open_stream(StreamId(3), Kind::Stall).unwrap();
     assert_eq!(bench.table.live(), 2);
+}
+
+#[test]
+fn who_opens_at_the_bound_waits_for_a_state_that_another_core_is_freeing() {
+    /// Keeps who frees it, until it is let go.
+    #[derive(Debug)]
+    struct Slow(Arc<[AtomicBool; 2]>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0[0].store(true, SeqCst);
+            while !self.0[1].load(SeqCst) {
+                thread::yield_now();
+            }
+        }
+    }
+    /// Lets it go while the open waits.
+    struct LetGo(Arc<[AtomicBool; 2]>);
+    impl DelayNs for LetGo {
+        fn delay_ns(&mut self, _: u32) {
+            self.0[1].store(true, SeqCst);
+            thread::sleep(Duration::from_micros(10));
+        }
+    }
+    let mut bench = Bench::with_limits(Limits { states: 1, ..LIMITS });
+    bench.open_stream(STREAM, Kind::Stall).unwrap();
+    bench.close(STREAM);
+    let slow = Arc::<[AtomicBool; 2]>::default();
+    // Freed before the state, which was retired before it.
+    drop(Ref::new(&bench.domain, Slow(slow.clone())).unwrap());
+    let Bench { domain, handler, table, cpu: here, .. } = &mut bench;
+    domain.offline(here);
+    thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(domain.poll(&mut cpu(1)), 2));
+        while !slow[0].load(SeqCst) {
+            thread::yield_now();
+        }
+        let handler = handler.clone();
+        let request = OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits: STREAM_LIMITS, since: 0 };
+        let opened = table.open(here, &mut LetGo(slow.clone()), request);
+        slow[1].store(true, SeqCst);
+        assert_eq!(opened, Ok(()));
+    });
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Deferred groups on cores that have time: in which order, on which core, and for how many at a time.
 
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use smmu_iopf::iopf::{
-    BUDGET, Decided, Fault, FaultGroup, FaultHandler, Kind, Limits, OWN_TURNS, PATIENCE, Priority, Report,
-    StreamLimits, Target, Verdict, WorkQueues,
+    BUDGET, Decided, Fault, FaultGroup, FaultHandler, FaultTable, Kind, Limits, OWN_TURNS, OpenRequest, PATIENCE,
+    Priority, Report, StreamLimits, Target, Verdict, WorkQueues,
 };
 use smmu_iopf::smmuv3::PageResponse::{Invalid, Success};
 use smmu_iopf::smmuv3::{Stag, StreamId};
@@ -412,4 +412,82 @@ fn a_handler_that_panics_costs_the_others_of_its_turn_nothing() {
     office.bench.table.expire(&office.bench.cpu, 0);
     assert_eq!(office.bench.responder.take(), [to_stall(STREAM, BAD, Invalid)]);
     assert_eq!(office.bench.table.totals().slots_in_use, 0);
+}
+
+/// Decides about each of its groups, and takes so long for one that all of them time out.
+struct Slow {
+    queues: Arc<WorkQueues>,
+    table: OnceLock<Weak<FaultTable>>,
+}
+
+impl FaultHandler for Slow {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.queues.push(masked, group);
+    }
+
+    fn serve(&self, cpu: &Cpu, group: FaultGroup) -> Option<Decided> {
+        if group.target() == Target::Stall(Stag(2)) {
+            let table = self.table.get().unwrap().upgrade().unwrap();
+            assert_eq!([0, 2_000_000].map(|now_us| table.expire(cpu, now_us)), [0, 2]);
+        }
+        Some(group.decide(Success))
+    }
+}
+
+#[test]
+fn what_was_decided_in_a_turn_and_comes_too_late_is_counted_and_not_sent() {
+    let Bench { domain, responder, cpu: mut here, .. } = Bench::new();
+    let queues = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let table = Arc::new(FaultTable::new(domain, responder.clone(), 20, LIMITS).unwrap());
+    let handler = Arc::new(Slow { queues: queues.clone(), table: OnceLock::new() });
+    handler.table.set(Arc::downgrade(&table)).unwrap();
+    let request = OpenRequest { streams: &[STREAM], kind: Kind::Stall, handler, limits: STREAM_LIMITS, since: 0 };
+    table.open(&mut here, &mut Clock, request).unwrap();
+    for tag in [1, 2] {
+        assert_eq!(here.masked(|masked| table.report(masked, 0, stall(STREAM, tag, 0))), Report::Deferred);
+    }
+    assert_eq!(queues.work(&here), 2);
+    assert_eq!(responder.take(), [1, 2].map(|tag| to_stall(STREAM, tag, Invalid)));
+    let totals = table.totals();
+    assert_eq!((totals.slots_in_use, totals.statistics.late_answers, totals.statistics.success), (0, 2, 0));
+}
+
+/// Decides about each group when the next one comes.
+struct Late {
+    queues: Arc<WorkQueues>,
+    last: Mutex<Option<FaultGroup>>,
+}
+
+impl FaultHandler for Late {
+    fn handle(&self, _: &Masked, _: &[Fault]) -> Verdict {
+        Verdict::Defer
+    }
+
+    fn defer(&self, masked: &Masked, group: FaultGroup) {
+        self.queues.push(masked, group);
+    }
+
+    fn serve(&self, _: &Cpu, group: FaultGroup) -> Option<Decided> {
+        self.last.lock().unwrap().replace(group).map(|last| last.decide(Success))
+    }
+}
+
+#[test]
+fn a_group_that_is_decided_in_a_turn_of_another_stream_has_its_answer_and_no_other_has() {
+    let mut bench = Bench::new();
+    let queues = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let handler = Arc::new(Late { queues: queues.clone(), last: Mutex::default() });
+    for (stream, tag) in [(STREAM, 1), (OTHER, 2)] {
+        bench.open_to(stream, Kind::Stall, handler.clone(), STREAM_LIMITS);
+        assert_eq!(bench.report(stall(stream, tag, 0)), Report::Deferred);
+    }
+    assert_eq!([queues.work(&bench.cpu), queues.work(&bench.cpu)], [1, 1]);
+    assert_eq!(bench.responder.take(), [to_stall(STREAM, 1, Success)]);
+    let unanswered = |stream| bench.cpu.masked(|masked| bench.table.unanswered(masked, stream));
+    assert_eq!([STREAM, OTHER].map(unanswered), [0, 1]);
+    drop(handler.last.lock().unwrap().take());
 }

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use heapless::Vec;
 use smmu_iopf::arch::mmio::Mmio;
+use smmu_iopf::driver::dma::DmaMemory;
 use smmu_iopf::driver::{Context, DeviceControl, FaultMode, StreamConfig, Translation};
 use smmu_iopf::iopf::{Decided, Fault, FaultGroup, FaultHandler, Priority, StreamLimits, Verdict};
 use smmu_iopf::kernel::Kernel;
@@ -13,7 +14,7 @@ use smmu_iopf::kernel::devices::EngineUnit;
 use smmu_iopf::kernel::engine::{Counters, Job, Operation};
 use smmu_iopf::model::engine::registers::{self as reg, hostile};
 use smmu_iopf::smmuv3::event::StallRun;
-use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::{PageResponse, PhysAddr, StreamId, SubstreamId};
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::FRAME_BYTES;
 use smmu_iopf::sva::pager::DemandPager;
@@ -60,8 +61,9 @@ struct Handler {
     pager: DemandPager,
     mode: Mode,
     groups: AtomicU32,
-    /// Stalls that were served at once.
+    /// Stalls that were served at once, and those of them whose pages the pager found by the run.
     at_once: AtomicU32,
+    in_runs: AtomicU32,
     held: IrqLock<Vec<FaultGroup, HELD>>,
 }
 
@@ -86,11 +88,12 @@ impl FaultHandler for Handler {
             _ => return 0,
         };
         let there = self.pager.serve_at_once(masked, stalls);
-        // A page of a job is touched once: it is not there, and comes at once where a frame is zeroed.
+        // A page of a job is touched once: it is not there, and comes at once where it is memory, or where a frame is zeroed.
         let comes = |stall| self.pager.handle(masked, &[Fault::from(&stall)]) == Verdict::Answer(PageResponse::Success);
         let served = there + stalls.behind(there).count_while(comes);
         self.groups.fetch_add(served as u32, Relaxed);
         self.at_once.fetch_add(served as u32, Relaxed);
+        self.in_runs.fetch_add(there as u32, Relaxed);
         served
     }
 
@@ -126,6 +129,8 @@ struct Life {
 pub(super) struct Lane {
     unit: &'static EngineUnit,
     registers: Mmio,
+    /// The pages of address spaces without pages of their own.
+    memory: PhysAddr,
     space: Option<Arc<AddressSpace>>,
     /// The first page that no job has touched.
     page: u32,
@@ -134,8 +139,9 @@ pub(super) struct Lane {
     endless: u32,
     pub(super) lives: u64,
     pub(super) late: u64,
-    /// How many stalls were served at once.
+    /// How many stalls were served at once, and how many of them in runs.
     pub(super) at_once: u64,
+    pub(super) in_runs: u64,
     /// How often the PASID was stopped, and how often page requests were served again after a Failure.
     pub(super) stops: u64,
     pub(super) reopened: u64,
@@ -237,10 +243,12 @@ impl Lane {
     /// The lane of engine `index`.
     pub(super) fn new(kernel: &Kernel, unit: &'static EngineUnit) -> Result<Self, Failure> {
         let registers = kernel.board.registers(&unit.description.window).ok_or("an engine is not mapped")?;
+        let memory = kernel.device_memory.allocate(PAGES as usize * FRAME_BYTES, FRAME_BYTES)?.phys;
         let (space, life) = (None, None);
         Ok(Self {
             unit,
             registers,
+            memory,
             space,
             page: 0,
             life,
@@ -248,6 +256,7 @@ impl Lane {
             lives: 0,
             late: 0,
             at_once: 0,
+            in_runs: 0,
             stops: 0,
             reopened: 0,
         })
@@ -272,7 +281,7 @@ impl Lane {
         }
         let space = match self.space.clone() {
             Some(space) => space,
-            None => self.attach(soak, cpu)?,
+            None => self.attach(soak, cpu, random)?,
         };
         let mode = match random.below(64) {
             0..=15 => Mode::Inline,
@@ -299,8 +308,8 @@ impl Lane {
         // Nobody hears of groups without a Last.
         let target = if hostile & hostile::NO_LAST != 0 { 0 } else { target };
         let pager = DemandPager::new([(self.substream(), space)].into(), soak.kernel.work_queues.clone());
-        let (groups, at_once, held) = (AtomicU32::new(0), AtomicU32::new(0), IrqLock::new(Vec::new()));
-        let handler = Arc::new(Handler { pager, mode, groups, at_once, held });
+        let [groups, at_once, in_runs] = [const { AtomicU32::new(0) }; 3];
+        let handler = Arc::new(Handler { pager, mode, groups, at_once, in_runs, held: IrqLock::new(Vec::new()) });
         let limits = StreamLimits {
             groups: HELD as u16,
             requests: 32,
@@ -378,6 +387,7 @@ impl Lane {
             self.endless += after.groups - before.groups;
         }
         self.at_once += u64::from(handler.at_once.load(Relaxed));
+        self.in_runs += u64::from(handler.in_runs.load(Relaxed));
         self.lives += 1;
         Ok(())
     }
@@ -407,13 +417,13 @@ impl Lane {
         Ok(())
     }
 
-    /// Attaches the stream to a new address space.
-    fn attach(&mut self, soak: &Soak, cpu: &mut Cpu) -> Result<Arc<AddressSpace>, Failure> {
+    /// Attaches the stream to a new address space, whose pages are its own, or memory.
+    fn attach(&mut self, soak: &Soak, cpu: &mut Cpu, random: &mut Random) -> Result<Arc<AddressSpace>, Failure> {
         let region = Region {
             start: START,
             bytes: u64::from(PAGES) * PAGE,
             permissions: Permissions::READ_WRITE,
-            backing: Backing::Anonymous,
+            backing: if random.one_in(2) { Backing::Memory(self.memory) } else { Backing::Anonymous },
         };
         let asid = soak.unit.smmu.take_asid(cpu)?;
         let space = Arc::new(AddressSpace::new(asid, &[region], soak.frames.clone())?);
