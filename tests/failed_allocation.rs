@@ -17,18 +17,24 @@ use std::sync::Arc;
 use driver_bench::machine::{self, Machine};
 use driver_bench::{Pager, Space, plain, stream, substreams};
 use fault_bench::{Bench, Clock, STREAM, stall, to_stall};
-use smmu_iopf::driver::dma::DmaMemory;
+use smmu_iopf::driver::dma::{Coherence, DmaMemory};
 use smmu_iopf::driver::{
     DriverError, FaultMode, Hooks, Lost, Options, OutputQueue, Pages, Smmu, StreamConfig, Tag, Translation, Wake,
     Walked,
 };
 use smmu_iopf::iopf::{
     FaultTable, FlushError, Kind, NoMemory, OpenError, OpenRequest, Priority, Report, StreamLimits, SubstreamError,
+    WorkQueues,
 };
 use smmu_iopf::model::engine::registers::status;
+use smmu_iopf::model::host::HostMemory;
 use smmu_iopf::model::profile::Profile;
 use smmu_iopf::smmuv3::PageResponse::Invalid;
 use smmu_iopf::smmuv3::{Asid, StreamId, SubstreamId};
+use smmu_iopf::sva::Permissions;
+use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
+use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool, PoolError};
+use smmu_iopf::sva::pager::DemandPager;
 use smmu_iopf::sync::Masked;
 use smmu_iopf::sync::grace::{Domain, Ref};
 
@@ -478,6 +484,42 @@ fn a_heap_that_is_full_at_any_allocation_of_a_new_table_is_an_error() {
     // The counts, the latencies, what it shares, its leaves, what is open.
     assert_eq!(failures, 5);
     drop(table);
+}
+
+#[test]
+fn a_heap_that_is_full_at_any_allocation_of_page_frames_and_an_address_space_is_an_error() {
+    const FRAMES: u32 = 4;
+    // Room for one pool: a try that fails must not take it.
+    let memory = HostMemory::new(FRAMES as usize * FRAME_BYTES);
+    let pool = || FramePool::new(&memory, FRAMES, Coherence::COHERENT);
+    let (frames, failures) = with_growing_heap(pool, |error| assert_eq!(error, PoolError::HeapFull { frames: FRAMES }));
+    assert_eq!(failures, 1);
+    let frames = Arc::new(frames);
+    // More of them than are sorted without memory by a sort that keeps their order.
+    let region = |index: u64| Region {
+        start: index << 20,
+        bytes: 1 << 20,
+        permissions: Permissions::READ_WRITE,
+        backing: Backing::Anonymous,
+    };
+    let regions = (0..100).map(region).rev().collect::<Vec<_>>();
+    let space = || AddressSpace::new(Asid(1), &regions, frames.clone());
+    let (space, failures) = with_growing_heap(space, |error| assert_eq!(error, SpaceError::NoMemory));
+    // The regions, sorted and prepared; the faults that wait for a page.
+    assert_eq!((failures, frames.in_use()), (3, 1));
+    assert_eq!(space.asid(), Asid(1));
+}
+
+#[test]
+fn a_pager_asks_the_heap_for_nothing() {
+    let frames = Arc::new(FramePool::new(&HostMemory::new(1 << 20), 4, Coherence::COHERENT).unwrap());
+    let space = Arc::new(AddressSpace::new(Asid(1), &[], frames).unwrap());
+    let work = Arc::new(WorkQueues::new(Box::new(|_, _| {})));
+    let spaces = [None, SubstreamId::new(1)].map(|substream| (substream, space.clone()));
+    let spaces: Box<[_]> = spaces.into();
+    let (pager, sizes) = allocations(|| DemandPager::new(spaces, work));
+    assert_eq!(sizes, []);
+    drop(pager);
 }
 
 /// Nobody hears of interrupts.

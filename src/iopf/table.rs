@@ -432,6 +432,9 @@ impl FaultTable {
     ///
     /// A group's time starts with the first call after it was deferred. Returns how many groups timed out; the first ones are logged.
     pub fn expire(&self, cpu: &Cpu, now_us: u64) -> usize {
+        if self.shared.slots_in_use() == 0 {
+            return 0;
+        }
         let now_ms = (now_us / 1000) as u32;
         let mut timed_out = 0;
         for stream in self.open_streams() {

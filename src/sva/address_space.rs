@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::frames::{FRAME_BYTES, FramePool};
@@ -11,6 +10,7 @@ use super::page_table::{Entries, MapError, PageTable, Permissions, first_entry};
 use crate::driver::{Forgotten, Tag, Walked};
 use crate::smmuv3::event::{AccessSet, StallRun};
 use crate::smmuv3::{Access, Asid, PhysAddr};
+use crate::sync::memory::try_boxed;
 
 const PAGE: u64 = FRAME_BYTES as u64;
 
@@ -73,6 +73,9 @@ pub enum SpaceError {
     /// No frame for the first table.
     #[error("no page frame left for the root table")]
     NoFrame,
+    /// The heap is full.
+    #[error("no memory for an address space")]
+    NoMemory,
 }
 
 /// What became of a fault.
@@ -140,8 +143,9 @@ impl AddressSpace {
     ///
     /// [`SpaceError`] names a bad region, or says that there is no memory.
     pub fn new(asid: Asid, regions: &[Region], frames: Arc<FramePool>) -> Result<Self, SpaceError> {
-        let mut sorted: Vec<Region> = regions.into();
-        sorted.sort_by_key(|region| region.start);
+        let mut each = regions.iter().copied();
+        let mut sorted = try_boxed(regions.len(), || each.next()).ok_or(SpaceError::NoMemory)?;
+        sorted.sort_unstable_by_key(|region| region.start);
         let mut free_from = 0;
         for region in &sorted {
             let mappable = region.is_mappable();
@@ -150,9 +154,11 @@ impl AddressSpace {
                 .filter(|&end| mappable && region.bytes > 0 && region.start >= free_from && end <= PageTable::REACH)
                 .ok_or(SpaceError::BadRegion(*region))?;
         }
+        let mut sorted = sorted.iter().copied();
+        let regions = try_boxed(regions.len(), || sorted.next().map(Prepared::new)).ok_or(SpaceError::NoMemory)?;
+        let page_ins = PageIns::new().ok_or(SpaceError::NoMemory)?;
         let table = PageTable::new(frames).ok_or(SpaceError::NoFrame)?;
-        let regions = sorted.into_iter().map(Prepared::new).collect();
-        Ok(Self { asid, regions, last_region: AtomicUsize::new(0), table, page_ins: PageIns::new() })
+        Ok(Self { asid, regions, last_region: AtomicUsize::new(0), table, page_ins })
     }
 
     /// The tag of its translations.

@@ -11,6 +11,7 @@ use crate::sync::atomic::{
     AtomicU32, AtomicU64 as Head,
     Ordering::{Acquire, Relaxed, Release},
 };
+use crate::sync::memory::try_boxed;
 use crate::sync::mutant::mutant;
 use crate::sync::{pause, wait};
 
@@ -80,21 +81,36 @@ impl Memory {
     }
 }
 
+/// Why there is no pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PoolError {
+    /// No such region of device memory is left.
+    #[error(transparent)]
+    NoMemory(#[from] NoMemory),
+    /// The heap is full.
+    #[error("no memory for the lists of {frames} page frames")]
+    HeapFull {
+        /// How many frames were asked for.
+        frames: u32,
+    },
+}
+
 impl FramePool {
     /// A pool of `frames` frames out of `memory`, all zeroed, for the SMMUs that walk the tables made of them as well: `coherence` is
     /// theirs ([`Smmu::coherence`](crate::driver::Smmu::coherence)), and with several of that which needs maintenance.
     ///
     /// # Errors
     ///
-    /// [`NoMemory`] when `memory` has no such region left, or `frames` does not fit an address space.
-    pub fn new(memory: &dyn DmaMemory, frames: u32, coherence: Coherence) -> Result<Self, NoMemory> {
+    /// [`PoolError`]; `frames` that do not fit an address space are more than any memory has.
+    pub fn new(memory: &dyn DmaMemory, frames: u32, coherence: Coherence) -> Result<Self, PoolError> {
         let bytes = (frames as usize)
             .checked_mul(FRAME_BYTES)
             .filter(|_| frames < Stack::NONE)
             .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
+        let next = try_boxed(frames as usize, || Some(AtomicU32::new(Stack::NONE)));
+        let next = next.ok_or(PoolError::HeapFull { frames })?;
         let region = memory.allocate(bytes, FRAME_BYTES)?;
         coherence.clean(region.words);
-        let next: Box<[_]> = (0..frames).map(|_| AtomicU32::new(Stack::NONE)).collect();
         let memory = Memory { phys: region.phys, frames: region.words.as_chunks().0 };
         let (zeroed, dirty, in_use) = (Stack::new(), Stack::new(), AtomicU32::new(0));
         let pool = Self { memory, coherence, next, zeroed, dirty, in_use };

@@ -61,12 +61,12 @@ impl Inside {
 }
 
 impl PageIns {
-    pub(super) fn new() -> Self {
-        Self {
-            under_way: AtomicUsize::new(0),
-            inside: IrqLock::new(Inside { leaders: heapless::Vec::new(), waiting: Vec::with_capacity(WAITING) }),
-            saved: Count::new(0),
-        }
+    /// `None` without memory.
+    pub(super) fn new() -> Option<Self> {
+        let mut waiting = Vec::new();
+        waiting.try_reserve_exact(WAITING).ok()?;
+        let inside = IrqLock::new(Inside { leaders: heapless::Vec::new(), waiting });
+        Some(Self { under_way: AtomicUsize::new(0), inside, saved: Count::new(0) })
     }
 
     /// Joins `group` to the page-in of the page at `address` if one is under way that covers `access`, or begins one.

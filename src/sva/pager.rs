@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use super::address_space::{AddressSpace, Effort, Resolution};
 use super::page_in::Step;
@@ -15,7 +14,7 @@ use crate::sync::{Cpu, Masked};
 pub struct DemandPager {
     /// What the stream uses without a substream.
     own: Option<Arc<AddressSpace>>,
-    spaces: Box<[(SubstreamId, Arc<AddressSpace>)]>,
+    spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>,
     work: Arc<WorkQueues>,
 }
 
@@ -23,9 +22,8 @@ impl DemandPager {
     /// A pager for a stream whose substreams use `spaces`; `None` is what the stream uses without a substream. What it can't
     /// answer at once waits in `work`.
     pub fn new(spaces: Box<[(Option<SubstreamId>, Arc<AddressSpace>)]>, work: Arc<WorkQueues>) -> Self {
-        let (own, others) = spaces.into_iter().partition::<Vec<_>, _>(|(substream, _)| substream.is_none());
-        let spaces = others.into_iter().filter_map(|(substream, space)| Some((substream?, space))).collect();
-        Self { own: own.into_iter().next().map(|(_, space)| space), spaces, work }
+        let own = spaces.iter().find(|(substream, _)| substream.is_none()).map(|(_, space)| space.clone());
+        Self { own, spaces, work }
     }
 
     /// The answer to a group with pages that are there or come at once, or `None`. Nothing is undone then: a page that is
@@ -106,7 +104,9 @@ impl DemandPager {
     }
 
     fn space(&self, of: Option<SubstreamId>) -> Option<&AddressSpace> {
-        let Some(of) = of else { return self.own.as_deref() };
+        if of.is_none() {
+            return self.own.as_deref();
+        }
         self.spaces.iter().find(|(substream, _)| *substream == of).map(|(_, space)| &**space)
     }
 }
