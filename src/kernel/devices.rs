@@ -55,7 +55,7 @@ pub struct Unit {
     by_message: AtomicBool,
     /// A global error wants more than an interrupt handler can do.
     recover: AtomicBool,
-    /// Its messages do not arrive.
+    /// Its messages do not come.
     unreachable: AtomicBool,
     /// When the waiting groups were last looked at, in milliseconds.
     looked_after: AtomicU64,
@@ -286,9 +286,8 @@ impl Work for Upkeep {
         }
         let driver::Upkeep { timed_out, errors } = unit.smmu.expire(cpu, now.as_micros() as u64);
         // What waits for its recovery is told again.
-        if !unit.recover.load(Relaxed) {
-            unit.global_error(errors);
-        }
+        let is_known = unit.recover.load(Relaxed);
+        unit.global_error(GlobalErrors { recover: errors.recover && !is_known, ..errors });
         if unit.unreachable.swap(false, Relaxed) && !unit.go_back_to_wires(kernel, cpu) {
             unit.unreachable.store(true, Relaxed);
         }

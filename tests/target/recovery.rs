@@ -4,11 +4,14 @@ use alloc::format;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use smmu_iopf::driver::registers::Registers as _;
 use smmu_iopf::driver::{Context, FaultMode, Options, StreamConfig};
 use smmu_iopf::iopf::{Priority, StreamLimits};
 use smmu_iopf::kernel::Kernel;
 use smmu_iopf::kernel::devices::{Devices, EngineUnit, Unit};
 use smmu_iopf::kernel::engine::{Job, Operation, Status};
+use smmu_iopf::platform::smmu_registers::SmmuRegisters;
+use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::sva::address_space::{AddressSpace, Backing, Region};
 use smmu_iopf::sva::frames::{FRAME_BYTES, FramePool};
 use smmu_iopf::sva::pager::DemandPager;
@@ -32,6 +35,10 @@ const SOURCES: usize = 0x18;
 const EVENT_QUEUE: u32 = 1 << 0;
 const MESSAGE: usize = 0x140;
 const MESSAGES_ABORTED: usize = 0x144;
+// The update of IRQ_CTRL that comes after as many as PASSED says is not acknowledged until 0 is written.
+const PASSED: usize = 0x34;
+const IRQ_CTRL_LATE: usize = 0x188;
+const FOR_EVER: u32 = 0xffff_ffff;
 
 /// Attaches the engine's stream to a space of its own, of `pages` pages that come with its faults, and has these served.
 fn serve(
@@ -114,6 +121,36 @@ test!(fn an_smmu_whose_messages_are_aborted_is_heard_by_its_wires(kernel, cpu) {
         equal("a job by wires", Status::Done, run(kernel, cpu, unit, START + job * BYTES)?)?;
     }
     equal("messages aborted", 3, control.read32(MESSAGES_ABORTED))?;
+    front.smmu.disable_faults(cpu, unit.engine.stream(), &unit.engine)?;
+    Ok(front.smmu.detach(cpu, unit.engine.stream())?)
+});
+
+test!(fn an_smmu_that_is_late_to_send_messages_is_heard_by_its_wires(kernel, cpu) {
+    let window = kernel.board.control.as_ref().ok_or(Failure::NotHere("control page"))?;
+    let control = kernel.board.registers(window).ok_or("the control page is not mapped")?;
+    // The first update of IRQ_CTRL is that of bring-up, the next one that of messages.
+    control.write32(PASSED, 1);
+    control.write32(IRQ_CTRL_LATE, FOR_EVER);
+    let devices = Devices::bring_up(kernel, cpu, &Options { limit_us: 20_000, ..Options::default() })?;
+    if control.read32(IRQ_CTRL_LATE + 4) == 0 {
+        return Err(Failure::NotHere("an SMMU with messages, and an ITS"));
+    }
+    control.write32(IRQ_CTRL_LATE, 0);
+    let unit = devices.engines.iter().find(|unit| unit.description.can_stall);
+    let unit = unit.ok_or(Failure::NotHere("an engine that stalls"))?;
+    let front = devices.smmu_of(unit).ok_or(Failure::NotHere("SMMU in front of the engine"))?;
+    let registers = kernel.board.smmus.iter().find(|smmu| smmu.phandle == front.phandle);
+    let registers = registers.and_then(|smmu| kernel.board.registers(&smmu.window)).ok_or("no registers of the SMMU")?;
+    let registers = SmmuRegisters::new(registers)?;
+    let wires = || {
+        // GERROR, PRIQ, EVENTQ; no address of a message.
+        let on = registers.read32(Register::IrqCtrlAck) == 0b111 && registers.read32(Register::EventqIrqCfg0) == 0;
+        if on && !front.is_by_message() { Ok(()) } else { Err(()) }
+    };
+    kernel.wait_until(cpu, LIMIT, wires).map_err(|_| "its interrupts stay off")?;
+    let frames = Arc::new(FramePool::new(&*kernel.device_memory, 64, devices.coherence())?);
+    serve(kernel, cpu, front, unit, &frames, BYTES / FRAME_BYTES as u64)?;
+    equal("a job by wires", Status::Done, run(kernel, cpu, unit, START)?)?;
     front.smmu.disable_faults(cpu, unit.engine.stream(), &unit.engine)?;
     Ok(front.smmu.detach(cpu, unit.engine.stream())?)
 });

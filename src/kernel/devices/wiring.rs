@@ -23,8 +23,6 @@ enum NoMessages {
     Its(#[from] ItsError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Driver(#[from] DriverError),
 }
 
 /// The board's ITS, brought up for the first SMMU that can use it.
@@ -95,8 +93,12 @@ impl Unit {
             page_requests: message(1, |unit, masked| unit.drain(masked, OutputQueue::PageRequests))?,
             global_errors: message(2, Self::look_at_errors)?,
         };
-        self.smmu.set_messages(cpu, Some(&messages))?;
         self.by_message.store(true, Relaxed);
+        if let Err(error) = self.smmu.set_messages(cpu, Some(&messages)) {
+            // Interrupts may be off, or come as messages yet.
+            log::warn!("SMMU {:#x}: its messages: {error}", self.phandle.0);
+            self.unreachable.store(true, Relaxed);
+        }
         Ok(())
     }
 
@@ -127,7 +129,7 @@ impl Unit {
         }
     }
 
-    /// Hears the wires instead of messages that are aborted. Returns whether that is done, or can't be.
+    /// Hears the wires instead of messages that don't come. Returns whether that is done, or can't be.
     pub(super) fn go_back_to_wires(&'static self, kernel: &Kernel, cpu: &mut Cpu) -> bool {
         if self.description.wires.is_none() || !self.by_message.load(Relaxed) {
             return true;
@@ -136,13 +138,13 @@ impl Unit {
             // Connected by an earlier try.
             Ok(()) | Err(ConnectError::Taken(_)) => {}
             Err(error) => {
-                log::error!("SMMU {:#x}: its messages are aborted, and its wires: {error}", self.phandle.0);
+                log::error!("SMMU {:#x}: its messages don't come, and its wires: {error}", self.phandle.0);
                 return true;
             }
         }
         match self.smmu.set_messages(cpu, None) {
             Ok(()) => {
-                log::warn!("SMMU {:#x}: its messages are aborted; its wires are heard instead", self.phandle.0);
+                log::warn!("SMMU {:#x}: its messages don't come; its wires are heard instead", self.phandle.0);
                 self.by_message.store(false, Relaxed);
                 true
             }

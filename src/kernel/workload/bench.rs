@@ -20,7 +20,7 @@ use crate::kernel::runtime::{Kernel, Work};
 use crate::platform::pci::{Ecam, RootBus};
 use crate::smmuv3::{StreamId, SubstreamId};
 use crate::sva::address_space::{AddressSpace, Backing, Region, SpaceError};
-use crate::sva::frames::{FRAME_BYTES, FramePool};
+use crate::sva::frames::{FRAME_BYTES, FramePool, PoolError};
 use crate::sva::pager::DemandPager;
 use crate::sva::{MAIR, Permissions, T0SZ};
 use crate::sync::Cpu;
@@ -46,6 +46,8 @@ pub(super) enum Failure {
     Space(#[from] SpaceError),
     #[error("{0}")]
     Memory(#[from] NoMemory),
+    #[error("{0}")]
+    Frames(#[from] PoolError),
     #[error("{0}")]
     Other(String),
 }
