@@ -111,6 +111,9 @@ pub enum DriverError {
         /// What IDR5.OAS says.
         bits: u8,
     },
+    /// No place for a message: address 0 says that there is none, and bits 1:0 are reserved (6.3.21).
+    #[error("a message to {:#x}, which is 0 or no multiple of 4", .0.0)]
+    MessageAddress(PhysAddr),
     /// The heap has no room for what is to be noted, of the SMMU or of a stream.
     #[error("the heap is full")]
     HeapFull,

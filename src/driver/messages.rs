@@ -37,9 +37,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// # Errors
     ///
-    /// [`DriverError::NoMessages`] from an SMMU without `IDR0.MSI`, [`DriverError::BeyondAddresses`] (IDR5.OAS), [`DriverError::Busy`],
-    /// [`DriverError::GivenUp`]. After
-    /// [`DriverError::Timeout`] of `IRQ_CTRLACK` interrupts may be off, and the call may be repeated.
+    /// [`DriverError::NoMessages`] from an SMMU without `IDR0.MSI`, [`DriverError::MessageAddress`], [`DriverError::BeyondAddresses`]
+    /// (IDR5.OAS), [`DriverError::Busy`], [`DriverError::GivenUp`]. After [`DriverError::Timeout`] of `IRQ_CTRLACK` interrupts may be off, and the call may be repeated.
     pub fn set_messages(&self, cpu: &mut Cpu, messages: Option<&Messages>) -> Result<(), DriverError> {
         let _control = self.control(cpu)?;
         if self.is_given_up() {
@@ -50,8 +49,11 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
         if let Some(Messages { events, page_requests, global_errors }) = messages {
             let page_requests = Some(page_requests).filter(|_| self.features.pri);
-            for Msi { address, .. } in [events, global_errors].into_iter().chain(page_requests) {
-                within(self.features.oas, *address, size_of::<u32>())?;
+            for &Msi { address, .. } in [events, global_errors].into_iter().chain(page_requests) {
+                if address.0 == 0 || address.0 % 4 != 0 {
+                    return Err(DriverError::MessageAddress(address));
+                }
+                within(self.features.oas, address, size_of::<u32>())?;
             }
         }
         self.hardware.disable_interrupts(cpu)?;
