@@ -74,7 +74,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`] when they are enabled or an earlier life has not ended,
     /// [`DriverError::NotSupported`] for streams in [`FaultMode::Terminate`] or [`FaultMode::Ats`], in different modes, none at all, or page requests
     /// without a `device`, [`DriverError::NoCredits`], [`DriverError::DeviceBusy`] when the page request interface does not come to rest,
-    /// [`DriverError::Open`] when the fault core refuses, a StreamID that is named twice for example, and [`DriverError::Busy`]: nothing is enabled then.
+    /// [`DriverError::Open`] when the fault core refuses, a StreamID that is named twice for example, [`DriverError::NotDrained`] where every fault
+    /// stalls, and [`DriverError::Busy`]: nothing is enabled then.
     ///
     /// When the entry could not be changed, [`DriverError::CommandTimeout`], [`DriverError::IllegalCommand`] or [`DriverError::GivenUp`], all is
     /// taken back in reverse order. Where that fails too, or there is no `device` for it, the faults count as enabled, and
@@ -89,7 +90,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ) -> Result<(), DriverError> {
         let mut control = self.control(cpu)?;
         let Control { streams: attached, lives, .. } = &mut *control;
-        let (mut mode, mut has_stage2, mut markers) = (None, false, 0);
+        let (mut mode, mut has_stage2, mut markers, mut has_stalls) = (None, false, 0, false);
         let mut life = Vec::new();
         let first = streams.first().copied().unwrap_or(StreamId(0));
         life.try_reserve_exact(streams.len())
@@ -107,6 +108,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 return Err(DriverError::NotSupported { stream, what: "one handler for streams in different modes" });
             }
             has_stage2 |= own.stage2.is_some();
+            has_stalls |= own.stalls_unasked;
             let has_markers = own.takes_substreams() && device.is_some_and(DeviceControl::sends_stop_markers);
             markers = u8::saturating_add(markers, has_markers.into());
             life.push(stream);
@@ -137,6 +139,10 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 let Some(own) = attached.get_mut(&stream) else { continue };
                 own.enabled = Ste::with_ppar(own.enabled, needs_pasid);
             }
+        }
+        if has_stalls {
+            // From before a change, and refused by the drain as long as nobody serves the streams. No other comes: they are aborted.
+            self.drain_past(cpu, queue)?;
         }
         // What the queue holds now belongs to an earlier life of these StreamIDs: the streams are not live yet.
         let since = cpu.masked(|masked| self.produced(masked, queue));

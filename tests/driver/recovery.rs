@@ -39,6 +39,7 @@ scenarios![
     page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
+    a_stall_from_before_a_change_is_answered_though_faults_are_enabled_before_the_drain,
     a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same,
     answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
     no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up,
@@ -276,6 +277,29 @@ fn where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handl
             assert_eq!(bench.state(0), status::DONE);
             assert_eq!(bench.recover(), Ok(Lost::default()));
         }
+    });
+}
+
+/// It was in the queue before the handler came, whom it is none of the business of.
+fn a_stall_from_before_a_change_is_answered_though_faults_are_enabled_before_the_drain() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = Bench::of(profile);
+        let space = Space::new(&bench, 1);
+        bench.attach(0, FaultMode::Terminate, &space).unwrap();
+        bench.fill(0, BASE, 8, 1, None);
+        bench.machine.run(100);
+        assert_eq!((bench.smmu.event_records(), bench.model_count(diagnostics::STALLED)), (0, 1));
+        let (stream, config) = (bench.stream(0), plain(FaultMode::Stall));
+        let config = StreamConfig { translation: space.translation(), ..config };
+        bench.smmu.change(&mut bench.cpu, stream, &config).unwrap();
+        let pager = Pager::new(&space, BASE..BASE + BYTES);
+        bench.enable(0, pager.clone()).unwrap();
+        bench.finish([0]);
+        assert_eq!((bench.state(0), pager.groups.load(Ordering::Relaxed)), (status::ABORTED, 0));
+        bench.fill(0, BASE, 8, 2, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), space.word(BASE)), (status::DONE, 2));
+        bench.disable(0).unwrap();
     });
 }
 
