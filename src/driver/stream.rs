@@ -69,7 +69,7 @@ pub(super) struct Stream {
     /// It is attached; else the step that was to attach it failed.
     pub(super) complete: bool,
     pub(super) mode: FaultMode,
-    /// [`Smmu::recover`] aborted it, though its faults are not enabled.
+    /// [`Smmu::recover`] aborted it, though its faults are not enabled, or its end has begun: STALL_TERM ends its stalls.
     pub(super) stopped: bool,
     /// Where every fault stalls: it has been translated in [`FaultMode::Terminate`], so transactions may be stalled for which no life answers,
     /// wherever it goes now.
@@ -152,7 +152,8 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
     ///
     /// [`DriverError::NotAttached`], [`DriverError::FaultsEnabled`], and those of [`Smmu::attach`] and [`Smmu::detach`]. The call may
     /// be repeated. After an error of a step that changes something, the stream is neither as before nor as asked for: until a
-    /// call succeeds nothing can be done with it but that and [`Smmu::detach`], and it is interrupted.
+    /// call succeeds nothing can be done with it but that and [`Smmu::detach`], and it is interrupted. Where every fault stalls
+    /// (IDR0.STALL_MODEL = 0b10), its device has to be at rest before that call if [`Smmu::recover`] or a failed [`Smmu::detach`] came between (4.7.2).
     pub fn change(&self, cpu: &mut Cpu, stream: StreamId, config: &StreamConfig) -> Result<Transition, DriverError> {
         let mut control = self.begin(cpu, stream, config)?;
         let attached = control.streams.get(&stream).ok_or(DriverError::NotAttached(stream))?;
@@ -161,8 +162,9 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
             return Err(DriverError::FaultsEnabled(stream));
         }
         if !attached.complete {
-            // It stays known until it leads somewhere, so that this can be repeated.
-            self.empty(cpu, &mut control, stream)?;
+            // It stays known until it leads somewhere, so that this can be repeated. Its stalls are the drain's, as in any change: behind
+            // STALL_TERM its device would have to come to rest (4.7.2).
+            self.empty(cpu, &mut control, stream, false)?;
             self.lead(cpu, &mut control, stream, config)?;
             return Ok(Transition::Interrupted);
         }
@@ -333,7 +335,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
 
     /// Takes a stream's entry from the SMMU, and its context tables back.
     fn end(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
-        match self.empty(cpu, control, stream) {
+        match self.empty(cpu, control, stream, true) {
             // What an SMMU that is given up may still read is not used again.
             Ok(()) | Err(DriverError::GivenUp) => {
                 control.streams.remove(&stream);
@@ -343,15 +345,22 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
         }
     }
 
-    /// Leaves a stream that leads nowhere and has nothing.
-    fn empty(&self, cpu: &mut Cpu, control: &mut Control, stream: StreamId) -> Result<(), DriverError> {
+    /// Leaves a stream that leads nowhere and has nothing. Its stalls are ended too, or left to the drain, unless STALL_TERM has been there before.
+    fn empty(
+        &self,
+        cpu: &mut Cpu,
+        control: &mut Control,
+        stream: StreamId,
+        ends_stalls: bool,
+    ) -> Result<(), DriverError> {
         let Control { streams, tables, .. } = control;
         let attached = streams.get_mut(&stream).ok_or(DriverError::NotAttached(stream))?;
         attached.complete = false;
+        attached.stopped |= ends_stalls && attached.stalls_unasked;
         let [left, _] = &mut attached.left;
         *left = attached.contexts.take().or(left.take());
         self.leave(cpu, tables, stream, attached, &[0; WORDS])?;
-        if attached.stalls_unasked { self.end_unasked(cpu, stream) } else { Ok(()) }
+        if attached.stopped { self.end_unasked(cpu, stream) } else { Ok(()) }
     }
 
     /// Changes the entry of a stream so that it does not lead to what the stream has left any more, and takes that back.

@@ -40,6 +40,7 @@ scenarios![
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
     a_stall_from_before_a_change_is_answered_though_faults_are_enabled_before_the_drain,
+    a_stall_from_before_a_change_that_failed_is_answered_by_the_drain,
     a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same,
     answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
     no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up,
@@ -300,6 +301,30 @@ fn a_stall_from_before_a_change_is_answered_though_faults_are_enabled_before_the
         bench.finish([0]);
         assert_eq!((bench.state(0), space.word(BASE)), (status::DONE, 2));
         bench.disable(0).unwrap();
+    });
+}
+
+/// Not by STALL_TERM, behind which the entry may not translate before the device is at rest (4.7.2).
+fn a_stall_from_before_a_change_that_failed_is_answered_by_the_drain() {
+    on(Modelled::ForcedStall, |profile| {
+        let mut bench = Bench::of(profile);
+        let spaces = [Space::new(&bench, 1), Space::new(&bench, 2)];
+        spaces[1].map(BASE);
+        bench.attach(0, FaultMode::Terminate, &spaces[0]).unwrap();
+        bench.fill(0, BASE + 4096, 8, 1, None);
+        bench.machine.run(100);
+        let config = StreamConfig { translation: spaces[1].translation(), ..plain(FaultMode::Terminate) };
+        bench.machine.write_control(control::COMMAND_ILLEGAL, 1);
+        let stream = bench.stream(0);
+        let failed = bench.smmu.change(&mut bench.cpu, stream, &config);
+        assert!(matches!(failed, Err(DriverError::IllegalCommand { .. })), "{failed:?}");
+        assert_eq!(bench.smmu.change(&mut bench.cpu, stream, &config), Ok(Transition::Interrupted));
+        assert_eq!((bench.smmu.event_records(), bench.model_count(diagnostics::STALLED)), (0, 1));
+        bench.finish([0]);
+        assert_eq!((bench.state(0), bench.model_count(diagnostics::RESUMED_NOTHING)), (status::ABORTED, 0));
+        bench.fill(0, BASE, 8, 7, None);
+        bench.finish([0]);
+        assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::DONE, 7));
     });
 }
 
