@@ -201,7 +201,7 @@ impl<R: Registers, D: Delay> Smmu<R, D> {
                 let Some(descriptor) = contexts.entry(substream) else { continue };
                 let [first, ..] = descriptor;
                 if ContextDescriptor::asid_of(first.load(Ordering::Relaxed)) == Some(asid) {
-                    // Relaxed, as all stores to descriptors. A change of one word, so it is one step (see `structure`).
+                    // Relaxed: it leads nowhere then. A change of one word, so it is one step (see `structure`).
                     contexts.settled().set(false);
                     first.store(quiet, Ordering::Relaxed);
                     self.hardware.coherence.clean(descriptor);
