@@ -286,8 +286,10 @@ impl Work for Upkeep {
         }
         let driver::Upkeep { timed_out, errors } = unit.smmu.expire(cpu, now.as_micros() as u64);
         // What waits for its recovery is told again.
-        let is_known = unit.recover.load(Relaxed);
-        unit.global_error(GlobalErrors { recover: errors.recover && !is_known, ..errors });
+        unit.global_error(match unit.recover.load(Relaxed) {
+            true => GlobalErrors { event_queue_abort: false, recover: false, ..errors },
+            false => errors,
+        });
         if unit.unreachable.swap(false, Relaxed) && !unit.go_back_to_wires(kernel, cpu) {
             unit.unreachable.store(true, Relaxed);
         }

@@ -1,6 +1,7 @@
 //! A pool of page frames that the fault path takes from without a lock and without zeroing.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use embedded_hal::delay::DelayNs;
@@ -11,7 +12,6 @@ use crate::sync::atomic::{
     AtomicU32, AtomicU64 as Head,
     Ordering::{Acquire, Relaxed, Release},
 };
-use crate::sync::memory::try_boxed;
 use crate::sync::mutant::mutant;
 use crate::sync::{pause, wait};
 
@@ -107,13 +107,14 @@ impl FramePool {
             .checked_mul(FRAME_BYTES)
             .filter(|_| frames < Stack::NONE)
             .ok_or(NoMemory { bytes: usize::MAX, align: FRAME_BYTES })?;
-        let next = try_boxed(frames as usize, || Some(AtomicU32::new(Stack::NONE)));
-        let next = next.ok_or(PoolError::HeapFull { frames })?;
+        let mut next = Vec::new();
+        next.try_reserve_exact(frames as usize).map_err(|_| PoolError::HeapFull { frames })?;
         let region = memory.allocate(bytes, FRAME_BYTES)?;
         coherence.clean(region.words);
+        next.resize_with(frames as usize, || AtomicU32::new(Stack::NONE));
         let memory = Memory { phys: region.phys, frames: region.words.as_chunks().0 };
         let (zeroed, dirty, in_use) = (Stack::new(), Stack::new(), AtomicU32::new(0));
-        let pool = Self { memory, coherence, next, zeroed, dirty, in_use };
+        let pool = Self { memory, coherence, next: next.into(), zeroed, dirty, in_use };
         (0..frames).rev().for_each(|index| pool.zeroed.push(&pool.next, index));
         Ok(pool)
     }
