@@ -50,6 +50,7 @@ mod coherence;
 mod contexts;
 mod domains;
 mod faults;
+mod given_up;
 mod histories;
 mod hostile;
 mod injection;
