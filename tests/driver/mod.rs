@@ -71,5 +71,6 @@ mod recovery;
 mod reports;
 mod skipped;
 mod stop;
+mod stop_markers;
 mod structures;
 mod teardown;
