@@ -49,6 +49,8 @@ mod changes;
 mod coherence;
 mod contexts;
 mod domains;
+#[cfg(not(target_os = "none"))]
+mod failing;
 mod faults;
 mod given_up;
 mod histories;
