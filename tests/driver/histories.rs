@@ -7,6 +7,7 @@ use smmu_iopf::driver::{FaultMode, Pages, StreamConfig, Tag};
 use smmu_iopf::model::engine::registers::status;
 
 use super::bench::Need::{Stage2, Termination};
+use super::bench::random::Random;
 use super::bench::{Bench, Profile, Space, on_each, plain};
 
 scenarios![whatever_was_done_before_a_write_goes_where_stream_and_mapping_lead];
@@ -15,18 +16,6 @@ const BASE: u64 = 0x1000_0000;
 const PAGES: usize = 4;
 const STREAMS: usize = 3;
 const STEPS: u64 = 300;
-
-/// xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % end
-    }
-}
 
 /// Streams, what they may lead to, and what both are by what was done.
 struct World {
@@ -123,7 +112,7 @@ impl World {
 fn whatever_was_done_before_a_write_goes_where_stream_and_mapping_lead() {
     on_each(&[Termination], |profile| {
         for seed in 1..=4_u64 {
-            let (mut world, mut random) = (World::new(profile), Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+            let (mut world, mut random) = (World::new(profile), Random::new(seed));
             (1..=STEPS).for_each(|number| world.step(&mut random, number));
             assert!(world.aborted > 0 && world.aborted < STEPS as usize / 2, "{} aborted", world.aborted);
         }

@@ -49,7 +49,10 @@ mod changes;
 mod coherence;
 mod contexts;
 mod domains;
+#[cfg(not(target_os = "none"))]
+mod failing;
 mod faults;
+mod given_up;
 mod histories;
 mod hostile;
 mod injection;
@@ -70,5 +73,6 @@ mod recovery;
 mod reports;
 mod skipped;
 mod stop;
+mod stop_markers;
 mod structures;
 mod teardown;

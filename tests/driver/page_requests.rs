@@ -1,23 +1,29 @@
 //! Page requests over the life of a device: how many it may have outstanding, and what becomes of them.
 
+use alloc::vec;
+use core::cell::Cell;
+use core::sync::atomic::Ordering;
+
 use smmu_iopf::driver::registers::Registers;
-use smmu_iopf::driver::{DriverError, FaultMode, Options};
+use smmu_iopf::driver::{DriverError, FaultMode, GlobalErrors, Lost, Options};
 use smmu_iopf::iopf::StreamLimits;
-use smmu_iopf::model::engine::registers::{self as reg, status};
+use smmu_iopf::model::control;
+use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, status};
 use smmu_iopf::model::profile::Profile as Modelled;
+use smmu_iopf::model::smmu::diagnostics;
+use smmu_iopf::smmuv3::PageResponse;
 use smmu_iopf::smmuv3::registers::Register;
 
 use super::bench::Need::{PageRequests, Queues, Substreams};
 use super::bench::machine::{self, Machine};
-use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Profile, Space, on, on_each, substreams};
+use super::bench::pending::{BASE, BYTES, Hooked, paging, requesting};
+use super::bench::{Bench, LIMIT_US, LIMITS, Pager, Profile, Space, cpu, on, on_each, substreams};
 
 scenarios![
     devices_that_obey_never_fill_a_pri_queue_of_two_entries_beyond_it,
     the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it,
+    page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
 ];
-
-const BASE: u64 = 0x1000_0000;
-const BYTES: u64 = 16 * 4096;
 
 /// Engines that ask for pages.
 const ASKERS: [usize; 3] = [2, 3, 6];
@@ -111,5 +117,112 @@ fn the_event_queue_has_room_for_every_stall_where_the_smmu_lets_it() {
             other => panic!("a profile that this test does not know: {other}"),
         };
         assert_eq!(bench.machine.read32(Register::EventqBase) & 0x1f, log2size);
+    });
+}
+
+#[test]
+fn an_aborted_pri_queue_starts_anew() {
+    on_each(&[PageRequests, Queues], |profile| {
+        let (mut bench, pager) = paging(profile);
+        // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
+        bench.machine.write_engine(2, reg::DEPTH, 3);
+        bench.fill(2, BASE, 3 * 4096, 1, None);
+        bench.run_until(|bench| bench.machine.read_engine(2, reg::PAGE_REQUESTS) == 1);
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(100);
+        assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUESTS), 3);
+        let errors = bench.global_errors();
+        assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, recover: true, ..GlobalErrors::default() });
+        let errors = bench.global_errors();
+        assert_eq!(errors, GlobalErrors::default());
+        bench.drain();
+        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
+        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
+        // Nobody knows which group with Last was in the queue: the device is made to forget it.
+        bench.disable(2).unwrap();
+        assert_eq!(bench.live(), 0);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+    });
+}
+
+/// A group that waits for its handler, one with Last that is in the queue when another write aborts, and that one.
+#[test]
+fn after_an_aborted_pri_write_the_engine_is_served_again() {
+    on_each(&[PageRequests, Queues], |profile| {
+        let (mut bench, space, pager) = requesting(profile);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(2);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
+        assert!(bench.global_errors().recover);
+        let streams = vec![bench.stream(2)];
+        assert_eq!(bench.recover(), Ok(Lost { page_requests: 1, streams, ..Lost::default() }));
+        bench.reopen(2).unwrap();
+        assert_eq!(bench.recover(), Ok(Lost::default()));
+        let mut groups = pager.take();
+        let late = groups.remove(0);
+        assert!(bench.cpu.masked(|masked| late.respond(masked, PageResponse::Success)).is_err());
+        assert_ne!(bench.machine.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
+
+        pager.defers.store(false, Ordering::Relaxed);
+        bench.finish([2]);
+        bench.fill(2, BASE, BYTES, 5, None);
+        bench.finish([2]);
+        assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
+        bench.disable(2).unwrap();
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        assert_eq!(bench.model_count(diagnostics::RESPONDED_NOTHING), 0);
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+/// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
+fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
+    on_each(&[PageRequests, Queues], |profile| {
+        let (mut bench, _, pager) = requesting(profile);
+        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
+        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
+        bench.machine.run(2);
+        bench.machine.write_engine(2, reg::HOSTILE, 0);
+        let errors = bench.global_errors();
+        assert!(errors.page_request_queue_abort, "{errors:?}");
+        bench.disable(2).unwrap();
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
+        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
+        drop(pager.take());
+        assert_eq!(bench.live(), 0);
+    });
+}
+
+/// The reopening of a device whose PRI failed, while an abort throws requests away once more: the device is named again.
+#[test]
+fn requests_that_are_thrown_away_during_a_reopening_have_their_device_reopened_again() {
+    on_each(&[PageRequests], |profile| {
+        let (mut bench, _) = paging(profile);
+        let (stream, machine, smmu) = (bench.stream(2), bench.machine.clone(), bench.smmu.clone());
+        let abort = || {
+            machine.write_control(control::PAGE_REQUEST_WRITE, 1);
+            machine.write_engine(3, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
+            machine.step();
+            machine.write_engine(3, reg::HOSTILE, 0);
+            assert!(cpu(0).masked(|masked| smmu.handle_global_error(masked)).page_request_queue_abort);
+        };
+        abort();
+        let lost = |bench: &mut Bench| bench.recover().unwrap().streams;
+        assert_eq!(lost(&mut bench), [stream]);
+        let aborts = Cell::new(true);
+        let device = Hooked(bench.device(2), || {
+            if aborts.take() {
+                abort();
+            }
+        });
+        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+        assert_eq!(lost(&mut bench), [stream]);
+        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
+        assert_eq!(lost(&mut bench), []);
+        bench.disable(2).unwrap();
     });
 }

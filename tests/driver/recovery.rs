@@ -4,30 +4,25 @@ use alloc::vec;
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use smmu_iopf::driver::registers::Registers;
 use smmu_iopf::driver::{
-    DeviceControl, DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
+    DriverError, FaultMode, GlobalErrors, Lost, Options, StreamConfig, Transition, Translation, Upkeep,
 };
 use smmu_iopf::model::control;
-use smmu_iopf::model::engine::registers::{self as reg, ats_control, hostile, pri_status, status};
+use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::model::profile::Profile as Modelled;
 use smmu_iopf::model::smmu::diagnostics;
 use smmu_iopf::model::wire::Wire;
-use smmu_iopf::smmuv3::registers::Register;
-use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
+use smmu_iopf::smmuv3::PageResponse;
 
-use super::bench::Need::{Faults, Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
-use super::bench::pending::{BASE, BYTES, Hooked, Restless, paging, requesting, stalled};
-use super::bench::{
-    Bench, Device, LIMIT_US, Pager, Profile, Space, cpu, faulting_engines, on, on_each, passed_on, plain,
-};
+use super::bench::Need::{Model, NoStall, PageRequests, Queues, Stage2, Stall, SyncMessages, Termination};
+use super::bench::pending::{BASE, BYTES, Hooked, Restless, stalled};
+use super::bench::{Bench, LIMIT_US, Pager, Profile, Space, on, on_each, plain};
 
 scenarios![
     what_is_in_the_event_queue_when_a_write_aborts_is_not_believed,
     an_aborted_event_queue_stops_the_stalling_streams_and_spares_the_others,
     after_an_aborted_event_write_the_engine_is_served_again,
     a_stream_that_is_about_to_end_is_not_reopened,
-    an_smmu_that_is_given_up_has_nothing_to_recover,
     global_errors_whose_interrupt_was_lost_are_found,
     where_every_fault_stalls_an_aborted_event_queue_stops_streams_without_a_handler_too,
     a_stall_whose_record_is_lost_ends_with_its_stream,
@@ -36,14 +31,11 @@ scenarios![
     without_stalls_an_aborted_event_queue_has_lost_reports_alone,
     an_event_queue_that_is_not_there_costs_reports_alone,
     an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on,
-    page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping,
     a_stream_of_a_virtual_machine_is_stopped_and_served_again_too,
     a_stream_whose_detachment_failed_is_not_reopened_into_the_tables_of_another,
     a_stall_from_before_a_change_is_answered_though_faults_are_enabled_before_the_drain,
     a_stall_from_before_a_change_that_failed_is_answered_by_the_drain,
     a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same,
-    answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up,
-    no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up,
 ];
 
 fn what_is_in_the_event_queue_when_a_write_aborts_is_not_believed() {
@@ -190,24 +182,6 @@ fn a_stream_that_is_about_to_end_is_not_reopened() {
         assert_eq!(bench.reopen(0), Err(DriverError::FaultsNotEnabled(stream)));
         [0, 1].into_iter().for_each(|engine| bench.disable(engine).unwrap());
         assert_eq!(bench.live(), 0);
-    });
-}
-
-fn an_smmu_that_is_given_up_has_nothing_to_recover() {
-    on_each(&[Stall], |profile| {
-        let mut bench = Bench::of(profile);
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.machine.write_control(control::EVENT_WRITE, 1);
-        bench.fill(0, BASE, 8, 1, None);
-        bench.machine.run(100);
-        bench.smmu.give_up();
-        assert_eq!(bench.global_errors(), GlobalErrors { event_queue_abort: true, ..GlobalErrors::default() });
-        assert_eq!(bench.global_errors(), GlobalErrors::default());
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-        bench.disable(0).unwrap();
-        assert_eq!((bench.state(0), bench.live()), (status::ABORTED, 0));
     });
 }
 
@@ -493,83 +467,6 @@ fn an_illegal_command_that_nobody_waits_for_is_replaced_and_the_queue_goes_on() 
     });
 }
 
-#[test]
-fn an_aborted_pri_queue_starts_anew() {
-    on_each(&[PageRequests, Queues], |profile| {
-        let (mut bench, pager) = paging(profile);
-        // A request without Last that was taken out, one with Last that was not, and one whose write aborts.
-        bench.machine.write_engine(2, reg::HOSTILE, hostile::NO_LAST);
-        bench.machine.write_engine(2, reg::DEPTH, 3);
-        bench.fill(2, BASE, 3 * 4096, 1, None);
-        bench.run_until(|bench| bench.machine.read_engine(2, reg::PAGE_REQUESTS) == 1);
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 1);
-        bench.machine.write_engine(2, reg::HOSTILE, 0);
-        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.machine.run(100);
-        assert_eq!(bench.machine.read_engine(2, reg::PAGE_REQUESTS), 3);
-        let errors = bench.global_errors();
-        assert_eq!(errors, GlobalErrors { page_request_queue_abort: true, recover: true, ..GlobalErrors::default() });
-        let errors = bench.global_errors();
-        assert_eq!(errors, GlobalErrors::default());
-        bench.drain();
-        assert_eq!((bench.smmu.page_request_records(), pager.groups.load(Ordering::Relaxed)), (2, 0));
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-        // Nobody knows which group with Last was in the queue: the device is made to forget it.
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-    });
-}
-
-/// A group that waits for its handler, one with Last that is in the queue when another write aborts, and that one.
-#[test]
-fn after_an_aborted_pri_write_the_engine_is_served_again() {
-    on_each(&[PageRequests, Queues], |profile| {
-        let (mut bench, space, pager) = requesting(profile);
-        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.machine.run(2);
-        bench.machine.write_engine(2, reg::HOSTILE, 0);
-        assert!(bench.global_errors().recover);
-        let streams = vec![bench.stream(2)];
-        assert_eq!(bench.recover(), Ok(Lost { page_requests: 1, streams, ..Lost::default() }));
-        bench.reopen(2).unwrap();
-        assert_eq!(bench.recover(), Ok(Lost::default()));
-        let mut groups = pager.take();
-        let late = groups.remove(0);
-        assert!(bench.cpu.masked(|masked| late.respond(masked, PageResponse::Success)).is_err());
-        assert_ne!(bench.machine.read_engine(2, reg::ATS_CONTROL) & ats_control::ENABLE, 0);
-
-        pager.defers.store(false, Ordering::Relaxed);
-        bench.finish([2]);
-        bench.fill(2, BASE, BYTES, 5, None);
-        bench.finish([2]);
-        assert_eq!((bench.state(2), space.word(BASE + BYTES - 8)), (status::DONE, 5));
-        bench.disable(2).unwrap();
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-        assert_eq!(bench.model_count(diagnostics::RESPONDED_NOTHING), 0);
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// Groups with Last that wait in the queue when another write aborts, and one that waits for its handler: that one is answered.
-fn page_request_groups_that_an_abort_threw_away_do_not_keep_their_device_from_stopping() {
-    on_each(&[PageRequests, Queues], |profile| {
-        let (mut bench, _, pager) = requesting(profile);
-        bench.machine.write_engine(2, reg::HOSTILE, hostile::STORM);
-        bench.machine.write_control(control::PAGE_REQUEST_WRITE, 2);
-        bench.machine.run(2);
-        bench.machine.write_engine(2, reg::HOSTILE, 0);
-        let errors = bench.global_errors();
-        assert!(errors.page_request_queue_abort, "{errors:?}");
-        bench.disable(2).unwrap();
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_UNEXPECTED), 0);
-        drop(pager.take());
-        assert_eq!(bench.live(), 0);
-    });
-}
-
 /// S2S and not CD.S decides there (5.2, 5.5).
 fn a_stream_of_a_virtual_machine_is_stopped_and_served_again_too() {
     on_each(&[Stall, Stage2], |profile| {
@@ -591,96 +488,6 @@ fn a_stream_of_a_virtual_machine_is_stopped_and_served_again_too() {
         assert_eq!((bench.state(0), machine.word(BASE)), (status::DONE, 8));
         bench.disable(0).unwrap();
         assert_eq!(bench.live(), 0);
-    });
-}
-
-/// The reopening of a device whose PRI failed, while an abort throws requests away once more: the device is named again.
-#[test]
-fn requests_that_are_thrown_away_during_a_reopening_have_their_device_reopened_again() {
-    on_each(&[PageRequests], |profile| {
-        let (mut bench, _) = paging(profile);
-        let (stream, machine, smmu) = (bench.stream(2), bench.machine.clone(), bench.smmu.clone());
-        let abort = || {
-            machine.write_control(control::PAGE_REQUEST_WRITE, 1);
-            machine.write_engine(3, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
-            machine.step();
-            machine.write_engine(3, reg::HOSTILE, 0);
-            assert!(cpu(0).masked(|masked| smmu.handle_global_error(masked)).page_request_queue_abort);
-        };
-        abort();
-        let lost = |bench: &mut Bench| bench.recover().unwrap().streams;
-        assert_eq!(lost(&mut bench), [stream]);
-        let aborts = Cell::new(true);
-        let device = Hooked(bench.device(2), || {
-            if aborts.take() {
-                abort();
-            }
-        });
-        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
-        assert_eq!(lost(&mut bench), [stream]);
-        bench.smmu.reopen_faults(&mut bench.cpu, stream, &device).unwrap();
-        assert_eq!(lost(&mut bench), []);
-        bench.disable(2).unwrap();
-    });
-}
-
-/// It answers nothing, and the device waits for answers.
-#[test]
-fn on_an_smmu_that_is_given_up_groups_end_before_the_device_is_waited_for() {
-    on_each(&[Stall], |profile| {
-        let (mut bench, _, pager) = stalled(profile);
-        bench.smmu.give_up();
-        let (stream, device) = (bench.stream(0), Restless::new(&bench, 0));
-        let busy = DriverError::DeviceBusy { stream, state: "idle", waited_us: LIMIT_US };
-        assert_eq!(bench.smmu.disable_faults(&mut bench.cpu, stream, &device), Err(busy));
-        assert_eq!(bench.cpu.masked(|masked| bench.smmu.faults().unanswered(masked, stream)), 0);
-        assert_eq!(bench.smmu.faults().totals().statistics.terminated, 8);
-        drop(pager.take());
-        bench.disable(0).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-/// Whose driver drains nothing, with requests on their way when it is reset.
-struct Undrained(Device);
-
-impl DeviceControl for Undrained {
-    passed_on!(0: stop_new_work, is_idle, response_needs_pasid, enable_ats, disable_ats, enable_page_requests, disable_page_requests, page_requests_failed, sends_stop_markers, stop_substream, substream_stopped);
-
-    fn page_requests_stopped(&self) -> bool {
-        self.0.machine.read_engine(self.0.engine, reg::PRI_STATUS) & pri_status::STOPPED != 0
-    }
-
-    fn reset_page_requests(&self) {
-        let Device { machine, engine, .. } = &self.0;
-        machine.write_engine(*engine, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS | hostile::WHILE_DISABLED);
-        machine.step();
-        machine.write_engine(*engine, reg::HOSTILE, 0);
-        self.0.reset_page_requests();
-    }
-}
-
-fn no_record_is_left_of_streams_whose_faults_end_on_an_smmu_that_is_given_up() {
-    on_each(&[Faults], |profile| {
-        for (engine, mode) in faulting_engines(profile) {
-            let mut bench = Bench::of(profile);
-            let space = Space::new(&bench, 1);
-            bench.attach(engine, mode, &space).unwrap();
-            bench.enable(engine, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-            bench.fill(engine, BASE, BYTES, 1, None);
-            bench.machine.run(100);
-            let queue = match mode {
-                FaultMode::PageRequest => [Register::PriqProd, Register::PriqCons],
-                _ => [Register::EventqProd, Register::EventqCons],
-            };
-            let ends = |bench: &Bench| queue.map(|register| bench.machine.read32(register));
-            assert_eq!(ends(&bench), [1, 0]);
-            bench.smmu.give_up();
-            let (stream, device) = (bench.stream(engine), Undrained(bench.device(engine)));
-            bench.smmu.disable_faults(&mut bench.cpu, stream, &device).unwrap();
-            let [prod, cons] = ends(&bench);
-            assert!(prod == cons && prod > 0, "{mode:?}: {prod:#x}, {cons:#x}");
-        }
     });
 }
 
@@ -736,33 +543,5 @@ fn a_stream_whose_change_failed_before_a_recovery_can_be_changed_all_the_same() 
         bench.fill(0, BASE, 8, 7, None);
         bench.finish([0]);
         assert_eq!((bench.state(0), spaces[1].word(BASE)), (status::DONE, 7));
-    });
-}
-
-/// They found no room in the command queue, which stands still, before a write to the event queue aborted.
-fn answers_that_wait_while_the_event_queue_is_shut_end_with_an_smmu_that_is_given_up() {
-    on_each(&[Stall, Termination, Queues], |profile| {
-        let mut bench =
-            Bench::with(profile, Options { limit_us: LIMIT_US, command_queue_log2: 1, ..Options::default() });
-        let space = Space::new(&bench, 1);
-        bench.attach(0, FaultMode::Stall, &space).unwrap();
-        bench.enable(0, Pager::new(&space, BASE..BASE + BYTES)).unwrap();
-        bench.attach(1, FaultMode::Terminate, &space).unwrap();
-        bench.hold_commands(true);
-        bench.machine.write_engine(0, reg::DEPTH, 8);
-        bench.fill(0, BASE, BYTES, 7, None);
-        while bench.smmu.event_counts().unsent == 0 {
-            bench.machine.step();
-            bench.drain();
-        }
-        bench.machine.write_control(control::EVENT_WRITE, 1);
-        bench.fill(1, BASE + BYTES, 8, 1, None);
-        bench.machine.run(100);
-        assert!(bench.global_errors().recover);
-        bench.drain();
-        assert!(bench.smmu.event_counts().unsent > 0);
-        bench.smmu.give_up();
-        bench.disable(0).unwrap();
-        assert_eq!((bench.state(0), bench.smmu.event_counts().unsent, bench.live()), (status::ABORTED, 0, 0));
     });
 }

@@ -1,10 +1,8 @@
 //! PASIDs that a device stops using while it goes on with others.
 
 use alloc::collections::BTreeMap;
-use alloc::format;
-use alloc::string::ToString;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 #[cfg(not(target_os = "none"))]
 use std::thread;
 
@@ -14,33 +12,29 @@ use smmu_iopf::model::control;
 use smmu_iopf::model::engine::registers::{self as reg, ats_control, control as job, hostile, pri_control, status};
 use smmu_iopf::smmuv3::{PageResponse, StreamId, SubstreamId};
 
-use super::bench::Need::{Model, PageRequests, Queues, Stall, Substreams};
+use super::bench::Need::{PageRequests, Queues, Stall, Substreams};
 use super::bench::world::Tables;
-use super::bench::{Bench, Device, LIMIT_US, LIMITS, Pager, Profile, Space, cpu, on_each, substreams};
+use super::bench::{Bench, Device, LIMIT_US, Pager, Profile, Space, cpu, on_each, substreams};
 
 scenarios![
-    a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again,
-    a_stop_marker_that_comes_late_is_found_by_the_next_call,
     translations_that_the_device_does_not_forget_in_time_keep_the_substream_stopped,
     a_stop_ends_soon_when_the_smmu_is_given_up_meanwhile,
-    a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered,
-    a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests,
     what_is_no_substream_or_has_no_page_requests_is_refused,
 ];
 
 const BASE: u64 = 0x1000_0000;
 const BYTES: u64 = 64 * 4096;
 
-fn pasid(id: u32) -> SubstreamId {
+pub(super) fn pasid(id: u32) -> SubstreamId {
     SubstreamId::new(id).unwrap()
 }
 
 /// A bench whose engine 2 has page requests enabled, and the handler of PASIDs 1 and 2, whose address spaces have the ASIDs 1 and 2.
-fn paging(profile: Profile) -> (Bench, Arc<Pager>) {
+pub(super) fn paging(profile: Profile) -> (Bench, Arc<Pager>) {
     paging_on(Bench::of(profile))
 }
 
-fn paging_on(mut bench: Bench) -> (Bench, Arc<Pager>) {
+pub(super) fn paging_on(mut bench: Bench) -> (Bench, Arc<Pager>) {
     let stream = bench.stream(2);
     bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
     let spaces: BTreeMap<_, _> = [1, 2].map(|id| (Some(pasid(id)), Space::new(&bench, id as u16))).into();
@@ -53,7 +47,7 @@ fn paging_on(mut bench: Bench) -> (Bench, Arc<Pager>) {
 }
 
 /// The same with a group of PASID 1 that its handler holds.
-fn waiting(profile: Profile) -> (Bench, Arc<Pager>, FaultGroup) {
+pub(super) fn waiting(profile: Profile) -> (Bench, Arc<Pager>, FaultGroup) {
     let (mut bench, pager) = paging(profile);
     pager.defers.store(true, Ordering::Relaxed);
     bench.fill(2, BASE, 8, 1, Some(1));
@@ -62,28 +56,28 @@ fn waiting(profile: Profile) -> (Bench, Arc<Pager>, FaultGroup) {
     (bench, pager, group)
 }
 
-fn stop(bench: &mut Bench, id: u32, device: &dyn DeviceControl) -> Result<(), DriverError> {
+pub(super) fn stop(bench: &mut Bench, id: u32, device: &dyn DeviceControl) -> Result<(), DriverError> {
     let stream = bench.stream(2);
     bench.smmu.stop_substream(&mut bench.cpu, stream, pasid(id), device)
 }
 
-fn in_use(bench: &Bench, id: u32, lack: &'static str) -> Result<(), DriverError> {
+pub(super) fn in_use(bench: &Bench, id: u32, lack: &'static str) -> Result<(), DriverError> {
     Err(DriverError::SubstreamInUse { stream: bench.stream(2), substream: pasid(id), lack, waited_us: LIMIT_US })
 }
 
-fn is_late(bench: &Bench, group: FaultGroup) -> bool {
+pub(super) fn is_late(bench: &Bench, group: FaultGroup) -> bool {
     bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err()
 }
 
 /// How a job with a PASID ends.
-fn fill(bench: &mut Bench, id: u32) -> u32 {
+pub(super) fn fill(bench: &mut Bench, id: u32) -> u32 {
     bench.fill(2, BASE, 8, id.into(), Some(id));
     bench.finish([2]);
     bench.state(2)
 }
 
 /// What an engine does to stop a PASID, and whether it says that it has.
-struct Stops<F: Fn(&Device), G: Fn(&Device) -> bool> {
+pub(super) struct Stops<F: Fn(&Device), G: Fn(&Device) -> bool> {
     device: Device,
     stop: F,
     is_done: G,
@@ -92,7 +86,7 @@ struct Stops<F: Fn(&Device), G: Fn(&Device) -> bool> {
 }
 
 impl<F: Fn(&Device), G: Fn(&Device) -> bool> Stops<F, G> {
-    fn new(device: Device, stop: F, is_done: G) -> Self {
+    pub(super) fn new(device: Device, stop: F, is_done: G) -> Self {
         Self { device, stop, is_done, drains: true }
     }
 }
@@ -197,65 +191,6 @@ fn a_stopped_pasid_is_answered_and_forgotten_and_the_other_goes_on() {
     });
 }
 
-fn a_device_that_sends_no_stop_marker_is_named_and_may_be_asked_again() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        let (mut bench, pager, group) = waiting(profile);
-        let done_in_silence = Stops::new(bench.device(2), |_| {}, |_| true);
-        let (stream, silent) = (bench.stream(2), in_use(&bench, 1, "its Stop marker has not come"));
-        assert_eq!(stop(&mut bench, 1, &done_in_silence), silent);
-        assert_eq!(
-            silent.unwrap_err().to_string(),
-            format!(
-                "the device of stream {stream:?} goes on with substream {:?} after 20000 us: its Stop marker has not come",
-                pasid(1)
-            )
-        );
-        // What waited is answered all the same, and its requests are refused.
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 1);
-        assert!(is_late(&bench, group));
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-        bench.finish([2]);
-        pager.defers.store(false, Ordering::Relaxed);
-        assert_eq!((fill(&mut bench, 1), fill(&mut bench, 2)), (status::ABORTED, status::DONE));
-        assert_eq!(bench.machine.read_engine(2, reg::RESPONSES_INVALID), 2);
-        let busy = StopError::Busy { stream, substream: pasid(1) };
-        let device = bench.device(2);
-        assert_eq!(stop(&mut bench, 2, &device), Err(DriverError::Stop(busy)), "one at a time");
-        stop(&mut bench, 1, &device).unwrap();
-        stop(&mut bench, 2, &device).unwrap();
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-fn a_stop_marker_that_comes_late_is_found_by_the_next_call() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        let (mut bench, _, group) = waiting(profile);
-        bench.machine.write_control(control::ENGINES, 1 << 2);
-        bench.machine.write_control(control::ENGINES_HELD, control::UNTIL_RELEASED);
-        let asked = AtomicUsize::new(0);
-        // It sends no more than one.
-        let ask = |device: &Device| {
-            if asked.fetch_add(1, Ordering::Relaxed) == 0 {
-                device.stop_substream(StreamId(0), pasid(1));
-            }
-        };
-        let device = Stops::new(bench.device(2), ask, |_| true);
-        let silent = in_use(&bench, 1, "its Stop marker has not come");
-        assert_eq!(stop(&mut bench, 1, &device), silent);
-        bench.machine.write_control(control::ENGINES_HELD, 0);
-        bench.finish([2]);
-        bench.machine.run(100);
-        bench.drain();
-        stop(&mut bench, 1, &device).unwrap();
-        assert!(is_late(&bench, group));
-        // That was the end of that use.
-        assert_eq!(stop(&mut bench, 1, &device), silent);
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
 /// Has an engine that waits for answers for ever come to rest.
 fn reset(bench: &Bench) {
     for (register, value) in
@@ -266,7 +201,7 @@ fn reset(bench: &Bench) {
 }
 
 /// Sends a Stop marker for the PASID in its register, whatever waits for an answer.
-fn send_marker(device: &Device) {
+pub(super) fn send_marker(device: &Device) {
     device.machine.write_engine(2, reg::PRI_CONTROL, pri_control::ENABLE | pri_control::SEND_STOP_MARKER);
 }
 
@@ -358,103 +293,6 @@ fn a_device_that_has_stopped_a_pasid_is_not_told_to_forget_its_address_space_aga
             invalidations(&bench) - before
         };
         assert_eq!((forget(1), forget(2)), (0, 1));
-    });
-}
-
-fn a_pasid_of_a_device_without_stop_markers_is_stopped_when_its_requests_are_answered() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        let (mut bench, pager, group) = waiting(profile);
-        let markers = |bench: &Bench| bench.smmu.faults().totals().statistics.stop_markers;
-        let silent = Device { silent: true, ..bench.device(2) };
-        stop(&mut bench, 1, &silent).unwrap();
-        assert!(is_late(&bench, group));
-        assert_eq!((bench.machine.read_engine(2, reg::RESPONSES_INVALID), markers(&bench)), (1, 0));
-        assert_eq!(bench.smmu.faults().totals().slots_in_use, 0);
-        pager.defers.store(false, Ordering::Relaxed);
-        assert_eq!((fill(&mut bench, 2), fill(&mut bench, 1)), (status::DONE, status::ABORTED));
-        // Its driver that says what is not so is told.
-        let device = bench.device(2);
-        let asked = |_: &Device| silent.stop_substream(StreamId(0), pasid(2));
-        let lack = in_use(&bench, 2, "its Stop marker has not come");
-        assert_eq!(stop(&mut bench, 2, &Stops::new(device, asked, |_| false)), lack);
-        stop(&mut bench, 2, &silent).unwrap();
-        assert_eq!(markers(&bench), 0);
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-fn a_device_without_stop_markers_has_the_whole_queue_for_its_page_requests() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        for silent in [false, true] {
-            let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
-            let mut bench = Bench::with(profile, options);
-            let stream = bench.stream(2);
-            bench.smmu.attach(&mut bench.cpu, stream, &substreams(FaultMode::PageRequest, 4)).unwrap();
-            let device = Device { silent, ..bench.device(2) };
-            let pager = Pager::with(BTreeMap::new(), 0..0);
-            bench.smmu.enable_faults(&mut bench.cpu, &[stream], Some(&device), pager, LIMITS).unwrap();
-            assert_eq!(bench.machine.read_engine(2, reg::PRI_ALLOCATION), if silent { 2 } else { 1 });
-        }
-    });
-}
-
-/// Where the PRI queue overflows, the SMMU drops Stop markers too (8.1).
-#[test]
-fn a_stop_marker_that_an_overflow_took_is_asked_for_again() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        let options = Options { limit_us: LIMIT_US, page_request_queue_log2: 1, ..Options::default() };
-        let (mut bench, _) = paging_on(Bench::with(profile, options));
-        assert_eq!(fill(&mut bench, 1), status::DONE);
-        let asked = AtomicUsize::new(0);
-        let ask = |device: &Device| {
-            let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
-            if is_first {
-                device.machine.write_engine(2, reg::HOSTILE, hostile::STORM | hostile::NO_CREDITS);
-                device.machine.run(4);
-                device.machine.write_engine(2, reg::HOSTILE, 0);
-            }
-            send_marker(device);
-            device.machine.run(1);
-        };
-        let began = bench.machine.read_control(control::TICKS);
-        let device = Stops::new(bench.device(2), ask, |_| true);
-        stop(&mut bench, 1, &device).unwrap();
-        assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2);
-        assert_eq!((asked.load(Ordering::Relaxed), bench.smmu.page_request_counts().overflows), (2, 1));
-        bench.disable(2).unwrap();
-        assert_eq!(bench.live(), 0);
-    });
-}
-
-#[test]
-fn a_stop_marker_that_an_abort_took_is_asked_for_again() {
-    on_each(&[PageRequests, Substreams, Model], |profile| {
-        for comes in [true, false] {
-            let (mut bench, _) = paging(profile);
-            assert_eq!(fill(&mut bench, 1), status::DONE);
-            let (smmu, asked) = (bench.smmu.clone(), AtomicUsize::new(0));
-            let ask = |device: &Device| {
-                let is_first = asked.fetch_add(1, Ordering::Relaxed) == 0;
-                if is_first {
-                    device.machine.write_control(control::PAGE_REQUEST_WRITE, 1);
-                }
-                if is_first || comes {
-                    send_marker(device);
-                }
-                device.machine.run(1);
-                cpu(0).masked(|masked| smmu.handle_global_error(masked));
-            };
-            let began = bench.machine.read_control(control::TICKS);
-            let device = Stops::new(bench.device(2), ask, |_| true);
-            let stopped = stop(&mut bench, 1, &device);
-            assert_eq!(stopped, if comes { Ok(()) } else { in_use(&bench, 1, "its Stop marker has not come") });
-            assert!(bench.machine.read_control(control::TICKS) - began < LIMIT_US / 2 || !comes);
-            // Once for what was lost.
-            assert_eq!(asked.load(Ordering::Relaxed), 2);
-            bench.disable(2).unwrap();
-            assert_eq!(bench.live(), 0);
-        }
     });
 }
 

@@ -81,6 +81,7 @@ pub(crate) mod life;
 pub(crate) mod machine;
 pub(crate) mod pending;
 mod profile;
+pub(crate) mod random;
 mod space;
 pub(crate) mod world;
 
