@@ -4,7 +4,9 @@
 //! Whatever fails, each step ends in success or in an error value; repeated, it succeeds; and in the end nothing is live,
 //! stalled or answered twice.
 
-use alloc::sync::Arc;
+#[cfg(not(target_os = "none"))]
+mod lives;
+
 use alloc::vec::Vec;
 
 use smmu_iopf::driver::registers::Registers;
@@ -14,10 +16,9 @@ use smmu_iopf::model::engine::registers::{self as reg, status};
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse};
 
-use super::bench::Need::{Faults, Messages, PageRequests, Stall, Substreams, SyncMessages};
-use super::bench::life::{BASE, BYTES, Kernel, Outcome, live, live_with_pasids, machine, options};
-use super::bench::machine::Machine;
-use super::bench::{Bench, LIMIT_US, Profile, Space, faulting_engines, on_each};
+use super::bench::Need::{Faults, Messages, PageRequests, Stall, SyncMessages};
+use super::bench::life::{BASE, BYTES, Kernel, LIMIT_US, Life, Outcome, live, machine, options};
+use super::bench::{Bench, Profile, Space, faulting_engines, on_each};
 
 scenarios![
     life_without_injection_has_no_error,
@@ -45,21 +46,15 @@ const LATE: u32 = 30;
 /// Lives through `point` at the first occurrence, the second one, and so on, until a life has no more; `check` looks at
 /// each. Returns how many occurrences there were.
 fn each(profile: Profile, point: usize, check: impl FnMut(u32, &Outcome)) -> u32 {
-    each_of(profile, live, point, LATE, check)
+    each_of(profile, Kernel::live, point, LATE, check)
 }
 
-fn each_of(
-    profile: Profile,
-    life: fn(Profile, &Arc<Machine>) -> Outcome,
-    point: usize,
-    late_ticks: u32,
-    mut check: impl FnMut(u32, &Outcome),
-) -> u32 {
+fn each_of(profile: Profile, life: Life, point: usize, late_ticks: u32, mut check: impl FnMut(u32, &Outcome)) -> u32 {
     for number in 1.. {
         let machine = machine(profile);
         machine.write_control(control::LATE_TICKS, late_ticks);
         machine.write_control(point, number);
-        let outcome = life(profile, &machine);
+        let outcome = Kernel::new(profile, &machine).through(life);
         if machine.read_control(point + control::HAPPENED) == 0 {
             return number - 1;
         }
@@ -70,108 +65,6 @@ fn each_of(
 
 fn all_done(outcome: &Outcome) -> bool {
     !outcome.states.is_empty() && outcome.states.iter().all(|state| *state == status::DONE)
-}
-
-/// A life in which no fault is answered before the faults are taken away.
-fn live_and_let_wait(profile: Profile, machine: &Arc<Machine>) -> Outcome {
-    let mut kernel = Kernel::new(profile, machine);
-    kernel.attach_deferring();
-    kernel.fault();
-    kernel.tear_down()
-}
-
-#[test]
-fn faults_that_are_pending_at_teardown_end_whatever_goes_wrong() {
-    on_each(&[Faults], |profile| {
-        let (names, engines): (Vec<_>, Vec<_>) =
-            faulting_engines(profile).map(|(engine, _)| (engine, status::ABORTED)).unzip();
-        let outcome = live_and_let_wait(profile, &machine(profile));
-        assert_eq!((outcome.waiting, &outcome.states), (names, &engines));
-        for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
-            let occurrences = each_of(profile, live_and_let_wait, point, LATE, |number, outcome| {
-                assert_eq!(outcome.states, engines, "{point:#x}, occurrence {number}");
-                assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
-            });
-            let never = match point {
-                control::MESSAGE => !Messages.is_met(profile),
-                control::EVENT_WRITE => !Stall.is_met(profile),
-                control::PAGE_REQUEST_WRITE | control::ATC_INVALIDATION => !PageRequests.is_met(profile),
-                _ => false,
-            };
-            assert_eq!(occurrences == 0, never, "{point:#x}");
-        }
-    });
-}
-
-/// PASIDs stopped, attached and forgotten, and page requests served again after a Failure, while each thing fails once.
-#[test]
-fn pasids_come_and_go_whatever_goes_wrong() {
-    on_each(&[PageRequests, Substreams], |profile| {
-        let outcome = live_with_pasids(profile, &machine(profile));
-        assert!(outcome.errors.is_empty() && outcome.global.is_empty() && outcome.failed, "{outcome:?}");
-        let mut hurt = Vec::new();
-        for point in (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8) {
-            let occurrences = each_of(profile, live_with_pasids, point, LATE, |number, outcome| {
-                assert!(outcome.errors.len() <= 1, "{point:#x}, occurrence {number}: {outcome:?}");
-                assert!(all_done(outcome), "{point:#x}, occurrence {number}: {outcome:?}");
-                hurt.extend(outcome.errors.iter().map(|(step, _)| *step));
-            });
-            let never = match point {
-                control::MESSAGE => !Messages.is_met(profile),
-                control::EVENT_WRITE => true,
-                _ => false,
-            };
-            assert_eq!(occurrences == 0, never, "{point:#x}");
-        }
-        for step in ["attach_substream", "enable", "stop", "forget", "disable"] {
-            assert!(hurt.contains(&step), "{step}");
-        }
-    });
-}
-
-/// The second may come while the first is told of, or recovered from.
-#[test]
-fn several_things_that_go_wrong_in_one_life_are_survived_too() {
-    let points: Vec<_> = (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8).collect();
-    on_each(&[Faults], |profile| {
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        // xorshift64.
-        let mut below = |end: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 16) as usize % end
-        };
-        let (mut most, has_pasids) = (0, PageRequests.is_met(profile) && Substreams.is_met(profile));
-        for _ in 0..60 {
-            let machine = machine(profile);
-            machine.write_control(control::LATE_TICKS, LATE);
-            for _ in 0..2 + below(3) {
-                let point = points[below(points.len())];
-                let occurrences = match point {
-                    control::COMMAND_FETCH | control::COMMAND_ILLEGAL => 60,
-                    control::STE_FETCH.. => 20,
-                    _ => 4,
-                };
-                machine.write_control(point, 1 + below(occurrences) as u32);
-            }
-            // Where bring-up fails twice, that is all.
-            let Ok(kernel) = Kernel::up(profile, &machine) else { continue };
-            let mut kernel = Kernel { tries: 6, ..kernel };
-            match below(if has_pasids { 3 } else { 2 }) {
-                0 => _ = kernel.live(),
-                1 => {
-                    kernel.attach_deferring();
-                    kernel.fault();
-                    kernel.tear_down();
-                }
-                _ => _ = kernel.live_with_pasids(),
-            }
-            let happened = points.iter().filter(|&&point| machine.read_control(point + control::HAPPENED) > 0);
-            most = most.max(happened.count());
-        }
-        assert!(most >= 2, "{}", profile.name());
-    });
 }
 
 fn life_without_injection_has_no_error() {
@@ -319,7 +212,7 @@ fn an_smmu_whose_messages_all_abort_asks_for_one() {
 fn late_interrupts_cost_time_only() {
     on_each(&[Faults], |profile| {
         for ticks in [1, 30, 1000] {
-            let interrupts = each_of(profile, live, control::INTERRUPT_LATE, ticks, |number, outcome| {
+            let interrupts = each_of(profile, Kernel::live, control::INTERRUPT_LATE, ticks, |number, outcome| {
                 assert!(
                     outcome.errors.is_empty() && all_done(outcome),
                     "interrupt {number}, {ticks} ticks: {outcome:?}"
@@ -338,7 +231,11 @@ const ACKNOWLEDGED: [(usize, Register); 3] = [
 ];
 
 /// Lives on an SMMU whose hold lets 0, 1, 2 and so on pass, until a life has no more; `check` looks at each. Returns how many there were.
-fn each_held(profile: Profile, hold: usize, ticks: u32, mut check: impl FnMut(u32, &Outcome)) -> u32 {
+fn each_held(profile: Profile, hold: usize, ticks: u32, check: impl FnMut(u32, &Outcome)) -> u32 {
+    each_held_of(profile, Kernel::live, hold, ticks, check)
+}
+
+fn each_held_of(profile: Profile, life: Life, hold: usize, ticks: u32, mut check: impl FnMut(u32, &Outcome)) -> u32 {
     for number in 0.. {
         let machine = machine(profile);
         machine.write_control(control::PASSED, number);
@@ -349,7 +246,7 @@ fn each_held(profile: Profile, hold: usize, ticks: u32, mut check: impl FnMut(u3
         machine.write32(Register::CmdqProd, 0);
         machine.write32(Register::CmdqCons, 0);
         machine.write32(Register::Cr0, 1 << 3);
-        let outcome = live(profile, &machine);
+        let outcome = Kernel::new(profile, &machine).through(life);
         if machine.read_control(hold + control::HAPPENED) == 0 {
             return number;
         }
@@ -447,7 +344,7 @@ fn paused_commands_are_waited_for_and_time_out_when_they_stay_paused() {
         assert!(engines.eq(kernel.outcome.waiting.iter().copied()), "{:?}", kernel.outcome);
         assert!(kernel.bench.disable(0).is_err());
         machine.write_control(control::COMMANDS_HELD, 0);
-        let outcome = kernel.tear_down();
+        let outcome = kernel.through(Kernel::take_down);
         assert!(outcome.errors.is_empty(), "{outcome:?}");
     });
 }
@@ -474,7 +371,7 @@ fn delayed_engines_are_waited_for_at_teardown_or_named() {
                 let space = kernel.spaces[0].clone();
                 kernel.enable(0, &space);
             }
-            let outcome = kernel.tear_down();
+            let outcome = kernel.through(Kernel::take_down);
             assert!(outcome.errors.is_empty(), "{outcome:?}");
         }
     });
@@ -501,7 +398,7 @@ fn reordered_records_are_served_all_the_same() {
             assert_eq!((kernel.bench.state(1), space.word(BASE + BYTES - 8)), (status::DONE, 9));
             assert!(seed != 0 || machine.read_control(control::REORDERED) > 0);
             kernel.again("disable", |bench| bench.disable(1));
-            assert!(all_done(&kernel.tear_down()));
+            assert!(all_done(&kernel.through(Kernel::take_down)));
         }
     });
 }
@@ -551,7 +448,7 @@ fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once
             let invalidated = kernel.bench.smmu.invalidate_asid(&mut kernel.bench.cpu, &grace, Asid(1));
             assert_eq!(invalidated.map(drop), Err(DriverError::GivenUp));
             assert!(machine.read_control(control::TICKS) - began < 100, "nobody waits for it");
-            let outcome = kernel.tear_down();
+            let outcome = kernel.through(Kernel::take_down);
             assert!(outcome.errors.is_empty(), "{outcome:?}");
             if ticks > 0 {
                 continue;
@@ -562,37 +459,6 @@ fn service_failure_ends_all_that_is_pending_and_everything_is_taken_away_at_once
                 other => panic!("{:?}", other.map(|_| ())),
             }
         }
-    });
-}
-
-#[test]
-fn an_smmu_that_fails_at_any_moment_of_its_life_leaves_nothing_behind() {
-    on_each(&[Faults], |profile| {
-        let mut hurt = Vec::new();
-        // Bring-up, attaching and enabling take some 100 ticks, and then engines work for long.
-        for ticks in (1..100).chain((100..).step_by(17)) {
-            let machine = machine(profile);
-            machine.write_control(control::FAIL, ticks);
-            let (step, limit) = match Kernel::up(profile, &machine) {
-                Ok(kernel) => (kernel.live().errors.first().map(|(step, _)| *step), LIMIT_US),
-                Err(error) => {
-                    let stuck = matches!(error, DriverError::CommandTimeout(_));
-                    assert!(stuck || error == DriverError::GivenUp, "tick {ticks}: {error}");
-                    // The second time it acknowledges what would tell, which changes nothing (12.3).
-                    (Some("bring-up"), 3 * LIMIT_US)
-                }
-            };
-            if machine.read_control(control::FAIL) > 0 {
-                break;
-            }
-            let waited = machine.read_control(control::TICKS) - ticks;
-            assert!(waited < limit, "tick {ticks}, {step:?}: {waited}");
-            hurt.push(step);
-        }
-        for step in [Some("bring-up"), Some("attach"), Some("enable"), Some("invalidate"), None] {
-            assert!(hurt.contains(&step), "{step:?}");
-        }
-        assert_eq!(hurt.last(), Some(&None), "taken away without an error");
     });
 }
 
@@ -623,7 +489,7 @@ fn an_smmu_that_is_given_up_leaves_nothing_pending_and_can_be_brought_up_anew() 
             assert_eq!(kernel.bench.disable(stalling), busy);
         }
         kernel.engines.reverse();
-        let outcome = kernel.tear_down();
+        let outcome = kernel.through(Kernel::take_down);
         assert!(outcome.errors.is_empty(), "{outcome:?}");
         machine.write_control(control::COMMANDS_HELD, 0);
         let outcome = live(profile, &machine);

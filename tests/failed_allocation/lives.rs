@@ -178,36 +178,44 @@ fn leave_on(machine: &Machine) {
     assert_eq!(machine.read32(Register::Cr0Ack), 1 << 3);
 }
 
-/// Each thing that may fail, at each occurrence in a life, in one life after another on the same driver.
+/// Each thing that may fail, at each occurrence in a life, in one life after another on the same driver; where a life is not the usual one, each
+/// command, as the rest is the same.
 #[test]
 fn lives_in_which_the_same_fails_take_no_more_memory_and_the_same_tags() {
-    const LIVES: usize = 4;
+    let [usual, others @ ..] = life::LIVES.map(|(life, _)| life);
     for profile in [Profile::Full, Profile::NonCoherent] {
-        let points = (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8);
-        let holds = [control::COMMANDS_HELD];
-        for point in points.chain(holds) {
-            for number in 1.. {
-                let machine = life::machine(profile.into());
-                let mut kernel = Kernel::new(profile.into(), &machine);
-                let mut taken = Vec::with_capacity(LIVES);
-                for _ in 0..LIVES {
-                    let is_hold = holds.contains(&point);
-                    machine.write_control(control::PASSED, number - 1);
-                    machine.write_control(point, if is_hold { control::UNTIL_RELEASED } else { number });
-                    let tags = kernel.live_again();
-                    machine.write_control(point, 0);
-                    // The kernel's and the bench's own.
-                    kernel.outcome = life::Outcome::default();
-                    kernel.bench.sink.take_lines();
-                    *kernel.bench.sink.0.lock() = Vec::new();
-                    let driver = (kernel.bench.memory.used.load(Relaxed), HEAP.get().bytes);
-                    taken.push((tags, driver));
-                }
-                assert!(taken[1..].iter().all(|again| *again == taken[1]), "{point:#x}, {number}: {taken:?}");
-                assert_eq!(taken[0].0, taken[1].0, "{point:#x}, {number}");
-                if machine.read_control(point + control::HAPPENED) == 0 {
-                    break;
-                }
+        same_again(profile, usual, (control::EVENT_WRITE..=control::INTERRUPT_LATE).step_by(8));
+    }
+    for life in others {
+        same_again(Profile::Full, life, [control::COMMAND_ILLEGAL, control::ATC_INVALIDATION].into_iter());
+    }
+}
+
+fn same_again(profile: Profile, life: life::Life, points: impl Iterator<Item = usize>) {
+    const LIVES: usize = 4;
+    let holds = [control::COMMANDS_HELD];
+    for point in points.chain(holds) {
+        for number in 1.. {
+            let machine = life::machine(profile.into());
+            let mut kernel = Kernel::new(profile.into(), &machine);
+            let mut taken = Vec::with_capacity(LIVES);
+            for _ in 0..LIVES {
+                let is_hold = holds.contains(&point);
+                machine.write_control(control::PASSED, number - 1);
+                machine.write_control(point, if is_hold { control::UNTIL_RELEASED } else { number });
+                let tags = kernel.live_again(life);
+                machine.write_control(point, 0);
+                // The kernel's and the bench's own.
+                kernel.outcome = life::Outcome::default();
+                kernel.bench.sink.take_lines();
+                *kernel.bench.sink.0.lock() = Vec::new();
+                let driver = (kernel.bench.memory.used.load(Relaxed), HEAP.get().bytes);
+                taken.push((tags, driver));
+            }
+            assert!(taken[1..].iter().all(|again| *again == taken[1]), "{point:#x}, {number}: {taken:?}");
+            assert_eq!(taken[0].0, taken[1].0, "{point:#x}, {number}");
+            if machine.read_control(point + control::HAPPENED) == 0 {
+                break;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The whole life of a driver, from bring-up to teardown, whatever fails in it.
 
+mod elsewhere;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -13,18 +15,21 @@ use smmu_iopf::model::wire::Wire;
 use smmu_iopf::smmuv3::registers::Register;
 use smmu_iopf::smmuv3::{Asid, PageResponse, SubstreamId};
 
-use super::Need::Messages;
+use super::Need::{self, Ats, Faults, Messages, PageRequests, Stage2, Stall, Substreams};
 use super::machine::{self, Machine};
 use super::world::Tables;
-use super::{Bench, Doorbells, LIMIT_US, Pager, Profile, Space, faulting_engines, substreams};
+use super::{Bench, Doorbells, Pager, Profile, Space, faulting_engines, substreams};
 
 pub(crate) const BASE: u64 = 0x1000_0000;
 pub(crate) const BYTES: u64 = 4 * 4096;
 
 /// How long the engines may take, in steps, until their faults are taken away: where faults are answered, and where the
 /// handlers only collect them.
-pub(crate) const PATIENCE: usize = 2000;
+pub(crate) const PATIENCE: usize = 1000;
 pub(crate) const COLLECTING: usize = 250;
+
+/// A limit that is waited for in vain at each command in turn, in microseconds, which are steps.
+pub(crate) const LIMIT_US: u32 = 2000;
 
 pub(crate) fn options() -> Options {
     Options { limit_us: LIMIT_US, stream_bits: 9, ..Options::default() }
@@ -276,14 +281,12 @@ impl Kernel {
     }
 
     /// Takes everything away, and checks that nothing is left.
-    pub(crate) fn tear_down(mut self) -> Outcome {
-        self.take_down();
-        self.outcome
-    }
-
-    fn take_down(&mut self) {
-        for (engine, _) in self.engines.clone() {
-            self.again("disable", |bench| bench.disable(engine));
+    pub(crate) fn take_down(&mut self) {
+        for (engine, mode) in self.engines.clone() {
+            self.again("disable", |bench| match mode {
+                FaultMode::Ats => elsewhere::disable_ats(bench),
+                _ => bench.disable(engine),
+            });
             let stream = self.bench.stream(engine);
             self.again("detach", |bench| bench.smmu.detach(&mut bench.cpu, stream));
         }
@@ -291,7 +294,7 @@ impl Kernel {
         for group in self.deferring.iter().flat_map(|pager| pager.take()) {
             let _ = self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success));
         }
-        self.bench.machine.run(1000);
+        self.bench.machine.run(200);
         let bench = &mut self.bench;
         assert_eq!((bench.live(), bench.smmu.faults().totals().slots_in_use), (0, 0));
         self.outcome.states = self.states();
@@ -304,19 +307,31 @@ impl Kernel {
     }
 }
 
+/// All of a life but bring-up, after which another one may begin.
+pub(crate) type Life = fn(&mut Kernel);
+
+/// Every life that takes all away by itself, and what it needs.
+pub(crate) const LIVES: [(Life, &[Need]); 5] = [
+    (Kernel::live, &[Faults]),
+    (Kernel::live_with_pasids, &[PageRequests, Substreams]),
+    (Kernel::live_in_virtual_machine, &[Faults, Stage2]),
+    (Kernel::live_with_ats, &[Ats, Substreams]),
+    (Kernel::live_with_stalling_pasids, &[Stall, Substreams]),
+];
+
 /// The whole life of a driver.
 pub(crate) fn live(profile: Profile, machine: &Arc<Machine>) -> Outcome {
-    Kernel::new(profile, machine).live()
+    Kernel::new(profile, machine).through(Kernel::live)
 }
 
 impl Kernel {
-    pub(crate) fn live(mut self) -> Outcome {
-        self.live_on();
+    /// What `life` comes to.
+    pub(crate) fn through(mut self, life: Life) -> Outcome {
+        life(&mut self);
         self.outcome
     }
 
-    /// All of a life but bring-up, after which another one may begin.
-    fn live_on(&mut self) {
+    pub(crate) fn live(&mut self) {
         self.attach();
         self.fault();
         self.look_after();
@@ -328,113 +343,21 @@ impl Kernel {
         self.take_down();
     }
 
+    /// A life in which no fault is answered before the faults are taken away.
+    pub(crate) fn live_and_let_wait(&mut self) {
+        self.attach_deferring();
+        self.fault();
+        self.take_down();
+    }
+
     /// The same with tags of its own, which are taken and given back, and were given out before.
-    pub(crate) fn live_again(&mut self) -> [Tag; 2] {
+    pub(crate) fn live_again(&mut self, life: Life) -> [Tag; 2] {
         self.outcome = Outcome::default();
         self.deferring.clear();
         let Bench { smmu, cpu, .. } = &mut self.bench;
         let tags = [Tag::AddressSpace(smmu.take_asid(cpu).unwrap()), Tag::VirtualMachine(smmu.take_vmid(cpu).unwrap())];
-        self.live_on();
+        life(self);
         tags.into_iter().for_each(|tag| self.forget(tag));
         tags
-    }
-}
-
-/// The PASID that comes to an end, and the one that stays for longer.
-const STOPPED: SubstreamId = SubstreamId::from_low_bits(1);
-const OTHER: SubstreamId = SubstreamId::from_low_bits(2);
-
-/// The life of a driver whose device uses PASIDs: one is stopped in the middle of its work, its address space forgotten and another one put
-/// in its place; page requests end by a Failure and are served again; the other PASID loses its address space.
-pub(crate) fn live_with_pasids(profile: Profile, machine: &Arc<Machine>) -> Outcome {
-    Kernel::new(profile, machine).live_with_pasids()
-}
-
-impl Kernel {
-    pub(crate) fn live_with_pasids(mut self) -> Outcome {
-        self.engines.retain(|&(_, mode)| mode == FaultMode::PageRequest);
-        let (stream, device) = (self.bench.stream(2), self.bench.device(2));
-        let [first, second] = self.spaces.clone();
-        let next = Space::new(&self.bench, 3);
-        let config = substreams(FaultMode::PageRequest, 4);
-        self.again("attach", |bench| bench.smmu.attach(&mut bench.cpu, stream, &config));
-        self.attach_substream(STOPPED, Some(&first));
-        self.attach_substream(OTHER, Some(&second));
-        let valid = BASE..BASE + BYTES;
-        let spaces = [(Some(STOPPED), first.clone()), (Some(OTHER), second.clone())];
-        let pager = Pager::with(spaces.into(), valid.clone());
-        self.enable_to(2, &pager);
-        self.job(OTHER);
-        self.job(STOPPED);
-
-        self.let_wait(STOPPED, &pager);
-        self.again("stop", |bench| bench.smmu.stop_substream(&mut bench.cpu, stream, STOPPED, &device));
-        for group in pager.take() {
-            assert!(self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Success)).is_err());
-        }
-        assert_ne!(self.bench.state(2), status::BUSY);
-        self.forget(first.tag);
-        self.attach_substream(STOPPED, Some(&next));
-        let own = Pager::with([(Some(STOPPED), next.clone())].into(), valid);
-        let Bench { smmu, cpu, .. } = &mut self.bench;
-        smmu.faults().set_substream_handler(cpu, stream, STOPPED, own.clone()).unwrap();
-        self.job(STOPPED);
-        assert_eq!((next.word(BASE), next.word(BASE + BYTES / 2 - 8)), (7, 7));
-
-        self.let_wait(STOPPED, &own);
-        for group in own.take() {
-            let _ = self.bench.cpu.masked(|masked| group.respond(masked, PageResponse::Failure));
-        }
-        self.bench.machine.run(100);
-        self.outcome.failed = self.bench.machine.read_engine(2, reg::PRI_STATUS) & pri_status::RESPONSE_FAILURE != 0;
-        self.again("reopen", |bench| bench.reopen(2));
-        self.job(STOPPED);
-
-        self.attach_substream(OTHER, None);
-        self.forget(second.tag);
-        self.tear_down()
-    }
-
-    fn attach_substream(&mut self, pasid: SubstreamId, space: Option<&Arc<Space>>) {
-        let (stream, context) = (self.bench.stream(2), space.map(|space| space.context()));
-        self.again("attach_substream", |bench| {
-            bench.smmu.attach_substream(&mut bench.cpu, stream, pasid, context.as_ref())
-        });
-    }
-
-    fn forget(&mut self, tag: Tag) {
-        self.again("forget", |bench| match bench.smmu.forget(&mut bench.cpu, Tables(tag)) {
-            Ok(_) => Ok(()),
-            Err(remembered) => Err(remembered.error),
-        });
-    }
-
-    /// A job in the first half of the pages; once more where what failed has cost it.
-    fn job(&mut self, pasid: SubstreamId) {
-        for _ in 0..self.tries {
-            self.bench.fill(2, BASE, BYTES / 2, 7, Some(pasid.get()));
-            for _ in 0..PATIENCE {
-                self.step();
-                if self.bench.state(2) != status::BUSY {
-                    break;
-                }
-            }
-            self.look_after();
-            if self.bench.state(2) == status::DONE {
-                return;
-            }
-            self.bench.machine.run(100);
-        }
-        panic!("{:?}: {:?}", pasid, self.outcome);
-    }
-
-    /// A job in the second half, whose requests `pager` keeps.
-    fn let_wait(&mut self, pasid: SubstreamId, pager: &Arc<Pager>) {
-        pager.defers.store(true, Ordering::Relaxed);
-        self.bench.fill(2, BASE + BYTES / 2, BYTES / 2, 7, Some(pasid.get()));
-        for _ in 0..COLLECTING {
-            self.step();
-        }
-        pager.defers.store(false, Ordering::Relaxed);
     }
 }
