@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `sync` and `iopf` under Miri, and an entry that the SMMU finds: what has several threads once for each seed, by which threads are switched,
-# weak memory answers and compare-exchanges fail; the rest of the fault core's tests once. `tools/miri.sh [SEEDS [FIRST]]`, with the nightly toolchain; the last
-# line counts the runs that passed.
+# weak memory answers and compare-exchanges fail; the rest of the fault core's tests once. `tools/miri.sh [SEEDS [FIRST]]`, with the nightly
+# toolchain; the last line counts the runs that passed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 seeds=${1:-16} first=${2:-0}
